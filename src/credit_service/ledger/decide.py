@@ -1,0 +1,372 @@
+"""The ledger's one question: what comes of this command, asked of this account, under this policy, at this time?
+
+`decide` judges in the order the contract fixes (L3): account, key, then existence, state, time, balance, range. Each
+rule below takes a draft of the account, already settled up to now (L7), and either changes it or says why not.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from credit_service.ledger.account import (
+    DECREASE,
+    INCREASE,
+    MANUAL,
+    MAX_CREDITS,
+    ORDER_PAID,
+    PAID,
+    PROMOTIONAL,
+    TRIAL,
+    Account,
+    DeadLetter,
+    GivenBack,
+    Grant,
+    Parked,
+    Reference,
+    Transaction,
+    TransactionType,
+)
+from credit_service.ledger.announcements import ACCOUNT_CREATED, CONSUMED, ORDER_REJECTED, announce_level
+from credit_service.ledger.burn_down import pay_debt, spend
+from credit_service.ledger.commands import (
+    DEFAULT_TERMS,
+    ChangeTerms,
+    Command,
+    Fact,
+    GrantTerms,
+    OpenAccount,
+    OrderPaid,
+    OrderRefunded,
+    PaymentRefunded,
+    PaymentSucceeded,
+    Post,
+    Settle,
+    SubscriptionRenewed,
+    TrialStarted,
+    source_key,
+)
+from credit_service.ledger.draft import Draft, Posted
+from credit_service.ledger.policy import Policy, threshold_of
+from credit_service.ledger.pricing import order_price
+from credit_service.ledger.refunds import refund_order, refund_payment
+from credit_service.ledger.refusals import Refusal, Refused
+from credit_service.ledger.settle import lapse, settle
+
+
+class Needs(NamedTuple):
+    """What must be loaded for a command, beside the merchant's account and open grants."""
+
+    merchant_id: Any
+    key: str
+    source: str | None  # the order or payment it refunds, with what was given back of it and the grants it touched
+    awaited: bool  # refunds may be parked until this command's key is known
+    trial: bool  # the TRIAL transaction, under whatever key
+    overdue: bool  # all parked refunds of the merchant whose wait is over
+
+
+class State(NamedTuple):
+    """Everything `decide` may need to know of one merchant, loaded under lock."""
+
+    account: Account | None
+    grants: tuple[Grant, ...]  # open ones, in burn-down order
+    number: int  # of the account, should it be opened now
+    first: Transaction | None = None  # recorded under the command's key
+    trial: Transaction | None = None
+    parked: Parked | None = None  # waiting under the command's key
+    source: Transaction | None = None
+    given: GivenBack | None = None
+    closed: Mapping[int, Grant] = {}  # spent grants that the source drew on  # noqa: RUF012 - never written to
+    waiting: tuple[Parked, ...] = ()  # for this command's key, in order of arrival
+    overdue: tuple[Parked, ...] = ()
+
+
+class Replayed(NamedTuple):
+    """An outcome: this was done before, `first` is what came of it (None where it needed no transaction).
+
+    `conflicting`: a fact was told again with other content, which changes nothing but is worth counting.
+    """
+
+    first: Transaction | None
+    conflicting: bool = False
+
+
+class Waiting(NamedTuple):
+    """An outcome: the refund is parked until what it refunds arrives. `posted` is what must be written, if anything."""
+
+    parked: Parked
+    posted: Posted | None
+
+
+Outcome = Posted | Replayed | Waiting | Refused
+
+
+def needs(command: Command) -> Needs:
+    """What to load before `decide` can judge a command."""
+    kind = type(command)
+    return Needs(
+        command.merchant_id,
+        command.key,
+        source_key(command),
+        kind in (OrderPaid, PaymentSucceeded),
+        kind in (OpenAccount, TrialStarted),
+        kind is Settle,
+    )
+
+
+def decide(state: State, command: Command, policy: Policy, now: int) -> Outcome:
+    """What comes of a command. Pure: the same arguments give the same outcome for ever.
+
+    `now` is the database's clock in microseconds since 1970; the posting's time never goes back along an account (L2).
+    """
+    account = state.account
+    if account is None and not (command.opens and policy.auto_create) and type(command) is not OpenAccount:
+        return Refused(Refusal.ACCOUNT_NOT_FOUND)
+    if (seen := _seen_before(state, command)) is not None:
+        return seen
+    draft = _open(state, command, policy, now) if account is None else _settled(state, account, policy, now)
+    refused = _RULES[type(command)](draft, state, command)
+    if refused is not None:
+        return refused
+    posted = draft.finish()
+    if posted.parked is not None:
+        return Waiting(posted.parked, posted)
+    if account is not None and _changed_nothing(posted, account):
+        return Replayed(None)
+    return posted
+
+
+def _seen_before(state: State, command: Command) -> Replayed | Waiting | Refused | None:
+    """Whether this key was used before (L3). A parked refund has used its key, too."""
+    if isinstance(command, Fact):
+        first = state.first or state.trial
+        if first is not None:
+            if first.type == command.type:
+                return Replayed(first, conflicting=first.content != command.content)
+            return Refused(Refusal.KEY_REUSED)
+        if state.parked is not None:
+            return (
+                Waiting(state.parked, None)
+                if state.parked.fact.type == command.type
+                else Refused(Refusal.KEY_REUSED)
+            )
+    elif state.first is not None:
+        return Replayed(state.first) if state.first.content == command.content else Refused(Refusal.KEY_REUSED)
+    elif state.parked is not None:
+        return Refused(Refusal.KEY_REUSED)
+    return None
+
+
+def _open(state: State, command: Command, policy: Policy, now: int) -> Draft:
+    account = Account(state.number, command.merchant_id, opened_at=now, settled_at=now)
+    account = account._replace(threshold=threshold_of(account, policy))
+    draft = Draft(account, (), {}, policy, now, opened=True)
+    draft.announce(ACCOUNT_CREATED)
+    return draft
+
+
+def _settled(state: State, account: Account, policy: Policy, now: int) -> Draft:
+    draft = Draft(account, state.grants, state.closed, policy, max(now, account.settled_at))
+    settle(draft)
+    return draft
+
+
+def _changed_nothing(posted: Posted, account: Account) -> bool:
+    return not (
+        posted.transactions
+        or posted.announcements
+        or posted.dead_letters
+        or posted.account != account._replace(settled_at=posted.account.settled_at)
+    )
+
+
+# ---- the rules, one for each command and fact
+
+
+def _post(draft: Draft, state: State, command: Post) -> Refused | None:
+    if command.operation == INCREASE:
+        return _granted(draft, command)
+    if draft.available < command.amount:
+        detail = {"available": draft.available, "required": command.amount}
+        return Refused(Refusal.INSUFFICIENT_CREDITS, detail)
+    # Nothing can fail any more: what is available is within range.
+    spend(draft, command.amount)
+    draft.own = draft.record(DECREASE, command.type, command.amount, command, reference=command.reference)
+    return None
+
+
+def _granted(draft: Draft, command: Post) -> Refused | None:
+    terms = command.terms
+    if command.type == TRIAL and draft.trial is not None:
+        return Refused(Refusal.TRIAL_ALREADY_GRANTED)
+    if terms.expires_at is not None:
+        if terms.expires_at <= draft.now:
+            return Refused(Refusal.GRANT_ALREADY_EXPIRED, {"pointer": "/grant/expires_at"})
+        if terms.effective_at is not None and terms.expires_at <= terms.effective_at:
+            return Refused(Refusal.GRANT_NEVER_EFFECTIVE, {"pointer": "/grant/expires_at"})
+    return _increase(draft, command.type, command.amount, command, command.reference, terms)
+
+
+def _increase(
+    draft: Draft,
+    type_: TransactionType,
+    amount: int,
+    command: Command,
+    reference: Reference | None,
+    terms: GrantTerms = DEFAULT_TERMS,
+) -> Refused | None:
+    """Post credits that become one grant, and pay the debt from it."""
+    if not draft.fits(INCREASE, amount):
+        return Refused(Refusal.OUT_OF_RANGE)
+    # Nothing can fail any more.
+    category = terms.category or (PROMOTIONAL if type_ in (TRIAL, MANUAL) else PAID)
+    effective_at = draft.now if terms.effective_at is None else terms.effective_at
+    grant = draft.new_grant(amount, category, terms.priority, effective_at, terms.expires_at) if amount else None
+    expired = grant is not None and terms.expires_at is not None and terms.expires_at <= draft.now
+    pay_debt(draft)
+    draft.own = draft.record(INCREASE, type_, amount, command, reference=reference, level_settles=not expired)
+    if type_ == TRIAL:
+        draft.trial = draft.sequence
+    if expired:
+        # A fact about a time that is over posts and lapses in the same commit, at the earliest now.
+        lapse(draft, draft.grant(draft.granted), draft.now)
+    return None
+
+
+def _open_account(draft: Draft, state: State, fact: OpenAccount) -> Refused | None:
+    if draft.policy.trial_credits:
+        return _increase(draft, TRIAL, draft.policy.trial_credits, fact, None)
+    return None
+
+
+def _trial_started(draft: Draft, state: State, fact: TrialStarted) -> Refused | None:
+    return _increase(draft, TRIAL, fact.credits, fact, Reference("trial", fact.trial_id))
+
+
+def _payment_succeeded(draft: Draft, state: State, fact: PaymentSucceeded) -> Refused | None:
+    terms = GrantTerms(expires_at=fact.expires_at)
+    refused = _increase(draft, fact.type, fact.credits, fact, Reference("payment", fact.payment_id), terms)
+    if refused is None:
+        _apply_waiting(draft, state)
+    return refused
+
+
+def _subscription_renewed(draft: Draft, state: State, fact: SubscriptionRenewed) -> Refused | None:
+    reference = Reference("subscription", fact.subscription_id)
+    return _increase(draft, fact.type, fact.credits, fact, reference, GrantTerms(expires_at=fact.expires_at))
+
+
+def _order_paid(draft: Draft, state: State, fact: OrderPaid) -> Refused | None:
+    price = order_price(draft.policy, fact.total_micros) if fact.credits is None else fact.credits
+    amount, announcement = (price, CONSUMED) if price <= max(draft.available, 0) else _not_covered(draft, price)
+    if price > MAX_CREDITS or not draft.fits(DECREASE, amount):
+        return Refused(Refusal.OUT_OF_RANGE)
+    # Nothing can fail any more.
+    spend(draft, amount)
+    draft.own = draft.record(
+        DECREASE,
+        ORDER_PAID,
+        amount,
+        fact,
+        shortfall=price - amount,
+        reference=Reference("order", fact.order_id),
+        total_micros=fact.total_micros,
+        currency=fact.currency,
+        announcement=announcement,
+    )
+    _apply_waiting(draft, state)
+    return None
+
+
+def _not_covered(draft: Draft, price: int) -> tuple[int, str]:
+    """What to post for an order that available cannot cover, and what to call it (L5)."""
+    account, available = draft.account, draft.available
+    match account.when_insufficient or draft.policy.when_insufficient:
+        case "partial":
+            return max(available, 0), CONSUMED
+        case "reject":
+            return 0, ORDER_REJECTED
+        case _:
+            limit = account.overdraft_limit
+            return (price, CONSUMED) if limit is None or available - price >= -limit else (0, ORDER_REJECTED)
+
+
+def _order_refunded(draft: Draft, state: State, fact: OrderRefunded) -> Refused | None:
+    if fact.order_id is None:
+        return _increase(draft, fact.type, fact.credits or 0, fact, Reference("refund", fact.refund_id))
+    return _give_back(draft, state, fact)
+
+
+def _give_back(draft: Draft, state: State, fact: OrderRefunded | PaymentRefunded) -> Refused | None:
+    source = state.source
+    if source is None or source.type != fact.source_type:
+        waits_for = source_key(fact)
+        assert waits_for is not None
+        draft.parked = Parked(fact.key, waits_for, draft.now + draft.policy.refund_wait, draft.now, fact)
+        return None
+    result = _refund(draft, fact, source, state.given)
+    if isinstance(result, Refused):
+        return result
+    draft.own = result
+    return None
+
+
+def _refund(
+    draft: Draft, fact: OrderRefunded | PaymentRefunded, source: Transaction, given: GivenBack | None
+) -> Transaction | Refused:
+    given = given or GivenBack(source.key)
+    if isinstance(fact, OrderRefunded):
+        return refund_order(draft, fact, source, given)
+    return refund_payment(draft, fact, source, given)
+
+
+def _apply_waiting(draft: Draft, state: State) -> None:
+    """Apply the refunds that were parked for the order or payment just posted, in its own commit (L8)."""
+    source = draft.own
+    assert source is not None
+    for parked in state.waiting:
+        if parked.until <= draft.now:
+            _bury(draft, parked)
+            continue
+        draft.unparked.append(parked.key)
+        result = _refund(draft, parked.fact, source, draft.given_back.get(source.key))
+        if isinstance(result, Refused):
+            _dead_letter(draft, parked, result.refusal)
+
+
+def _settle(draft: Draft, state: State, command: Settle) -> Refused | None:
+    for parked in state.overdue:
+        _bury(draft, parked)
+    return None
+
+
+def _bury(draft: Draft, parked: Parked) -> None:
+    """Give up on a refund whose wait is over."""
+    draft.unparked.append(parked.key)
+    of_payment = isinstance(parked.fact, PaymentRefunded)
+    _dead_letter(draft, parked, Refusal.PAYMENT_UNKNOWN if of_payment else Refusal.ORDER_UNKNOWN)
+
+
+def _dead_letter(draft: Draft, parked: Parked, refusal: Refusal) -> None:
+    draft.dead_letters.append(DeadLetter(refusal.code, refusal.sentence, draft.now, parked.fact))
+
+
+def _change_terms(draft: Draft, state: State, command: ChangeTerms) -> Refused | None:
+    draft.terms = (command.low_threshold, command.when_insufficient, command.overdraft_limit)
+    threshold = draft.policy.default_threshold if command.low_threshold is None else command.low_threshold
+    if threshold != draft.threshold:
+        draft.threshold = threshold
+        announce_level(draft, threshold_moved=True)
+    return None
+
+
+_RULES: Mapping[type[Command], Callable[[Draft, State, Any], Refused | None]] = {
+    Post: _post,
+    OpenAccount: _open_account,
+    ChangeTerms: _change_terms,
+    Settle: _settle,
+    TrialStarted: _trial_started,
+    PaymentSucceeded: _payment_succeeded,
+    SubscriptionRenewed: _subscription_renewed,
+    OrderPaid: _order_paid,
+    OrderRefunded: _order_refunded,
+    PaymentRefunded: _give_back,
+}

@@ -1,0 +1,336 @@
+"""One posting in the making: an account while the rules change it, and everything the posting will write.
+
+A draft lives inside one call of `decide` and is thrown away whole when a rule refuses, so no rule has to undo anything.
+It keeps the sums in step with the grants (`balance` = grants - debt, `pending`), records transactions with their place
+in the hash chain, and lists what happened to every grant. What should happen is for the rules to say.
+"""
+
+from bisect import insort
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from credit_service.ledger import proof
+from credit_service.ledger.account import (
+    DAY,
+    DECREASE,
+    INCREASE,
+    MAX_CREDITS,
+    PAID,
+    Account,
+    Announcement,
+    Category,
+    DeadLetter,
+    Draw,
+    GivenBack,
+    Grant,
+    Operation,
+    Parked,
+    Reference,
+    Transaction,
+    TransactionType,
+)
+from credit_service.ledger.announcements import OWN, announce_level
+from credit_service.ledger.commands import Command
+from credit_service.ledger.policy import Policy, threshold_of
+
+WARNING = 7 * DAY
+"""How long before its expiry a grant is announced as expiring soon."""
+
+
+class Posted(NamedTuple):
+    """An outcome: what was decided, to be written in one commit. A value; nothing in it is stored yet.
+
+    `transaction` is the command's own, None where it needed none; `transactions` are all, settled ones first, refunds
+    that had been parked for it last. `grants` are the open ones in burn-down order, `changed_grants` those to write.
+    """
+
+    transaction: Transaction | None
+    transactions: tuple[Transaction, ...]
+    announcements: tuple[Announcement, ...]
+    account: Account
+    grants: tuple[Grant, ...]
+    changed_grants: dict[int, Grant]
+    opened: bool
+    given_back: tuple[GivenBack, ...]
+    parked: Parked | None
+    unparked: tuple[str, ...]
+    dead_letters: tuple[DeadLetter, ...]
+
+
+def burn_down_order(grant: Grant) -> tuple[int, float, bool, int, int]:
+    """Which grant pays first (L6)."""
+    expires_at = float("inf") if grant.expires_at is None else grant.expires_at
+    return (grant.priority, expires_at, grant.category == PAID, grant.effective_at, grant.number)
+
+
+def warning_at(grant: Grant) -> int | None:
+    """When a grant is to be announced as expiring soon; None for one that lives shorter than the warning."""
+    if grant.expires_at is None or grant.expires_at - WARNING < grant.effective_at:
+        return None
+    return grant.expires_at - WARNING
+
+
+class Draft:
+    """See the module. `now` is the time of the posting, `at` the instant being settled, in the end the same."""
+
+    __slots__ = (
+        "account",
+        "announced_available",
+        "announcements",
+        "at",
+        "balance",
+        "changed",
+        "closed",
+        "dates_moved",
+        "dead_letters",
+        "debt",
+        "draws",
+        "episode",
+        "given_back",
+        "granted",
+        "grants",
+        "last_hash",
+        "now",
+        "opened",
+        "own",
+        "parked",
+        "pending",
+        "policy",
+        "sequence",
+        "terms",
+        "threshold",
+        "total_decreases",
+        "total_increases",
+        "transactions",
+        "trial",
+        "unparked",
+    )
+
+    def __init__(
+        self,
+        account: Account,
+        grants: tuple[Grant, ...],
+        closed: Mapping[int, Grant],
+        policy: Policy,
+        now: int,
+        *,
+        opened: bool = False,
+    ) -> None:
+        self.account = account
+        self.policy = policy
+        self.now = self.at = now
+        self.opened = opened
+        self.balance = account.balance
+        self.pending = account.pending
+        self.debt = account.debt
+        self.sequence = account.sequence
+        self.granted = account.granted
+        self.trial = account.trial
+        self.episode = account.episode
+        self.threshold = threshold_of(account, policy)
+        self.terms = (account.low_threshold, account.when_insufficient, account.overdraft_limit)
+        self.total_increases = account.total_increases
+        self.total_decreases = account.total_decreases
+        self.last_hash = account.last_hash
+        self.draws: list[Draw] = list(account.carried)
+        self.grants = list(grants)
+        self.closed = closed
+        self.changed: dict[int, Grant] = {}
+        self.dates_moved = False
+        self.announced_available = account.available
+        self.transactions: list[Transaction] = []
+        self.announcements: list[Announcement] = []
+        self.own: Transaction | None = None
+        self.given_back: dict[str, GivenBack] = {}
+        self.parked: Parked | None = None
+        self.unparked: list[str] = []
+        self.dead_letters: list[DeadLetter] = []
+
+    @property
+    def available(self) -> int:
+        """Credits that can be spent now; negative: that much is owed."""
+        return self.balance - self.account.held - self.pending
+
+    # ---- grants
+
+    def grant(self, number: int) -> Grant:
+        """The account's grant of this number, open or spent."""
+        found = self.changed.get(number) or next((grant for grant in self.grants if grant.number == number), None)
+        return found or self.closed[number]
+
+    def change_grant(self, grant: Grant, change: int) -> Grant:
+        """Put credits into a grant, or take them out, and list it among the draws. Returns the grant after it."""
+        after = grant._replace(remaining=grant.remaining + change)
+        self._keep(grant, after)
+        self.draws.append((grant.number, change))
+        if grant.effective_at > self.at:
+            self.pending += change
+        return after
+
+    def new_grant(
+        self, amount: int, category: Category, priority: int, effective_at: int, expires_at: int | None
+    ) -> Grant:
+        """Open a grant, made by the next transaction to be recorded."""
+        self.granted += 1
+        empty = Grant(
+            self.granted, self.sequence + 1, category, priority, effective_at, expires_at, amount, remaining=0
+        )
+        return self.change_grant(empty, amount)
+
+    def count_lapse(self, grant: Grant) -> None:
+        """Note that a grant expired once more."""
+        self._keep(grant, grant._replace(lapses=grant.lapses + 1))
+
+    def _keep(self, before: Grant, after: Grant) -> None:
+        if before.remaining:
+            index = self.grants.index(before)
+            if after.remaining:
+                self.grants[index] = after
+            else:
+                del self.grants[index]
+        elif after.remaining:
+            insort(self.grants, after, key=burn_down_order)
+        self.changed[after.number] = after
+        if after.expires_at is not None or after.effective_at > self.now:
+            self.dates_moved = True
+
+    # ---- what is told
+
+    def announce(self, type_: str, cause: int | None = None, detail: dict[str, Any] | None = None) -> None:
+        """Add an announcement; `cause` is the sequence of its transaction, None where none caused it."""
+        number = self.account.announced + len(self.announcements) + 1
+        self.announcements.append(Announcement(number, type_, cause, self.available, self.now, detail))
+
+    # ---- transactions
+
+    def fits(self, operation: Operation, amount: int) -> bool:
+        """Whether the account stays within range after such a posting (L13)."""
+        if operation == INCREASE:
+            return self.balance + amount <= MAX_CREDITS
+        return self.available - amount >= -MAX_CREDITS
+
+    def record(
+        self,
+        operation: Operation,
+        type_: TransactionType,
+        amount: int,
+        command: Command,
+        *,
+        shortfall: int = 0,
+        reference: Reference | None = None,
+        total_micros: int | None = None,
+        currency: str | None = None,
+        announcement: str | None = None,
+        level_settles: bool = True,
+    ) -> Transaction:
+        """Write down one transaction, of which the grants were changed just before, and announce it.
+
+        `level_settles=False` where another transaction follows at once that undoes this one's effect on the level.
+        """
+        before = self.balance
+        if operation == INCREASE:
+            self.balance = before + amount
+            self.total_increases += amount
+        else:
+            self.balance = before - amount
+            self.total_decreases += amount
+        self.sequence += 1
+        occurred_at = command.occurred_at
+        metadata, salt = command.metadata, command.salt
+        fields = (
+            self.account.number,
+            self.account.merchant_id,
+            self.sequence,
+            operation,
+            type_,
+            amount,
+            shortfall,
+            before,
+            self.balance,
+            self.debt,
+            command.key,
+            command.content,
+            reference,
+            metadata,
+            salt,
+            None if metadata is None else proof.metadata_hash(metadata, salt or b""),
+            total_micros,
+            currency,
+            tuple(self.draws),
+            None,
+            command.actor,
+            command.correlation_id,
+            self.now if occurred_at is None else occurred_at,
+            self.now,
+        )
+        self.last_hash = proof.chain(self.last_hash, fields)
+        transaction = Transaction(*fields, self.last_hash)
+        self.draws.clear()
+        self.transactions.append(transaction)
+        self.announce(announcement or OWN[type_], self.sequence)
+        if level_settles:
+            announce_level(self, self.sequence)
+        return transaction
+
+    # ---- the end
+
+    def finish(self) -> Posted:
+        """The posting as a value."""
+        account = self.account
+        low_threshold, when_insufficient, overdraft_limit = self.terms
+        due = next_due(self.grants, self.now) if self.dates_moved or self._was_due else account.next_due_at
+        after = Account(
+            account.number,
+            account.merchant_id,
+            account.opened_at,
+            self.now,
+            self.balance,
+            account.held,
+            self.pending,
+            self.debt,
+            self.sequence,
+            account.announced + len(self.announcements),
+            self.granted,
+            self.trial,
+            self.episode,
+            self.threshold,
+            low_threshold,
+            when_insufficient,
+            overdraft_limit,
+            self.total_increases,
+            self.total_decreases,
+            tuple(self.draws),
+            due,
+            self.now if self.transactions else account.last_transaction_at,
+            self.last_hash,
+        )
+        return Posted(
+            self.own,
+            tuple(self.transactions),
+            tuple(self.announcements),
+            after,
+            tuple(self.grants),
+            self.changed,
+            self.opened,
+            tuple(self.given_back.values()),
+            self.parked,
+            tuple(self.unparked),
+            tuple(self.dead_letters),
+        )
+
+    @property
+    def _was_due(self) -> bool:
+        return self.account.next_due_at is not None and self.account.next_due_at <= self.now
+
+
+def next_due(grants: list[Grant], now: int) -> int | None:
+    """The next instant after `now` at which time alone changes something about these open grants."""
+    return min(
+        (
+            instant
+            for grant in grants
+            for instant in (grant.effective_at, warning_at(grant), grant.expires_at)
+            if instant is not None and instant > now
+        ),
+        default=None,
+    )

@@ -1,0 +1,24 @@
+"""What an order costs: max(fixed, percent of its total, minimum), rounded half up once.
+
+Computed as Decimal from whole millionths, exactly; a price never passes through a float (L13).
+"""
+
+from decimal import ROUND_HALF_UP, Context, Decimal
+
+from credit_service.ledger.policy import Policy
+
+_HUNDRED_IN_MICROS = Decimal(100_000_000)
+# Wide enough for 10^12 with six decimals times a percent with as many; nothing is rounded before the last step.
+_EXACT = Context(prec=60)
+_WHOLE = Decimal(1)
+
+
+def order_price(policy: Policy, total_micros: int | None) -> int:
+    """The price of an order in credits.
+
+    `total_micros`: the order's total in millionths of the unit it was sent in, None where it came without one (then the
+    percent counts for nothing).
+    """
+    share = _EXACT.divide(_EXACT.multiply(policy.order_percent, Decimal(total_micros or 0)), _HUNDRED_IN_MICROS)
+    price = max(policy.order_fixed, share, policy.order_minimum)
+    return int(price.quantize(_WHOLE, rounding=ROUND_HALF_UP, context=_EXACT))

@@ -1,0 +1,137 @@
+"""The hash chain of an account, and the verification of its books (L15).
+
+Anyone who holds an account's transactions can recompute every balance, grant and hash; the canonical form and test
+vectors stand in `docs/proof.md`. Metadata enters the chain only as a salted hash, so that personal data can be erased
+and the chain still verifies.
+"""
+
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from credit_service.ledger import addresses
+from credit_service.ledger.account import GENESIS, INCREASE, Account, Draw, Grant, Transaction
+
+
+def metadata_hash(metadata: str, salt: bytes) -> bytes:
+    """SHA-256 of the salt and the canonical JSON of the metadata."""
+    return sha256(salt + metadata.encode()).digest()
+
+
+def canonical(fields: tuple[Any, ...]) -> bytes:
+    """The bytes of a transaction that its hash covers: one field a line, an absent one an empty line.
+
+    `fields`: those of `Transaction`, in its order; its hash may be missing. No field can contain a line break: ids,
+    numbers and names cannot by their form, and doors admit only printable ASCII in the texts of callers.
+    """
+    (
+        account, merchant_id, sequence, operation, type_, amount, shortfall, balance_before, balance_after, debt_after,
+        key, content, reference, _metadata, _salt, meta_hash, total_micros, currency, draws, reverses,
+        actor, correlation_id, occurred_at, created_at,
+    ) = fields[:24]  # fmt: skip
+    grant_ids = addresses.prefix(account, addresses.GRANT)
+    reference_type, reference_id = reference or ("", "")
+    changes = ",".join([f"{grant_ids}{number:012x}:{change}" for number, change in draws])
+    return (
+        f"credit-service/1\n{addresses.prefix(account, addresses.TRANSACTION)}{sequence:012x}\n{merchant_id}\n{sequence}\n"
+        f"{operation}\n{type_}\n{amount}\n{shortfall}\n{balance_before}\n{balance_after}\n{debt_after}\n"
+        f"{key}\n{content.hex()}\n{reference_type}\n{reference_id}\n{meta_hash.hex() if meta_hash else ''}\n"
+        f"{'' if total_micros is None else total_micros}\n{currency or ''}\n{changes}\n"
+        f"{'' if reverses is None else reverses}\n{actor}\n{correlation_id or ''}\n{occurred_at}\n{created_at}\n"
+    ).encode()
+
+
+def chain(previous: bytes, fields: tuple[Any, ...]) -> bytes:
+    """The hash of a transaction (32 bytes) whose predecessor in its account has the hash `previous`."""
+    return sha256(previous + canonical(fields)).digest()
+
+
+class Fault(NamedTuple):
+    """Something wrong in an account's books, and the sequence of the transaction where it shows, if one does."""
+
+    sequence: int | None
+    fault: str
+
+
+def verify(account: Account, grants: Iterable[Grant], transactions: Iterable[Transaction]) -> Iterator[Fault]:
+    """All faults in one account's books: chain, sums, grants and debt, recomputed from its transactions alone.
+
+    `grants`: all of the account's, spent ones included. `transactions`: all of them, by sequence.
+    """
+    remaining: dict[int, int] = {}
+    last: Transaction | None = None
+    increases = decreases = 0
+    previous_hash = GENESIS
+    for transaction in transactions:
+        yield from _check(transaction, last, previous_hash)
+        if transaction.operation == INCREASE:
+            increases += transaction.amount
+        else:
+            decreases += transaction.amount
+        _draw(remaining, transaction.draws)
+        if any(left < 0 for left in remaining.values()):
+            yield Fault(transaction.sequence, "a grant is drawn below zero")
+        if sum(remaining.values()) - transaction.debt_after != transaction.balance_after:
+            yield Fault(transaction.sequence, "balance_after is not the open grants less the debt")
+        # A grant spent to the end is forgotten until credits come back to it, so that long histories stay cheap.
+        for number, _ in transaction.draws:
+            if remaining.get(number) == 0:
+                del remaining[number]
+        previous_hash = transaction.hash
+        last = transaction
+    yield from _check_account(account, grants, last, remaining, increases, decreases)
+
+
+def _draw(remaining: dict[int, int], draws: Iterable[Draw]) -> None:
+    for number, change in draws:
+        remaining[number] = remaining.get(number, 0) + change
+
+
+def _check(transaction: Transaction, last: Transaction | None, previous_hash: bytes) -> Iterator[Fault]:
+    sequence = transaction.sequence
+    expected_sequence, balance, created_at = (
+        (last.sequence + 1, last.balance_after, last.created_at) if last else (1, 0, transaction.created_at)
+    )
+    if sequence != expected_sequence:
+        yield Fault(sequence, f"sequence {expected_sequence} is missing")
+    if transaction.hash != chain(previous_hash, transaction):
+        yield Fault(sequence, "the hash does not match the transaction and its predecessor")
+    if transaction.balance_before != balance:
+        yield Fault(sequence, "balance_before is not the previous balance_after")
+    signed = transaction.amount if transaction.operation == INCREASE else -transaction.amount
+    if transaction.balance_after != transaction.balance_before + signed:
+        yield Fault(sequence, "balance_after is not balance_before and the amount")
+    if transaction.created_at < created_at:
+        yield Fault(sequence, "created_at lies before the previous transaction")
+    if transaction.metadata is not None and (
+        transaction.metadata_salt is None
+        or transaction.metadata_hash != metadata_hash(transaction.metadata, transaction.metadata_salt)
+    ):
+        yield Fault(sequence, "the metadata does not match its hash")
+
+
+def _check_account(
+    account: Account,
+    grants: Iterable[Grant],
+    last: Transaction | None,
+    remaining: dict[int, int],
+    increases: int,
+    decreases: int,
+) -> Iterator[Fault]:
+    # Debt can be paid by time alone (a grant begins); those draws wait in the account for the next transaction.
+    debt = (last.debt_after if last else 0) + sum(change for _, change in account.carried)
+    _draw(remaining, account.carried)
+    expected = {
+        "sequence": (account.sequence, last.sequence if last else 0),
+        "balance": (account.balance, increases - decreases),
+        "total_increases": (account.total_increases, increases),
+        "total_decreases": (account.total_decreases, decreases),
+        "debt": (account.debt, debt),
+        "hash": (account.last_hash, last.hash if last else GENESIS),
+    }
+    for name, (stored, computed) in expected.items():
+        if stored != computed:
+            yield Fault(None, f"the account's {name} is not what its transactions say")
+    stored_grants = {grant.number: grant.remaining for grant in grants if grant.remaining}
+    if stored_grants != {number: left for number, left in remaining.items() if left}:
+        yield Fault(None, "the grants are not what the transactions drew")

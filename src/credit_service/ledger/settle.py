@@ -1,0 +1,100 @@
+"""What time does to an account: grants expire, grants begin, and grants about to expire are announced (L7).
+
+A posting settles its account first, in the same commit. A read answers as if that were done: `standing_at`.
+"""
+
+from typing import NamedTuple
+
+from credit_service.ledger import addresses
+from credit_service.ledger.account import DECREASE, EXPIRY, Account, Grant, Reference, Status
+from credit_service.ledger.announcements import EXPIRING_SOON, announce_level, status_of
+from credit_service.ledger.burn_down import pay_debt
+from credit_service.ledger.commands import RESERVED_KEY_PREFIX, Settle
+from credit_service.ledger.draft import Draft, warning_at
+from credit_service.ledger.policy import Policy
+
+# What happens at one instant happens in this order.
+_EXPIRES, _BEGINS, _WARNS = 1, 2, 3
+
+
+def settle(draft: Draft) -> None:
+    """Do to the account what time did since its last posting, in order of the instants."""
+    account = draft.account
+    if account.next_due_at is not None and account.next_due_at <= draft.now:
+        since = account.settled_at
+        instants = [
+            (instant, rank, grant.number)
+            for grant in draft.grants
+            for instant, rank in (
+                (grant.expires_at, _EXPIRES),
+                (grant.effective_at, _BEGINS),
+                (warning_at(grant), _WARNS),
+            )
+            if instant is not None and since < instant <= draft.now
+        ]
+        for instant, rank, number in sorted(instants):
+            draft.at = instant
+            grant = draft.grant(number)
+            if grant.remaining == 0:  # an earlier instant spent it on a debt
+                continue
+            if rank == _EXPIRES:
+                lapse(draft, grant, instant)
+            elif rank == _BEGINS:
+                _begin(draft, grant)
+            else:
+                _warn(draft, grant)
+        draft.at = draft.now
+    if draft.threshold != account.threshold:  # the default moved in the settings since the last posting
+        announce_level(draft, threshold_moved=True)
+
+
+def lapse(draft: Draft, grant: Grant, instant: int) -> None:
+    """Take what is left of an expired grant, by one EXPIRY transaction that occurred at `instant`."""
+    identifier = addresses.text(draft.account.number, addresses.GRANT, grant.number)
+    emptied = draft.change_grant(grant, -grant.remaining)
+    draft.count_lapse(emptied)
+    command = Settle(
+        merchant_id=draft.account.merchant_id,
+        key=f"{RESERVED_KEY_PREFIX}{identifier}:{grant.lapses + 1}",
+        occurred_at=instant,
+    )
+    draft.record(DECREASE, EXPIRY, grant.remaining, command, reference=Reference("grant", identifier))
+
+
+def _begin(draft: Draft, grant: Grant) -> None:
+    draft.pending -= grant.remaining
+    pay_debt(draft)
+    announce_level(draft)
+
+
+def _warn(draft: Draft, grant: Grant) -> None:
+    draft.announce(
+        EXPIRING_SOON,
+        None,
+        {
+            "grant_id": addresses.text(draft.account.number, addresses.GRANT, grant.number),
+            "remaining": grant.remaining,
+            "expires_at": grant.expires_at,
+        },
+    )
+
+
+class Standing(NamedTuple):
+    """An account as it stands at an instant; `account.next_due_at` says until when, if nothing is posted."""
+
+    account: Account
+    grants: tuple[Grant, ...]
+    status: Status
+    threshold: int
+
+
+def standing_at(account: Account, grants: tuple[Grant, ...], policy: Policy, at: int) -> Standing:
+    """What a posting at `at` would find, without posting anything (L7).
+
+    `grants`: the open ones, in burn-down order; they need not be loaded where nothing is due by then and only the sums
+    are asked for.
+    """
+    draft = Draft(account, grants, {}, policy, max(at, account.settled_at))
+    settle(draft)
+    posted = draft.finish()
+    return Standing(posted.account, posted.grants, status_of(draft.available, draft.threshold), draft.threshold)
