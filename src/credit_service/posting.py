@@ -1,0 +1,325 @@
+"""The one way in: every change of any account, from any door, is a command or fact handed to `submit`.
+
+Commands wait in a bounded queue. While one batch commits, the next gathers; as soon as the store is free, everything
+waiting becomes one database transaction. There are no timers: an idle service answers one command at once, a busy one
+shares a commit among hundreds, and a hot account is no convoy. The rules are the ledger's (`decide`), the database is
+the store's; this module owns the queue, the batch, and what happens when either goes wrong.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from credit_service.ledger.account import TRIAL
+from credit_service.ledger.commands import Command
+from credit_service.ledger.decide import Needs, Outcome, Replayed, State, Waiting, decide, needs
+from credit_service.ledger.draft import Posted
+from credit_service.ledger.policy import Policy
+from credit_service.ledger.refusals import Refused
+from credit_service.storage.base import (
+    Conflict,
+    Loaded,
+    OutcomeUnknown,
+    Record,
+    StorageError,
+    StorageUnavailable,
+    Store,
+    Writes,
+)
+
+FIRST_PAUSE_SECONDS = 0.005
+LONGEST_PAUSE_SECONDS = 0.25
+
+
+class Overloaded(Exception):
+    """The queue is full, or the service is stopping: nothing was done, try again in a moment."""
+
+
+class DeadlineExceeded(Exception):
+    """The command waited in the queue for longer than its caller would; nothing was done."""
+
+
+class RefusedAt(NamedTuple):
+    """An atomic batch was refused: by the item at `position`, and so whole."""
+
+    position: int
+    refused: Refused
+
+
+class _Job:
+    """What one caller asked for, and the future that answers it when all of its units are decided."""
+
+    __slots__ = ("answer", "deadline", "left", "outcomes")
+
+    def __init__(self, answer: asyncio.Future[None], deadline: float, units: int) -> None:
+        self.answer = answer
+        self.deadline = deadline
+        self.left = units
+        self.outcomes: list[Sequence[Outcome] | RefusedAt | None] = [None] * units
+
+    def decided(self, position: int, outcomes: Sequence[Outcome] | RefusedAt) -> None:
+        self.outcomes[position] = outcomes
+        self.left -= 1
+        if self.left == 0 and not self.answer.done():
+            self.answer.set_result(None)
+
+    def failed(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class _Unit(NamedTuple):
+    """Commands of one merchant that are decided all or nothing; nearly always a single one."""
+
+    job: _Job
+    position: int
+    commands: tuple[Command, ...]
+    needs: tuple[Needs, ...]
+
+
+_Decided = list[Sequence[Outcome] | RefusedAt]
+
+
+class Posting:
+    """The queue in front of a store.
+
+    `on_committed` is told of each commit, in the event loop, before the callers are answered. `max_queue` and
+    `max_batch` count commands. Start it with `start` inside a running loop, stop it with `drain`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        policy: Policy,
+        *,
+        on_committed: Callable[[Writes], None] = lambda writes: None,
+        deadline_seconds: float = 5.0,
+        max_batch: int = 1_000,
+        max_queue: int = 20_000,
+    ) -> None:
+        self._store = store
+        self._policy = policy
+        self._on_committed = on_committed
+        self._deadline_seconds = deadline_seconds
+        self._max_batch = max_batch
+        self._max_queue = max_queue
+        self._queue: deque[_Unit] = deque()
+        self._queued = 0
+        self._arrived = asyncio.Event()
+        self._draining = False
+        self._runner: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to take batches from the queue."""
+        self._runner = asyncio.get_running_loop().create_task(self._run(), name="posting")
+
+    async def drain(self) -> None:
+        """Refuse what comes from now on, finish what is queued, and stop."""
+        self._draining = True
+        self._arrived.set()
+        if self._runner is not None:
+            await self._runner
+
+    @property
+    def queued(self) -> int:
+        """How many commands wait for a batch."""
+        return self._queued
+
+    async def submit(self, command: Command) -> Outcome:
+        """Post one command or fact.
+
+        Raises Overloaded, DeadlineExceeded, StorageUnavailable (nothing was done) or OutcomeUnknown (repeat with the
+        same key). A caller that gives up does not cancel the posting.
+        """
+        (outcomes,) = await self._enqueue([(command,)])
+        assert not isinstance(outcomes, RefusedAt)
+        return outcomes[0]
+
+    async def submit_many(self, commands: Sequence[Command]) -> list[Outcome]:
+        """Post commands in their order, best effort: each has its own outcome and sees those before it.
+
+        Raises as `submit`; what had been posted by then stays posted, and its keys tell.
+        """
+        return [
+            outcomes[0]
+            for outcomes in await self._enqueue([(command,) for command in commands])
+            if not isinstance(outcomes, RefusedAt)
+        ]
+
+    async def submit_atomic(self, commands: Sequence[Command]) -> Sequence[Outcome] | RefusedAt:
+        """Post commands of one merchant in their order, all or nothing. Raises as `submit`."""
+        (outcomes,) = await self._enqueue([tuple(commands)])
+        return outcomes
+
+    async def _enqueue(self, groups: Sequence[tuple[Command, ...]]) -> list[Sequence[Outcome] | RefusedAt]:
+        count = sum(map(len, groups))
+        if self._draining or self._queued + count > self._max_queue:
+            raise Overloaded
+        if not count:
+            return []
+        loop = asyncio.get_running_loop()
+        job = _Job(loop.create_future(), loop.time() + self._deadline_seconds, len(groups))
+        for index, commands in enumerate(groups):
+            self._queue.append(_Unit(job, index, commands, tuple([needs(command) for command in commands])))
+        self._queued += count
+        self._arrived.set()
+        await job.answer
+        return [outcomes for outcomes in job.outcomes if outcomes is not None]
+
+    async def _run(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._queue:
+                await self._post(self._gather())
+            if self._draining:
+                return
+
+    def _gather(self) -> list[_Unit]:
+        """Everything that waits, up to the size of a batch."""
+        batch: list[_Unit] = []
+        size = 0
+        while self._queue and (not batch or size + len(self._queue[0].commands) <= self._max_batch):
+            unit = self._queue.popleft()
+            size += len(unit.commands)
+            batch.append(unit)
+        self._queued -= size
+        return _in_time(batch, DeadlineExceeded())
+
+    async def _post(self, units: list[_Unit]) -> None:
+        """Post a batch, again after a conflict or a lost answer, within the deadlines of those who wait for it."""
+        pause = FIRST_PAUSE_SECONDS
+        lost: list[Posted] = []  # posted by attempts whose answer was lost
+        while units:
+            decided: _Decided = []
+
+            def work(loaded: Loaded, units: list[_Unit] = units, decided: _Decided = decided) -> Writes:
+                writes = Writes()
+                decided[:] = [_decide_unit(unit, loaded, self._policy, writes) for unit in units]
+                return writes
+
+            try:
+                writes = await self._store.post([need for unit in units for need in unit.needs], work)
+            except (Conflict, OutcomeUnknown) as error:
+                late: StorageError = StorageUnavailable(str(error))
+                if isinstance(error, OutcomeUnknown):
+                    lost += [outcome for outcomes in decided for outcome in outcomes if isinstance(outcome, Posted)]
+                if lost:
+                    late = OutcomeUnknown(str(error))
+                await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
+                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+                units = _in_time(units, late)
+            except StorageUnavailable as error:
+                failure = OutcomeUnknown(str(error)) if lost else error
+                for unit in units:
+                    unit.job.failed(failure)
+                return
+            except Exception as error:  # a command that breaks a law of the database, or of ours
+                if len(units) == 1:
+                    units[0].job.failed(error)
+                    return
+                half = len(units) // 2
+                await self._post(units[:half])
+                await self._post(units[half:])
+                return
+            else:
+                self._on_committed(writes)
+                for unit, outcomes in zip(units, decided, strict=True):
+                    unit.job.decided(unit.position, _as_first_posted(outcomes, lost) if lost else outcomes)
+                return
+
+
+def _in_time(units: list[_Unit], late: Exception) -> list[_Unit]:
+    """Those units whose caller still waits; the others fail with `late`."""
+    now = asyncio.get_running_loop().time()
+    for unit in units:
+        if unit.job.deadline <= now:
+            unit.job.failed(late)
+    return [unit for unit in units if unit.job.deadline > now]
+
+
+def _as_first_posted(outcomes: Sequence[Outcome] | RefusedAt, lost: list[Posted]) -> Sequence[Outcome] | RefusedAt:
+    """After a lost answer the keys replay what had been committed: answer it as what it was, the first time."""
+    if isinstance(outcomes, RefusedAt):
+        return outcomes
+    hashes = {posted.transaction.hash: posted for posted in lost if posted.transaction is not None}
+    return [
+        hashes.get(outcome.first.hash, outcome)
+        if isinstance(outcome, Replayed) and outcome.first is not None
+        else outcome
+        for outcome in outcomes
+    ]
+
+
+def _decide_unit(unit: _Unit, loaded: Loaded, policy: Policy, writes: Writes) -> Sequence[Outcome] | RefusedAt:
+    """Decide a unit on what was loaded, and add what it posts to the writes."""
+    merchant_id = unit.commands[0].merchant_id
+    record = loaded.records[merchant_id]
+    if len(unit.commands) == 1:
+        outcome = decide(_state(record, unit.needs[0], loaded.now), unit.commands[0], policy, loaded.now)
+        _learn(record, outcome, writes)
+        return (outcome,)
+    return _decide_atomic(unit, record, loaded, policy, writes)
+
+
+def _decide_atomic(
+    unit: _Unit, record: Record, loaded: Loaded, policy: Policy, writes: Writes
+) -> Sequence[Outcome] | RefusedAt:
+    # Undoing is dropping values: the unit learns on a copy, and only what is whole is kept.
+    trial = record.copy()
+    outcomes: list[Outcome] = []
+    for index, (command, need) in enumerate(zip(unit.commands, unit.needs, strict=True)):
+        outcome = decide(_state(trial, need, loaded.now), command, policy, loaded.now)
+        if isinstance(outcome, Refused):
+            return RefusedAt(index, outcome)
+        _learn(trial, outcome, Writes())
+        outcomes.append(outcome)
+    for outcome in outcomes:
+        _learn(record, outcome, writes)
+    return outcomes
+
+
+def _state(record: Record, need: Needs, now: int) -> State:
+    parked = record.parked.values()
+    return State(
+        record.account,
+        record.grants,
+        record.number,
+        record.firsts.get(need.key),
+        record.trial if need.trial else None,
+        record.parked.get(need.key),
+        None if need.source is None else record.firsts.get(need.source),
+        None if need.source is None else record.given_back.get(need.source),
+        record.known_grants,
+        tuple([refund for refund in parked if refund.waits_for == need.key]) if need.awaited else (),
+        tuple([refund for refund in parked if refund.until <= now]) if need.overdue else (),
+    )
+
+
+def _learn(record: Record, outcome: Outcome, writes: Writes) -> None:
+    """Bring the record up to date with what was posted, so that the next command sees it, and note what to write."""
+    posted = outcome.posted if isinstance(outcome, Waiting) else outcome
+    if not isinstance(posted, Posted):
+        return
+    account = posted.account
+    number = account.number
+    record.account = writes.accounts[number] = account
+    record.grants = posted.grants
+    for grant in posted.changed_grants.values():
+        record.known_grants[grant.number] = writes.grants[number, grant.number] = grant
+    for transaction in posted.transactions:
+        record.firsts[transaction.key] = transaction
+        if transaction.type == TRIAL:
+            record.trial = transaction
+    writes.transactions += posted.transactions
+    writes.announcements += [(number, announcement) for announcement in posted.announcements]
+    for given in posted.given_back:
+        record.given_back[given.key] = writes.given_back[number, given.key] = given
+    if posted.parked is not None:
+        record.parked[posted.parked.key] = writes.parked[number, posted.parked.key] = posted.parked
+    for key in posted.unparked:
+        del record.parked[key]
+        writes.unparked.append((number, key))
+    writes.dead_letters += [(number, letter) for letter in posted.dead_letters]

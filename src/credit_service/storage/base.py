@@ -1,0 +1,247 @@
+"""What a store is: the interface that every engine implements, and the values that cross it.
+
+The laws of a store stand once, as tests, in `tests/storage/contract.py`; each engine passes them unchanged.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+from credit_service.ledger.account import (
+    Account,
+    Announcement,
+    DeadLetter,
+    GivenBack,
+    Grant,
+    Parked,
+    Transaction,
+)
+from credit_service.ledger.addresses import Address
+from credit_service.ledger.decide import Needs
+
+
+class StorageError(Exception):
+    """A store could not do its work. Its message is one sentence for an operator, without secrets."""
+
+
+class Conflict(StorageError):
+    """Nothing was done, because something else had the database; the same again may work."""
+
+
+class StorageUnavailable(StorageError):
+    """Nothing was done, and trying again at once will not help: read-only, full, gone."""
+
+
+class OutcomeUnknown(StorageError):
+    """The commit's answer was lost. Run the batch again: the keys tell what had been done."""
+
+
+class BadRow(StorageError):
+    """The database refused a row, so one command of the batch breaks a law that the database holds."""
+
+
+class SchemaError(StorageError):
+    """The database's schema is not the one this release works with."""
+
+
+class Record:
+    """What is known of one merchant within a batch: loaded first, then brought up to date by each decision."""
+
+    __slots__ = ("account", "firsts", "given_back", "grants", "known_grants", "number", "parked", "trial")
+
+    def __init__(self, account: Account | None, draw_number: Callable[[], int]) -> None:
+        self.account = account
+        self.number = draw_number() if account is None else account.number  # of the account, should it be opened now
+        self.grants: tuple[Grant, ...] = ()  # open ones, in burn-down order
+        self.known_grants: dict[int, Grant] = {}  # those that a source drew on, and those changed since
+        self.firsts: dict[str, Transaction] = {}  # by idempotency key
+        self.trial: Transaction | None = None
+        self.given_back: dict[str, GivenBack] = {}  # by the key of the order or payment
+        self.parked: dict[str, Parked] = {}  # all of the merchant's, by their own key, in order of arrival
+
+    def copy(self) -> "Record":
+        """A record that can learn without this one noticing."""
+        other = Record(self.account, lambda: self.number)
+        other.grants = self.grants
+        other.known_grants = dict(self.known_grants)
+        other.firsts = dict(self.firsts)
+        other.trial = self.trial
+        other.given_back = dict(self.given_back)
+        other.parked = dict(self.parked)
+        return other
+
+
+class Loaded(NamedTuple):
+    """What a store loaded under lock for a batch. `now` was read once, after the locks."""
+
+    now: int
+    records: Mapping[UUID, Record]
+
+
+class Writes:
+    """Everything one database transaction is to write, as values; the last one of each row wins."""
+
+    __slots__ = (
+        "accounts",
+        "announcements",
+        "dead_letters",
+        "given_back",
+        "grants",
+        "parked",
+        "transactions",
+        "unparked",
+    )
+
+    def __init__(self) -> None:
+        self.accounts: dict[int, Account] = {}
+        self.transactions: list[Transaction] = []
+        self.announcements: list[tuple[int, Announcement]] = []  # with the account's number
+        self.grants: dict[tuple[int, int], Grant] = {}
+        self.given_back: dict[tuple[int, str], GivenBack] = {}
+        self.parked: dict[tuple[int, str], Parked] = {}
+        self.unparked: list[tuple[int, str]] = []
+        self.dead_letters: list[tuple[int, DeadLetter]] = []
+
+
+Work = Callable[[Loaded], Writes]
+"""Decides on what was loaded. Pure, since it may run again."""
+
+
+class Held(NamedTuple):
+    """An account as stored, with its open grants where time has something to do to it by the asked instant."""
+
+    account: Account
+    grants: tuple[Grant, ...]
+
+
+class Books(NamedTuple):
+    """All there is of one account, for verification."""
+
+    account: Account
+    grants: Sequence[Grant]
+    transactions: Iterable[Transaction]
+    faults: Sequence[tuple[int | None, str]]  # what the store itself found wrong: (sequence, sentence)
+
+
+class TransactionQuery(NamedTuple):
+    """Which transactions to list; newest first. `start_at` is inclusive, `end_at` exclusive."""
+
+    account: int | None = None
+    operation: str | None = None
+    type: str | None = None
+    start_at: int | None = None
+    end_at: int | None = None
+    reference_type: str | None = None
+    reference_id: str | None = None
+
+
+class AccountQuery(NamedTuple):
+    """Which accounts to list. Rows whose time has come by `at` are listed too: only `settle` can tell about those."""
+
+    at: int
+    default_threshold: int
+    status: str | None = None
+    min_balance: int | None = None
+    max_balance: int | None = None
+
+
+class Positioned(NamedTuple):
+    """A transaction and where it stands in a listing, to go on from there."""
+
+    position: int
+    transaction: Transaction
+
+
+class ApiKey(NamedTuple):
+    """A credential of a caller. Only the SHA-256 of its secret is kept."""
+
+    id: str
+    name: str
+    scope: str
+    secret_hash: bytes
+    created_at: int
+    expires_at: int | None = None
+    revoked_at: int | None = None
+    last_used_at: int | None = None
+
+
+class Store(Protocol):
+    """A database that holds the ledger. Reads never wait for postings."""
+
+    async def post(self, needs: Sequence[Needs], work: Work) -> Writes:
+        """One database transaction: lock, load, `work`, write, commit.
+
+        Raises Conflict or StorageUnavailable (nothing was done), OutcomeUnknown, BadRow; what `work` raises passes
+        through, with nothing done.
+        """
+        ...
+
+    async def now(self) -> int:
+        """The database's clock, in microseconds since 1970."""
+        ...
+
+    async def held(self, merchant_ids: Sequence[UUID], at: int) -> dict[UUID, Held]:
+        """The accounts of these merchants, those without one left out; grants only where something is due by `at`."""
+        ...
+
+    async def accounts(self, query: AccountQuery, after: UUID | None, limit: int) -> list[Held]:
+        """Accounts that may match, by merchant id, from the one after `after`."""
+        ...
+
+    async def grants(self, account: int) -> list[Grant]:
+        """An account's open grants, in burn-down order."""
+        ...
+
+    async def transaction(self, address: Address) -> Transaction | None:
+        """One transaction by its address."""
+        ...
+
+    async def transactions(
+        self, query: TransactionQuery, before: int | None, limit: int, offset: int = 0
+    ) -> list[Positioned]:
+        """Transactions that match, newest first, from the position below `before`, leaving out the first `offset`."""
+        ...
+
+    async def count(self, query: TransactionQuery) -> int:
+        """How many transactions match."""
+        ...
+
+    async def due(self, at: int, limit: int) -> list[UUID]:
+        """Merchants to whom time has done something by `at` that no posting has settled yet, longest due first."""
+        ...
+
+    def books(self, merchant_ids: Sequence[UUID] | None = None) -> AsyncIterator[Books]:
+        """Accounts with all that belongs to them, one at a time, by merchant id."""
+        ...
+
+    async def strays(self) -> list[tuple[int, int]]:
+        """Transactions that belong to no account, which no posting can leave behind: (account's number, sequence)."""
+        ...
+
+    async def add_key(self, key: ApiKey) -> None:
+        """Keep a new API key."""
+        ...
+
+    async def keys(self) -> list[ApiKey]:
+        """All API keys, newest first."""
+        ...
+
+    async def key(self, key_id: str) -> ApiKey | None:
+        """One API key."""
+        ...
+
+    async def revoke_key(self, key_id: str, at: int) -> bool:
+        """Revoke a key. False where there is none of this id; a second time changes nothing."""
+        ...
+
+    async def use_keys(self, used: Mapping[str, int]) -> None:
+        """Note when keys were last used: instants by key id."""
+        ...
+
+    async def check(self) -> None:
+        """Raise StorageError unless the store can read and write now."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what is under way and let go of the database."""
+        ...

@@ -1,0 +1,136 @@
+"""How the ledger's values stand in rows, the same for every engine: value to row to write, row to value to read."""
+
+import json
+from hashlib import blake2b
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+
+from credit_service.ledger import commands
+from credit_service.ledger.account import (
+    Account,
+    Announcement,
+    DeadLetter,
+    Draw,
+    GivenBack,
+    Grant,
+    Parked,
+    Reference,
+    Transaction,
+)
+from credit_service.storage.base import ApiKey
+
+Row = tuple[Any, ...]
+
+_FACTS: Final = {
+    "order_refunded": commands.OrderRefunded,
+    "payment_refunded": commands.PaymentRefunded,
+}
+_CARRIED: Final = Account._fields.index("carried")
+_KINDS: Final = {fact: kind for kind, fact in _FACTS.items()}
+
+
+def key_hash(key: str) -> bytes:
+    """The 16 bytes that stand for an idempotency key in indexes: a long text there would cost every posting."""
+    return blake2b(key.encode(), digest_size=16).digest()
+
+
+def _draws_text(draws: tuple[Draw, ...]) -> str:
+    return "[" + ",".join([f"[{number},{change}]" for number, change in draws]) + "]"
+
+
+def _draws(text: str) -> tuple[Draw, ...]:
+    return tuple([(number, change) for number, change in json.loads(text)])
+
+
+def account_row(account: Account) -> Row:
+    """A row of `accounts`."""
+    return (
+        account.number,
+        account.merchant_id.bytes,
+        *account[2:_CARRIED],
+        _draws_text(account.carried),
+        *account[_CARRIED + 1 :],
+    )
+
+
+def account(row: Row) -> Account:
+    """An account from its row."""
+    return Account._make((row[0], UUID(bytes=row[1]), *row[2:_CARRIED], _draws(row[_CARRIED]), *row[_CARRIED + 1 :]))
+
+
+def transaction_row(transaction: Transaction) -> Row:
+    """A row of `transactions`."""
+    reference_type, reference_id = transaction.reference or (None, None)
+    return (
+        transaction.account,
+        *transaction[2:10],
+        key_hash(transaction.key),
+        transaction.key,
+        transaction.content,
+        reference_type,
+        reference_id,
+        *transaction[13:18],
+        _draws_text(transaction.draws),
+        *transaction[19:],
+    )
+
+
+def transaction(merchant_id: UUID, row: Row) -> Transaction:
+    """A transaction from its row and its account's merchant."""
+    reference = None if row[12] is None else Reference(row[12], row[13])
+    return Transaction._make(
+        (row[0], merchant_id, *row[1:9], row[10], row[11], reference, *row[14:19], _draws(row[19]), *row[20:])
+    )
+
+
+def grant_row(account_number: int, grant: Grant) -> Row:
+    """A row of `grants`."""
+    return (account_number, *grant)
+
+
+def grant(row: Row) -> Grant:
+    """A grant from its row."""
+    return Grant(*row[1:])
+
+
+def event_row(lane: int, identifier: int, account_number: int, announcement: Announcement) -> Row:
+    """A row of `events`, the outbox."""
+    number, type_, sequence, available, at, detail = announcement
+    text = None if detail is None else json.dumps(detail, separators=(",", ":"))
+    return (lane, identifier, account_number, number, type_, sequence, available, at, text)
+
+
+def given_back_row(account_number: int, given: GivenBack) -> Row:
+    """A row of `given_back`."""
+    return (account_number, key_hash(given.key), *given)
+
+
+def given_back(row: Row) -> GivenBack:
+    """What was given back of one order or payment, from its row."""
+    return GivenBack(*row[2:])
+
+
+def parked_row(account_number: int, parked: Parked) -> Row:
+    """A row of `parked`."""
+    return (account_number, key_hash(parked.key), *parked[:4], *_fact_columns(parked.fact))
+
+
+def parked(row: Row) -> Parked:
+    """A parked refund from its row."""
+    return Parked._make((*row[2:6], msgspec.json.decode(row[7], type=_FACTS[row[6]])))
+
+
+def dead_letter_row(account_number: int, letter: DeadLetter) -> Row:
+    """A row of `dead_letters`, without its id."""
+    return (account_number, letter.code, letter.reason, letter.at, *_fact_columns(letter.fact))
+
+
+def _fact_columns(fact: Any) -> Row:
+    return (_KINDS[type(fact)], msgspec.json.encode(fact).decode())
+
+
+def api_key(row: Row) -> ApiKey:
+    """An API key from its row."""
+    return ApiKey(*row)

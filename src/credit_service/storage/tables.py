@@ -1,0 +1,224 @@
+"""The one schema, for both engines; migrations must lead to exactly this.
+
+Credits, sequences and instants (microseconds since 1970) are 64-bit integers, hashes and ids bytes, JSON canonical
+text: SQLite would drop zones and precision of richer types, and a database's own JSON would change bytes that a hash
+covers. Every unique key begins with the account, and one command touches one merchant, so the schema can be distributed
+by account. Each index on a hot table is paid for by every posting, so there are few: `docs/decisions/` tells why.
+"""
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.types import TypeEngine
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+# SQLite's STRICT tables know INTEGER (64 bits), not BIGINT.
+BIG: TypeEngine[int] = BigInteger().with_variant(Integer, "sqlite")
+MAX_CREDITS = 2**53 - 1
+
+
+def _big(name: str, *, null: bool = False) -> Column[Any]:
+    return Column(name, BIG, nullable=null)
+
+
+def _text(name: str, *, null: bool = False) -> Column[Any]:
+    return Column(name, Text, nullable=null)
+
+
+def _bytes(name: str, *, null: bool = False) -> Column[Any]:
+    return Column(name, LargeBinary, nullable=null)
+
+
+def _check(name: str, sql: str) -> CheckConstraint:
+    return CheckConstraint(sql, name=name)
+
+
+def _table(name: str, *parts: Any) -> Table:
+    return Table(name, metadata, *parts, sqlite_strict=True)
+
+
+accounts = _table(
+    "accounts",
+    Column("number", BIG, primary_key=True, autoincrement=False),
+    _bytes("merchant_id"),
+    _big("opened_at"),
+    _big("settled_at"),
+    _big("balance"),
+    _big("held"),
+    _big("pending"),
+    _big("debt"),
+    _big("sequence"),
+    _big("announced"),
+    _big("granted"),
+    _big("trial", null=True),
+    _big("episode"),
+    _big("threshold"),
+    _big("low_threshold", null=True),
+    _text("when_insufficient", null=True),
+    _big("overdraft_limit", null=True),
+    _big("total_increases"),
+    _big("total_decreases"),
+    _text("carried"),
+    _big("next_due_at", null=True),
+    _big("last_transaction_at", null=True),
+    _bytes("last_hash"),
+    UniqueConstraint("merchant_id"),
+    _check("explained", "balance = total_increases - total_decreases"),
+    _check(
+        "in_range",
+        f"balance BETWEEN -{MAX_CREDITS} AND {MAX_CREDITS} "
+        f"AND balance - held - pending BETWEEN -{MAX_CREDITS} AND {MAX_CREDITS}",
+    ),
+    _check("not_negative", "held >= 0 AND pending >= 0 AND debt >= 0 AND sequence >= 0"),
+    _check("no_debt_with_credits", "debt = 0 OR balance - held - pending = -debt"),
+    _check("policy", "when_insufficient IN ('overdraft', 'partial', 'reject')"),
+    _check("trial_is_one_of_its_own", "trial BETWEEN 1 AND sequence"),
+    _check("hash_length", "length(last_hash) = 32 AND length(merchant_id) = 16"),
+)
+# The sweep and the reads that must not trust a row whose time has come.
+Index(None, accounts.c.next_due_at, sqlite_where=text("next_due_at IS NOT NULL"))
+
+transactions = _table(
+    "transactions",
+    _big("account"),
+    _big("sequence"),
+    _text("operation"),
+    _text("type"),
+    _big("amount"),
+    _big("shortfall"),
+    _big("balance_before"),
+    _big("balance_after"),
+    _big("debt_after"),
+    _bytes("key_hash"),
+    _text("key"),
+    _bytes("content"),
+    _text("reference_type", null=True),
+    _text("reference_id", null=True),
+    _text("metadata", null=True),
+    _bytes("metadata_salt", null=True),
+    _bytes("metadata_hash", null=True),
+    _big("total_micros", null=True),
+    _text("currency", null=True),
+    _text("draws"),
+    _big("reverses", null=True),
+    _text("actor"),
+    _text("correlation_id", null=True),
+    _big("occurred_at"),
+    _big("created_at"),
+    _bytes("hash"),
+    PrimaryKeyConstraint("account", "sequence"),
+    UniqueConstraint("account", "key_hash"),
+    _check("operation", "operation IN ('INCREASE', 'DECREASE')"),
+    _check(
+        "explained",
+        "balance_after = balance_before + CASE operation WHEN 'INCREASE' THEN amount ELSE -amount END",
+    ),
+    _check("not_negative", "sequence >= 1 AND amount >= 0 AND shortfall >= 0 AND debt_after >= 0"),
+    _check("reference_whole", "(reference_type IS NULL) = (reference_id IS NULL)"),
+    _check("hash_length", "length(hash) = 32 AND length(key_hash) = 16"),
+)
+
+grants = _table(
+    "grants",
+    _big("account"),
+    _big("number"),
+    _big("sequence"),
+    _text("category"),
+    _big("priority"),
+    _big("effective_at"),
+    _big("expires_at", null=True),
+    _big("amount"),
+    _big("remaining"),
+    _big("lapses"),
+    PrimaryKeyConstraint("account", "number"),
+    _check("remaining", "remaining BETWEEN 0 AND amount"),
+    _check("category", "category IN ('paid', 'promotional')"),
+)
+# An account may have many spent grants and few open ones; only the open ones are loaded for a posting.
+Index("ix_grants_open", grants.c.account, sqlite_where=text("remaining > 0"))
+
+given_back = _table(
+    "given_back",
+    _big("account"),
+    _bytes("key_hash"),
+    _text("key"),
+    _big("money_micros"),
+    _big("by_money"),
+    _big("credits"),
+    PrimaryKeyConstraint("account", "key_hash"),
+    _check("not_negative", "money_micros >= 0 AND by_money >= 0 AND credits >= by_money"),
+)
+
+parked = _table(
+    "parked",
+    _big("account"),
+    _bytes("key_hash"),
+    _text("key"),
+    _text("waits_for"),
+    _big("until"),
+    _big("arrived_at"),
+    _text("kind"),
+    _text("fact"),
+    PrimaryKeyConstraint("account", "key_hash"),
+)
+Index(None, parked.c.until)
+
+dead_letters = _table(
+    "dead_letters",
+    Column("id", BIG, primary_key=True, autoincrement=True),
+    _big("account", null=True),
+    _text("code"),
+    _text("reason"),
+    _big("at"),
+    _text("kind"),
+    _text("fact"),
+)
+
+events = _table(
+    "events",
+    _big("lane"),
+    _big("id"),
+    _big("account"),
+    _big("number"),
+    _text("type"),
+    _big("sequence", null=True),
+    _big("available"),
+    _big("at"),
+    _text("detail", null=True),
+    PrimaryKeyConstraint("lane", "id"),
+)
+
+api_keys = _table(
+    "api_keys",
+    Column("id", Text, primary_key=True),
+    _text("name"),
+    _text("scope"),
+    _bytes("secret_hash"),
+    _big("created_at"),
+    _big("expires_at", null=True),
+    _big("revoked_at", null=True),
+    _big("last_used_at", null=True),
+    _check("scope", "scope IN ('read', 'write', 'admin')"),
+    _check("hash_length", "length(secret_hash) = 32"),
+)
