@@ -123,6 +123,11 @@ class Posting:
             await self._runner
 
     @property
+    def draining(self) -> bool:
+        """Whether new commands are refused because the service stops."""
+        return self._draining
+
+    @property
     def queued(self) -> int:
         """How many commands wait for a batch."""
         return self._queued

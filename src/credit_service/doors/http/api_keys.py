@@ -1,0 +1,152 @@
+"""API keys: make, list, revoke."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Response
+from pydantic import BaseModel, Field
+
+from credit_service.doors.http.keys import new_key
+from credit_service.doors.http.problems import Problem, of_faults
+from credit_service.doors.http.routes import (
+    CallOf,
+    Cursor,
+    Limit,
+    Links,
+    Meta,
+    Pagination,
+    PartsOf,
+    ProblemShape,
+    answer,
+    cursor_position,
+    cursor_text,
+    page,
+    page_limit,
+    respond,
+    router,
+)
+from credit_service.messages.faults import Fault
+from credit_service.messages.fields import Body, Time, format_time, parse_time
+from credit_service.storage.base import ApiKey
+
+KEYS = "/api-keys"
+_ID = re.compile(r"^[a-z2-7]{12}$")
+
+
+class KeyBody(Body):
+    """The key to make."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    scope: Literal["read", "write", "admin"]
+    expires_at: Time | None = None
+
+
+class KeyShape(BaseModel):
+    """An API key, without its secret."""
+
+    id: str
+    name: str
+    scope: Literal["read", "write", "admin"]
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+    last_used_at: str | None
+
+
+class NewKeyShape(KeyShape):
+    """An API key just made, with the whole of it, which is shown this once."""
+
+    key: str
+
+
+class OneNewKey(BaseModel):
+    """A new key."""
+
+    data: NewKeyShape
+    meta: Meta
+
+
+class OneKey(BaseModel):
+    """A key."""
+
+    data: KeyShape
+    meta: Meta
+
+
+class KeyPage(BaseModel):
+    """A page of API keys, newest first."""
+
+    data: list[KeyShape]
+    pagination: Pagination
+    links: Links
+    meta: Meta
+
+
+admin = router("admin")
+_tags: list[Any] = ["api keys"]
+
+
+def _shape(key: ApiKey) -> dict[str, Any]:
+    def time(micros: int | None) -> str | None:
+        return None if micros is None else format_time(micros)
+
+    return {
+        "id": key.id,
+        "name": key.name,
+        "scope": key.scope,
+        "created_at": format_time(key.created_at),
+        "expires_at": time(key.expires_at),
+        "revoked_at": time(key.revoked_at),
+        "last_used_at": time(key.last_used_at),
+    }
+
+
+@admin.post(KEYS, operation_id="create_api_key", status_code=201, response_model=OneNewKey, tags=_tags)
+async def create_api_key(body: KeyBody, call: CallOf, parts: PartsOf) -> Response:
+    """Make an API key. The answer holds the whole key, this once."""
+    now = await parts.store.now()
+    expires_at = None if body.expires_at is None else parse_time(body.expires_at)
+    if expires_at is not None and expires_at <= now:
+        raise of_faults([Fault("/expires_at", "not_allowed", "expires_at lies in the past.")])
+    made = new_key(body.name, body.scope, now, expires_at)
+    await parts.store.add_key(made.key)
+    return respond(answer(call, now, {**_shape(made.key), "key": made.whole}, 201, [(b"cache-control", b"no-store")]))
+
+
+@admin.get(KEYS, operation_id="list_api_keys", response_model=KeyPage, tags=_tags)
+async def list_api_keys(call: CallOf, parts: PartsOf, limit: Limit = 50, cursor: Cursor = None) -> Response:
+    """List the API keys, newest first."""
+    limit = page_limit(limit, parts.settings)
+    start = 0 if cursor is None else cursor_position(cursor, list="keys")
+    found = (await parts.store.keys())[start : start + limit + 1]
+    return page(
+        call,
+        await parts.store.now(),
+        [_shape(key) for key in found[:limit]],
+        limit=limit,
+        next_cursor=cursor_text(start + limit, list="keys") if len(found) > limit else None,
+        has_previous=start > 0,
+    )
+
+
+@admin.delete(
+    KEYS + "/{key_id}",
+    operation_id="revoke_api_key",
+    response_model=OneKey,
+    tags=_tags,
+    responses={404: {"model": ProblemShape}},
+)
+async def revoke_api_key(
+    key_id: Annotated[str, Path(description="The key's id, the part after cs_.")], call: CallOf, parts: PartsOf
+) -> Response:
+    """Revoke an API key, everywhere within 5 seconds. It stays in the list."""
+    now = await parts.store.now()
+    if not _ID.match(key_id) or not await parts.store.revoke_key(key_id, now):
+        raise Problem("key_not_found", "There is no API key of this id.")
+    parts.keyring.forget(key_id)
+    key = await parts.store.key(key_id)
+    assert key is not None
+    return respond(answer(call, now, _shape(key)))
+
+
+ROUTERS: tuple[APIRouter, ...] = (admin,)

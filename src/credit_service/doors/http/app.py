@@ -1,0 +1,114 @@
+"""The HTTP application: FastAPI with every route, and the shell with the hot ones around it."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from html import escape
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from credit_service import __version__
+from credit_service.doors.http import accounts, api_keys, events, health, plugin_status, transactions
+from credit_service.doors.http.problems import CODES, ERRORS, Problem, of_faults
+from credit_service.doors.http.routes import PREFIX, Parts, call_of, respond
+from credit_service.doors.http.shell import Application, Shell, problem_answer
+from credit_service.messages.faults import Invalid, of_errors
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+_RESOURCES = (accounts, transactions, events, plugin_status, api_keys, health)
+_ROUTERS = (*((PREFIX, resource.ROUTERS) for resource in _RESOURCES), ("", health.BARE))
+_LARGE = frozenset({PREFIX + transactions.MANY, PREFIX + events.EVENTS, PREFIX + plugin_status.STATUS + "/batch"})
+
+
+def make_app(parts: Parts, running: Lifespan | None = None) -> Application:
+    """The ASGI application that serves these parts, while `running` lasts."""
+    hot = {
+        ("POST", PREFIX + transactions.ONE): partial(transactions.hot_one, parts),
+        ("POST", PREFIX + transactions.MANY): partial(transactions.hot_many, parts),
+        ("POST", PREFIX + events.EVENTS): partial(events.hot_event, parts),
+    }
+    status = (PREFIX + plugin_status.STATUS + "/", partial(plugin_status.hot_status, parts))
+    return Shell(make_fastapi(parts, running), parts.keyring, parts.settings, hot, status, _LARGE)
+
+
+def make_fastapi(parts: Parts | None, running: Lifespan | None = None) -> FastAPI:
+    """FastAPI with every route. `parts` may be None where only its OpenAPI document is asked for."""
+    app = FastAPI(
+        title="credit-service",
+        version=__version__,
+        summary="A prepaid-credit ledger and access gate.",
+        redirect_slashes=False,
+        lifespan=running,
+    )
+    app.state.parts = parts
+    for prefix, routers in _ROUTERS:
+        for router in routers:
+            app.include_router(router, prefix=prefix)
+    app.add_route(ERRORS, _errors, include_in_schema=False)
+    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(Invalid, _invalid)
+    app.add_exception_handler(RequestValidationError, _not_valid)
+    app.add_exception_handler(HTTPException, _http_exception)
+    return app
+
+
+async def _errors(request: Request) -> Response:
+    return HTMLResponse(_errors_page())
+
+
+def _told(request: Request, problem: Problem) -> Response:
+    return respond(problem_answer(problem, call_of(request).request_id))
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return _told(request, error)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Invalid)
+    return _told(request, of_faults(error.faults))
+
+
+async def _not_valid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    # A place in the body is a JSON Pointer into it; elsewhere it says where: /query/limit, /path/merchant_id.
+    entries = [
+        {**entry, "loc": entry["loc"][1:] if entry["loc"][0] == "body" else entry["loc"]} for entry in error.errors()
+    ]
+    return _told(request, of_faults(of_errors(entries)))
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allowed = ", ".join(sorted(_allowed(request.url.path)))
+        detail = f"{request.method} is not allowed here; {allowed} is."
+        return _told(request, Problem("method_not_allowed", detail, headers={"Allow": allowed}))
+    return _told(request, Problem("not_found", f"There is nothing at {request.url.path}."))
+
+
+def _allowed(path: str) -> set[str]:
+    """The methods of all routes at this path; Starlette names those of the first alone."""
+    return {
+        method
+        for prefix, routers in _ROUTERS
+        for router in routers
+        for route in router.routes
+        if isinstance(route, APIRoute) and path.startswith(prefix) and route.path_regex.match(path[len(prefix) :])
+        for method in route.methods
+    }
+
+
+def _errors_page() -> str:
+    """What `type` of a problem links to: each code, with its status and what it means."""
+    rows = "".join(
+        f"<h2 id={name!r}>{name}</h2><p>{code.status} &middot; {escape(code.title)}.</p>"
+        for name, code in CODES.items()
+    )
+    return f"<!doctype html><html lang=en><meta charset=utf-8><title>Errors</title><h1>Errors</h1>{rows}</html>"

@@ -1,0 +1,99 @@
+"""API keys: `cs_`, a public id, and a secret of 256 bits of which only the SHA-256 is kept.
+
+A plain hash is right for a secret that nobody can guess; slow hashes are for passwords.
+"""
+
+import base64
+import hmac
+import re
+import secrets
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from typing import NamedTuple
+
+from credit_service.doors.http.problems import Problem
+from credit_service.ledger.account import MICROSECONDS
+from credit_service.storage.base import ApiKey, Store
+
+SCOPES = ("read", "write", "admin")
+"""Each includes those before it."""
+
+_KEY = re.compile(rb"^[Bb]earer +cs_([a-z2-7]{12})_([A-Za-z0-9_-]{43})$")
+_REMEMBERED_SECONDS = 4.0  # a revocation is in force everywhere within 5 s
+_REMEMBERED_KEYS = 10_000
+_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="credit-service"'}
+
+
+class NewKey(NamedTuple):
+    """A key just made: what is kept of it, and the whole, which is shown once."""
+
+    key: ApiKey
+    whole: str
+
+
+def new_key(name: str, scope: str, created_at: int, expires_at: int | None = None) -> NewKey:
+    """Make a key. Instants in microseconds since 1970."""
+    id_ = base64.b32encode(secrets.token_bytes(8)).decode().lower()[:12]
+    secret = secrets.token_urlsafe(32)
+    kept = ApiKey(id_, name, scope, sha256(secret.encode()).digest(), created_at, expires_at)
+    return NewKey(kept, f"cs_{id_}_{secret}")
+
+
+class Keyring:
+    """Knows who calls. Remembers keys for a few seconds, so that not every request asks the store."""
+
+    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        self._known: dict[str, tuple[float, ApiKey | None]] = {}
+        self._used: dict[str, int] = {}
+
+    async def authenticate(self, authorization: bytes | None) -> ApiKey:
+        """The key that a request carries in its Authorization header. Raises Problem where there is no valid one."""
+        if authorization is None:
+            detail = "Send an API key: Authorization: Bearer cs_…"
+            raise Problem("unauthenticated", detail, headers=_CHALLENGE)
+        match = _KEY.match(authorization)
+        if match is not None:
+            id_, secret = match[1].decode(), match[2]
+            key = await self._key(id_)
+            digest = sha256(secret).digest()
+            if key is not None and hmac.compare_digest(digest, key.secret_hash):
+                now = time.time_ns() // 1000
+                if key.revoked_at is None and (key.expires_at is None or key.expires_at > now):
+                    self._note_use(key, now)
+                    return key
+        detail = "This API key is not valid: unknown, expired or revoked."
+        raise Problem("unauthenticated", detail, headers=_CHALLENGE)
+
+    async def _key(self, id_: str) -> ApiKey | None:
+        now = self._clock()
+        known = self._known.get(id_)
+        if known is not None and known[0] > now:
+            return known[1]
+        key = await self._store.key(id_)
+        if len(self._known) >= _REMEMBERED_KEYS:
+            self._known.clear()
+        self._known[id_] = (now + _REMEMBERED_SECONDS, key)
+        return key
+
+    def forget(self, id_: str) -> None:
+        """Ask the store again about a key, since it was revoked."""
+        self._known.pop(id_, None)
+
+    def _note_use(self, key: ApiKey, now: int) -> None:
+        if key.last_used_at is None or now - key.last_used_at > 60 * MICROSECONDS:
+            self._used[key.id] = now
+
+    async def flush(self) -> None:
+        """Write down when keys were last used; at most once a minute for each."""
+        used, self._used = self._used, {}
+        if used:
+            await self._store.use_keys(used)
+
+
+def require(key: ApiKey, scope: str) -> None:
+    """Raise Problem unless a key's scope includes this one."""
+    if SCOPES.index(key.scope) < SCOPES.index(scope):
+        raise Problem("scope_missing", f"This needs an API key of scope {scope}; yours has {key.scope}.")

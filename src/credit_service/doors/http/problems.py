@@ -1,0 +1,112 @@
+"""Errors as RFC 9457 problems. `CODES` is the closed list of codes; a test fails on any other."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from credit_service.ledger.refusals import Refused
+from credit_service.messages.faults import Fault
+from credit_service.messages.shapes import encode
+
+MEDIA_TYPE = b"application/problem+json"
+ERRORS = "/docs/errors"
+"""The page of the service that says what each code means; `type` of a problem links to it."""
+
+
+class Code(NamedTuple):
+    """What a code means: the status it is answered with, and its title."""
+
+    status: int
+    title: str
+
+
+CODES: dict[str, Code] = {
+    # the request
+    "bad_request": Code(400, "The request is not HTTP"),
+    "validation_failed": Code(422, "The request is not valid"),
+    "cursor_invalid": Code(422, "The cursor is not of this query"),
+    "event_type_unknown": Code(422, "The event type is unknown"),
+    "idempotency_key_missing": Code(400, "The Idempotency-Key is missing"),
+    "idempotency_key_invalid": Code(400, "The Idempotency-Key is not valid"),
+    "unauthenticated": Code(401, "A valid API key is required"),
+    "scope_missing": Code(403, "The API key lacks the scope"),
+    "not_found": Code(404, "There is nothing here"),
+    "method_not_allowed": Code(405, "The method is not allowed"),
+    "request_timeout": Code(408, "The request arrived too slowly"),
+    "body_too_large": Code(413, "The body is too large"),
+    "unsupported_media_type": Code(415, "The media type is not supported"),
+    "headers_too_large": Code(431, "The headers are too large"),
+    # what was asked of the ledger
+    "account_not_found": Code(404, "There is no such account"),
+    "transaction_not_found": Code(404, "There is no such transaction"),
+    "key_not_found": Code(404, "There is no such API key"),
+    "idempotency_key_reused": Code(422, "The Idempotency-Key was used before"),
+    "trial_already_granted": Code(409, "The trial was granted before"),
+    "currency_mismatch": Code(422, "The currencies differ"),
+    "order_unknown": Code(422, "The order never arrived"),
+    "payment_unknown": Code(422, "The payment never arrived"),
+    "insufficient_credits": Code(402, "Not enough credits"),
+    "amount_out_of_range": Code(422, "The amount is out of range"),
+    # the service
+    "overloaded": Code(503, "The service is busy"),
+    "storage_unavailable": Code(503, "The database is away"),
+    "deadline_exceeded": Code(503, "The deadline has passed"),
+    "outcome_unknown": Code(503, "The outcome is unknown"),
+    "internal": Code(500, "Something broke on our side"),
+}
+
+
+class Problem(Exception):
+    """A request that is answered with an error. `detail` is one sentence, `more` what a program may want to read."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[Fault] = (),
+        headers: dict[str, str] | None = None,
+        **more: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.status = CODES[code].status
+        self.detail = detail
+        self.errors = errors
+        self.more = more
+        self.headers = dict(headers or {})
+        if self.status == 503:
+            self.headers.setdefault("Retry-After", "1")
+
+    def shape(self, request_id: str | None) -> dict[str, Any]:
+        """The problem as JSON."""
+        return {
+            "type": f"{ERRORS}#{self.code}",
+            "title": CODES[self.code].title,
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+            "request_id": request_id,
+            **self.more,
+            "errors": [fault._asdict() for fault in self.errors],
+        }
+
+    def body(self, request_id: str | None) -> bytes:
+        """The problem as the bytes of its answer."""
+        return encode(self.shape(request_id))
+
+
+def of_refusal(refused: Refused, prefix: str = "") -> Problem:
+    """The problem that tells of a refusal by the ledger; `prefix` points at the item it was, in a batch."""
+    refusal = refused.refusal
+    detail = dict(refused.detail)
+    pointer = detail.pop("pointer", None)
+    errors = [Fault(prefix + pointer, "not_allowed", refusal.sentence)] if pointer is not None else []
+    more = {**detail, **({"pointer": prefix} if prefix else {})}
+    return Problem(refusal.code, refusal.sentence, errors=errors, **more)
+
+
+def of_faults(faults: Sequence[Fault]) -> Problem:
+    """The problem that lists what is wrong with a request."""
+    count = len(faults)
+    detail = faults[0].message if count == 1 else f"{count} things are wrong with this request; errors lists them."
+    return Problem("validation_failed", detail, errors=faults)

@@ -1,0 +1,37 @@
+"""The sweep: posts nothing to every account to which time has done something, so that it is settled and announced.
+
+Answers are right without it (a read settles what it reads, L7); it makes the world be told in time, and ends the wait
+of parked refunds.
+"""
+
+import asyncio
+from typing import NoReturn
+
+import structlog
+
+from credit_service.ledger.commands import Settle
+from credit_service.posting import Overloaded, Posting
+from credit_service.storage.base import StorageError, Store
+
+AT_ONCE = 500
+_log = structlog.get_logger()
+
+
+async def sweep(store: Store, posting: Posting) -> int:
+    """Settle what is due now, and return how many accounts that were."""
+    due = await store.due(await store.now(), AT_ONCE)
+    if due:
+        await posting.submit_many([Settle(merchant_id=merchant_id, key="") for merchant_id in due])
+    return len(due)
+
+
+async def keep_sweeping(store: Store, posting: Posting, seconds: float) -> NoReturn:
+    """Sweep for ever, with this pause where nothing was left to do."""
+    while True:
+        try:
+            swept = await sweep(store, posting)
+        except (StorageError, Overloaded, TimeoutError) as error:
+            _log.warning("sweep_failed", reason=str(error) or type(error).__name__)
+            swept = 0
+        if swept < AT_ONCE:
+            await asyncio.sleep(seconds)

@@ -1,0 +1,120 @@
+"""The envelope of an event: CloudEvents 1.0 in its JSON format, structured mode."""
+
+import re
+from typing import Any, Literal
+
+import msgspec
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+
+from credit_service.messages.faults import Fault, Invalid, of_validation
+from credit_service.messages.fields import Body, Time, parse_time
+from credit_service.messages.inbound import CATALOGUE, Source, Translated, translate, translate_fast
+from credit_service.messages.patterns import JSON_TYPE
+
+MEDIA_TYPE = "application/cloudevents+json"
+BATCH_MEDIA_TYPE = "application/cloudevents-batch+json"
+_EXTENSION = re.compile(r"^[a-z0-9]{1,64}$")
+_CORRELATION = re.compile(r"^[\x21-\x7e]{1,128}$")
+
+
+class CloudEvent(Body):
+    """An event. Extension attributes may follow; of these `correlationid` is kept with what the event posts."""
+
+    model_config = ConfigDict(extra="allow")
+
+    specversion: Literal["1.0"]
+    id: str = Field(min_length=1, max_length=255)
+    source: str = Field(min_length=1, max_length=1024)
+    type: str = Field(min_length=1, max_length=255, examples=sorted(CATALOGUE))
+    subject: str | None = Field(default=None, min_length=1, max_length=255)
+    time: Time | None = None
+    datacontenttype: str | None = Field(default=None, pattern=JSON_TYPE)
+    dataschema: str | None = None
+    data: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _extensions_are_plain(self) -> "CloudEvent":
+        for name, value in (self.model_extra or {}).items():
+            if not _EXTENSION.match(name) or isinstance(value, dict | list | float):
+                raise ValueError(f"{name!r} is not an extension attribute that CloudEvents 1.0 allows.")
+        return self
+
+
+class UnknownType(Invalid):
+    """An event of a type that this service does not understand."""
+
+
+class Read:
+    """An event as read: its id, and the commands that it means or what is wrong with it."""
+
+    __slots__ = ("commands", "id", "invalid")
+
+    def __init__(self, id_: str | None, commands: list[Translated], invalid: Invalid | None = None) -> None:
+        self.id = id_
+        self.commands = commands
+        self.invalid = invalid
+
+
+def read(value: Any, actor: str, correlation_id: str | None) -> Read:
+    """An event from its JSON value. `correlation_id` counts where the event has none of its own."""
+    named = value.get("id") if isinstance(value, dict) else None
+    id_ = named if isinstance(named, str) else None
+    try:
+        event = CloudEvent.model_validate(value)
+        own = (event.model_extra or {}).get("correlationid")
+        if isinstance(own, str) and _CORRELATION.match(own):
+            correlation_id = own
+        _known(event.type)
+        source = Source(actor, correlation_id, None if event.time is None else parse_time(event.time))
+        return Read(id_, translate(event.type, event.data, source))
+    except ValidationError as error:
+        return Read(id_, [], Invalid(of_validation(error)))
+    except Invalid as error:
+        return Read(id_, [], error)
+
+
+def _known(type_: str) -> None:
+    if type_ not in CATALOGUE:
+        raise UnknownType(
+            [Fault("/type", "not_allowed", f"No event type of this name is known; known are {', '.join(CATALOGUE)}.")]
+        )
+
+
+class _FastEvent(msgspec.Struct, forbid_unknown_fields=True):
+    specversion: Literal["1.0"]
+    id: str
+    source: str
+    type: str
+    data: msgspec.Raw
+    subject: str | None = None
+    time: str | None = None
+    datacontenttype: str | None = None
+
+
+_decode_fast = msgspec.json.Decoder(_FastEvent).decode
+_TIME = re.compile(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z$")
+
+
+def read_fast(body: bytes, actor: str, correlation_id: str | None) -> Read | None:
+    """As `read`, from the bytes of a plain well-formed event; None where that is not sure."""
+    if b"\\" in body or b"null" in body:
+        return None
+    try:
+        event = _decode_fast(body)
+        data = bytes(event.data)
+        texts = [event.id, event.source, event.type, event.subject, event.time, event.datacontenttype]
+        given = [text for text in texts if text is not None]
+        # The names of the fields, and specversion with its value: a duplicate would be one more.
+        if (body.count(b'"') - data.count(b'"')) // 2 != 2 * len(given) + 3 or not all(
+            0 < len(text) < 256 for text in given
+        ):
+            return None
+        if event.type not in CATALOGUE or event.datacontenttype not in (None, "application/json"):
+            return None
+        if event.time is not None and not _TIME.match(event.time):
+            return None
+        source = Source(actor, correlation_id, None if event.time is None else parse_time(event.time))
+        commands = translate_fast(event.type, data, source)
+        return None if commands is None else Read(event.id, commands)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
+        return None

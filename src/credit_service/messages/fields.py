@@ -1,0 +1,95 @@
+"""The kinds of fields that messages are made of: how each is written in JSON, and what it is here."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from credit_service.ledger.account import MAX_CREDITS
+from credit_service.messages import patterns
+
+MAX_KEY = 255
+MAX_METADATA_BYTES = 8 * 1024
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_MONEY = re.compile(patterns.MONEY)
+_MAX_MONEY_MICROS = 10**18
+
+
+class Body(BaseModel):
+    """A JSON object of which every field is known and of exactly its type."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def _time(text: str) -> str:
+    parse_time(text)
+    return text
+
+
+def _money(value: Any) -> Any:
+    money_micros(value)
+    return value
+
+
+Uuid = Annotated[
+    str, Field(pattern=patterns.UUID, description="A UUID.", examples=["6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"])
+]
+Time = Annotated[
+    str,
+    Field(pattern=patterns.TIME, description="An instant (RFC 3339).", examples=["2026-11-22T10:45:00Z"]),
+    AfterValidator(_time),
+]
+Key = Annotated[str, Field(min_length=1, max_length=MAX_KEY, pattern=patterns.PRINTABLE)]
+Id = Annotated[str, Field(min_length=1, max_length=200, pattern=patterns.PRINTABLE)] | int
+"""An id in whatever form its sender uses; 17 and "17" are the same."""
+Credits = Annotated[int, Field(ge=0, le=MAX_CREDITS, description="Whole credits.")]
+PositiveCredits = Annotated[int, Field(ge=1, le=MAX_CREDITS, description="Whole credits, at least 1.", examples=[25])]
+Money = Annotated[
+    str | int | Decimal,
+    Field(description="An amount of money, 0 to 10^12 with at most 6 decimals.", examples=["149.90"]),
+    AfterValidator(_money),
+]
+Currency = Annotated[str, Field(pattern=patterns.CURRENCY, description="ISO 4217 code.", examples=["GBP"])]
+Metadata = Annotated[dict[str, Any], Field(description="Anything of the caller's own, at most 8 KiB as JSON.")]
+
+
+def parse_time(text: str) -> int:
+    """An RFC 3339 text as microseconds since 1970. Raises ValueError where there is no such instant."""
+    try:
+        instant = datetime.fromisoformat(text.upper())
+        return (instant - _EPOCH) // timedelta(microseconds=1)
+    except (ValueError, OverflowError):
+        raise ValueError("There is no such time.") from None
+
+
+def format_time(micros: int) -> str:
+    """Microseconds since 1970 as RFC 3339 text in UTC."""
+    return f"{(_EPOCH + timedelta(microseconds=micros)).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+
+
+def money_micros(value: str | int | Decimal) -> int:
+    """Money in millionths. Raises ValueError outside 0 to 10^12, with more than 6 decimals, or for no number."""
+    if isinstance(value, bool) or (isinstance(value, str) and not _MONEY.match(value)):
+        raise ValueError("Money is a decimal number of at most 6 decimals.")
+    if not isinstance(value, str | int | Decimal):
+        raise TypeError("only exact numbers are money")
+    micros = Decimal(value).scaleb(6)
+    if not 0 <= micros <= _MAX_MONEY_MICROS:
+        raise ValueError("Money must lie between 0 and 10^12.")
+    if micros != int(micros):
+        raise ValueError("Money is a decimal number of at most 6 decimals.")
+    return int(micros)
+
+
+def id_text(value: str | int) -> str:
+    """An id as text, whichever way it was sent."""
+    return value if isinstance(value, str) else str(value)
+
+
+def uuid(text: str) -> UUID:
+    """A UUID from its checked text."""
+    return UUID(hex=text)

@@ -1,0 +1,366 @@
+"""The events that come in: what each must say, and what it means to the ledger.
+
+`CATALOGUE` lists them once, by type. An event is one command or fact, but for an order event with several orders, which
+is one fact for each; a bad one does not hold the rest.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+from uuid import UUID
+
+from pydantic import Field, ValidationError
+
+from credit_service.ledger.account import MANUAL, Reference
+from credit_service.ledger.commands import (
+    Command,
+    OpenAccount,
+    OrderPaid,
+    OrderRefunded,
+    PaymentRefunded,
+    PaymentSucceeded,
+    Post,
+    SubscriptionRenewed,
+    TrialStarted,
+    order_key,
+    payment_key,
+    trial_key,
+)
+from credit_service.messages.content import fingerprint, metadata_text
+from credit_service.messages.fast import decoder
+from credit_service.messages.faults import Fault, Invalid, of_validation
+from credit_service.messages.fields import (
+    MAX_KEY,
+    Body,
+    Credits,
+    Currency,
+    Id,
+    Metadata,
+    Money,
+    PositiveCredits,
+    Time,
+    Uuid,
+    id_text,
+    money_micros,
+    parse_time,
+    uuid,
+)
+from credit_service.messages.patterns import PRINTABLE
+
+
+class _Event(Body):
+    merchant_id: Uuid
+    metadata: Metadata | None = None
+
+
+class _WithCredits(_Event):
+    """`credits`, `credits_used` and `credits_to_use` mean the same."""
+
+    credits: Credits | None = None
+    credits_used: Credits | None = None
+    credits_to_use: Credits | None = None
+
+
+class MerchantCreated(_Event):
+    """A merchant exists: opens the account and grants the trial."""
+
+
+class TrialStartedEvent(_WithCredits):
+    """A trial was agreed with the merchant: grants it, unless one was granted before."""
+
+    trial_id: Id
+
+
+class OrderItem(Body):
+    """One of several orders in an event."""
+
+    order_id: Id
+    total: Money | None = None
+    currency: Currency | None = None
+    credits: Credits | None = None
+    credits_used: Credits | None = None
+    credits_to_use: Credits | None = None
+    metadata: Metadata | None = None
+
+
+class OrderPaidEvent(_WithCredits):
+    """Orders were paid: each costs its price in credits."""
+
+    order_id: Id | None = None
+    total: Money | None = None
+    currency: Currency | None = None
+    order_items: Annotated[list[Any], Field(min_length=1, max_length=1000)] | None = None
+
+
+class OrderRefundedEvent(_WithCredits):
+    """Money of an order, or credits, were refunded."""
+
+    refund_id: Id
+    order_id: Id | None = None
+    refund_amount: Money | None = None
+    order_total: Money | None = None
+    currency: Currency | None = None
+
+
+class PaymentSucceededEvent(_WithCredits):
+    """The merchant bought credits."""
+
+    payment_id: Id
+    expires_at: Time | None = None
+
+
+class PaymentRefundedEvent(_WithCredits):
+    """A payment for credits was given back."""
+
+    payment_id: Id
+    refund_id: Id
+
+
+class SubscriptionRenewedEvent(_WithCredits):
+    """A period of a subscription began."""
+
+    subscription_id: Id
+    period: Id | None = None
+    renewal_id: Id | None = None
+    expires_at: Time | None = None
+
+
+class ManualAdjustmentEvent(_Event):
+    """An administrator adjusts the credits; unlike a fact this can be refused."""
+
+    adjustment_id: Id
+    operation_type: Literal["INCREASE", "DECREASE"]
+    credits: PositiveCredits
+    reason: Annotated[str, Field(min_length=1, max_length=1000)]
+    admin_id: Annotated[str, Field(min_length=1, max_length=200, pattern=PRINTABLE)]
+
+
+class Source(NamedTuple):
+    """Where an event comes from: what all its commands carry."""
+
+    actor: str
+    correlation_id: str | None
+    occurred_at: int | None
+
+
+class Translated(NamedTuple):
+    """One command of an event, or why there is none; `order_id` where the event has several orders."""
+
+    command: Command | Invalid
+    order_id: str | None = None
+
+
+def translate(type_: str, data: Any, source: Source) -> list[Translated]:
+    """The commands that an event of a known type means. Raises Invalid when its data is malformed as a whole."""
+    kind = CATALOGUE[type_]
+    try:
+        event = kind.model.model_validate(data)
+    except ValidationError as error:
+        raise Invalid(of_validation(error, ["data"])) from None
+    return kind.commands(event, source)
+
+
+def translate_fast(type_: str, data: bytes, source: Source) -> list[Translated] | None:
+    """As `translate`, from the bytes of well-formed data; None where that is not sure."""
+    event = CATALOGUE[type_].fast(data)
+    if event is None:
+        return None
+    try:
+        return CATALOGUE[type_].commands(event, source)
+    except (Invalid, ValueError):
+        return None
+
+
+def _common(event: Any, source: Source, key: str, *content: str | int | None) -> dict[str, Any]:
+    """What every command of an event carries."""
+    if len(key) > MAX_KEY:
+        raise Invalid([Fault("/data", "too_long", f"The ids make a key of more than {MAX_KEY} characters.")])
+    metadata, salt = metadata_text(event.metadata, "/data/metadata")
+    return {
+        "merchant_id": uuid(event.merchant_id),
+        "key": key,
+        "content": fingerprint(*content, source.occurred_at, metadata),
+        "actor": source.actor,
+        "correlation_id": source.correlation_id,
+        "occurred_at": source.occurred_at,
+        "metadata": metadata,
+        "salt": salt,
+        "opens": True,
+    }
+
+
+def _credits(event: Any) -> int | None:
+    given = {name: getattr(event, name) for name in ("credits", "credits_used", "credits_to_use")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) > 1:
+        message = "credits, credits_used and credits_to_use mean the same: say one of them."
+        raise Invalid([Fault(f"/data/{name}", "not_allowed", message) for name in given])
+    return next(iter(given.values()), None)
+
+
+def _required_credits(event: Any) -> int:
+    credits = _credits(event)
+    if credits is None:
+        raise Invalid([Fault("/data/credits", "required", "This field is required.")])
+    return credits
+
+
+def _micros(money: Any) -> int | None:
+    return None if money is None else money_micros(money)
+
+
+def _merchant_created(event: MerchantCreated, source: Source) -> list[Translated]:
+    merchant_id = uuid(event.merchant_id)
+    return [Translated(OpenAccount(**_common(event, source, trial_key(merchant_id))))]
+
+
+def _trial_started(event: TrialStartedEvent, source: Source) -> list[Translated]:
+    credits, trial_id = _required_credits(event), id_text(event.trial_id)
+    common = _common(event, source, trial_key(uuid(event.merchant_id)), credits, trial_id)
+    return [Translated(TrialStarted(**common, credits=credits, trial_id=trial_id))]
+
+
+def _order_paid(event: OrderPaidEvent, source: Source) -> list[Translated]:
+    if event.order_items is None:
+        if event.order_id is None:
+            raise Invalid([Fault("/data/order_id", "required", "An order event names order_id or order_items.")])
+        return [Translated(_order(event, event.merchant_id, event, source))]
+    single = ("order_id", "total", "credits", "credits_used", "credits_to_use", "metadata")
+    faults = [
+        Fault(f"/data/{name}", "not_allowed", "With order_items this is said in each of them.")
+        for name in single
+        if getattr(event, name) is not None
+    ]
+    if faults:
+        raise Invalid(faults)
+    return [_order_item(event, index, item, source) for index, item in enumerate(event.order_items)]
+
+
+def _order_item(event: OrderPaidEvent, index: int, item: Any, source: Source) -> Translated:
+    path: list[str | int] = ["data", "order_items", index]
+    named = item.get("order_id") if isinstance(item, dict) else None
+    order_id = id_text(named) if isinstance(named, str | int) and not isinstance(named, bool) else None
+    try:
+        return Translated(_order(OrderItem.model_validate(item), event.merchant_id, event, source), order_id)
+    except ValidationError as error:
+        return Translated(Invalid(of_validation(error, path)), order_id)
+    except Invalid as error:
+        faults = [
+            fault._replace(pointer=fault.pointer.replace("/data", f"/data/order_items/{index}", 1))
+            for fault in error.faults
+        ]
+        return Translated(Invalid(faults), order_id)
+
+
+def _order(order: Any, merchant_id: str, event: OrderPaidEvent, source: Source) -> OrderPaid:
+    credits, total, order_id = _credits(order), _micros(order.total), id_text(order.order_id)
+    if credits is None and total is None:
+        raise Invalid([Fault("/data/total", "required", "An order says its total or its credits.")])
+    currency = order.currency or event.currency
+    common = _common(_Ordered(merchant_id, order.metadata), source, order_key(order_id), credits, total, currency)
+    return OrderPaid(**common, order_id=order_id, credits=credits, total_micros=total, currency=currency)
+
+
+class _Ordered(NamedTuple):
+    merchant_id: str
+    metadata: Mapping[str, Any] | None
+
+
+def _order_refunded(event: OrderRefundedEvent, source: Source) -> list[Translated]:
+    credits, amount = _credits(event), _micros(event.refund_amount)
+    refund_id = id_text(event.refund_id)
+    order_id = None if event.order_id is None else id_text(event.order_id)
+    if credits is None and order_id is None:
+        raise Invalid([Fault("/data/credits", "required", "A refund that names no order must say its credits.")])
+    if credits is None and amount is None:
+        raise Invalid([Fault("/data/refund_amount", "required", "A refund says its refund_amount or its credits.")])
+    total = _micros(event.order_total)
+    key = f"shopify:refund:{refund_id}"
+    common = _common(event, source, key, order_id, credits, amount, total, event.currency)
+    fact = OrderRefunded(
+        **common,
+        refund_id=refund_id,
+        order_id=order_id,
+        credits=credits,
+        refund_micros=amount,
+        order_total_micros=total,
+        currency=event.currency,
+    )
+    return [Translated(fact)]
+
+
+def _payment_succeeded(event: PaymentSucceededEvent, source: Source) -> list[Translated]:
+    credits, payment_id = _required_credits(event), id_text(event.payment_id)
+    expires_at = None if event.expires_at is None else parse_time(event.expires_at)
+    common = _common(event, source, payment_key(payment_id), credits, expires_at)
+    return [Translated(PaymentSucceeded(**common, credits=credits, payment_id=payment_id, expires_at=expires_at))]
+
+
+def _payment_refunded(event: PaymentRefundedEvent, source: Source) -> list[Translated]:
+    credits, payment_id, refund_id = _required_credits(event), id_text(event.payment_id), id_text(event.refund_id)
+    common = _common(event, source, f"billing:payment_refund:{refund_id}", credits, payment_id)
+    return [Translated(PaymentRefunded(**common, credits=credits, payment_id=payment_id, refund_id=refund_id))]
+
+
+def _subscription_renewed(event: SubscriptionRenewedEvent, source: Source) -> list[Translated]:
+    named = [name for name in (event.period, event.renewal_id) if name is not None]
+    if len(named) != 1:
+        message = "A renewal says its period or its renewal_id, one of them: it is what makes it count once."
+        raise Invalid([Fault("/data/period", "required", message)])
+    credits, subscription_id = _required_credits(event), id_text(event.subscription_id)
+    period = id_text(named[0])
+    expires_at = None if event.expires_at is None else parse_time(event.expires_at)
+    key = f"billing:subscription:{subscription_id}:{period}"
+    common = _common(event, source, key, credits, expires_at)
+    fact = SubscriptionRenewed(**common, credits=credits, subscription_id=subscription_id, expires_at=expires_at)
+    return [Translated(fact)]
+
+
+def _manual_adjustment(event: ManualAdjustmentEvent, source: Source) -> list[Translated]:
+    adjustment_id = id_text(event.adjustment_id)
+    metadata = {**(event.metadata or {}), "reason": event.reason}
+    adjusted = _Ordered(event.merchant_id, metadata)
+    source = source._replace(actor=f"admin:{event.admin_id}")
+    common = _common(adjusted, source, f"manual:{adjustment_id}", event.operation_type, event.credits)
+    command = Post(
+        **common,
+        operation=event.operation_type,
+        type=MANUAL,
+        amount=event.credits,
+        reference=Reference("adjustment", adjustment_id),
+    )
+    return [Translated(command)]
+
+
+class Kind(NamedTuple):
+    """An inbound event type: its data, and what it means."""
+
+    model: type[Body]
+    commands: Callable[[Any, Source], list[Translated]]
+    fast: Callable[[bytes], Any]
+
+
+def _kind(model: type[Body], commands: Callable[[Any, Source], list[Translated]]) -> Kind:
+    return Kind(model, commands, decoder(model))
+
+
+CATALOGUE: Mapping[str, Kind] = {
+    "evt.merchant.created": _kind(MerchantCreated, _merchant_created),
+    "evt.billing.trial_started": _kind(TrialStartedEvent, _trial_started),
+    "evt.shopify.webhook.order_paid": _kind(OrderPaidEvent, _order_paid),
+    "evt.shopify.webhook.order_refunded": _kind(OrderRefundedEvent, _order_refunded),
+    "evt.billing.payment_succeeded": _kind(PaymentSucceededEvent, _payment_succeeded),
+    "evt.billing.payment_refunded": _kind(PaymentRefundedEvent, _payment_refunded),
+    "evt.billing.subscription_renewed": _kind(SubscriptionRenewedEvent, _subscription_renewed),
+    "cmd.credits.manual_adjustment": _kind(ManualAdjustmentEvent, _manual_adjustment),
+    "evt.credits.manual_adjustment": _kind(ManualAdjustmentEvent, _manual_adjustment),
+}
+"""Every event type that is understood, by its subject."""
+
+
+def merchant_of(data: Any) -> UUID | None:
+    """The merchant an event is about, if it says one."""
+    merchant_id = data.get("merchant_id") if isinstance(data, dict) else None
+    try:
+        return UUID(merchant_id) if isinstance(merchant_id, str) else None
+    except ValueError:
+        return None

@@ -1,0 +1,136 @@
+"""JSON (RFC 8259) read strictly, and written canonically.
+
+Read strictly means: what two readers could understand differently is refused. Duplicate keys, NaN, numbers beyond a
+double, NUL and lone surrogates each have a fault that names the place.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any, NoReturn
+
+from credit_service.messages.faults import Fault, Invalid, pointer
+
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_LONGEST_INTEGER = 1_000
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Suspect(Invalid):
+    """JSON that could be read, with faults; `value` is what it would mean, to look for more of them."""
+
+    def __init__(self, faults: Iterable[Fault], value: Any) -> None:
+        super().__init__(faults)
+        self.value = value
+
+
+class _Duplicates(dict[str, Any]):
+    """An object of which some keys came twice."""
+
+    twice: tuple[str, ...] = ()
+
+
+def parse(body: bytes, max_depth: int) -> Any:
+    """The JSON value in `body`; numbers with a fraction or exponent are Decimal, so that nothing is lost.
+
+    Raises Invalid with every fault found; Suspect where there is a value all the same.
+    """
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise Invalid([Fault("", "not_json", f"The body is not UTF-8: byte {error.start} is not valid.")]) from None
+    if _depth(body) > max_depth:
+        raise Invalid([Fault("", "too_deep", f"The body is nested deeper than {max_depth} levels.")])
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_object, parse_constant=_constant, parse_float=Decimal, parse_int=_integer
+        )
+    except json.JSONDecodeError as error:
+        message = f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+        raise Invalid([Fault("", "not_json", message)]) from None
+    faults: list[Fault] = []
+    _inspect(value, (), faults)
+    if faults:
+        raise Suspect(faults, value)
+    return value
+
+
+def _depth(body: bytes) -> int:
+    """How deep a body is nested; counted before it is parsed, since the parser would exhaust its stack."""
+    depth = deepest = 0
+    if body.count(b"[") + body.count(b"{") < 2:
+        return deepest
+    for byte in _STRINGS.sub(b"", body):
+        if byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return deepest
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    names = [name for name, _ in pairs]
+    marked = _Duplicates(found)
+    marked.twice = tuple(dict.fromkeys(name for name in names if names.count(name) > 1))
+    return marked
+
+
+def _constant(name: str) -> NoReturn:
+    raise Invalid([Fault("", "not_json", f"{name} is not a JSON number.")])
+
+
+def _integer(digits: str) -> int | Decimal:
+    # A number that long is out of any range here; as a Decimal it is seen to be, without the cost of converting it.
+    return int(digits) if len(digits) <= _LONGEST_INTEGER else Decimal("Infinity")
+
+
+def _inspect(value: Any, path: tuple[str | int, ...], faults: list[Fault]) -> None:
+    if isinstance(value, str):
+        if "\0" in value:
+            faults.append(Fault(pointer(path), "malformed", "Text must not contain NUL."))
+        elif _LONE_SURROGATE.search(value):
+            faults.append(Fault(_printable(path), "malformed", "Text must not contain a lone surrogate."))
+    elif isinstance(value, Decimal):
+        if not math.isfinite(float(value)):
+            faults.append(Fault(pointer(path), "out_of_range", "The number is too large."))
+    elif isinstance(value, dict):
+        if isinstance(value, _Duplicates):
+            faults += [
+                Fault(_printable((*path, name)), "duplicate_key", "This key came twice.") for name in value.twice
+            ]
+        for name, entry in value.items():
+            if "\0" in name or _LONE_SURROGATE.search(name):
+                faults.append(Fault(_printable(path), "malformed", "A key must not contain NUL or a lone surrogate."))
+            _inspect(entry, (*path, name), faults)
+    elif isinstance(value, list):
+        for index, entry in enumerate(value):
+            _inspect(entry, (*path, index), faults)
+
+
+def _printable(path: tuple[str | int, ...]) -> str:
+    return pointer(path).encode("utf-8", "backslashreplace").decode()
+
+
+def canonical(value: Any) -> str:
+    """A JSON value as canonical text: keys sorted, no white space, and numbers that are equal written the same.
+
+    After RFC 8785, so that a fingerprint of it is of the value and not of its spelling (L3).
+    """
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, Decimal | float):
+        number = float(value)
+        return int(number) if number.is_integer() and abs(number) < 2**53 else number
+    return value

@@ -1,0 +1,184 @@
+"""The composition root: the only place where real parts are plugged together, started and stopped."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from credit_service import __version__
+from credit_service.doors.http import plugin_status
+from credit_service.doors.http.app import make_app
+from credit_service.doors.http.keys import Keyring, new_key
+from credit_service.doors.http.protocol import LimitedProtocol
+from credit_service.doors.http.routes import PREFIX, Parts
+from credit_service.doors.http.shell import Application
+from credit_service.doors.sweeper import keep_sweeping
+from credit_service.gate.status import Gate
+from credit_service.posting import Posting
+from credit_service.settings import Settings
+from credit_service.storage.base import StorageError, Store, Writes
+from credit_service.storage.migrations import migrate
+from credit_service.storage.sqlite import SQLiteStore
+
+_KEY_USE_SECONDS = 60
+_log = structlog.get_logger()
+
+
+def open_store(settings: Settings) -> Store:
+    """The store that the settings name. The embedded default is created and migrated on the way.
+
+    Raises StorageError, with one line for an operator.
+    """
+    path = settings.database_path
+    migrate(path)
+    return SQLiteStore(path)
+
+
+class Service:
+    """A running service: the parts, and the HTTP application that serves them."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        policy = settings.policy
+        self.gate = Gate(
+            store,
+            policy,
+            ttl_seconds=settings.plugin_status_cache_ttl,
+            stale_seconds=settings.gate_stale_seconds,
+            fail_open=settings.gate_fail == "open",
+            size=settings.plugin_status_cache_size,
+            render=plugin_status.render,
+        )
+        self.posting = Posting(
+            store,
+            policy,
+            on_committed=self._committed,
+            deadline_seconds=settings.posting_deadline_seconds,
+            max_queue=settings.posting_queue_size,
+        )
+        self.store = store
+        self.settings = settings
+        self.keyring = Keyring(store)
+        self.app: Application = make_app(
+            Parts(store, self.posting, self.gate, self.keyring, policy, settings), self.running
+        )
+
+    def _committed(self, writes: Writes) -> None:
+        self.gate.committed(writes.accounts.values())
+
+    @contextlib.asynccontextmanager
+    async def running(self, app: object = None) -> AsyncIterator[None]:
+        """Everything that runs beside the requests; at the end what was queued is posted, and the store closed."""
+        self.posting.start()
+        tasks = [
+            asyncio.create_task(keep_sweeping(self.store, self.posting, self.settings.sweep_seconds), name="sweeper"),
+            asyncio.create_task(self._keep_key_uses(), name="key uses"),
+        ]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.posting.drain()
+            with contextlib.suppress(StorageError):
+                await self.keyring.flush()
+            await self.store.close()
+
+    async def _keep_key_uses(self) -> None:
+        while True:
+            await asyncio.sleep(_KEY_USE_SECONDS)
+            with contextlib.suppress(StorageError):
+                await self.keyring.flush()
+
+
+async def first_key(store: Store, path: Path, *, terminal: bool) -> str | None:
+    """Make the first admin key of a service that has none; returns how to say it in a shell, None where there is one.
+
+    On a terminal the key itself is returned, to be shown once. Elsewhere it is written beside the database, readable by
+    its owner alone.
+    """
+    if await store.keys():
+        return None
+    made = new_key("first admin key", "admin", await store.now())
+    if terminal:
+        await store.add_key(made.key)
+        return made.whole
+    # The file first: a key that exists and that nobody can read would lock everybody out.
+    file = _write_key(Path(f"{path}.admin-key"), made.whole)
+    await store.add_key(made.key)
+    _log.info("first_admin_key_written", path=str(file))
+    return f"$(cat {file})"
+
+
+def _write_key(file: Path, key: str) -> Path:
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as handle:
+        os.fchmod(descriptor, 0o600)
+        handle.write(f"{key}\n")
+    return file.resolve()
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until told to stop. Raises StorageError or OSError where the start fails, with one readable line."""
+    listening = _listen(settings)
+    store = open_store(settings)
+    service = Service(store, settings)
+    path = settings.database_path
+    key = await first_key(store, path, terminal=sys.stdout.isatty())
+    protocol = type(
+        "Protocol",
+        (LimitedProtocol,),
+        {
+            "headers_max_bytes": settings.headers_max_bytes,
+            "header_timeout_seconds": settings.header_timeout_seconds,
+        },
+    )
+    config = uvicorn.Config(
+        service.app,
+        http=protocol,
+        loop="uvloop",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.posting_deadline_seconds) + 1,
+    )
+    host, port = listening.getsockname()[:2]
+    _greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", path, key)
+    await uvicorn.Server(config).serve(sockets=[listening])
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """The listening socket, bound before anything else is opened: a port in use is the commonest fault of a start."""
+    host, port = settings.service_host, settings.service_port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise StorageError(f"{host}:{port} cannot be listened on: {error.strerror}.") from None
+    return listening
+
+
+def _greet(url: str, path: Path, key: str | None) -> None:
+    """Say where the service is, and how to make the first call."""
+    print(f"credit-service {__version__} on {url}, ledger in {path}", flush=True)
+    if key is None:
+        return
+    if key.startswith("cs_"):
+        print(f"\nThe first admin key, shown this once:\n\n  {key}")
+    print(
+        f"\nOpen an account:\n\n"
+        f"  curl -X POST {url}{PREFIX}/credits/accounts \\\n"
+        f'    -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \\\n'
+        f'    -d \'{{"merchant_id": "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"}}\'\n',
+        flush=True,
+    )

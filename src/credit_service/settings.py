@@ -1,0 +1,153 @@
+"""The settings: one flat name each, from the environment, `.env` or `credit-service.yaml`; the environment wins.
+
+An impossible value, or an unknown name in YAML, stops the start with one readable line that names it. Values that may
+hold a secret are never shown.
+"""
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from credit_service.ledger.account import MAX_CREDITS
+from credit_service.ledger.policy import Policy
+
+YAML_FILE = "credit-service.yaml"
+_SQLITE = "sqlite:///"
+
+Credits = Annotated[int, Field(ge=0, le=MAX_CREDITS)]
+Share = Annotated[Decimal, Field(ge=0, le=1_000_000, max_digits=12, decimal_places=6)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Days = Annotated[int, Field(ge=1, le=3650)]
+
+
+class SettingsError(Exception):
+    """A setting that cannot be; the message names it in one line."""
+
+
+class _Yaml(YamlConfigSettingsSource):
+    """The YAML file, of which every name must be a setting."""
+
+    def __call__(self) -> dict[str, Any]:
+        for name in self.yaml_data:
+            if name not in self.settings_cls.model_fields:
+                raise SettingsError(f"{name}: there is no such setting ({YAML_FILE}).")
+        return super().__call__()
+
+
+class Settings(BaseSettings):
+    """Everything an operator may choose. Unset, the service runs embedded: SQLite, loopback, nothing else needed."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",  # the environment and .env are shared with others; YAML is ours alone
+        frozen=True,
+        hide_input_in_errors=True,
+        yaml_file=YAML_FILE,
+    )
+
+    service_host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    service_port: int = Field(8015, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    service_source: str = Field("credit-service", min_length=1, description="`source` of the events that go out.")
+    database_url: SecretStr = Field(SecretStr("sqlite:///credit-service.db"), description="Where the ledger is kept.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
+    log_format: Literal["console", "json"] = Field("console", description="How it is logged.")
+
+    trial_credits: Credits = Field(100, description="Credits of the trial of a new merchant; 0 grants none.")
+    order_credit_fixed_amount: Share = Field(Decimal(1), description="Credits that an order costs, whatever its total.")
+    order_credit_percentage: Share = Field(Decimal(0), description="Percent of an order's total that it costs.")
+    order_credit_minimum: Share = Field(Decimal(0), description="The least that an order costs.")
+    low_balance_threshold_percent: Annotated[Decimal, Field(ge=0, le=1000)] = Field(
+        Decimal(20), description="The default low threshold, in percent of TRIAL_CREDITS."
+    )
+    orders_when_insufficient: Literal["overdraft", "partial", "reject"] = Field(
+        "overdraft", description="What becomes of an order that the available credits cannot cover."
+    )
+    refunds_grace_days: Days = Field(30, description="How long credits live that come back to an expired grant.")
+    refunds_wait_days: Days = Field(7, description="How long a refund waits for its order or payment.")
+    accounts_auto_create: bool = Field(True, description="Whether an event opens the account of an unknown merchant.")
+
+    plugin_status_cache_ttl: Seconds = Field(15, description="Seconds a plugin status may be answered from memory.")
+    plugin_status_cache_size: int = Field(100_000, ge=1, description="Merchants whose plugin status is remembered.")
+    plugin_status_auth: Literal["none", "read"] = Field("none", description="Who may ask for one plugin status.")
+    gate_stale_seconds: Annotated[float, Field(ge=0, le=604_800)] = Field(
+        300, description="Seconds the last known plugin status counts while the database is away."
+    )
+    gate_fail: Literal["closed", "open"] = Field("closed", description="The plugin status after that.")
+
+    posting_deadline_seconds: Seconds = Field(5, description="Seconds a posting may wait before it is given up.")
+    posting_queue_size: int = Field(20_000, ge=1, description="Postings that may wait at once.")
+    sweep_seconds: Seconds = Field(1, description="Seconds between two sweeps for what time has done.")
+
+    body_max_bytes: int = Field(64 * 1024, ge=1024, description="Size of a request's body.")
+    batch_body_max_bytes: int = Field(1024 * 1024, ge=1024, description="Size of the body of a batch, or of events.")
+    headers_max_bytes: int = Field(16 * 1024, ge=1024, description="Size of a request's headers.")
+    header_timeout_seconds: Seconds = Field(10, description="Seconds for a request's headers to arrive.")
+    body_timeout_seconds: Seconds = Field(30, description="Seconds for a request's body to arrive.")
+    json_max_depth: int = Field(32, ge=4, le=200, description="Levels that JSON may be nested.")
+    batch_max_items: int = Field(1000, ge=1, le=1000, description="Items in a batch.")
+    page_max_limit: int = Field(200, ge=1, le=1000, description="Entries on a page.")
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, url: SecretStr) -> SecretStr:
+        path = url.get_secret_value().removeprefix(_SQLITE)
+        if path == url.get_secret_value() or not path or path == ":memory:":
+            raise ValueError(f"must be the URL of an SQLite file, like {_SQLITE}credit-service.db")
+        return url
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over `.env`, and that over YAML; the command line comes as arguments, before all."""
+        return (init_settings, env_settings, dotenv_settings, _Yaml(settings_cls))
+
+    @property
+    def database_path(self) -> Path:
+        """The SQLite file."""
+        return Path(self.database_url.get_secret_value().removeprefix(_SQLITE))
+
+    @property
+    def policy(self) -> Policy:
+        """Those settings that the ledger's rules depend on."""
+        return Policy(
+            trial_credits=self.trial_credits,
+            order_fixed=self.order_credit_fixed_amount,
+            order_percent=self.order_credit_percentage,
+            order_minimum=self.order_credit_minimum,
+            low_balance_percent=self.low_balance_threshold_percent,
+            when_insufficient=self.orders_when_insufficient,
+            refund_grace_days=self.refunds_grace_days,
+            refund_wait_days=self.refunds_wait_days,
+            auto_create=self.accounts_auto_create,
+        )
+
+
+def load(**given: Any) -> Settings:
+    """The settings in force; `given` are those of the command line, None where one was not said.
+
+    Raises SettingsError with one line that names the first setting that cannot be.
+    """
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        raise SettingsError(f"{name.upper()}: {first['msg'].removeprefix('Value error, ')}.") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SettingsError(f"{YAML_FILE} or .env cannot be read: {' '.join(str(error).split())}") from None
