@@ -9,10 +9,11 @@ the store's; this module owns the queue, the batch, and what happens when either
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
-from credit_service.ledger.account import TRIAL
+from credit_service.ledger.account import TRIAL, Parked, Transaction
 from credit_service.ledger.commands import Command
 from credit_service.ledger.decide import Needs, Outcome, Replayed, State, Waiting, decide, needs
 from credit_service.ledger.draft import Posted
@@ -23,7 +24,6 @@ from credit_service.storage.base import (
     Loaded,
     OutcomeUnknown,
     Record,
-    StorageError,
     StorageUnavailable,
     Store,
     Writes,
@@ -80,13 +80,16 @@ class _Unit(NamedTuple):
 
 
 _Decided = list[Sequence[Outcome] | RefusedAt]
+_Lost = dict[tuple[_Job, int, int, bytes | None], Posted]
+"""What attempts posted whose answer was lost, by job, position, index and the hash of the transaction."""
 
 
 class Posting:
     """The queue in front of a store.
 
-    `on_committed` is told of each commit, in the event loop, before the callers are answered. `max_queue` and
-    `max_batch` count commands. Start it with `start` inside a running loop, stop it with `drain`.
+    `on_committed` is told of each commit, in the event loop, before the callers are answered; what it raises goes to
+    the loop's exception handler, since nothing can undo the commit. `max_queue` and `max_batch` count commands. Start
+    it with `start` inside a running loop, stop it with `drain`.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class Posting:
         self._queued = 0
         self._arrived = asyncio.Event()
         self._draining = False
+        self._watch: asyncio.TimerHandle | None = None
         self._runner: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -116,11 +120,11 @@ class Posting:
         self._runner = asyncio.get_running_loop().create_task(self._run(), name="posting")
 
     async def drain(self) -> None:
-        """Refuse what comes from now on, finish what is queued, and stop."""
+        """Refuse what comes from now on, finish what is queued, and stop; giving up waiting for it stops nothing."""
         self._draining = True
         self._arrived.set()
         if self._runner is not None:
-            await self._runner
+            await asyncio.shield(self._runner)
 
     @property
     def draining(self) -> bool:
@@ -155,7 +159,10 @@ class Posting:
 
     async def submit_atomic(self, commands: Sequence[Command]) -> Sequence[Outcome] | RefusedAt:
         """Post commands of one merchant in their order, all or nothing. Raises as `submit`."""
+        assert len({command.merchant_id for command in commands}) == 1, "an atomic batch is of one merchant"
         (outcomes,) = await self._enqueue([tuple(commands)])
+        if not isinstance(outcomes, RefusedAt) and isinstance(outcomes[0], Refused):  # the only one of its batch
+            return RefusedAt(0, outcomes[0])
         return outcomes
 
     async def _enqueue(self, groups: Sequence[tuple[Command, ...]]) -> list[Sequence[Outcome] | RefusedAt]:
@@ -170,6 +177,8 @@ class Posting:
             self._queue.append(_Unit(job, index, commands, tuple([needs(command) for command in commands])))
         self._queued += count
         self._arrived.set()
+        if self._watch is None:
+            self._watch = loop.call_at(job.deadline, self._give_up)
         await job.answer
         return [outcomes for outcomes in job.outcomes if outcomes is not None]
 
@@ -182,6 +191,20 @@ class Posting:
             if self._draining:
                 return
 
+    def _give_up(self) -> None:
+        """Answer those whose deadline passed in the queue, also while the store does not answer.
+
+        All have the same span, so the deadlines stand in the queue in their order and one timer watches them all.
+        """
+        now = asyncio.get_running_loop().time()
+        while self._queue and self._queue[0].job.deadline <= now:
+            unit = self._queue.popleft()
+            self._queued -= len(unit.commands)
+            unit.job.failed(DeadlineExceeded())
+        self._watch = None
+        if self._queue:
+            self._watch = asyncio.get_running_loop().call_at(self._queue[0].job.deadline, self._give_up)
+
     def _gather(self) -> list[_Unit]:
         """Everything that waits, up to the size of a batch."""
         batch: list[_Unit] = []
@@ -191,12 +214,14 @@ class Posting:
             size += len(unit.commands)
             batch.append(unit)
         self._queued -= size
-        return _in_time(batch, DeadlineExceeded())
+        return batch
 
-    async def _post(self, units: list[_Unit]) -> None:
-        """Post a batch, again after a conflict or a lost answer, within the deadlines of those who wait for it."""
+    async def _post(self, units: list[_Unit], lost: _Lost | None = None) -> None:
+        """Post a batch, again after a conflict or a lost answer, within the deadlines of those who wait for it.
+
+        `lost` is what was decided by attempts whose answer was lost, if there were any.
+        """
         pause = FIRST_PAUSE_SECONDS
-        lost: list[Posted] = []  # posted by attempts whose answer was lost
         while units:
             decided: _Decided = []
 
@@ -208,32 +233,38 @@ class Posting:
             try:
                 writes = await self._store.post([need for unit in units for need in unit.needs], work)
             except (Conflict, OutcomeUnknown) as error:
-                late: StorageError = StorageUnavailable(str(error))
                 if isinstance(error, OutcomeUnknown):
-                    lost += [outcome for outcomes in decided for outcome in outcomes if isinstance(outcome, Posted)]
-                if lost:
-                    late = OutcomeUnknown(str(error))
+                    lost = (lost or {}) | _posted(units, decided)
                 await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
-                units = _in_time(units, late)
+                units = _in_time(units, StorageUnavailable(str(error)) if lost is None else OutcomeUnknown(str(error)))
             except StorageUnavailable as error:
-                failure = OutcomeUnknown(str(error)) if lost else error
                 for unit in units:
-                    unit.job.failed(failure)
+                    unit.job.failed(error if lost is None else OutcomeUnknown(str(error)))
                 return
             except Exception as error:  # a command that breaks a law of the database, or of ours
                 if len(units) == 1:
                     units[0].job.failed(error)
                     return
                 half = len(units) // 2
-                await self._post(units[:half])
-                await self._post(units[half:])
+                await self._post(units[:half], lost)
+                await self._post(units[half:], lost)
                 return
             else:
-                self._on_committed(writes)
+                if lost:
+                    decided, recovered = _as_first_posted(units, decided, lost)
+                    self._tell(recovered)
+                self._tell(writes)
                 for unit, outcomes in zip(units, decided, strict=True):
-                    unit.job.decided(unit.position, _as_first_posted(outcomes, lost) if lost else outcomes)
+                    unit.job.decided(unit.position, outcomes)
                 return
+
+    def _tell(self, writes: Writes) -> None:
+        try:
+            self._on_committed(writes)
+        except Exception as error:
+            context = {"message": "what happens after a commit failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
 
 
 def _in_time(units: list[_Unit], late: Exception) -> list[_Unit]:
@@ -245,17 +276,41 @@ def _in_time(units: list[_Unit], late: Exception) -> list[_Unit]:
     return [unit for unit in units if unit.job.deadline > now]
 
 
-def _as_first_posted(outcomes: Sequence[Outcome] | RefusedAt, lost: list[Posted]) -> Sequence[Outcome] | RefusedAt:
-    """After a lost answer the keys replay what had been committed: answer it as what it was, the first time."""
-    if isinstance(outcomes, RefusedAt):
-        return outcomes
-    hashes = {posted.transaction.hash: posted for posted in lost if posted.transaction is not None}
-    return [
-        hashes.get(outcome.first.hash, outcome)
-        if isinstance(outcome, Replayed) and outcome.first is not None
-        else outcome
-        for outcome in outcomes
-    ]
+def _posted(units: list[_Unit], decided: _Decided) -> _Lost:
+    """What an attempt posted, by place and hash."""
+    return {
+        (unit.job, unit.position, index, _hash(outcome.transaction)): outcome
+        for unit, outcomes in zip(units, decided, strict=False)
+        for index, outcome in enumerate(outcomes)
+        if isinstance(outcome, Posted)
+    }
+
+
+def _as_first_posted(units: list[_Unit], decided: _Decided, lost: _Lost) -> tuple[_Decided, Writes]:
+    """After a lost answer the keys replay what had been committed: answer it as what it was, the first time.
+
+    Also returns what had been committed, which nobody was told of.
+    """
+    answers: _Decided = []
+    recovered = Writes()
+    for unit, outcomes in zip(units, decided, strict=True):
+        first = [
+            lost.get((unit.job, unit.position, index, _hash(outcome.first))) if isinstance(outcome, Replayed) else None
+            for index, outcome in enumerate(outcomes)
+        ]
+        for posted in first:
+            if posted is not None:
+                _note(recovered, posted)
+        answers.append(
+            outcomes
+            if isinstance(outcomes, RefusedAt)
+            else [posted or outcome for posted, outcome in zip(first, outcomes, strict=True)]
+        )
+    return answers, recovered
+
+
+def _hash(transaction: Transaction | None) -> bytes | None:
+    return None if transaction is None else transaction.hash
 
 
 def _decide_unit(unit: _Unit, loaded: Loaded, policy: Policy, writes: Writes) -> Sequence[Outcome] | RefusedAt:
@@ -264,7 +319,9 @@ def _decide_unit(unit: _Unit, loaded: Loaded, policy: Policy, writes: Writes) ->
     record = loaded.records[merchant_id]
     if len(unit.commands) == 1:
         outcome = decide(_state(record, unit.needs[0], loaded.now), unit.commands[0], policy, loaded.now)
-        _learn(record, outcome, writes)
+        if (posted := _posting(outcome)) is not None:
+            _learn(record, posted)
+            _note(writes, posted)
         return (outcome,)
     return _decide_atomic(unit, record, loaded, policy, writes)
 
@@ -275,19 +332,22 @@ def _decide_atomic(
     # Undoing is dropping values: the unit learns on a copy, and only what is whole is kept.
     trial = record.copy()
     outcomes: list[Outcome] = []
+    whole: list[Posted] = []
     for index, (command, need) in enumerate(zip(unit.commands, unit.needs, strict=True)):
         outcome = decide(_state(trial, need, loaded.now), command, policy, loaded.now)
         if isinstance(outcome, Refused):
             return RefusedAt(index, outcome)
-        _learn(trial, outcome, Writes())
         outcomes.append(outcome)
-    for outcome in outcomes:
-        _learn(record, outcome, writes)
+        if (posted := _posting(outcome)) is not None:
+            _learn(trial, posted)
+            whole.append(posted)
+    for posted in whole:
+        _learn(record, posted)
+        _note(writes, posted)
     return outcomes
 
 
 def _state(record: Record, need: Needs, now: int) -> State:
-    parked = record.parked.values()
     return State(
         record.account,
         record.grants,
@@ -298,33 +358,54 @@ def _state(record: Record, need: Needs, now: int) -> State:
         None if need.source is None else record.firsts.get(need.source),
         None if need.source is None else record.given_back.get(need.source),
         record.known_grants,
-        tuple([refund for refund in parked if refund.waits_for == need.key]) if need.awaited else (),
-        tuple([refund for refund in parked if refund.until <= now]) if need.overdue else (),
+        _by_arrival(parked for parked in record.parked.values() if parked.waits_for == need.key)
+        if need.awaited
+        else (),
+        _by_arrival(parked for parked in record.parked.values() if parked.until <= now) if need.overdue else (),
     )
 
 
-def _learn(record: Record, outcome: Outcome, writes: Writes) -> None:
-    """Bring the record up to date with what was posted, so that the next command sees it, and note what to write."""
+def _by_arrival(some: Iterable[Parked]) -> tuple[Parked, ...]:
+    # Those of one instant by key: an order that is the same in one batch as after a restart.
+    return tuple(sorted(some, key=attrgetter("arrived_at", "key")))
+
+
+def _posting(outcome: Outcome) -> Posted | None:
+    """What must be written for an outcome, if anything."""
     posted = outcome.posted if isinstance(outcome, Waiting) else outcome
-    if not isinstance(posted, Posted):
-        return
-    account = posted.account
-    number = account.number
-    record.account = writes.accounts[number] = account
+    return posted if isinstance(posted, Posted) else None
+
+
+def _learn(record: Record, posted: Posted) -> None:
+    """Bring the record up to date, so that the next command sees what was posted."""
+    record.account = posted.account
     record.grants = posted.grants
-    for grant in posted.changed_grants.values():
-        record.known_grants[grant.number] = writes.grants[number, grant.number] = grant
+    record.known_grants.update(posted.changed_grants)
     for transaction in posted.transactions:
         record.firsts[transaction.key] = transaction
         if transaction.type == TRIAL:
             record.trial = transaction
-    writes.transactions += posted.transactions
-    writes.announcements += [(number, announcement) for announcement in posted.announcements]
     for given in posted.given_back:
-        record.given_back[given.key] = writes.given_back[number, given.key] = given
-    if posted.parked is not None:
-        record.parked[posted.parked.key] = writes.parked[number, posted.parked.key] = posted.parked
+        record.given_back[given.key] = given
     for key in posted.unparked:
         del record.parked[key]
-        writes.unparked.append((number, key))
+    if posted.parked is not None:
+        record.parked[posted.parked.key] = posted.parked
+
+
+def _note(writes: Writes, posted: Posted) -> None:
+    """Add what was posted to the writes."""
+    number = posted.account.number
+    writes.accounts[number] = posted.account
+    writes.transactions += posted.transactions
+    writes.announcements += [(number, announcement) for announcement in posted.announcements]
+    for grant in posted.changed_grants.values():
+        writes.grants[number, grant.number] = grant
+    for given in posted.given_back:
+        writes.given_back[number, given.key] = given
+    for key in posted.unparked:
+        if writes.parked.pop((number, key), None) is None:  # else it is not in the database yet
+            writes.unparked.append((number, key))
+    if posted.parked is not None:
+        writes.parked[number, posted.parked.key] = posted.parked
     writes.dead_letters += [(number, letter) for letter in posted.dead_letters]

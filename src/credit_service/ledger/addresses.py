@@ -27,7 +27,9 @@ class Address(NamedTuple):
 @lru_cache(maxsize=4096)
 def prefix(account: int, kind: int) -> str:
     """The text that all ids of one kind in one account begin with; append the number as twelve hex digits."""
-    return f"{account >> 30:08x}-{account >> 14 & 0xFFFF:04x}-8{account >> 2 & 0xFFF:03x}-{8 | account & 3:x}{kind:x}00-"
+    return (
+        f"{account >> 30:08x}-{account >> 14 & 0xFFFF:04x}-8{account >> 2 & 0xFFF:03x}-{8 | account & 3:x}{kind:x}00-"
+    )
 
 
 def text(account: int, kind: int, number: int) -> str:

@@ -14,6 +14,7 @@ from credit_service.ledger.account import (
     MAX_CREDITS,
     ORDER_PAID,
     PAID,
+    PAYMENT,
     PROMOTIONAL,
     TRIAL,
     Account,
@@ -74,7 +75,7 @@ class State(NamedTuple):
     parked: Parked | None = None  # waiting under the command's key
     source: Transaction | None = None
     given: GivenBack | None = None
-    closed: Mapping[int, Grant] = {}  # spent grants that the source drew on  # noqa: RUF012 - never written to
+    closed: Mapping[int, Grant] = {}  # spent grants that the source drew on
     waiting: tuple[Parked, ...] = ()  # for this command's key, in order of arrival
     overdue: tuple[Parked, ...] = ()
 
@@ -106,7 +107,7 @@ def needs(command: Command) -> Needs:
         command.merchant_id,
         command.key,
         source_key(command),
-        kind in (OrderPaid, PaymentSucceeded),
+        kind in (OrderPaid, PaymentSucceeded) or (isinstance(command, Post) and command.type == PAYMENT),
         kind in (OpenAccount, TrialStarted),
         kind is Settle,
     )
@@ -144,9 +145,7 @@ def _seen_before(state: State, command: Command) -> Replayed | Waiting | Refused
             return Refused(Refusal.KEY_REUSED)
         if state.parked is not None:
             return (
-                Waiting(state.parked, None)
-                if state.parked.fact.type == command.type
-                else Refused(Refusal.KEY_REUSED)
+                Waiting(state.parked, None) if state.parked.fact.type == command.type else Refused(Refusal.KEY_REUSED)
             )
     elif state.first is not None:
         return Replayed(state.first) if state.first.content == command.content else Refused(Refusal.KEY_REUSED)
@@ -183,7 +182,10 @@ def _changed_nothing(posted: Posted, account: Account) -> bool:
 
 def _post(draft: Draft, state: State, command: Post) -> Refused | None:
     if command.operation == INCREASE:
-        return _granted(draft, command)
+        refused = _granted(draft, command)
+        if refused is None and command.type == PAYMENT:  # posted under its natural key, it can be refunded
+            _apply_waiting(draft, state)
+        return refused
     if draft.available < command.amount:
         detail = {"available": draft.available, "required": command.amount}
         return Refused(Refusal.INSUFFICIENT_CREDITS, detail)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from credit_service.ledger import proof
 from credit_service.ledger.account import (
     DAY,
-    DECREASE,
     INCREASE,
     MAX_CREDITS,
     PAID,
@@ -253,7 +252,7 @@ class Draft:
             reference,
             metadata,
             salt,
-            None if metadata is None else proof.metadata_hash(metadata, salt or b""),
+            None if metadata is None else proof.metadata_hash(metadata, salt),
             total_micros,
             currency,
             tuple(self.draws),

@@ -13,9 +13,9 @@ from credit_service.ledger import addresses
 from credit_service.ledger.account import GENESIS, INCREASE, Account, Draw, Grant, Transaction
 
 
-def metadata_hash(metadata: str, salt: bytes) -> bytes:
-    """SHA-256 of the salt and the canonical JSON of the metadata."""
-    return sha256(salt + metadata.encode()).digest()
+def metadata_hash(metadata: str, salt: bytes | None) -> bytes:
+    """SHA-256 of the salt, if there is one, and the canonical JSON of the metadata."""
+    return sha256((salt or b"") + metadata.encode()).digest()
 
 
 def canonical(fields: tuple[Any, ...]) -> bytes:
@@ -29,11 +29,12 @@ def canonical(fields: tuple[Any, ...]) -> bytes:
         key, content, reference, _metadata, _salt, meta_hash, total_micros, currency, draws, reverses,
         actor, correlation_id, occurred_at, created_at,
     ) = fields[:24]  # fmt: skip
+    transaction_ids = addresses.prefix(account, addresses.TRANSACTION)
     grant_ids = addresses.prefix(account, addresses.GRANT)
     reference_type, reference_id = reference or ("", "")
     changes = ",".join([f"{grant_ids}{number:012x}:{change}" for number, change in draws])
     return (
-        f"credit-service/1\n{addresses.prefix(account, addresses.TRANSACTION)}{sequence:012x}\n{merchant_id}\n{sequence}\n"
+        f"credit-service/1\n{transaction_ids}{sequence:012x}\n{merchant_id}\n{sequence}\n"
         f"{operation}\n{type_}\n{amount}\n{shortfall}\n{balance_before}\n{balance_after}\n{debt_after}\n"
         f"{key}\n{content.hex()}\n{reference_type}\n{reference_id}\n{meta_hash.hex() if meta_hash else ''}\n"
         f"{'' if total_micros is None else total_micros}\n{currency or ''}\n{changes}\n"
@@ -103,10 +104,8 @@ def _check(transaction: Transaction, last: Transaction | None, previous_hash: by
         yield Fault(sequence, "balance_after is not balance_before and the amount")
     if transaction.created_at < created_at:
         yield Fault(sequence, "created_at lies before the previous transaction")
-    if transaction.metadata is not None and (
-        transaction.metadata_salt is None
-        or transaction.metadata_hash != metadata_hash(transaction.metadata, transaction.metadata_salt)
-    ):
+    metadata = transaction.metadata  # None where there was none, or where it was erased
+    if metadata is not None and transaction.metadata_hash != metadata_hash(metadata, transaction.metadata_salt):
         yield Fault(sequence, "the metadata does not match its hash")
 
 
@@ -121,9 +120,12 @@ def _check_account(
     # Debt can be paid by time alone (a grant begins); those draws wait in the account for the next transaction.
     debt = (last.debt_after if last else 0) + sum(change for _, change in account.carried)
     _draw(remaining, account.carried)
+    open_grants = [grant for grant in grants if grant.remaining]
+    pending = sum(grant.remaining for grant in open_grants if grant.effective_at > account.settled_at)
     expected = {
         "sequence": (account.sequence, last.sequence if last else 0),
         "balance": (account.balance, increases - decreases),
+        "pending": (account.pending, pending),
         "total_increases": (account.total_increases, increases),
         "total_decreases": (account.total_decreases, decreases),
         "debt": (account.debt, debt),
@@ -131,7 +133,7 @@ def _check_account(
     }
     for name, (stored, computed) in expected.items():
         if stored != computed:
-            yield Fault(None, f"the account's {name} is not what its transactions say")
-    stored_grants = {grant.number: grant.remaining for grant in grants if grant.remaining}
+            yield Fault(None, f"the account's {name} is not what its transactions and grants say")
+    stored_grants = {grant.number: grant.remaining for grant in open_grants}
     if stored_grants != {number: left for number, left in remaining.items() if left}:
         yield Fault(None, "the grants are not what the transactions drew")

@@ -19,9 +19,7 @@ from credit_service.ledger.draft import Draft
 from credit_service.ledger.refusals import Refusal, Refused
 
 
-def refund_order(
-    draft: Draft, fact: OrderRefunded, order: Transaction, given: GivenBack
-) -> Transaction | Refused:
+def refund_order(draft: Draft, fact: OrderRefunded, order: Transaction, given: GivenBack) -> Transaction | Refused:
     """Give credits of an order back, never more than it posted.
 
     A refund of money gives what its share of the total is worth, less what refunds of money gave before; rounding down
@@ -120,15 +118,12 @@ def refund_payment(
     if not draft.fits(DECREASE, amount):
         return Refused(Refusal.OUT_OF_RANGE)
     # Nothing can fail any more.
-    rest = amount
-    for number in {number for number, _ in payment.draws}:
-        grant = draft.grant(number)
-        if grant.sequence == payment.sequence:
-            unspent = min(grant.remaining, rest)
-            if unspent:
-                draft.change_grant(grant, -unspent)
-            rest -= unspent
-    spend(draft, rest)
+    # Its grant is the one it put credits into; the other draws are what time did before it, and paid debts.
+    own = next((draft.grant(number) for number, change in payment.draws if change > 0), None)
+    unspent = min(own.remaining, amount) if own else 0
+    if own and unspent:
+        draft.change_grant(own, -unspent)
+    spend(draft, amount - unspent)
     draft.given_back[given.key] = given._replace(credits=given.credits + amount)
     return draft.record(
         DECREASE,

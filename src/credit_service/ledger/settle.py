@@ -22,25 +22,26 @@ def settle(draft: Draft) -> None:
     account = draft.account
     if account.next_due_at is not None and account.next_due_at <= draft.now:
         since = account.settled_at
-        instants = [
-            (instant, rank, grant.number)
+        instants = {
+            (instant, rank, number)
             for grant in draft.grants
-            for instant, rank in (
-                (grant.expires_at, _EXPIRES),
-                (grant.effective_at, _BEGINS),
-                (warning_at(grant), _WARNS),
+            for instant, rank, number in (
+                (grant.expires_at, _EXPIRES, grant.number),
+                (grant.effective_at, _BEGINS, 0),  # all that begin at one instant begin together
+                (warning_at(grant), _WARNS, grant.number),
             )
             if instant is not None and since < instant <= draft.now
-        ]
+        }
         for instant, rank, number in sorted(instants):
             draft.at = instant
+            if rank == _BEGINS:
+                _begin(draft)
+                continue
             grant = draft.grant(number)
             if grant.remaining == 0:  # an earlier instant spent it on a debt
                 continue
             if rank == _EXPIRES:
                 lapse(draft, grant, instant)
-            elif rank == _BEGINS:
-                _begin(draft, grant)
             else:
                 _warn(draft, grant)
         draft.at = draft.now
@@ -61,8 +62,9 @@ def lapse(draft: Draft, grant: Grant, instant: int) -> None:
     draft.record(DECREASE, EXPIRY, grant.remaining, command, reference=Reference("grant", identifier))
 
 
-def _begin(draft: Draft, grant: Grant) -> None:
-    draft.pending -= grant.remaining
+def _begin(draft: Draft) -> None:
+    # None may pay a debt while another that begins with it still counts as pending.
+    draft.pending -= sum(grant.remaining for grant in draft.grants if grant.effective_at == draft.at)
     pay_debt(draft)
     announce_level(draft)
 

@@ -36,6 +36,10 @@ class OutcomeUnknown(StorageError):
     """The commit's answer was lost. Run the batch again: the keys tell what had been done."""
 
 
+class InUse(StorageUnavailable):
+    """Another process has the database; this one cannot have it beside it."""
+
+
 class BadRow(StorageError):
     """The database refused a row, so one command of the batch breaks a law that the database holds."""
 
@@ -57,7 +61,7 @@ class Record:
         self.firsts: dict[str, Transaction] = {}  # by idempotency key
         self.trial: Transaction | None = None
         self.given_back: dict[str, GivenBack] = {}  # by the key of the order or payment
-        self.parked: dict[str, Parked] = {}  # all of the merchant's, by their own key, in order of arrival
+        self.parked: dict[str, Parked] = {}  # all of the merchant's, by their own key
 
     def copy(self) -> "Record":
         """A record that can learn without this one noticing."""
@@ -72,14 +76,17 @@ class Record:
 
 
 class Loaded(NamedTuple):
-    """What a store loaded under lock for a batch. `now` was read once, after the locks."""
+    """What a store loaded under lock for a batch: all that the batch may change. `now` was read once, after the locks."""
 
     now: int
     records: Mapping[UUID, Record]
 
 
 class Writes:
-    """Everything one database transaction is to write, as values; the last one of each row wins."""
+    """Everything one database transaction is to write, as values; the last one of each row wins.
+
+    `unparked` are rows that were there before: they go first, since a refund may be parked again under the same key.
+    """
 
     __slots__ = (
         "accounts",
@@ -115,7 +122,11 @@ class Held(NamedTuple):
 
 
 class Books(NamedTuple):
-    """All there is of one account, for verification."""
+    """All there is of one account, for verification.
+
+    `transactions` are read from the database as they are iterated, and only until the next account is asked for;
+    `faults` are complete when they were.
+    """
 
     account: Account
     grants: Sequence[Grant]

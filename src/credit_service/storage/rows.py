@@ -1,6 +1,5 @@
 """How the ledger's values stand in rows, the same for every engine: value to row to write, row to value to read."""
 
-import json
 from hashlib import blake2b
 from typing import Any, Final
 from uuid import UUID
@@ -27,7 +26,7 @@ _FACTS: Final = {
     "order_refunded": commands.OrderRefunded,
     "payment_refunded": commands.PaymentRefunded,
 }
-_CARRIED: Final = Account._fields.index("carried")
+CARRIED: Final = Account._fields.index("carried")
 _KINDS: Final = {fact: kind for kind, fact in _FACTS.items()}
 
 
@@ -36,12 +35,12 @@ def key_hash(key: str) -> bytes:
     return blake2b(key.encode(), digest_size=16).digest()
 
 
-def _draws_text(draws: tuple[Draw, ...]) -> str:
-    return "[" + ",".join([f"[{number},{change}]" for number, change in draws]) + "]"
+_draws: Final = msgspec.json.Decoder(tuple[Draw, ...]).decode
+_encoder: Final = msgspec.json.Encoder()
 
 
-def _draws(text: str) -> tuple[Draw, ...]:
-    return tuple([(number, change) for number, change in json.loads(text)])
+def _text(value: Any) -> str:
+    return _encoder.encode(value).decode()
 
 
 def account_row(account: Account) -> Row:
@@ -49,15 +48,15 @@ def account_row(account: Account) -> Row:
     return (
         account.number,
         account.merchant_id.bytes,
-        *account[2:_CARRIED],
-        _draws_text(account.carried),
-        *account[_CARRIED + 1 :],
+        *account[2:CARRIED],
+        _text(account.carried),
+        *account[CARRIED + 1 :],
     )
 
 
 def account(row: Row) -> Account:
     """An account from its row."""
-    return Account._make((row[0], UUID(bytes=row[1]), *row[2:_CARRIED], _draws(row[_CARRIED]), *row[_CARRIED + 1 :]))
+    return Account._make((row[0], UUID(bytes=row[1]), *row[2:CARRIED], _draws(row[CARRIED]), *row[CARRIED + 1 :]))
 
 
 def transaction_row(transaction: Transaction) -> Row:
@@ -72,7 +71,7 @@ def transaction_row(transaction: Transaction) -> Row:
         reference_type,
         reference_id,
         *transaction[13:18],
-        _draws_text(transaction.draws),
+        _text(transaction.draws),
         *transaction[19:],
     )
 
@@ -98,7 +97,7 @@ def grant(row: Row) -> Grant:
 def event_row(lane: int, identifier: int, account_number: int, announcement: Announcement) -> Row:
     """A row of `events`, the outbox."""
     number, type_, sequence, available, at, detail = announcement
-    text = None if detail is None else json.dumps(detail, separators=(",", ":"))
+    text = None if detail is None else _text(detail)
     return (lane, identifier, account_number, number, type_, sequence, available, at, text)
 
 
@@ -128,7 +127,7 @@ def dead_letter_row(account_number: int, letter: DeadLetter) -> Row:
 
 
 def _fact_columns(fact: Any) -> Row:
-    return (_KINDS[type(fact)], msgspec.json.encode(fact).decode())
+    return (_KINDS[type(fact)], _text(fact))
 
 
 def api_key(row: Row) -> ApiKey:

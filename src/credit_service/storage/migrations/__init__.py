@@ -10,9 +10,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, NullPool, create_engine, event
+from sqlalchemy import URL, Connection, NullPool, create_engine, event, inspect
+from sqlalchemy.exc import DBAPIError
 
+from credit_service.storage import tables
 from credit_service.storage.base import SchemaError
+from credit_service.storage.sqlite import translated
 
 HERE = Path(__file__).parent
 
@@ -34,17 +37,22 @@ def head() -> str:
 def migrate(path: Path) -> bool:
     """Bring the SQLite file at `path` up to date, creating it if needed. Returns whether anything was done.
 
-    Raises SchemaError when the file was made by a newer release.
+    Raises SchemaError when the file was made by a newer release or holds something else, Conflict or StorageUnavailable
+    when it cannot be written.
     """
-    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
+    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
     event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-    with engine.begin() as connection:
-        if is_current(connection, str(path)):
-            return False
-        config = _config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    try:
+        with engine.begin() as connection:
+            if is_current(connection, str(path)):
+                return False
+            config = _config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except DBAPIError as error:
+        with translated(str(path)):
+            raise error.orig or error from error
     return True
 
 
@@ -55,6 +63,8 @@ def is_current(connection: Connection, name: str) -> bool:
     """
     revision = MigrationContext.configure(connection).get_current_revision()
     known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    if revision is None and (others := set(inspect(connection).get_table_names()) & set(tables.metadata.tables)):
+        raise SchemaError(f"{name} holds tables of something else: {', '.join(sorted(others))}.")
     if revision is not None and revision not in known:
         raise SchemaError(f"{name} was written by a newer release (schema {revision}); this one knows {head()}.")
     return revision == head()

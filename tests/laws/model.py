@@ -1,0 +1,518 @@
+"""The judge of the ledger: a second ledger, written from the contract alone, as naively as it can be said.
+
+It moves one credit at a time, keeps every credit of an order beside the grant that paid it, sums up its history
+whenever a balance is asked for, walks time instant by instant, and throws away a copy of itself where the answer is no.
+It shares nothing with the ledger but the commands, the bag of settings, and the words.
+"""
+
+import pickle
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import floor, inf
+from typing import Any
+
+from credit_service.ledger.commands import (
+    ChangeTerms,
+    Command,
+    OpenAccount,
+    OrderPaid,
+    OrderRefunded,
+    PaymentRefunded,
+    PaymentSucceeded,
+    Post,
+    Settle,
+    SubscriptionRenewed,
+    TrialStarted,
+)
+from credit_service.ledger.policy import Policy
+
+DAY = 86_400_000_000
+LIMIT = 2**53 - 1
+POSTED, REPLAYED, PARKED = "posted", "replayed", "parked"
+
+OWN = {
+    "TRIAL": "recharged",
+    "SUBSCRIPTION": "recharged",
+    "PAYMENT": "recharged",
+    "ORDER_PAID": "consumed",
+    "USAGE": "consumed",
+    "ORDER_REFUNDED": "refunded",
+    "MANUAL": "adjusted",
+    "PAYMENT_REFUNDED": "payment_refunded",
+    "EXPIRY": "expired",
+}
+TYPE_OF_FACT = {
+    OpenAccount: "TRIAL",
+    TrialStarted: "TRIAL",
+    PaymentSucceeded: "PAYMENT",
+    SubscriptionRenewed: "SUBSCRIPTION",
+    OrderPaid: "ORDER_PAID",
+    OrderRefunded: "ORDER_REFUNDED",
+    PaymentRefunded: "PAYMENT_REFUNDED",
+}
+
+
+@dataclass
+class Pot:
+    """A grant."""
+
+    number: int
+    made_by: int
+    category: str
+    priority: int
+    effective_at: int
+    expires_at: int | None
+    begun: bool
+    credits: int = 0
+
+
+@dataclass
+class Entry:
+    """A transaction. `paid_by`: which pot paid each single credit, in the order they were taken; None: no pot did."""
+
+    number: int
+    type: str
+    signed: int
+    shortfall: int
+    debt_after: int
+    key: str
+    content: bytes
+    paid_by: list[int | None] = field(default_factory=list)
+    total: Fraction | None = None
+    currency: str | None = None
+
+
+@dataclass
+class GaveBack:
+    """One refund of an order or payment: money (None where it said its credits), and the credits it gave."""
+
+    source: str
+    money: Fraction | None
+    credits: int
+
+
+class No(Exception):
+    """The answer is no, for this reason."""
+
+
+class Model:
+    """See the module. `judge` answers "posted", "replayed", "parked" or the code of a refusal."""
+
+    def __init__(self, settings: Policy) -> None:
+        self.settings = settings
+        self.open = False
+        self.clock = 0
+        self.pots: list[Pot] = []
+        self.entries: list[Entry] = []
+        self.told: list[tuple[str, int | None, int]] = []  # what, by which entry, available then
+        self.refunds: list[GaveBack] = []
+        self.parked: dict[str, tuple[str, int, Any]] = {}  # key: what it waits for, until when, the fact
+        self.dead: list[tuple[str, str]] = []  # code, key of the fact
+        self.debt = 0
+        self.own_terms: tuple[int | None, str | None, int | None] = (None, None, None)
+        self.threshold_then = 0
+        self.in_episode = False
+        self.said: set[str] = set()
+        self.level = 0  # available when the level was last looked at
+
+    # ---- what is asked of it
+
+    def judge(self, command: Command, now: int) -> str:
+        """Do a command: entirely, or not at all (L4)."""
+        attempt: Model = pickle.loads(pickle.dumps(self))
+        try:
+            answer = attempt._judge(command, now)
+        except No as refusal:
+            return str(refusal)
+        if answer != REPLAYED and (answer != PARKED or command.key not in self.parked):
+            self.__dict__ = attempt.__dict__
+        return answer
+
+    def at(self, instant: int) -> "Model":
+        """The books as a read at this instant should find them (L7)."""
+        later: Model = pickle.loads(pickle.dumps(self))
+        later._settle(max(instant, self.clock))
+        return later
+
+    @property
+    def balance(self) -> int:
+        """L1."""
+        return sum(entry.signed for entry in self.entries)
+
+    @property
+    def pending(self) -> int:
+        """Credits in grants that have not begun."""
+        return sum(pot.credits for pot in self.pots if not pot.begun)
+
+    @property
+    def available(self) -> int:
+        """Credits that can be spent, or, below zero, that are owed."""
+        return self.balance - self.pending
+
+    @property
+    def threshold(self) -> int:
+        """The low threshold in force."""
+        if self.own_terms[0] is not None:
+            return self.own_terms[0]
+        return floor(Fraction(self.settings.trial_credits) * Fraction(self.settings.low_balance_percent) / 100)
+
+    @property
+    def status(self) -> str:
+        """The account's status."""
+        if self.available <= 0:
+            return "EXHAUSTED"
+        return "LOW" if self.available <= self.threshold else "ACTIVE"
+
+    # ---- judgement, in the contract's order: account, key, then the rest
+
+    def _judge(self, command: Command, now: int) -> str:
+        if not self.open and not (isinstance(command, OpenAccount) or (command.opens and self.settings.auto_create)):
+            raise No("account_not_found")
+        known = self._known(command)
+        if known is not None:
+            return known
+        before = self._traces()
+        if self.open:
+            self._settle(max(now, self.clock))
+        else:
+            self.open, self.clock, self.threshold_then = True, now, self.threshold
+            self._tell("account.created", None)
+        answer = self._rule(command)
+        return REPLAYED if answer == POSTED and before == self._traces() else answer
+
+    def _known(self, command: Command) -> str | None:
+        fact_type = TYPE_OF_FACT.get(type(command))
+        first = next((entry for entry in self.entries if entry.key == command.key), None)
+        if first is None and fact_type == "TRIAL":
+            first = next((entry for entry in self.entries if entry.type == "TRIAL"), None)
+        if first is not None:
+            same = first.type == fact_type if fact_type else first.content == command.content
+            if not same:
+                raise No("idempotency_key_reused")
+            return REPLAYED
+        if command.key in self.parked:
+            if TYPE_OF_FACT[type(self.parked[command.key][2])] != fact_type:
+                raise No("idempotency_key_reused")
+            return PARKED
+        return None
+
+    def _traces(self) -> object:
+        """All that a posting of nothing might have changed."""
+        pots = [(pot.number, pot.credits, pot.begun) for pot in self.pots]
+        return (
+            self.open, len(self.entries), len(self.told), len(self.dead), pots, self.debt, self.own_terms,
+            self.threshold_then, self.in_episode, sorted(self.parked),
+        )  # fmt: skip
+
+    def _rule(self, command: Command) -> str:
+        match command:
+            case Post(operation="INCREASE"):
+                self._check_terms(command)
+                given = command.terms
+                category = given.category or ("promotional" if command.type in ("TRIAL", "MANUAL") else "paid")
+                self._increase(
+                    command.type, command.amount, command, category, given.priority,
+                    given.effective_at, given.expires_at,
+                )  # fmt: skip
+                if command.type == "PAYMENT":
+                    self._apply_parked(command.key)
+            case Post():
+                if self.available < command.amount:
+                    raise No("insufficient_credits")
+                self._decrease(command.type, command.amount, command)
+            case OpenAccount():
+                if self.settings.trial_credits:
+                    self._increase("TRIAL", self.settings.trial_credits, command, "promotional")
+            case TrialStarted():
+                self._increase("TRIAL", command.credits, command, "promotional")
+            case PaymentSucceeded():
+                self._increase("PAYMENT", command.credits, command, "paid", expires_at=command.expires_at)
+                self._apply_parked(command.key)
+            case SubscriptionRenewed():
+                self._increase("SUBSCRIPTION", command.credits, command, "paid", expires_at=command.expires_at)
+            case OrderPaid():
+                self._order(command)
+                self._apply_parked(command.key)
+            case OrderRefunded(order_id=None):
+                self._increase("ORDER_REFUNDED", command.credits or 0, command, "paid")
+            case OrderRefunded():
+                return self._refund_or_park(f"shopify:order:{command.order_id}", "ORDER_PAID", command)
+            case PaymentRefunded():
+                return self._refund_or_park(f"billing:payment:{command.payment_id}", "PAYMENT", command)
+            case ChangeTerms():
+                self.own_terms = (command.low_threshold, command.when_insufficient, command.overdraft_limit)
+                self._look_at_threshold()
+            case Settle():
+                for key in [key for key, (_, until, _) in self.parked.items() if until <= self.clock]:
+                    self._bury(key)
+        return POSTED
+
+    # ---- the rules
+
+    def _check_terms(self, command: Post) -> None:
+        if command.type == "TRIAL" and any(entry.type == "TRIAL" for entry in self.entries):
+            raise No("trial_already_granted")
+        begins, ends = command.terms.effective_at, command.terms.expires_at
+        if ends is not None and (ends <= self.clock or (begins is not None and ends <= begins)):
+            raise No("validation_failed")
+
+    def _increase(
+        self,
+        type_: str,
+        amount: int,
+        command: Command,
+        category: str,
+        priority: int = 100,
+        effective_at: int | None = None,
+        expires_at: int | None = None,
+    ) -> None:
+        if self.balance + amount > LIMIT:
+            raise No("amount_out_of_range")
+        over = False
+        if amount:
+            begins = self.clock if effective_at is None else effective_at
+            self._pot(category, priority, begins, expires_at).credits = amount
+            over = expires_at is not None and expires_at <= self.clock
+        self._pay_debt()
+        # Credits that were over before they came never made a difference to the level.
+        self._enter(type_, amount, command.key, command.content, look=not over)
+        if over:
+            self._expire(self.pots[-1])
+
+    def _decrease(self, type_: str, amount: int, command: Command, **more: Any) -> None:
+        """Take credits one by one; what no grant pays is owed."""
+        if self.available - amount < -LIMIT:
+            raise No("amount_out_of_range")
+        paid_by: list[int | None] = []
+        for _ in range(amount):
+            paid_by.append(self._pay_one())
+            if paid_by[-1] is None:
+                self.debt += 1
+        self._enter(type_, -amount, command.key, command.content, paid_by=paid_by, **more)
+
+    def _order(self, fact: OrderPaid) -> None:
+        total = None if fact.total_micros is None else Fraction(fact.total_micros, 1_000_000)
+        price = self._price(total) if fact.credits is None else fact.credits
+        amount, word = price, None
+        if price > max(self.available, 0):
+            _, own, limit = self.own_terms
+            policy = own or self.settings.when_insufficient
+            if policy == "partial":
+                amount = max(self.available, 0)
+            elif policy == "reject" or (limit is not None and price - self.available > limit):
+                amount, word = 0, "order_rejected"
+        if price > LIMIT:
+            raise No("amount_out_of_range")
+        self._decrease(
+            "ORDER_PAID", amount, fact, shortfall=price - amount, word=word, total=total, currency=fact.currency
+        )
+
+    def _price(self, total: Fraction | None) -> int:
+        share = Fraction(self.settings.order_percent) / 100 * (total or 0)
+        exact = max(Fraction(self.settings.order_fixed), share, Fraction(self.settings.order_minimum))
+        return floor(exact + Fraction(1, 2))
+
+    def _refund_or_park(self, source_key: str, source_type: str, fact: OrderRefunded | PaymentRefunded) -> str:
+        source = next((e for e in self.entries if e.key == source_key and e.type == source_type), None)
+        if source is None:
+            self.parked[fact.key] = (source_key, self.clock + self.settings.refund_wait_days * DAY, fact)
+            return PARKED
+        self._refund(source, fact)
+        return POSTED
+
+    def _apply_parked(self, key: str) -> None:
+        source = next(entry for entry in self.entries if entry.key == key)
+        for refund_key, (waits_for, until, fact) in list(self.parked.items()):
+            if waits_for != key:
+                continue
+            if until <= self.clock:
+                self._bury(refund_key)
+                continue
+            del self.parked[refund_key]
+            try:
+                self._refund(source, fact)
+            except No as refusal:
+                self.dead.append((str(refusal), refund_key))
+
+    def _bury(self, key: str) -> None:
+        _, _, fact = self.parked.pop(key)
+        self.dead.append(("order_unknown" if isinstance(fact, OrderRefunded) else "payment_unknown", key))
+
+    def _refund(self, source: Entry, fact: OrderRefunded | PaymentRefunded) -> None:
+        posted = abs(source.signed)
+        earlier = [refund for refund in self.refunds if refund.source == source.key]
+        left = posted - sum(refund.credits for refund in earlier)
+        money = None
+        if fact.credits is not None:
+            worth = fact.credits
+        else:
+            assert isinstance(fact, OrderRefunded)
+            if None not in (source.currency, fact.currency) and source.currency != fact.currency:
+                raise No("currency_mismatch")
+            total = source.total
+            if total is None and fact.order_total_micros is not None:
+                total = Fraction(fact.order_total_micros, 1_000_000)
+            if total is None:
+                raise No("validation_failed")
+            money = Fraction(fact.refund_micros or 0, 1_000_000)
+            so_far = money + sum(refund.money for refund in earlier if refund.money is not None)
+            due = posted if so_far >= total else floor(posted * min(so_far, total) / total)
+            worth = max(0, due - sum(refund.credits for refund in earlier if refund.money is not None))
+        amount = min(worth, left)
+        if isinstance(fact, PaymentRefunded):
+            self._take_payment_back(source, amount, fact, worth - amount)
+        else:
+            self._give_order_back(source, posted - left, amount, fact, worth - amount)
+        self.refunds.append(GaveBack(source.key, money, amount))
+
+    def _give_order_back(self, source: Entry, skip: int, amount: int, fact: OrderRefunded, shortfall: int) -> None:
+        if self.balance + amount > LIMIT:
+            raise No("amount_out_of_range")
+        covered = [payer for payer in source.paid_by if payer is not None]
+        uncovered = len(source.paid_by) - len(covered)
+        fresh: dict[int | None, Pot] = {}
+        for payer in ([None] * uncovered + covered[::-1])[skip : skip + amount]:
+            if payer is None:
+                if self.debt:
+                    self.debt -= 1
+                    continue
+                pot = fresh[None] if None in fresh else self._pot("paid", 100, self.clock, None)
+                fresh[None] = pot
+            else:
+                pot = self.pots[payer - 1]
+                if pot.expires_at is not None and pot.expires_at <= self.clock:
+                    if payer not in fresh:
+                        ends = self.clock + self.settings.refund_grace_days * DAY
+                        fresh[payer] = self._pot(pot.category, pot.priority, self.clock, ends)
+                    pot = fresh[payer]
+            pot.credits += 1
+        self._pay_debt()
+        self._enter("ORDER_REFUNDED", amount, fact.key, fact.content, shortfall=shortfall)
+
+    def _take_payment_back(self, source: Entry, amount: int, fact: PaymentRefunded, shortfall: int) -> None:
+        if self.available - amount < -LIMIT:
+            raise No("amount_out_of_range")
+        own = next((pot for pot in self.pots if pot.made_by == source.number), None)
+        for _ in range(amount):
+            if own is not None and own.credits:
+                own.credits -= 1
+            elif self._pay_one() is None:
+                self.debt += 1
+        self._enter("PAYMENT_REFUNDED", -amount, fact.key, fact.content, shortfall=shortfall)
+
+    # ---- grants
+
+    def _pot(self, category: str, priority: int, effective_at: int, expires_at: int | None) -> Pot:
+        number, made_by = len(self.pots) + 1, len(self.entries) + 1
+        pot = Pot(number, made_by, category, priority, effective_at, expires_at, effective_at <= self.clock)
+        self.pots.append(pot)
+        return pot
+
+    def _pay_one(self) -> int | None:
+        """Take one credit of the grant whose turn it is (L6)."""
+        able = [
+            pot
+            for pot in self.pots
+            if pot.credits and pot.begun and (pot.expires_at is None or pot.expires_at > self.clock)
+        ]
+        if not able:
+            return None
+        first = min(
+            able,
+            key=lambda pot: (
+                pot.priority,
+                inf if pot.expires_at is None else pot.expires_at,
+                pot.category != "promotional",
+                pot.effective_at,
+                pot.made_by,
+                pot.number,
+            ),
+        )
+        first.credits -= 1
+        return first.number
+
+    def _pay_debt(self) -> None:
+        while self.debt and self._pay_one() is not None:
+            self.debt -= 1
+
+    # ---- time
+
+    def _settle(self, now: int) -> None:
+        def instants() -> list[int]:
+            moments = [moment for pot in self.pots for moment in (pot.expires_at, pot.effective_at, self._warning(pot))]
+            return sorted({moment for moment in moments if moment is not None and self.clock < moment <= now})
+
+        while ahead := instants():
+            self.clock = ahead[0]
+            for pot in self.pots:
+                if pot.expires_at == self.clock and pot.credits:
+                    self._expire(pot)
+            beginning = [pot for pot in self.pots if pot.effective_at == self.clock and pot.credits]
+            for pot in beginning:
+                pot.begun = True
+            if beginning:
+                self._pay_debt()
+                self._look(None)
+            for pot in self.pots:
+                if self._warning(pot) == self.clock and pot.credits:
+                    self._tell("expiring_soon", None)
+        self.clock = now
+        self._look_at_threshold()
+
+    @staticmethod
+    def _warning(pot: Pot) -> int | None:
+        if pot.expires_at is None or pot.expires_at - pot.effective_at < 7 * DAY:
+            return None
+        return pot.expires_at - 7 * DAY
+
+    def _expire(self, pot: Pot) -> None:
+        left, pot.credits = pot.credits, 0
+        self._enter("EXPIRY", -left, f"expiry of {pot.number}")
+
+    # ---- writing down and telling
+
+    def _enter(
+        self,
+        type_: str,
+        signed: int,
+        key: str,
+        content: bytes = b"",
+        *,
+        shortfall: int = 0,
+        word: str | None = None,
+        look: bool = True,
+        **more: Any,
+    ) -> None:
+        number = len(self.entries) + 1
+        self.entries.append(Entry(number, type_, signed, shortfall, self.debt, key, content, **more))
+        self._tell(word or OWN[type_], number)
+        if look:
+            self._look(number)
+
+    def _tell(self, word: str, cause: int | None) -> None:
+        self.told.append((word, cause, self.available))
+
+    def _look_at_threshold(self) -> None:
+        if self.threshold != self.threshold_then:
+            self.threshold_then = self.threshold
+            self._look(None, moved=True)
+
+    def _look(self, cause: int | None, *, moved: bool = False) -> None:
+        """Episodes and plugin status (L9)."""
+        before, now = self.level, self.available
+        self.level = now
+        if now <= self.threshold and (now < before or moved) and not self.in_episode:
+            self.in_episode, self.said = True, set()
+        if self.in_episode:
+            for word, due in (
+                ("low_balance_reached", now <= self.threshold),
+                ("balance_exhausted", now <= self.threshold and now <= 0),
+            ):
+                if due and word not in self.said:
+                    self.said.add(word)
+                    self._tell(word, cause)
+            if now > self.threshold:
+                self.in_episode = False
+                self._tell("balance_restored", cause)
+        if (now > 0) != (before > 0):
+            self._tell("plugin_status_changed", cause)

@@ -1,0 +1,128 @@
+"""Random stories: commands and facts of every kind, told to one account while time passes and settings change.
+
+Ids, keys and amounts come from small pools, and instants from a grid of days, so that things meet: repeats, refunds of
+known and unknown orders, grants that begin and expire at the very instant of a posting or of each other.
+"""
+
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from hypothesis import strategies as st
+
+from credit_service.ledger.account import DAY, INCREASE
+from credit_service.ledger.commands import Command, GrantTerms, trial_key
+from credit_service.ledger.policy import Policy
+from tests.ledger import telling
+from tests.ledger.book import Book
+from tests.ledger.telling import days
+
+
+class Step(NamedTuple):
+    """Time passes, then something is told; a Policy is an operator who changes the settings."""
+
+    wait: int
+    tell: Command | Policy
+
+
+amounts = st.integers(1, 30)
+worths = st.integers(0, 30)
+ids = st.sampled_from("123")
+refund_ids = st.sampled_from("12345678")
+money = st.sampled_from(["0", "0.000001", "2.5", "3.333333", "5", "10", "25"])
+currencies = st.sampled_from([None, None, "EUR", "EUR", "USD"])
+instants = st.one_of(st.integers(-2, 12), st.integers(-2, 45)).map(days)
+expiries = st.none() | st.none() | instants
+waits = st.sampled_from([0, 0, 0, 0, 0, 1, DAY, DAY, DAY, DAY, 2 * DAY, 7 * DAY, 30 * DAY, -DAY])
+keys = st.sampled_from(
+    [f"k{n}" for n in range(60)]
+    + ["shopify:order:1", "shopify:refund:1", "billing:payment:1", trial_key(telling.MERCHANT)]
+)
+
+policies = st.builds(
+    Policy,
+    trial_credits=st.sampled_from([0, 5, 5, 20, 20, 100]),
+    order_fixed=st.sampled_from([Decimal(0), Decimal(1), Decimal("2.5")]),
+    order_percent=st.sampled_from([Decimal(0), Decimal(50), Decimal("33.3")]),
+    order_minimum=st.sampled_from([Decimal(0), Decimal(2)]),
+    low_balance_percent=st.sampled_from([Decimal(0), Decimal(20), Decimal("33.3"), Decimal(150)]),
+    when_insufficient=st.sampled_from(["overdraft"] * 4 + ["partial", "reject"]),
+    refund_grace_days=st.sampled_from([1, 7, 30]),
+    refund_wait_days=st.sampled_from([1, 7]),
+    auto_create=st.sampled_from([True] * 7 + [False]),
+)
+
+grant_terms = st.builds(
+    GrantTerms,
+    category=st.sampled_from([None, "paid", "promotional"]),
+    priority=st.sampled_from([100, 100, 1, 200]),
+    effective_at=st.one_of(st.none(), instants, instants),
+    expires_at=expiries,
+)
+
+
+def _posts(operation: Any, types: list[Any], **more: Any) -> st.SearchStrategy[Command]:
+    return st.builds(telling.post, st.just(operation), st.sampled_from(types), amounts, keys, **more)
+
+
+increases = _posts(INCREASE, ["TRIAL", "SUBSCRIPTION", "PAYMENT", "MANUAL", "ORDER_REFUNDED"], terms=grant_terms)
+notes = st.none() | st.just('{"note":"x"}')
+decreases = _posts("DECREASE", ["USAGE", "MANUAL"], metadata=notes, salt=st.just(b"s" * 16))
+
+openings = st.builds(telling.opening)
+trials = st.builds(telling.trial, worths)
+payments = st.builds(telling.payment, ids, worths, expiries)
+renewals = st.builds(telling.renewal, st.sampled_from("AB"), st.sampled_from(["2026-01", "2026-02"]), worths, expiries)
+payment_refunds = st.builds(telling.payment_refund, refund_ids, ids, worths)
+orders = st.builds(telling.order, ids, st.none() | st.integers(0, 60), total=st.none() | money, currency=currencies)
+money_refunds = st.builds(
+    telling.refund, refund_ids, ids, money=money, order_total=st.none() | money, currency=currencies
+)
+credit_refunds = st.builds(telling.refund, refund_ids, st.none() | ids | ids, credits=worths)
+facts = st.one_of(
+    openings, trials, payments, renewals, orders, orders, orders, money_refunds, credit_refunds, payment_refunds
+)
+changes_of_terms = st.builds(
+    telling.terms,
+    st.sampled_from([None, 0, 5, 20]),
+    st.sampled_from([None, "overdraft", "partial", "reject"]),
+    st.sampled_from([None, 0, 10]),
+)
+commands = st.one_of(
+    facts, facts, facts, facts, orders, increases, increases, decreases, changes_of_terms, st.builds(telling.sweep)
+)
+
+steps = st.builds(Step, waits, st.one_of(*[commands] * 12, policies))
+# Long ones, in which something happens; short ones for a failure to shrink to.
+stories = st.lists(steps, min_size=1, max_size=8) | st.lists(steps, min_size=15, max_size=35)
+
+# Of grants and debts alone: credits that begin and end while an account in overdraft waits for them.
+scheduled = st.builds(
+    telling.add,
+    amounts,
+    priority=st.sampled_from([100, 100, 1]),
+    category=st.sampled_from(["paid", "promotional"]),
+    effective_at=st.none() | instants,
+    expires_at=expiries,
+)
+# Ids enough that nearly every order and refund counts.
+many_ids = st.integers(4, 1_000_000).map(str)
+spends = st.builds(telling.order, many_ids, st.integers(0, 60))
+returns = st.builds(telling.refund, many_ids, ids, credits=worths)
+grant_steps = st.builds(
+    Step,
+    st.sampled_from([0, 0, DAY, DAY, 3 * DAY]),
+    st.one_of(scheduled, scheduled, spends, orders, returns, st.builds(telling.sweep)),
+)
+opened = st.builds(Step, st.just(0), st.just(telling.trial(3)))
+grant_stories = st.builds(lambda first, rest: [first, *rest], opened, st.lists(grant_steps, min_size=1, max_size=15))
+
+
+def play(book: Book, story: list[Step]) -> Book:
+    """Tell a story to a book."""
+    for step in story:
+        book.wait(micros=step.wait)
+        if isinstance(step.tell, Policy):
+            book.policy = step.tell
+        else:
+            book.do(step.tell)
+    return book

@@ -1,0 +1,134 @@
+"""L3 Idempotent: what was done once is not done again, whoever asks, however often, however late."""
+
+from dataclasses import replace
+
+from hypothesis import given
+
+from credit_service.ledger.account import Transaction
+from credit_service.ledger.commands import Command, Fact, OpenAccount, OrderPaid, Post, TrialStarted
+from credit_service.ledger.decide import Outcome, Replayed, Waiting
+from credit_service.ledger.policy import Policy
+from credit_service.ledger.refusals import Refusal, Refused
+from tests.laws.stories import Step, play, policies, stories
+from tests.ledger.book import Book
+from tests.ledger.telling import add, fresh_key, opening, order, payment, refund, trial, use
+
+
+def told(story: list[Step]) -> list[Command]:
+    """The commands of a story that have a key of their own."""
+    return [step.tell for step in story if isinstance(step.tell, Fact | Post)]
+
+
+@given(policies, stories)
+def test_L3_a_whole_story_told_again_replays_and_changes_nothing(policy: Policy, story: list[Step]) -> None:
+    book = play(Book(policy), story)
+    before = book.written()
+    results = {done.key: done for done in book.transactions}
+    the_trial = next((done for done in book.transactions if done.type == "TRIAL"), None)
+    book.wait(days=100)
+    for command in told(story):
+        first = results.get(command.key)
+        if first is None and isinstance(command, OpenAccount | TrialStarted):
+            first = the_trial
+        if first is not None:
+            assert_repeats(book.do(command), command, first)
+        elif command.key in book.parked:
+            parked = book.parked[command.key]
+            again = book.do(command)
+            assert again == (Waiting(parked, None) if _same_type(command, parked.fact) else _reused())
+    assert book.written() == before
+
+
+def assert_repeats(outcome: Outcome, command: Command, first: Transaction) -> None:
+    """The first result again, or a mistake if it was something else."""
+    if isinstance(command, Fact) and command.type == first.type:
+        assert outcome == Replayed(first, conflicting=command.content != first.content)
+    elif isinstance(command, Post) and command.content == first.content:
+        assert outcome == Replayed(first)
+    else:
+        assert outcome == _reused()
+
+
+def _same_type(command: Command, fact: Fact) -> bool:
+    return isinstance(command, Fact) and command.type == fact.type
+
+
+def _reused() -> Refused:
+    return Refused(Refusal.KEY_REUSED)
+
+
+@given(policies, stories)
+def test_L3_a_refused_command_writes_nothing_and_leaves_its_key_free(policy: Policy, story: list[Step]) -> None:
+    book = play(Book(replace(policy, auto_create=True)), [*story, Step(0, opening())])
+    assert book.account is not None
+    too_much = use(max(book.standing().account.available, 0) + 1, key="late")
+    before = book.written()
+    assert book.refused(too_much).refusal == Refusal.INSUFFICIENT_CREDITS
+    assert book.written() == before
+    book.do(add(too_much.amount - min(book.standing().account.available, 0)))
+    assert book.tell(too_much).transactions[-1].key == "late"
+
+
+def test_L3_a_spend_replays_although_nothing_is_left_to_spend() -> None:
+    book = Book(Policy(trial_credits=5))
+    first = book.tell(opening(), use(5, key="k")).transaction
+    assert book.do(use(5, key="k")) == Replayed(first)
+
+
+def test_L3_the_same_key_with_other_content_is_a_mistake() -> None:
+    book = Book()
+    book.tell(opening(), use(5, key="k"))
+    for other in (use(6, key="k"), add(5, key="k"), use(5, key="k", metadata="{}"), order("1", 5)):
+        assert book.refused(replace(other, key="k")).refusal == Refusal.KEY_REUSED
+
+
+def test_L3_who_asks_and_through_which_door_is_no_part_of_the_content() -> None:
+    book = Book()
+    command = use(5, key="k")
+    first = book.tell(opening(), command).transaction
+    again = replace(command, actor="key:2", correlation_id="c", occurred_at=1, salt=b"other" * 3)
+    assert book.do(again) == Replayed(first)
+
+
+def test_L3_a_fact_told_again_with_other_money_replays_and_is_counted_as_conflicting() -> None:
+    book = Book()
+    first = book.tell(opening(), order("1", total=10, currency="EUR")).transaction
+    assert book.do(order("1", total=10, currency="EUR")) == Replayed(first, conflicting=False)
+    assert book.do(order("1", total=99, currency="USD")) == Replayed(first, conflicting=True)
+
+
+def test_L3_facts_and_commands_share_one_space_of_keys() -> None:
+    book = Book()
+    book.tell(opening(), use(1, key="shopify:order:1"))
+    assert book.refused(order("1", 5)).refusal == Refusal.KEY_REUSED
+    book.tell(order("2", 5))
+    assert book.refused(use(5, key="shopify:order:2")).refusal == Refusal.KEY_REUSED
+
+
+def test_L3_a_parked_refund_holds_its_key() -> None:
+    book = Book()
+    book.tell(opening())
+    early = refund("1", "1", money=5)
+    waiting = book.do(early)
+    assert isinstance(waiting, Waiting)
+    assert book.wait(days=1).do(early) == Waiting(waiting.parked, None)
+    assert book.refused(use(1, key=early.key)).refusal == Refusal.KEY_REUSED
+    assert book.refused(replace(payment("9", 5), key=early.key)).refusal == Refusal.KEY_REUSED
+
+
+def test_L3_the_trial_is_found_again_under_whatever_key_it_was_posted() -> None:
+    book = Book()
+    by_hand = book.tell(replace(opening(), key=fresh_key())).transaction
+    assert book.do(trial(7)) == Replayed(by_hand, conflicting=True)
+
+
+def test_L3_a_key_belongs_to_the_order_that_used_it_first() -> None:
+    book = Book(Policy(when_insufficient="reject"))
+    rejected = book.tell(replace(order("1", 50), opens=True)).transaction
+    assert rejected is not None
+    assert rejected.amount == 0
+    book.tell(opening())
+    # It is worth what it was worth when it was first told, also now that it could be covered.
+    assert book.do(OrderPaid(merchant_id=order("1").merchant_id, key=order("1").key, order_id="1")) == Replayed(
+        rejected, conflicting=True
+    )

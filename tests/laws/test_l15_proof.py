@@ -1,0 +1,189 @@
+"""L15 Proof: honest books verify, and books in which anything was changed afterwards do not."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+
+from credit_service.ledger.account import Account, Grant, Transaction
+from credit_service.ledger.policy import Policy
+from credit_service.ledger.proof import Fault, chain, verify
+from tests.laws.stories import Step, grant_stories, play, policies, stories
+from tests.ledger.book import Book
+from tests.ledger.telling import add, days, opening, order, payment, refund, use
+
+
+def a_long_story() -> Book:
+    """Books with a transaction of most types, and in some of them every field filled."""
+    book = Book(Policy(trial_credits=20))
+    book.tell(
+        opening(actor="key:1"),
+        replace(order("1", 8, total="19.90", currency="EUR"), metadata='{"email":"a@b.c"}', salt=b"0123456789abcdef"),
+        replace(use(3), metadata="{}", salt=b"fedcba9876543210", correlation_id="c-1"),
+        payment("1", 10, expires_at=days(9)),
+        order("2", 40),
+        add(4, effective_at=days(2)),
+    )
+    book.wait(days=10).tell(refund("1", "1", money="5", currency="EUR"), refund("2", "2", credits=20))
+    book.tell(add(6, expires_at=days(11), priority=1))
+    book.wait(days=5).tell(use(2))
+    return book
+
+
+def faults(
+    book: Book,
+    *,
+    account: Account | None = None,
+    grants: Iterable[Grant] | None = None,
+    transactions: Iterable[Transaction] | None = None,
+) -> list[Fault]:
+    """What verification finds in a book of which something was exchanged."""
+    assert book.account is not None
+    return list(
+        verify(
+            account or book.account,
+            book.grants.values() if grants is None else grants,
+            book.transactions if transactions is None else transactions,
+        )
+    )
+
+
+@given(policies, stories | grant_stories)
+def test_L15_honest_books_have_no_fault(policy: Policy, story: list[Step]) -> None:
+    book = Book(policy)
+    for step in story:
+        play(book, [step])
+        if book.account is not None:
+            assert book.faults() == []
+
+
+def other(value: Any) -> Any:
+    """Something of the same kind that is not the same."""
+    match value:
+        case int():
+            return value + 1
+        case str():
+            return value + "x"
+        case bytes():
+            return bytes([value[0] ^ 1]) + value[1:] if value else b"x"
+        case UUID():
+            return UUID(int=value.int ^ 1)
+        case tuple():
+            return (*value[:-1], other(value[-1])) if value else ((1, 1),)
+        case _:
+            raise AssertionError(value)
+
+
+def changed(honest: Transaction, field: str, value: Any) -> Transaction:
+    """A transaction of which one field says something else."""
+    changes: dict[str, Any] = {field: value}
+    return honest._replace(**changes)
+
+
+OF_THE_KIND = {
+    "reference": ("order", "9"),
+    "metadata": "{}",
+    "metadata_salt": b"0123456789abcdef",
+    "metadata_hash": bytes(32),
+    "total_micros": 0,
+    "currency": "EUR",
+    "reverses": 1,
+    "correlation_id": "c-2",
+}
+
+
+@pytest.mark.parametrize("field", Transaction._fields)
+def test_L15_a_transaction_of_which_one_field_was_changed_is_found_and_named(field: str) -> None:
+    book = a_long_story()
+    assert faults(book) == []
+    for index, honest in enumerate(book.transactions):
+        if field == "metadata_salt" and honest.metadata is None:
+            continue  # a salt of no metadata says nothing
+        value = getattr(honest, field)
+        forged = changed(honest, field, OF_THE_KIND[field] if value is None else other(value))
+        assert forged != honest
+        transactions = [*book.transactions[:index], forged, *book.transactions[index + 1 :]]
+        assert forged.sequence in {fault.sequence for fault in faults(book, transactions=transactions)}
+
+
+@pytest.mark.parametrize("field", sorted({"currency", "total_micros", "correlation_id", "reference", "metadata_hash"}))
+def test_L15_a_field_that_was_emptied_is_found(field: str) -> None:
+    book = a_long_story()
+    found = 0
+    for index, honest in enumerate(book.transactions):
+        if getattr(honest, field) is not None:
+            forged = changed(honest, field, None)
+            transactions = [*book.transactions[:index], forged, *book.transactions[index + 1 :]]
+            assert forged.sequence in {fault.sequence for fault in faults(book, transactions=transactions)}
+            found += 1
+    assert found > 0
+
+
+def test_L15_a_transaction_that_is_missing_doubled_or_out_of_place_is_found() -> None:
+    book = a_long_story()
+    done = book.transactions
+    for index in range(len(done)):
+        assert faults(book, transactions=[*done[:index], *done[index + 1 :]]) != []
+        assert faults(book, transactions=[*done[: index + 1], *done[index:]]) != []
+    for index in range(len(done) - 1):
+        swapped = [*done[:index], done[index + 1], done[index], *done[index + 2 :]]
+        assert faults(book, transactions=swapped) != []
+
+
+def test_L15_a_history_that_was_cut_short_or_emptied_is_found() -> None:
+    book = a_long_story()
+    assert Fault(None, "the account's hash is not what its transactions and grants say") in faults(
+        book, transactions=book.transactions[:-1]
+    )
+    assert faults(book, transactions=[]) != []
+
+
+@pytest.mark.parametrize(
+    "field", ["balance", "pending", "debt", "sequence", "total_increases", "total_decreases", "carried", "last_hash"]
+)
+def test_L15_an_account_that_is_not_what_its_transactions_say_is_found(field: str) -> None:
+    book = a_long_story()
+    assert book.account is not None
+    changes: dict[str, Any] = {field: other(getattr(book.account, field))}
+    assert {fault.sequence for fault in faults(book, account=book.account._replace(**changes))} == {None}
+
+
+def test_L15_a_grant_that_is_not_what_the_transactions_drew_is_found() -> None:
+    book = a_long_story()
+    for number, grant in book.grants.items():
+        forged = {**book.grants, number: grant._replace(remaining=grant.remaining + 1)}
+        assert Fault(None, "the grants are not what the transactions drew") in faults(book, grants=forged.values())
+    one_more = next(iter(book.grants.values()))._replace(number=99, remaining=5)
+    assert faults(book, grants=[*book.grants.values(), one_more]) != []
+    assert faults(book, grants=[]) != []
+
+
+def test_L15_metadata_can_be_erased_and_the_chain_still_verifies() -> None:
+    book = a_long_story()
+    erased = [done._replace(metadata=None, metadata_salt=None) for done in book.transactions]
+    assert erased != list(book.transactions)
+    assert faults(book, transactions=erased) == []
+
+
+def test_L15_metadata_without_a_salt_verifies_too() -> None:
+    book = Book()
+    book.tell(opening(), use(3, metadata='{"n":1}'))
+    assert book.transactions[-1].metadata_hash is not None
+    assert book.faults() == []
+
+
+def test_L15_a_forger_who_recomputes_the_whole_chain_is_betrayed_by_the_sums() -> None:
+    """The chain alone shows a change only to who knows an earlier hash; the rest must still add up."""
+    book = a_long_story()
+    forged: list[Transaction] = []
+    previous = bytes(32)
+    for done in book.transactions:
+        more = done._replace(amount=done.amount + 5) if done.type == "PAYMENT" else done
+        previous = chain(previous, more)
+        forged.append(more._replace(hash=previous))
+    assert book.account is not None
+    found = faults(book, account=book.account._replace(last_hash=previous), transactions=forged)
+    assert Fault(4, "balance_after is not balance_before and the amount") in found

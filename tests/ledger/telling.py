@@ -1,0 +1,197 @@
+"""Short ways to say commands and facts, as a door would: each with its key and the fingerprint of its content."""
+
+from dataclasses import fields, replace
+from decimal import Decimal
+from hashlib import sha256
+from itertools import count
+from typing import Any, TypeVar
+from uuid import UUID
+
+from credit_service.ledger.account import DAY, DECREASE, INCREASE, Operation, TransactionType
+from credit_service.ledger.commands import (
+    DEFAULT_TERMS,
+    ChangeTerms,
+    Command,
+    GrantTerms,
+    OpenAccount,
+    OrderPaid,
+    OrderRefunded,
+    PaymentRefunded,
+    PaymentSucceeded,
+    Post,
+    Settle,
+    SubscriptionRenewed,
+    TrialStarted,
+    order_key,
+    payment_key,
+    trial_key,
+)
+
+MERCHANT = UUID("7d9f7f0e-3c1b-4b8e-9a55-0f0e6d1c2b3a")
+T0 = 1_767_225_600_000_000
+"""Where the stories of the tests begin: 2026-01-01T00:00:00Z."""
+
+# What surrounds a request, and is never part of its content (L3).
+_ENVELOPE = {"merchant_id", "key", "content", "actor", "correlation_id", "occurred_at", "salt", "opens"}
+_unique = count(1)
+
+C = TypeVar("C", bound=Command)
+
+
+def with_content(command: C) -> C:
+    """The command with the fingerprint of what it asks."""
+    asked = [(field.name, getattr(command, field.name)) for field in fields(command) if field.name not in _ENVELOPE]
+    return replace(command, content=sha256(repr((type(command).__name__, asked)).encode()).digest()[:16])
+
+
+def micros(money: str | int | None) -> int | None:
+    """Money in millionths."""
+    return None if money is None else int(Decimal(money) * 1_000_000)
+
+
+def days(number: float) -> int:
+    """The instant so many days after the beginning."""
+    return T0 + round(number * DAY)
+
+
+def fresh_key() -> str:
+    """A key nobody used before."""
+    return f"key-{next(_unique)}"
+
+
+def post(operation: Operation, type_: TransactionType, amount: int, key: str | None = None, **more: Any) -> Post:
+    """A command that posts exactly this."""
+    command = Post(merchant_id=MERCHANT, key=key or fresh_key(), operation=operation, type=type_, amount=amount, **more)
+    return with_content(command)
+
+
+def add(amount: int, key: str | None = None, type_: TransactionType = "MANUAL", **terms: Any) -> Post:
+    """Add credits by hand; the rest says how their grant may be spent."""
+    return post(INCREASE, type_, amount, key, terms=GrantTerms(**terms) if terms else DEFAULT_TERMS)
+
+
+def use(amount: int, key: str | None = None, **more: Any) -> Post:
+    """Spend credits."""
+    return post(DECREASE, "USAGE", amount, key, **more)
+
+
+def opening(**more: Any) -> OpenAccount:
+    """The merchant was created."""
+    return with_content(OpenAccount(merchant_id=MERCHANT, key=trial_key(MERCHANT), opens=True, **more))
+
+
+def trial(credits: int, trial_id: str = "T") -> TrialStarted:
+    """A trial was agreed."""
+    key = trial_key(MERCHANT)
+    return with_content(TrialStarted(merchant_id=MERCHANT, key=key, opens=True, credits=credits, trial_id=trial_id))
+
+
+def payment(payment_id: str, credits: int, expires_at: int | None = None, **more: Any) -> PaymentSucceeded:
+    """Credits were bought."""
+    return with_content(
+        PaymentSucceeded(
+            merchant_id=MERCHANT,
+            key=payment_key(payment_id),
+            opens=True,
+            credits=credits,
+            payment_id=payment_id,
+            expires_at=expires_at,
+            **more,
+        )
+    )
+
+
+def payment_refund(refund_id: str, payment_id: str, credits: int) -> PaymentRefunded:
+    """A payment was given back."""
+    return with_content(
+        PaymentRefunded(
+            merchant_id=MERCHANT,
+            key=f"billing:payment_refund:{refund_id}",
+            opens=True,
+            refund_id=refund_id,
+            payment_id=payment_id,
+            credits=credits,
+        )
+    )
+
+
+def renewal(subscription: str, period: str, credits: int, expires_at: int | None = None) -> SubscriptionRenewed:
+    """A period of a subscription began."""
+    return with_content(
+        SubscriptionRenewed(
+            merchant_id=MERCHANT,
+            key=f"billing:subscription:{subscription}:{period}",
+            opens=True,
+            credits=credits,
+            subscription_id=subscription,
+            expires_at=expires_at,
+        )
+    )
+
+
+def order(
+    order_id: str,
+    credits: int | None = None,
+    *,
+    total: str | int | None = None,
+    currency: str | None = None,
+    **more: Any,
+) -> OrderPaid:
+    """An order was paid."""
+    return with_content(
+        OrderPaid(
+            merchant_id=MERCHANT,
+            key=order_key(order_id),
+            opens=True,
+            order_id=order_id,
+            credits=credits,
+            total_micros=micros(total),
+            currency=currency,
+            **more,
+        )
+    )
+
+
+def refund(
+    refund_id: str,
+    order_id: str | None = None,
+    *,
+    credits: int | None = None,
+    money: str | int | None = None,
+    order_total: str | int | None = None,
+    currency: str | None = None,
+) -> OrderRefunded:
+    """Money of an order, or credits, went back."""
+    return with_content(
+        OrderRefunded(
+            merchant_id=MERCHANT,
+            key=f"shopify:refund:{refund_id}",
+            opens=True,
+            refund_id=refund_id,
+            order_id=order_id,
+            credits=credits,
+            refund_micros=micros(money),
+            order_total_micros=micros(order_total),
+            currency=currency,
+        )
+    )
+
+
+def terms(
+    low_threshold: int | None = None, when_insufficient: str | None = None, overdraft_limit: int | None = None
+) -> ChangeTerms:
+    """Change the account's own terms."""
+    return with_content(
+        ChangeTerms(
+            merchant_id=MERCHANT,
+            key=fresh_key(),
+            low_threshold=low_threshold,
+            when_insufficient=when_insufficient,
+            overdraft_limit=overdraft_limit,
+        )
+    )
+
+
+def sweep() -> Settle:
+    """Settle what time did."""
+    return Settle(merchant_id=MERCHANT, key="sweep")

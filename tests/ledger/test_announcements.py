@@ -1,0 +1,157 @@
+"""What a posting tells, in which order, and what each announcement says."""
+
+from typing import get_args
+
+import pytest
+
+from credit_service.ledger import announcements
+from credit_service.ledger.account import TransactionType
+from credit_service.ledger.announcements import OF_A_TRANSACTION, OWN, plugin_status
+from credit_service.ledger.draft import Posted
+from credit_service.ledger.policy import Policy
+from tests.ledger.book import Book
+from tests.ledger.telling import add, days, opening, order, payment, payment_refund, refund, renewal, terms, trial, use
+
+NO_TRIAL = Policy(trial_credits=0)
+
+
+def told(posted: Posted) -> list[tuple[str, int | None, int]]:
+    """Type, the transaction that caused it, and available when it was said."""
+    return [(said.type, said.sequence, said.available) for said in posted.announcements]
+
+
+def test_every_type_of_transaction_has_an_announcement_of_its_own() -> None:
+    assert set(OWN) == set(get_args(TransactionType))
+    assert {*OWN.values(), announcements.ORDER_REJECTED} == OF_A_TRANSACTION
+
+
+def test_each_fact_and_command_is_announced_in_its_own_words() -> None:
+    book = Book(NO_TRIAL)
+    book.tell(opening())
+    for command, word in [
+        (trial(90), "recharged"),
+        (payment("1", 5), "recharged"),
+        (renewal("A", "1", 5), "recharged"),
+        (order("1", 1), "consumed"),
+        (use(1), "consumed"),
+        (refund("1", "1", credits=1), "refunded"),
+        (add(1), "adjusted"),
+        (payment_refund("1", "1", 1), "payment_refunded"),
+    ]:
+        assert book.tell(command).announcements[0].type == word
+
+
+def test_an_account_that_opens_says_so_first() -> None:
+    assert told(Book(Policy(trial_credits=9)).tell(opening())) == [
+        ("account.created", None, 0),
+        ("recharged", 1, 9),
+        ("plugin_status_changed", 1, 9),
+    ]
+
+
+def test_an_account_that_opens_with_an_order_it_cannot_pay_is_low_and_exhausted_but_was_never_enabled() -> None:
+    assert told(Book(NO_TRIAL).tell(order("1", 5))) == [
+        ("account.created", None, 0),
+        ("consumed", 1, -5),
+        ("low_balance_reached", 1, -5),
+        ("balance_exhausted", 1, -5),
+    ]
+
+
+def test_in_one_posting_settled_transactions_speak_first_then_its_own_then_the_refunds_that_waited() -> None:
+    book = Book(NO_TRIAL)
+    book.tell(opening(), add(30, expires_at=days(3)), add(5), terms(low_threshold=6))
+    book.do(refund("1", "1", money=5))
+    posted = book.wait(days=3).tell(order("1", 5, total=5))
+    assert told(posted) == [
+        ("expired", 3, 5),
+        ("low_balance_reached", 3, 5),
+        ("consumed", 4, 0),
+        ("balance_exhausted", 4, 0),
+        ("plugin_status_changed", 4, 0),
+        ("refunded", 5, 5),
+        ("plugin_status_changed", 5, 5),
+    ]
+    assert [done.type for done in posted.transactions] == ["EXPIRY", "ORDER_PAID", "ORDER_REFUNDED"]
+
+
+def test_restored_comes_before_the_status_of_the_plugin() -> None:
+    book = Book(NO_TRIAL)
+    book.tell(opening(), order("1", 5))
+    assert told(book.tell(add(9))) == [
+        ("adjusted", 2, 4),
+        ("balance_restored", 2, 4),
+        ("plugin_status_changed", 2, 4),
+    ]
+
+
+def test_numbers_go_on_from_posting_to_posting() -> None:
+    book = Book()
+    book.tell(opening(), use(100))
+    assert [said.number for said in book.announcements] == [1, 2, 3, 4, 5, 6, 7]
+    assert book.account is not None
+    assert book.account.announced == 7
+
+
+def test_low_and_restored_say_the_threshold_and_the_status_says_what_it_was_and_why() -> None:
+    book = Book(Policy(trial_credits=10))
+    book.tell(opening(), use(10), add(10))
+    assert [(said.type, said.detail) for said in book.announcements if said.detail] == [
+        ("plugin_status_changed", _status("disabled", "enabled", "available")),
+        ("low_balance_reached", {"low_threshold": 2}),
+        ("plugin_status_changed", _status("enabled", "disabled", "exhausted")),
+        ("balance_restored", {"low_threshold": 2}),
+        ("plugin_status_changed", _status("disabled", "enabled", "available")),
+    ]
+
+
+def _status(previous: str, current: str, reason: str) -> dict[str, str]:
+    return {"previous_status": previous, "current_status": current, "reason": reason}
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        (2, ["low_balance_reached"]),
+        (1, ["low_balance_reached"]),
+        (0, ["low_balance_reached", "balance_exhausted", "plugin_status_changed"]),
+    ],
+)
+def test_one_credit_keeps_the_plugin_enabled_and_none_does_not(left: int, words: list[str]) -> None:
+    book = Book(Policy(trial_credits=10))
+    book.tell(opening())
+    posted = book.tell(use(10 - left))
+    assert [said.type for said in posted.announcements[1:]] == words
+    assert plugin_status(posted.account.available) == ("enabled" if left else "disabled")
+
+
+def test_the_first_credit_of_all_enables_the_plugin() -> None:
+    book = Book(NO_TRIAL)
+    book.tell(opening())
+    status = book.tell(add(1)).announcements[-1]
+    assert (status.type, status.detail) == ("plugin_status_changed", _status("disabled", "enabled", "available"))
+
+
+def test_a_rejected_order_is_announced_as_rejected_and_changes_no_level() -> None:
+    book = Book(Policy(trial_credits=5, when_insufficient="reject"))
+    book.tell(opening())
+    assert told(book.tell(order("1", 6))) == [("order_rejected", 2, 5)]
+
+
+def test_an_order_posted_in_part_is_consumed() -> None:
+    book = Book(Policy(trial_credits=5, when_insufficient="partial"))
+    book.tell(opening(), use(5))
+    assert told(book.tell(order("1", 6))) == [("consumed", 3, 0)]
+
+
+def test_a_warning_names_the_grant_by_its_id() -> None:
+    book = Book(NO_TRIAL)
+    book.tell(opening(), add(5, expires_at=days(30)))
+    posted = book.wait(days=25).tell(use(2))
+    warning = posted.announcements[0]
+    assert (warning.type, warning.at, warning.available) == ("expiring_soon", days(25), 5)
+    assert warning.detail == {
+        "grant_id": "48d159e2-6af3-87bc-8200-000000000001",
+        "remaining": 5,
+        "expires_at": days(30),
+    }

@@ -1,0 +1,332 @@
+"""Judgement: the refusals in their order of precedence, what opens an account, what waits, what replays."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from credit_service.ledger.account import MAX_CREDITS, Reference
+from credit_service.ledger.commands import Command
+from credit_service.ledger.decide import Needs, Replayed, Waiting, needs
+from credit_service.ledger.draft import Posted
+from credit_service.ledger.policy import Policy
+from credit_service.ledger.refusals import Refusal, Refused
+from tests.ledger.book import Book
+from tests.ledger.telling import (
+    MERCHANT,
+    add,
+    days,
+    opening,
+    order,
+    payment,
+    payment_refund,
+    refund,
+    renewal,
+    sweep,
+    terms,
+    trial,
+    use,
+)
+
+NO_TRIAL = Policy(trial_credits=0)
+Telling = Callable[[Book], object]
+
+
+def nobody(book: Book) -> None:
+    """The merchant has no account."""
+
+
+def opened(book: Book) -> None:
+    """The merchant has an account."""
+    book.tell(opening())
+
+
+def the_key_is_used(book: Book) -> None:
+    """The key of all these rows was used for something else."""
+    book.tell(opening(), use(1, key="k") if book.policy.trial_credits else replace(add(1), key="k"))
+
+
+def has_a_trial(book: Book) -> None:
+    """The trial was granted, and every credit there can be."""
+    book.tell(opening(), trial(1), payment("1", MAX_CREDITS - 1))
+
+
+def is_full(book: Book) -> None:
+    """There are as many credits as there can be."""
+    book.tell(opening(), payment("1", MAX_CREDITS))
+
+
+def test_the_refusals_of_an_increase_come_in_order_of_precedence() -> None:
+    """One command with every fault; row by row the first one is mended."""
+    all_wrong = {"key": "k", "type_": "TRIAL", "effective_at": days(5), "expires_at": days(-1)}
+    rows: list[tuple[Telling, dict[str, object], Refusal | None]] = [
+        (nobody, all_wrong, Refusal.ACCOUNT_NOT_FOUND),
+        (the_key_is_used, all_wrong, Refusal.KEY_REUSED),
+        (has_a_trial, all_wrong, Refusal.TRIAL_ALREADY_GRANTED),
+        (is_full, all_wrong, Refusal.GRANT_ALREADY_EXPIRED),
+        (is_full, all_wrong | {"expires_at": days(0)}, Refusal.GRANT_ALREADY_EXPIRED),
+        (is_full, all_wrong | {"expires_at": days(5)}, Refusal.GRANT_NEVER_EFFECTIVE),
+        (is_full, all_wrong | {"expires_at": days(5) + 1}, Refusal.OUT_OF_RANGE),
+        (opened, all_wrong | {"expires_at": days(5) + 1}, None),
+    ]
+    for telling, wrong, refusal in rows:
+        book = Book(NO_TRIAL)
+        telling(book)
+        assert _refusal(book, add(2, **wrong)) == refusal  # type: ignore[arg-type]
+
+
+def test_the_refusals_of_a_spend_come_in_order_of_precedence() -> None:
+    rows: list[tuple[Telling, int, Refusal | None]] = [
+        (nobody, 101, Refusal.ACCOUNT_NOT_FOUND),
+        (the_key_is_used, 101, Refusal.KEY_REUSED),
+        (opened, 101, Refusal.INSUFFICIENT_CREDITS),
+        (opened, 100, None),
+    ]
+    for telling, amount, refusal in rows:
+        book = Book()
+        telling(book)
+        assert _refusal(book, use(amount, key="k")) == refusal
+
+
+def test_the_refusals_of_a_refund_come_in_order_of_precedence() -> None:
+    command = refund("1", "1", money=5, currency="USD")
+    shopped = [payment("1", 5), order("1", 5, currency="EUR")]
+
+    def other_use_of_its_key(book: Book) -> None:
+        book.tell(opening(), *shopped, replace(add(1), key=command.key))
+
+    def other_currency(book: Book) -> None:
+        book.tell(opening(), *shopped, payment("2", MAX_CREDITS))
+
+    def no_total(book: Book) -> None:
+        book.tell(opening(), payment("1", 5), order("1", 5), payment("2", MAX_CREDITS))
+
+    def no_room(book: Book) -> None:
+        book.tell(opening(), payment("1", 5), order("1", 5, total=5), payment("2", MAX_CREDITS))
+
+    def fine(book: Book) -> None:
+        book.tell(opening(), payment("1", 5), order("1", 5, total=5))
+
+    rows: list[tuple[Telling, Refusal | None]] = [
+        (nobody, Refusal.ACCOUNT_NOT_FOUND),
+        (other_use_of_its_key, Refusal.KEY_REUSED),
+        (other_currency, Refusal.CURRENCY_MISMATCH),
+        (no_total, Refusal.ORDER_HAS_NO_TOTAL),
+        (no_room, Refusal.OUT_OF_RANGE),
+        (fine, None),
+    ]
+    for telling, refusal in rows:
+        book = Book(Policy(trial_credits=0, auto_create=False))
+        telling(book)
+        assert _refusal(book, command) == refusal
+
+
+def _refusal(book: Book, command: Command) -> Refusal | None:
+    before = book.written()
+    outcome = book.do(command)
+    if isinstance(outcome, Refused):
+        assert book.written() == before
+        return outcome.refusal
+    assert isinstance(outcome, Posted)
+    return None
+
+
+def test_refusals_stand_in_the_order_in_which_they_are_judged() -> None:
+    assert [refusal.name for refusal in Refusal] == [
+        "ACCOUNT_NOT_FOUND",
+        "KEY_REUSED",
+        "ORDER_UNKNOWN",
+        "PAYMENT_UNKNOWN",
+        "TRIAL_ALREADY_GRANTED",
+        "CURRENCY_MISMATCH",
+        "ORDER_HAS_NO_TOTAL",
+        "GRANT_ALREADY_EXPIRED",
+        "GRANT_NEVER_EFFECTIVE",
+        "INSUFFICIENT_CREDITS",
+        "OUT_OF_RANGE",
+    ]
+
+
+def test_a_refusal_says_what_a_program_may_want_to_read() -> None:
+    book = Book()
+    book.tell(opening(), order("1", 7, total=7, currency="EUR"))
+    short = book.refused(use(94))
+    assert (short.refusal.code, short.detail, short.pointer) == (
+        "insufficient_credits",
+        {"available": 93, "required": 94},
+        None,
+    )
+    assert book.refused(add(1, expires_at=days(0))).pointer == "/grant/expires_at"
+    assert book.refused(add(1, effective_at=days(2), expires_at=days(1))).pointer == "/grant/expires_at"
+    assert book.refused(refund("1", "1", money=1, currency="USD")).detail == {"order": "EUR", "refund": "USD"}
+    book.tell(order("2", 7))
+    assert book.refused(refund("1", "2", money=1)).pointer == "/order_total"
+    assert all(refusal.sentence.endswith(".") for refusal in Refusal)
+
+
+# ---- opening an account
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        trial(5),
+        payment("1", 5),
+        renewal("A", "1", 5),
+        order("1", 5),
+        refund("1", credits=5),
+        refund("1", "1", credits=5),
+        payment_refund("1", "1", 5),
+    ],
+    ids=lambda fact: type(fact).__name__,
+)
+def test_a_fact_of_an_unknown_merchant_opens_the_account_if_the_settings_allow_it(fact: Command) -> None:
+    book, strict = Book(), Book(Policy(auto_create=False))
+    outcome = book.do(fact)
+    posted = outcome.posted if isinstance(outcome, Waiting) else outcome
+    assert isinstance(posted, Posted)
+    assert posted.opened
+    assert posted.announcements[0].type == "account.created"
+    assert posted.account.opened_at == days(0)
+    assert strict.refused(fact).refusal == Refusal.ACCOUNT_NOT_FOUND
+    assert strict.tell(opening()).opened
+
+
+@pytest.mark.parametrize("command", [use(1), add(1), terms(low_threshold=1), sweep()], ids=lambda c: type(c).__name__)
+def test_a_command_opens_no_account_unless_it_says_so(command: Command) -> None:
+    book = Book()
+    assert book.refused(command).refusal == Refusal.ACCOUNT_NOT_FOUND
+
+
+def test_a_command_by_event_may_open_an_account() -> None:
+    book = Book()
+    assert book.tell(replace(add(5), opens=True)).opened
+    assert Book(Policy(auto_create=False)).refused(replace(add(5), opens=True)).refusal == Refusal.ACCOUNT_NOT_FOUND
+
+
+def test_a_refused_command_opens_no_account() -> None:
+    book = Book()
+    assert book.refused(replace(use(5), opens=True)).refusal == Refusal.INSUFFICIENT_CREDITS
+    assert book.account is None
+
+
+def test_an_account_opens_with_the_threshold_of_the_settings() -> None:
+    account = Book(Policy(trial_credits=50, low_balance_percent=Decimal(10))).tell(opening()).account
+    assert (account.merchant_id, account.threshold, account.low_threshold) == (MERCHANT, 5, None)
+
+
+# ---- what waits
+
+
+def test_a_parked_refund_settles_the_account_and_posts_nothing() -> None:
+    book = Book(NO_TRIAL)
+    book.tell(opening(), add(5, expires_at=days(1)))
+    outcome = book.wait(days=1).do(refund("1", "1", money=5))
+    assert isinstance(outcome, Waiting)
+    assert outcome.posted is not None
+    assert [done.type for done in outcome.posted.transactions] == ["EXPIRY"]
+    assert outcome.posted.transaction is None
+    assert outcome.parked == ("shopify:refund:1", "shopify:order:1", days(8), days(1), refund("1", "1", money=5))
+
+
+def test_other_orders_leave_a_parked_refund_alone() -> None:
+    book = Book()
+    book.tell(opening())
+    book.do(refund("1", "1", money=5))
+    book.tell(order("2", 5, total=5), payment("1", 5), use(1))
+    assert list(book.parked) == ["shopify:refund:1"]
+
+
+# ---- what changes nothing
+
+
+def test_terms_that_are_the_same_are_no_change() -> None:
+    book = Book()
+    book.tell(opening(), terms(low_threshold=5, when_insufficient="reject", overdraft_limit=9))
+    assert book.do(terms(low_threshold=5, when_insufficient="reject", overdraft_limit=9)) == Replayed(None)
+    account = book.tell(terms(low_threshold=5)).account
+    assert (account.low_threshold, account.when_insufficient, account.overdraft_limit) == (5, None, None)
+
+
+def test_an_account_of_its_own_threshold_equal_to_the_default_is_a_change_without_an_announcement() -> None:
+    book = Book()
+    book.tell(opening())
+    told = book.tell(terms(low_threshold=20))
+    assert (told.account.low_threshold, told.announcements) == (20, ())
+
+
+def test_an_account_opened_again_is_settled_on_the_way() -> None:
+    book = Book(NO_TRIAL)
+    book.tell(opening(), add(5, expires_at=days(1)))
+    told = book.wait(days=2).tell(opening())
+    assert (told.transaction, [done.type for done in told.transactions]) == (None, ["EXPIRY"])
+
+
+# ---- what must be loaded
+
+
+@pytest.mark.parametrize(
+    ("command", "source", "awaited", "trial_too", "overdue"),
+    [
+        (use(1, key="k"), None, False, False, False),
+        (add(1, key="k"), None, False, False, False),
+        (add(1, "k", "PAYMENT"), None, True, False, False),
+        (terms(), None, False, False, False),
+        (sweep(), None, False, False, True),
+        (opening(), None, False, True, False),
+        (trial(1), None, False, True, False),
+        (payment("1", 1), None, True, False, False),
+        (renewal("A", "1", 1), None, False, False, False),
+        (order("1", 1), None, True, False, False),
+        (refund("1", credits=1), None, False, False, False),
+        (refund("1", "7", money=1), "shopify:order:7", False, False, False),
+        (payment_refund("1", "7", 1), "billing:payment:7", False, False, False),
+    ],
+)
+def test_each_command_says_what_it_needs(
+    command: Command, source: str | None, awaited: bool, trial_too: bool, overdue: bool
+) -> None:
+    assert needs(command) == Needs(MERCHANT, command.key, source, awaited, trial_too, overdue)
+
+
+# ---- what a transaction says
+
+
+def test_a_transaction_carries_what_its_command_said() -> None:
+    book = Book(NO_TRIAL)
+    book.tell(opening(), add(5))
+    command = use(
+        2,
+        key="k",
+        reference=Reference("job", "7"),
+        metadata='{"a":1}',
+        salt=b"0" * 16,
+        actor="key:9",
+        correlation_id="c",
+        occurred_at=days(-3),
+    )
+    done = book.wait(days=1).tell(command).transaction
+    assert done is not None
+    assert (done.key, done.content, done.reference) == ("k", command.content, ("job", "7"))
+    assert (done.metadata, done.metadata_salt, done.actor, done.correlation_id) == ('{"a":1}', b"0" * 16, "key:9", "c")
+    assert (done.occurred_at, done.created_at, done.reverses) == (days(-3), days(1), None)
+    assert (done.operation, done.type, done.merchant_id) == ("DECREASE", "USAGE", MERCHANT)
+
+
+@pytest.mark.parametrize(
+    ("fact", "reference"),
+    [
+        (trial(5, "T9"), ("trial", "T9")),
+        (payment("P9", 5), ("payment", "P9")),
+        (renewal("S9", "2026-01", 5), ("subscription", "S9")),
+        (order("O9", 5), ("order", "O9")),
+        (refund("R9", credits=5), ("refund", "R9")),
+        (opening(), None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_fact_refers_to_what_it_is_about(fact: Command, reference: tuple[str, str] | None) -> None:
+    done = Book().tell(fact).transaction
+    assert done is not None
+    assert (done.reference, done.key, done.actor) == (reference, fact.key, "system")

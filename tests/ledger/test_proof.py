@@ -1,0 +1,182 @@
+"""The canonical form, held to its published test vectors, and what verification says of broken books."""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from credit_service.ledger import addresses
+from credit_service.ledger.account import Reference, Transaction
+from credit_service.ledger.policy import Policy
+from credit_service.ledger.proof import Fault, canonical, chain, metadata_hash, verify
+from tests.ledger.book import Book
+from tests.ledger.telling import add, opening, order, use
+
+ROOT = Path(__file__).parents[2]
+VECTORS: list[dict[str, Any]] = json.loads((ROOT / "tests/vectors/proof.json").read_text())
+vectors = pytest.mark.parametrize("vector", VECTORS, ids=[vector["name"] for vector in VECTORS])
+
+
+def canonical_by_the_page(said: dict[str, Any]) -> bytes:
+    """docs/proof.md in code, from nothing but that page."""
+    reference = said["reference"] or {"type": None, "id": None}
+    draws = ",".join(f"{draw['grant_id']}:{draw['amount']}" for draw in said["draws"])
+    lines = ["credit-service/1", said["id"], said["merchant_id"], said["sequence"]]
+    lines += [said[name] for name in ("operation_type", "transaction_type", "amount", "shortfall")]
+    lines += [said[name] for name in ("balance_before", "balance_after", "debt_after", "idempotency_key", "content")]
+    lines += [reference["type"], reference["id"], said["metadata_hash"], said["total_micros"], said["currency"]]
+    lines += [draws, said["reverses"], said["actor"], said["correlation_id"], said["occurred_at"], said["created_at"]]
+    return "".join(f"{'' if line is None else line}\n" for line in lines).encode()
+
+
+@vectors
+def test_a_published_vector_follows_from_the_published_form_alone(vector: dict[str, Any]) -> None:
+    said = vector["transaction"]
+    written = canonical_by_the_page(said)
+    assert written == vector["canonical"].encode()
+    assert len(written.splitlines()) == 24
+    assert sha256(bytes.fromhex(vector["previous_hash"]) + written).hexdigest() == vector["hash"]
+    if said["metadata"] is not None:
+        salted = bytes.fromhex(said["metadata_salt"]) + said["metadata"].encode()
+        assert sha256(salted).hexdigest() == said["metadata_hash"]
+
+
+@vectors
+def test_the_ledger_writes_what_the_vector_says(vector: dict[str, Any]) -> None:
+    transaction = read(vector["transaction"], vector["hash"])
+    assert canonical(transaction) == vector["canonical"].encode()
+    assert chain(bytes.fromhex(vector["previous_hash"]), transaction) == transaction.hash
+    if transaction.metadata is not None:
+        assert metadata_hash(transaction.metadata, transaction.metadata_salt) == transaction.metadata_hash
+
+
+def read(said: dict[str, Any], hash_: str) -> Transaction:
+    """A transaction of the vectors as the ledger keeps it."""
+
+    def bytes_of(name: str) -> bytes | None:
+        return None if said[name] is None else bytes.fromhex(said[name])
+
+    def address(identifier: str) -> addresses.Address:
+        found = addresses.parse(UUID(identifier))
+        assert found is not None
+        return found
+
+    reference = said["reference"]
+    return Transaction(
+        account=address(said["id"]).account,
+        merchant_id=UUID(said["merchant_id"]),
+        sequence=said["sequence"],
+        operation=said["operation_type"],
+        type=said["transaction_type"],
+        amount=said["amount"],
+        shortfall=said["shortfall"],
+        balance_before=said["balance_before"],
+        balance_after=said["balance_after"],
+        debt_after=said["debt_after"],
+        key=said["idempotency_key"],
+        content=bytes.fromhex(said["content"]),
+        reference=None if reference is None else Reference(reference["type"], reference["id"]),
+        metadata=said["metadata"],
+        metadata_salt=bytes_of("metadata_salt"),
+        metadata_hash=bytes_of("metadata_hash"),
+        total_micros=said["total_micros"],
+        currency=said["currency"],
+        draws=tuple((address(draw["grant_id"]).number, draw["amount"]) for draw in said["draws"]),
+        reverses=said["reverses"],
+        actor=said["actor"],
+        correlation_id=said["correlation_id"],
+        occurred_at=said["occurred_at"],
+        created_at=said["created_at"],
+        hash=bytes.fromhex(hash_),
+    )
+
+
+def test_the_vectors_are_one_chain_and_use_every_field() -> None:
+    assert [vector["previous_hash"] for vector in VECTORS] == [
+        "00" * 32,
+        *(vector["hash"] for vector in VECTORS[:-1]),
+    ]
+    used = {name for vector in VECTORS for name, value in vector["transaction"].items() if value not in (None, [], 0)}
+    assert set(VECTORS[0]["transaction"]) - used == {"shortfall", "reverses"}
+
+
+def test_the_page_shows_three_of_the_vectors_as_they_are() -> None:
+    page = (ROOT / "docs/proof.md").read_text()
+    for vector in VECTORS[:3]:
+        assert f"```text\n{vector['canonical']}```\n\nhash `{vector['hash']}`" in page
+
+
+def test_the_canonical_form_of_a_reversal_and_of_a_shortfall_has_its_own_line() -> None:
+    lines = canonical(read(VECTORS[1]["transaction"], "")._replace(reverses=7, shortfall=3)).decode().splitlines()
+    assert (lines[7], lines[19]) == ("3", "7")
+
+
+# ---- what verification says, fault by fault; each broken history is chained anew, so that only its sums betray it
+
+
+def rechained(transactions: list[Transaction]) -> list[Transaction]:
+    """The same transactions with hashes that fit."""
+    previous, fitting = bytes(32), []
+    for transaction in transactions:
+        previous = chain(previous, transaction)
+        fitting.append(transaction._replace(hash=previous))
+    return fitting
+
+
+def history() -> Book:
+    """Three transactions: 10 in, 4 out, 9 out of which 3 are owed."""
+    book = Book(Policy(trial_credits=0))
+    book.tell(opening(), add(10), use(4), order("1", 9))
+    return book
+
+
+@pytest.mark.parametrize(
+    ("index", "change", "fault"),
+    [
+        (1, {"sequence": 7}, "sequence 2 is missing"),
+        (1, {"balance_before": 9}, "balance_before is not the previous balance_after"),
+        (0, {"balance_before": 1}, "balance_before is not the previous balance_after"),
+        (1, {"balance_after": 7}, "balance_after is not balance_before and the amount"),
+        (1, {"amount": 5}, "balance_after is not balance_before and the amount"),
+        (1, {"operation": "INCREASE"}, "balance_after is not balance_before and the amount"),
+        (1, {"created_at": 5}, "created_at lies before the previous transaction"),
+        (1, {"draws": ((1, -5),)}, "balance_after is not the open grants less the debt"),
+        (1, {"draws": ((1, -6), (2, 2))}, None),
+        (1, {"draws": ((2, -4),)}, "a grant is drawn below zero"),
+        (2, {"debt_after": 4}, "balance_after is not the open grants less the debt"),
+        (1, {"metadata": "{}", "metadata_hash": bytes(32)}, "the metadata does not match its hash"),
+        (1, {"metadata": "{}"}, "the metadata does not match its hash"),
+    ],
+)
+def test_verification_names_what_is_wrong_and_where(index: int, change: dict[str, Any], fault: str | None) -> None:
+    book = history()
+    forged = list(book.transactions)
+    forged[index] = forged[index]._replace(**change)
+    forged = rechained(forged)
+    assert book.account is not None
+    account = book.account._replace(last_hash=forged[-1].hash)
+    found = list(verify(account, book.grants.values(), forged))
+    at = forged[index].sequence
+    if fault is None:
+        assert [one for one in found if one.sequence == at] == []
+        assert Fault(None, "the grants are not what the transactions drew") in found
+    else:
+        assert Fault(at, fault) in found
+    assert "the hash does not match the transaction and its predecessor" not in {one.fault for one in found}
+
+
+def test_a_broken_link_is_named_at_the_transaction_that_no_longer_fits() -> None:
+    book = history()
+    forged = [book.transactions[0]._replace(actor="somebody else"), *book.transactions[1:]]
+    assert book.account is not None
+    fault = "the hash does not match the transaction and its predecessor"
+    assert list(verify(book.account, book.grants.values(), forged)) == [Fault(1, fault)]
+
+
+def test_an_account_without_transactions_has_no_fault() -> None:
+    book = Book(Policy(trial_credits=0))
+    book.tell(opening())
+    assert book.faults() == []

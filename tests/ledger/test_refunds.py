@@ -1,0 +1,148 @@
+"""Which credits go back where: tables over the draws of an order and of its refunds."""
+
+import pytest
+
+from credit_service.ledger.account import Draw
+from credit_service.ledger.policy import Policy
+from credit_service.ledger.refunds import own_draws
+from tests.ledger.book import Book
+from tests.ledger.telling import add, days, opening, order, payment, payment_refund, refund, sweep, use
+
+NO_TRIAL = Policy(trial_credits=0)
+
+
+def opened(*commands: object) -> Book:
+    """Books of an account without a trial."""
+    book = Book(NO_TRIAL)
+    book.tell(opening(), *commands)  # type: ignore[arg-type]
+    return book
+
+
+@pytest.mark.parametrize(
+    ("before", "price", "uncovered", "own"),
+    [
+        ([add(10)], 4, 0, ((1, -4),)),
+        ([add(3), add(4)], 7, 0, ((1, -3), (2, -4))),
+        ([add(3), add(4)], 9, 2, ((1, -3), (2, -4))),
+        ([], 9, 9, ()),
+        ([order("debt", 5)], 9, 9, ()),
+        ([add(3)], 0, 0, ()),
+    ],
+)
+def test_the_own_draws_of_an_order_are_told_from_what_no_grant_covered(
+    before: list[object], price: int, uncovered: int, own: tuple[Draw, ...]
+) -> None:
+    (done,) = opened(*before).tell(order("1", price)).transactions
+    assert own_draws(done) == (uncovered, own)
+
+
+def test_the_own_draws_of_an_order_are_told_from_what_time_did_before_it() -> None:
+    book = opened(order("debt", 5), add(9, effective_at=days(1)), add(4, effective_at=days(1), priority=200))
+    (done,) = book.wait(days=1).tell(order("1", 6)).transactions
+    assert done.draws == ((1, -5), (1, -4), (2, -2))
+    assert own_draws(done) == (0, ((1, -4), (2, -2)))
+
+
+@pytest.mark.parametrize(
+    ("parts", "draws"),
+    [
+        ([9], [((2, 4), (1, 3))]),  # two paid the debt
+        ([2, 7], [(), ((2, 4), (1, 3))]),
+        ([1, 3, 3, 2], [(), ((2, 2),), ((2, 2), (1, 1)), ((1, 2),)]),
+        ([0, 9, 5], [(), ((2, 4), (1, 3)), ()]),
+    ],
+)
+def test_each_refund_goes_on_where_the_last_one_stopped(parts: list[int], draws: list[tuple[Draw, ...]]) -> None:
+    book = opened(add(3), add(4), order("1", 9))
+    for number, (part, expected) in enumerate(zip(parts, draws, strict=True)):
+        (done,) = book.tell(refund(str(number), "1", credits=part)).transactions
+        assert done.draws == expected
+
+
+def test_a_refund_pays_what_is_owed_by_others_with_the_credits_it_brings_back() -> None:
+    book = opened(add(6), order("1", 6), order("2", 5))
+    (done,) = book.tell(refund("1", "1", credits=6)).transactions
+    assert (done.draws, done.debt_after, book.remaining()) == (((1, 6), (1, -5)), 0, {1: 1})
+
+
+def test_each_expired_grant_of_an_order_comes_back_as_one_of_its_own() -> None:
+    book = opened(
+        add(3, expires_at=days(1), category="promotional"),
+        add(4, expires_at=days(2), category="paid", priority=150),
+        add(5),
+        order("1", 12),
+    )
+    (done,) = book.wait(days=2).tell(refund("1", "1", credits=12)).transactions
+    # The last to pay was the second, for its priority; the third lives, and takes its own back.
+    assert done.draws == ((4, 4), (3, 5), (5, 3))
+    grace = days(2 + 30)
+    back = {grant.number: (grant.category, grant.priority, grant.expires_at) for grant in book.open_grants}
+    assert back[4] == ("paid", 150, grace)
+    assert back[5] == ("promotional", 100, grace)
+
+
+def test_a_grant_that_lapsed_in_the_very_commit_of_the_refund_counts_as_expired() -> None:
+    book = opened(add(10, expires_at=days(1)), order("1", 4))
+    told = book.wait(days=1).tell(refund("1", "1", credits=4))
+    assert [(done.type, done.draws) for done in told.transactions] == [
+        ("EXPIRY", ((1, -6),)),
+        ("ORDER_REFUNDED", ((2, 4),)),
+    ]
+    assert book.grants[1].remaining == 0
+
+
+def test_two_refunds_parked_for_one_order_share_it_in_the_order_of_their_arrival() -> None:
+    book = opened(add(10))
+    book.do(refund("b", "1", credits=4))
+    book.do(refund("a", "1", money=10))
+    told = book.tell(order("1", 6, total=10))
+    assert [(done.key, done.amount, done.shortfall) for done in told.transactions] == [
+        ("shopify:order:1", 6, 0),
+        ("shopify:refund:b", 4, 0),
+        ("shopify:refund:a", 2, 4),
+    ]
+    assert told.transaction == told.transactions[0]
+    assert book.given["shopify:order:1"] == ("shopify:order:1", 10_000_000, 2, 6)
+
+
+def test_a_payment_is_taken_back_from_its_own_grant_although_another_would_pay_first() -> None:
+    book = opened(payment("1", 10), add(5, priority=1), use(7))
+    # The first to pay was the other grant, so eight are left of the payment's own.
+    (done,) = book.tell(payment_refund("1", "1", 9)).transactions
+    assert (done.draws, done.debt_after) == (((1, -8),), 1)
+
+
+def test_a_payment_whose_credits_paid_a_debt_is_taken_from_its_own_grant_and_no_other() -> None:
+    book = opened(order("1", 4), payment("1", 10), payment("2", 10))
+    (done,) = book.tell(payment_refund("1", "1", 6)).transactions
+    assert done.draws == ((1, -6),)
+
+
+def test_a_payment_that_is_refunded_twice_remembers_what_went_back() -> None:
+    book = opened(payment("1", 10))
+    first, second = (book.tell(payment_refund(number, "1", 7)).transactions[-1] for number in "ab")
+    assert [(done.amount, done.shortfall) for done in (first, second)] == [(7, 0), (3, 4)]
+    assert second.reference == ("payment", "1")
+    assert book.given["billing:payment:1"].credits == 10
+
+
+def test_a_payment_refund_that_waited_does_not_need_the_grants_that_time_used_up_before_its_payment() -> None:
+    book = opened(order("1", 5), add(5, effective_at=days(1)))
+    book.do(payment_refund("1", "1", 6))
+    book.wait(days=1).tell(sweep())  # the grant pays the debt, is spent, and will stand in the payment's draws
+    told = book.tell(payment("1", 8))
+    assert [done.draws for done in told.transactions] == [((1, -5), (2, 8)), ((2, -6),)]
+    worthless = opened(order("1", 5), add(5, effective_at=days(1)))
+    worthless.do(payment_refund("1", "1", 6))
+    worthless.wait(days=1).tell(sweep())
+    told = worthless.tell(payment("1", 0))
+    assert [(done.amount, done.shortfall, done.draws) for done in told.transactions] == [(0, 0, ((1, -5),)), (0, 6, ())]
+
+
+def test_a_payment_found_after_time_paid_a_debt_is_told_from_the_grants_in_its_draws() -> None:
+    """The draws of a payment begin with what time did before it; only the grant it made is its own."""
+    book = opened(order("1", 5), add(5, effective_at=days(1)))
+    book.wait(days=1).tell(payment("1", 10))
+    assert book.transactions[-1].draws == ((1, -5), (2, 10))
+    (done,) = book.tell(payment_refund("1", "1", 10)).transactions
+    assert (done.draws, done.debt_after) == (((2, -10),), 0)

@@ -1,0 +1,66 @@
+"""The values the ledger is made of."""
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from credit_service.ledger.account import EXPIRY, Account, transaction_time
+from credit_service.ledger.commands import Command, order_key, payment_key, trial_key
+from tests.ledger.book import Book
+from tests.ledger.telling import (
+    MERCHANT,
+    add,
+    days,
+    opening,
+    order,
+    payment,
+    payment_refund,
+    refund,
+    renewal,
+    sweep,
+    terms,
+    trial,
+    use,
+)
+
+
+def test_available_is_the_balance_without_what_is_held_or_pending() -> None:
+    account = Account(1, MERCHANT, days(0), days(0), balance=10, held=3, pending=2)
+    assert account.available == 5
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        opening(),
+        trial(1),
+        payment("1", 1),
+        payment_refund("1", "1", 1),
+        renewal("A", "1", 1),
+        order("1"),
+        refund("1", credits=1),
+        add(1),
+        terms(),
+        sweep(),
+        add(1).terms,
+    ],
+    ids=lambda command: type(command).__name__,
+)
+def test_a_command_is_a_value_that_nobody_can_change_or_extend(command: Command) -> None:
+    for name in ("key", "priority", "something_else"):
+        with pytest.raises((FrozenInstanceError, AttributeError, TypeError)):
+            setattr(command, name, "other")
+    assert not hasattr(command, "__dict__")
+
+
+def test_natural_keys_are_made_from_the_fact() -> None:
+    assert trial_key(MERCHANT) == f"trial:{MERCHANT}"
+    assert order_key("9007199254740993") == "shopify:order:9007199254740993"
+    assert payment_key("a b") == "billing:payment:a b"
+
+
+def test_an_expiry_counts_from_its_instant_and_all_else_from_its_posting() -> None:
+    book = Book()
+    book.tell(opening(), add(5, expires_at=days(1)))
+    for done in book.wait(days=3).tell(use(1, occurred_at=days(2))).transactions:
+        assert transaction_time(done) == (days(1) if done.type == EXPIRY else days(3))

@@ -1,0 +1,801 @@
+"""What every store must do, said once. An engine's test module says how to build one (`Engine`) and inherits the rest.
+
+Values are handed to the store directly where the law is the store's own; where it needs real postings they come through
+`Posting`, as in service. `test_batches` says that a store adds nothing to what the ledger decides.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import CheckConstraint
+
+from credit_service.ledger import commands
+from credit_service.ledger.account import DeadLetter, GivenBack, Parked, Reference, Transaction
+from credit_service.ledger.addresses import ACCOUNT, GRANT, TRANSACTION, Address
+from credit_service.ledger.announcements import OF_A_TRANSACTION
+from credit_service.ledger.decide import Needs, Outcome
+from credit_service.ledger.draft import Posted
+from credit_service.ledger.policy import Policy
+from credit_service.ledger.proof import verify
+from credit_service.posting import Posting, RefusedAt
+from credit_service.storage import tables
+from credit_service.storage.base import (
+    AccountQuery,
+    ApiKey,
+    BadRow,
+    Loaded,
+    Store,
+    TransactionQuery,
+    Writes,
+)
+from tests.ledger.telling import MERCHANT, T0, add, days, opening, order, payment, payment_refund, sweep, use
+from tests.ledger.telling import refund as told_refund
+from tests.storage import values
+from tests.storage.batches import MERCHANTS, Batch, Shelf, batches, of, policies
+from tests.storage.values import NUMBER, OTHER, account, grant, transaction, writes
+
+
+class Clock:
+    """The store's clock, moved by tests."""
+
+    def __init__(self) -> None:
+        self.now = T0
+
+    def __call__(self) -> int:
+        return self.now
+
+
+class Engine(Protocol):
+    """How tests build a store of one engine, and look beneath it."""
+
+    clock: Clock
+
+    async def fresh(self) -> Store:
+        """A store with the schema and no rows. It reads `clock`, and numbers accounts 1, 2, 3 as it meets merchants."""
+        ...
+
+    async def reopened(self, store: Store) -> Store:
+        """The same database after the store was closed and the service started again."""
+        ...
+
+    async def rows(self, table: str) -> list[tuple[Any, ...]]:
+        """What the last commit left in a table of the last store, in order of its primary key."""
+        ...
+
+    def halfway(self, store: Store) -> AbstractAsyncContextManager[None]:
+        """While inside, a posting stops when it has written all and not committed yet, which it does at the exit."""
+        ...
+
+
+def merchant(index: int) -> UUID:
+    """One of many merchants, in their order."""
+    return UUID(int=index + 1)
+
+
+def need(key: str = "", merchant_id: UUID = MERCHANT, source: str | None = None, *, trial: bool = False) -> Needs:
+    """What to load for a command."""
+    return Needs(merchant_id, key, source, awaited=False, trial=trial, overdue=False)
+
+
+async def write(store: Store, made: Writes) -> None:
+    """Write these rows in one posting."""
+    await store.post([need("", account.merchant_id) for account in made.accounts.values()], lambda loaded: made)
+
+
+async def load(store: Store, *wanted: Needs) -> Loaded:
+    """What a posting with these needs would decide on."""
+    seen: list[Loaded] = []
+
+    def work(loaded: Loaded) -> Writes:
+        seen.append(loaded)
+        return Writes()
+
+    await store.post(wanted, work)
+    return seen[-1]
+
+
+async def tell(store: Store, *told: commands.Command, policy: Policy | None = None) -> list[Outcome]:
+    """Post commands as the service does, in one batch."""
+    posting = Posting(store, policy or Policy())
+    posting.start()
+    try:
+        return await posting.submit_many(told)
+    finally:
+        await posting.drain()
+
+
+async def posted(store: Store, *told: commands.Command, policy: Policy | None = None) -> list[Transaction]:
+    """The transactions of commands that must all be posted."""
+    transactions = []
+    for outcome in await tell(store, *told, policy=policy):
+        assert isinstance(outcome, Posted), outcome
+        assert outcome.transaction is not None
+        transactions.append(outcome.transaction)
+    return transactions
+
+
+TABLES = tuple(tables.metadata.tables)
+LEDGER = tuple(name for name in TABLES if name != "api_keys")
+
+
+class StoreContract:
+    """The laws of a store. A subclass gives the fixture `engine`."""
+
+    @pytest.fixture
+    async def store(self, engine: Engine) -> AsyncIterator[Store]:
+        store = await engine.fresh()
+        yield store
+        await store.close()
+
+    # ---- a posting: load, decide, write, commit
+
+    async def test_what_work_writes_is_returned_and_there_after_a_restart(self, engine: Engine):
+        store = await engine.fresh()
+        made = writes(account(sequence=1), transactions=[transaction()])
+        try:
+            assert await store.post([], lambda loaded: made) is made
+        finally:
+            store = await engine.reopened(store)
+        try:
+            held = await store.held([MERCHANT], T0)
+            assert held[MERCHANT].account == account(sequence=1)
+            assert await store.transaction(Address(NUMBER, TRANSACTION, 1)) == transaction()
+        finally:
+            await store.close()
+
+    async def test_L4_nothing_is_there_of_a_posting_whose_work_fails(self, engine: Engine, store: Store):
+        class Sudden(Exception):
+            pass
+
+        def work(loaded: Loaded) -> Writes:
+            raise Sudden("as it is")
+
+        with pytest.raises(Sudden, match="as it is"):
+            await store.post([need("k")], work)
+        assert await self._all_rows(engine) == {name: [] for name in TABLES}
+        await write(store, writes(account()))
+        assert len(await engine.rows("accounts")) == 1
+
+    async def test_L4_nothing_is_there_of_a_posting_with_one_row_the_database_refuses(
+        self, engine: Engine, store: Store
+    ):
+        whole: dict[str, Any] = {
+            "transactions": [transaction()],
+            "grants": [grant()],
+            "announcements": [values.FULL_ANNOUNCEMENT],
+            "given_back": [values.FULL_GIVEN_BACK],
+            "parked": [values.FULL_PARKED],
+            "dead_letters": [DeadLetter("order_unknown", "It never came.", T0, values.FULL_REFUND)],
+        }
+        spoilt: dict[str, Any]
+        for spoilt in (
+            {"transactions": [transaction(), transaction(2, amount=-1)]},
+            {"grants": [grant(), grant(2, remaining=6)]},
+            {"given_back": [values.FULL_GIVEN_BACK, GivenBack("k", -1)]},
+        ):
+            with pytest.raises(BadRow):
+                await write(store, writes(account(), **(whole | spoilt)))
+            assert await self._all_rows(engine) == {name: [] for name in TABLES}
+        await write(store, writes(account(), **whole))
+        assert {name: len(found) for name, found in (await self._all_rows(engine)).items()} == {
+            name: int(name != "api_keys") for name in TABLES
+        }
+
+    async def test_L4_a_posting_leaves_transaction_grant_account_and_events_together(
+        self, engine: Engine, store: Store
+    ):
+        (bought,) = await posted(store, payment("P", 5))
+        assert [row[0] for row in await engine.rows("accounts")] == [bought.account]
+        assert [row[:2] for row in await engine.rows("transactions")] == [(bought.account, 1)]
+        assert [row[:3] for row in await engine.rows("grants")] == [(bought.account, 1, 1)]
+        events = await engine.rows("events")
+        assert [row[2:6] for row in events] == [
+            (bought.account, 1, "account.created", None),
+            (bought.account, 2, "recharged", 1),
+            (bought.account, 3, "plugin_status_changed", 1),
+        ]
+
+    async def test_readers_see_nothing_of_a_posting_before_its_commit_and_do_not_wait_for_it(
+        self, engine: Engine, store: Store
+    ):
+        await posted(store, payment("P", 5))
+        read: list[Callable[[], Any]] = [
+            lambda: store.held([MERCHANT], T0),
+            lambda: store.accounts(AccountQuery(T0, 0), None, 10),
+            lambda: store.grants(1),
+            lambda: store.transactions(TransactionQuery(account=1), None, 10),
+            lambda: store.transactions(TransactionQuery(), None, 10),
+            lambda: store.count(TransactionQuery()),
+            lambda: store.due(days(400), 10),
+            store.strays,
+            store.keys,
+            lambda: store.key("none"),
+        ]
+        before = [await one() for one in read]
+        async with engine.halfway(store):
+            late = asyncio.create_task(tell(store, use(2), payment("Q", 5, expires_at=days(30))))
+            await asyncio.sleep(0)
+            assert [await one() for one in read] == before
+            assert [len(list(books.transactions)) async for books in store.books()] == [1]
+            assert not late.done()
+        await late
+        assert await store.count(TransactionQuery()) == 3
+
+    async def test_work_is_given_the_time_of_the_database_clock(self, engine: Engine, store: Store):
+        engine.clock.now = days(3)
+        assert (await load(store)).now == days(3)
+        assert await store.now() == days(3)
+
+    async def test_a_merchant_without_an_account_has_an_empty_record_with_a_number_to_open_it(self, store: Store):
+        loaded = await load(store, need("a"), need("b"), need("a", OTHER))
+        record, other = loaded.records[MERCHANT], loaded.records[OTHER]
+        assert list(loaded.records) == [MERCHANT, OTHER]
+        assert (record.account, record.grants, record.firsts, record.parked) == (None, (), {}, {})
+        assert (record.number, other.number) == (1, 2)
+
+    async def test_a_merchant_with_an_account_is_loaded_with_it(self, store: Store):
+        await write(store, writes(account()))
+        record = (await load(store, need("a"))).records[MERCHANT]
+        assert (record.account, record.number) == (account(), NUMBER)
+
+    async def test_L6_only_open_grants_are_loaded_in_burn_down_order(self, store: Store):
+        grants = [
+            grant(1),
+            grant(2, category="promotional"),
+            grant(3, expires_at=T0 + 9),
+            grant(4, remaining=0),
+            grant(5, priority=1),
+            grant(6, effective_at=T0 - 1),
+        ]
+        await write(store, writes(account(granted=6), grants=grants))
+        await write(store, writes(account(2, OTHER, granted=1), grants=[grant(1, amount=7, remaining=7)]))
+        loaded = await load(store, need("a"), need("a", OTHER))
+        assert [found.number for found in loaded.records[MERCHANT].grants] == [5, 3, 2, 6, 1]
+        assert loaded.records[OTHER].grants == (grant(1, amount=7, remaining=7),)
+
+    async def test_L3_what_was_recorded_under_a_key_is_loaded_for_its_own_merchant_only(self, store: Store):
+        first = transaction(key="the key")
+        await write(store, writes(account(), transactions=[first, transaction(2)]))
+        await write(store, writes(account(2, OTHER)))
+        loaded = await load(store, need("the key"), need("the key", OTHER), need("The key"))
+        assert loaded.records[MERCHANT].firsts == {"the key": first}
+        assert loaded.records[OTHER].firsts == {}
+
+    async def test_L12_the_trial_is_loaded_under_whatever_key_it_was_granted(self, store: Store):
+        granted = transaction(2, type="TRIAL", key="by hand")
+        await write(store, writes(account(sequence=2, trial=2), transactions=[transaction(), granted]))
+        key = commands.trial_key(MERCHANT)
+        assert (await load(store, need(key, trial=True))).records[MERCHANT].trial == granted
+        assert (await load(store, need(key))).records[MERCHANT].trial is None
+
+    async def test_L8_a_source_is_loaded_with_what_was_given_back_of_it_and_the_grants_it_drew_on(self, store: Store):
+        paid = transaction(
+            3, operation="DECREASE", balance_before=9, balance_after=4, key="o", draws=((1, -2), (2, -3))
+        )
+        given = GivenBack("o", 1, 2, 3)
+        grants = [grant(1, remaining=0), grant(2, remaining=2), grant(3, remaining=0)]
+        await write(store, writes(account(granted=3), transactions=[paid], grants=grants, given_back=[given]))
+        record = (await load(store, need("r", source="o"))).records[MERCHANT]
+        assert record.firsts == {"o": paid}
+        assert record.given_back == {"o": given}
+        assert record.known_grants == {1: grants[0], 2: grants[1]}
+
+    async def test_L8_a_source_of_which_nothing_was_given_back_is_loaded_without(self, store: Store):
+        await write(store, writes(account(granted=1), transactions=[transaction(draws=((1, 5),))], grants=[grant()]))
+        record = (await load(store, need("r", source="key 1"), need("s", source="unknown"))).records[MERCHANT]
+        assert (set(record.firsts), record.given_back, record.known_grants) == ({"key 1"}, {}, {1: grant()})
+
+    async def test_L8_parked_refunds_are_loaded_with_their_merchant(self, store: Store):
+        waiting = [Parked(key, "o", T0 + 9, T0, values.refund(key=key)) for key in ("b", "c", "a")]
+        await write(store, writes(account(), parked=waiting))
+        await write(store, writes(account(2, OTHER), parked=[values.PARKED_PAYMENT_REFUND]))
+        loaded = await load(store, need("x"), need("x", OTHER))
+        assert loaded.records[MERCHANT].parked == {parked.key: parked for parked in waiting}
+        assert loaded.records[OTHER].parked == {values.PARKED_PAYMENT_REFUND.key: values.PARKED_PAYMENT_REFUND}
+
+    async def test_L8_parked_refunds_are_applied_in_order_of_arrival_and_of_one_instant_by_key(
+        self, engine: Engine, store: Store
+    ):
+        await tell(store, payment("P", 10), told_refund("b", "1", credits=1), told_refund("a", "1", credits=1))
+        engine.clock.now += 1
+        await tell(store, told_refund("0", "1", credits=1))
+        (outcome,) = await tell(store, order("1", 10))
+        assert isinstance(outcome, Posted)
+        assert [one.key[-1] for one in outcome.transactions] == ["1", "a", "b", "0"]
+
+    async def test_L8_a_refund_that_was_given_up_can_be_parked_again_in_the_same_posting(
+        self, engine: Engine, store: Store
+    ):
+        await write(store, writes(account(), parked=[values.FULL_PARKED]))
+        again = values.FULL_PARKED._replace(until=T0 + 99)
+        await write(store, writes(account(), parked=[again], unparked=[again.key]))
+        assert (await load(store, need("x"))).records[MERCHANT].parked == {again.key: again}
+        await write(store, writes(account(), unparked=[again.key]))
+        assert await engine.rows("parked") == []
+
+    async def test_thousands_of_merchants_and_keys_are_loaded_at_once(self, store: Store):
+        some = 2_500
+        accounts = [account(index + 1, merchant(index), granted=1) for index in range(some)]
+        made = writes(*accounts)
+        made.transactions = [transaction(1, index + 1, merchant(index), key=f"k{index}") for index in range(some)]
+        made.grants = {(index + 1, 1): grant(amount=index + 1, remaining=index + 1) for index in range(some)}
+        await write(store, made)
+        loaded = await load(store, *(need(f"k{index}", merchant(index)) for index in range(some)))
+        for index in range(some):
+            record = loaded.records[merchant(index)]
+            assert record.account == accounts[index]
+            assert record.firsts == {f"k{index}": made.transactions[index]}
+            assert record.grants == (made.grants[index + 1, 1],)
+        held = await store.held([merchant(index) for index in range(some)], T0)
+        assert {found.account for found in held.values()} == set(accounts)
+
+    async def test_the_last_value_of_a_row_replaces_the_one_before(self, engine: Engine, store: Store):
+        await write(store, writes(account(granted=1), grants=[grant()], given_back=[GivenBack("o")]))
+        later = account(granted=2, balance=3, total_increases=3, next_due_at=T0 + 1, low_threshold=7)
+        spent, new = grant(remaining=0, lapses=1), grant(2)
+        await write(store, writes(later, grants=[spent, new], given_back=[GivenBack("o", 1, 2, 3)]))
+        assert (await store.held([MERCHANT], T0))[MERCHANT].account == later
+        assert [books.grants async for books in store.books()] == [[spent, new]]
+        assert [row[2:] for row in await engine.rows("given_back")] == [("o", 1, 2, 3)]
+
+    # ---- the store adds nothing to what the ledger decides
+
+    @given(data=st.data(), policy=policies)
+    @settings(
+        max_examples=max(10, settings().max_examples // 2),  # each is a database
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+    )
+    def test_L4_batches_leave_what_the_same_commands_leave_one_at_a_time_in_memory(
+        self, engine: Engine, data: st.DataObject, policy: Policy
+    ):
+        asyncio.run(self._batches(engine, data.draw(batches), policy))
+
+    async def _batches(self, engine: Engine, some: list[Batch], policy: Policy) -> None:
+        store, shelf = await engine.fresh(), Shelf(policy)
+        posting = Posting(store, policy, max_batch=7)
+        posting.start()
+        try:
+            for batch in some:
+                engine.clock.now += batch.wait
+                submit = posting.submit_atomic if batch.atomic else posting.submit_many
+                outcomes = await submit(batch.commands)
+                held = await store.held(MERCHANTS, engine.clock.now)
+                numbers = {merchant_id: one.account.number for merchant_id, one in held.items()}
+                expected = shelf.answer(batch, engine.clock.now, numbers)
+                assert (outcomes if isinstance(outcomes, RefusedAt) else list(outcomes)) == expected
+            await self._same_rows(engine, store, shelf)
+        finally:
+            await posting.drain()
+            await store.close()
+
+    async def _same_rows(self, engine: Engine, store: Store, shelf: Shelf) -> None:
+        open_books = sorted(
+            (book for book in shelf.books.values() if book.account is not None),
+            key=lambda book: book.account.merchant_id if book.account else OTHER,
+        )
+        async for found in store.books():
+            book = open_books.pop(0)
+            assert found.account == book.account
+            assert list(found.grants) == [book.grants[number] for number in sorted(book.grants)]
+            transactions = list(found.transactions)
+            assert transactions == list(book.transactions)
+            assert [*found.faults, *verify(found.account, found.grants, transactions)] == []
+        assert open_books == []
+        by_number = {book.number: book for book in shelf.books.values() if book.account is not None}
+        events = await engine.rows("events")
+        assert [row[1] for row in events] == list(range(1, len(events) + 1))
+        for number, book in by_number.items():
+            assert [row[3:8] for row in events if row[2] == number] == [one[:5] for one in book.announcements]
+        given = {(number, *one) for number, book in by_number.items() for one in book.given.values()}
+        assert {(row[0], *row[2:]) for row in await engine.rows("given_back")} == given
+        parked = {(number, *one[:4]) for number, book in by_number.items() for one in book.parked.values()}
+        assert {(row[0], *row[2:6]) for row in await engine.rows("parked")} == parked
+        letters = [(number, *one[:3]) for number, book in by_number.items() for one in book.dead_letters]
+        assert sorted(row[1:5] for row in await engine.rows("dead_letters")) == sorted(letters)
+
+    # ---- values
+
+    @pytest.mark.parametrize("whole", [values.FULL_ACCOUNT, values.RICH_ACCOUNT, account()])
+    async def test_an_account_comes_back_exactly(self, store: Store, whole: Any):
+        await write(store, writes(account(whole.number, whole.merchant_id)))
+        await write(store, writes(whole._replace(opened_at=T0)))
+        found = (await load(store, need("", whole.merchant_id))).records[whole.merchant_id].account
+        assert found == whole
+        assert [type(value) for value in found or ()] == [type(value) for value in whole]
+
+    @pytest.mark.parametrize("whole", [values.FULL_TRANSACTION, transaction()], ids=["full", "plain"])
+    async def test_a_transaction_comes_back_exactly(self, store: Store, whole: Transaction):
+        await write(store, writes(account(), transactions=[whole]))
+        loaded = (await load(store, need(whole.key))).records[MERCHANT].firsts[whole.key]
+        read = await store.transaction(Address(NUMBER, TRANSACTION, whole.sequence))
+        ((_, listed),) = await store.transactions(TransactionQuery(account=NUMBER), None, 1)
+        for found in (loaded, read, listed):
+            assert found == whole
+            assert [type(value) for value in found] == [type(value) for value in whole]
+
+    @pytest.mark.parametrize("whole", [values.FULL_GRANT, grant(), grant(remaining=0, amount=1)])
+    async def test_a_grant_comes_back_exactly(self, store: Store, whole: Any):
+        await write(store, writes(account(), grants=[whole]))
+        assert [books.grants async for books in store.books()] == [[whole]]
+        assert await store.grants(NUMBER) == ([whole] if whole.remaining else [])
+
+    @pytest.mark.parametrize("whole", [values.FULL_PARKED, values.PARKED_PAYMENT_REFUND])
+    async def test_a_parked_refund_comes_back_exactly(self, store: Store, whole: Parked):
+        await write(store, writes(account(), parked=[whole]))
+        assert (await load(store, need(""))).records[MERCHANT].parked == {whole.key: whole}
+
+    async def test_what_was_given_back_comes_back_exactly(self, store: Store):
+        paid = transaction(key=values.FULL_GIVEN_BACK.key)
+        await write(store, writes(account(), transactions=[paid], given_back=[values.FULL_GIVEN_BACK]))
+        record = (await load(store, need("", source=paid.key))).records[MERCHANT]
+        assert record.given_back == {paid.key: values.FULL_GIVEN_BACK}
+
+    async def test_a_dead_letter_is_kept_with_its_fact(self, engine: Engine, store: Store):
+        letter = DeadLetter("order_unknown", "It never came.", T0, values.FULL_REFUND)
+        await write(store, writes(account(), dead_letters=[letter, letter]))
+        kept = await engine.rows("dead_letters")
+        assert [row[1:6] for row in kept] == [(NUMBER, "order_unknown", "It never came.", T0, "order_refunded")] * 2
+        await write(store, writes(account(), parked=[values.FULL_PARKED]))
+        ((*_, text),) = await engine.rows("parked")
+        assert {row[6] for row in kept} == {text}  # from which a parked refund comes back exactly
+
+    async def test_an_event_is_kept_with_all_that_cannot_be_told_later(self, engine: Engine, store: Store):
+        plain = values.FULL_ANNOUNCEMENT._replace(number=1, sequence=None, detail=None)
+        await write(store, writes(account(), announcements=[values.FULL_ANNOUNCEMENT, plain]))
+        first, second = await engine.rows("events")
+        full = values.FULL_ANNOUNCEMENT
+        assert first[2:] == (NUMBER, *full[:5], '{"reason":"exhausted","n":[1]}')
+        assert second[2:] == (NUMBER, 1, full.type, None, full.available, full.at, None)
+
+    # ---- events
+
+    async def test_events_are_numbered_without_gaps_in_the_order_of_commits(self, engine: Engine, store: Store):
+        for _ in range(3):
+            await write(store, writes(account(), announcements=[values.FULL_ANNOUNCEMENT] * 2))
+        with pytest.raises(BadRow):
+            await write(store, writes(account(balance=1), announcements=[values.FULL_ANNOUNCEMENT]))
+        await write(store, writes(account(), announcements=[values.FULL_ANNOUNCEMENT]))
+        assert [row[:2] for row in await engine.rows("events")] == [(0, number) for number in range(1, 8)]
+
+    async def test_every_transaction_has_one_announcement_of_its_own(self, engine: Engine, store: Store):
+        rejecting = Policy(when_insufficient="reject")
+        await tell(store, opening(), payment("P", 5), order("1", 200), policy=rejecting)
+        await tell(store, use(3), payment_refund("R", "P", 9), add(1, expires_at=days(1)))
+        transactions = [row[:2] for row in await engine.rows("transactions")]
+        own = [(row[2], row[5]) for row in await engine.rows("events") if row[4] in OF_A_TRANSACTION]
+        assert own == transactions
+
+    # ---- what the database itself refuses
+
+    BROKEN: dict[str, Writes] = {  # noqa: RUF012 - a table, never written to
+        "ck_accounts_explained": writes(account(balance=1)),
+        "ck_accounts_in_range": writes(account(balance=2**53, total_increases=2**53)),
+        "ck_accounts_not_negative": writes(account(held=-1)),
+        "ck_accounts_no_debt_with_credits": writes(account(debt=1)),
+        "ck_accounts_policy": writes(account(when_insufficient="forgive")),
+        "ck_accounts_trial_is_one_of_its_own": writes(account(trial=1)),
+        "ck_accounts_hash_length": writes(account(last_hash=bytes(31))),
+        "uq_accounts_merchant_id": writes(account(1), account(2)),
+        "ck_transactions_operation": writes(transactions=[transaction(operation="TRANSFER", balance_after=-5)]),
+        "ck_transactions_explained": writes(transactions=[transaction(balance_after=6)]),
+        "ck_transactions_not_negative": writes(transactions=[transaction(shortfall=-1)]),
+        "ck_transactions_reference_whole": writes(transactions=[transaction(reference=Reference("order", None))]),  # type: ignore[arg-type]  # the very fault
+        "ck_transactions_hash_length": writes(transactions=[transaction(hash=b"")]),
+        "pk_transactions": writes(transactions=[transaction(), transaction(key="other")]),
+        "uq_transactions_account_key_hash": writes(transactions=[transaction(), transaction(2, key="key 1")]),
+        "ck_grants_remaining": writes(grants=[grant(remaining=6)]),
+        "ck_grants_category": writes(grants=[grant(category="borrowed")]),
+        "ck_given_back_not_negative": writes(given_back=[GivenBack("o", 0, 2, 1)]),
+    }
+
+    @pytest.mark.parametrize("constraint", BROKEN)
+    async def test_the_database_refuses_a_row_that_breaks(self, engine: Engine, store: Store, constraint: str):
+        with pytest.raises(BadRow, match=constraint if constraint.startswith("ck_") else None):
+            await write(store, self.BROKEN[constraint])
+        assert await self._all_rows(engine) == {name: [] for name in TABLES}
+
+    def test_every_check_of_the_ledgers_tables_is_tried(self):
+        checks = {
+            str(constraint.name)
+            for name in LEDGER
+            for constraint in tables.metadata.tables[name].constraints
+            if isinstance(constraint, CheckConstraint)
+        }
+        assert checks == {name for name in self.BROKEN if name.startswith("ck_")}
+
+    @pytest.mark.parametrize("late", [2**63, -(2**63) - 1])
+    async def test_a_number_beyond_64_bits_is_refused_not_wrapped(self, engine: Engine, store: Store, late: int):
+        with pytest.raises((BadRow, OverflowError)):
+            await write(store, writes(account(), transactions=[transaction(occurred_at=late)]))
+        assert await engine.rows("accounts") == []
+
+    # ---- reading accounts
+
+    async def test_held_finds_the_accounts_of_these_merchants_and_leaves_out_the_others(self, store: Store):
+        await write(store, writes(account(), account(2, OTHER)))
+        found = await store.held([MERCHANT, merchant(7), MERCHANT], T0)
+        assert {key: held.account for key, held in found.items()} == {MERCHANT: account()}
+        assert await store.held([], T0) == {}
+
+    async def test_held_brings_the_open_grants_where_something_is_due(self, store: Store):
+        grants = [grant(2, expires_at=T0 + 5), grant(1), grant(3, remaining=0)]
+        await write(store, writes(account(granted=3, next_due_at=T0 + 5), grants=grants))
+        assert (await store.held([MERCHANT], T0 + 4))[MERCHANT].grants == ()
+        assert (await store.held([MERCHANT], T0 + 5))[MERCHANT].grants == (grants[0], grants[1])
+
+    async def test_grants_are_the_open_ones_in_burn_down_order(self, store: Store):
+        grants = [grant(1), grant(2, priority=1), grant(3, remaining=0)]
+        await write(store, writes(account(granted=3), grants=grants))
+        assert await store.grants(NUMBER) == [grants[1], grants[0]]
+        assert await store.grants(1) == []
+
+    async def test_accounts_are_listed_by_merchant_from_the_one_after_a_cursor(self, store: Store):
+        accounts = [account(9 - index, merchant(index)) for index in range(5)]
+        await write(store, writes(*accounts))
+        query = AccountQuery(at=T0, default_threshold=0)
+        assert [held.account for held in await store.accounts(query, None, 3)] == accounts[:3]
+        assert [held.account for held in await store.accounts(query, merchant(2), 3)] == accounts[3:]
+        assert await store.accounts(query, merchant(4), 3) == []
+
+    async def test_accounts_are_filtered_by_status_and_balance(self, store: Store):
+        standing = {
+            "debt": {"balance": -5, "debt": 5},
+            "zero": {"balance": 0},
+            "held": {"balance": 30, "held": 20, "pending": 10},
+            "low": {"balance": 20},
+            "above": {"balance": 21},
+            "own": {"balance": 21, "low_threshold": 50},
+            "never low": {"balance": 1, "low_threshold": 0},
+        }
+        accounts = {
+            name: account(
+                index + 1, merchant(index), total_increases=100, total_decreases=100 - more["balance"], **more
+            )
+            for index, (name, more) in enumerate(standing.items())
+        }
+        await write(store, writes(*accounts.values()))
+
+        async def listed(**filters: Any) -> set[str]:
+            found = await store.accounts(AccountQuery(at=T0, default_threshold=20, **filters), None, 100)
+            return {name for name, one in accounts.items() if one in [held.account for held in found]}
+
+        assert await listed() == set(standing)
+        assert await listed(status="EXHAUSTED") == {"debt", "zero", "held"}
+        assert await listed(status="LOW") == {"low", "own"}
+        assert await listed(status="ACTIVE") == {"above", "never low"}
+        assert await listed(min_balance=21) == {"above", "own", "held"}
+        assert await listed(max_balance=0) == {"debt", "zero"}
+        assert await listed(min_balance=1, max_balance=20, status="LOW") == {"low"}
+
+    async def test_L7_accounts_whose_time_has_come_are_listed_whatever_the_filter_with_their_grants(self, store: Store):
+        expiring = grant(expires_at=T0 + 5)
+        await write(
+            store, writes(account(balance=5, total_increases=5, granted=1, next_due_at=T0 + 5), grants=[expiring])
+        )
+        query = AccountQuery(at=T0 + 4, default_threshold=0, status="EXHAUSTED", min_balance=100, max_balance=1)
+        assert await store.accounts(query, None, 10) == []
+        (held,) = await store.accounts(query._replace(at=T0 + 5), None, 10)
+        assert held.grants == (expiring,)
+
+    # ---- reading transactions
+
+    async def test_a_transaction_is_found_by_its_address_and_by_no_other(self, store: Store):
+        await write(store, writes(account(), transactions=[transaction()]))
+        assert await store.transaction(Address(NUMBER, TRANSACTION, 1)) == transaction()
+        for wrong in (
+            Address(NUMBER, TRANSACTION, 2),
+            Address(NUMBER, TRANSACTION, 0),
+            Address(NUMBER - 1, TRANSACTION, 1),
+            Address(NUMBER, ACCOUNT, 1),
+            Address(NUMBER, GRANT, 1),
+        ):
+            assert await store.transaction(wrong) is None
+
+    @pytest.fixture
+    async def history(self, engine: Engine, store: Store) -> list[Transaction]:
+        """Two merchants' transactions in the order of their commits."""
+        done: list[Transaction] = []
+        for day in range(4):
+            engine.clock.now = days(day)
+            done += await posted(
+                store,
+                payment(f"P{day}", 50),
+                of(OTHER, payment(f"Q{day}", 5)),
+                order(f"{day}", 3),
+                use(2, reference=Reference("job", str(day % 2))),
+                of(OTHER, use(1)),
+            )
+        return done
+
+    FILTERS: list[dict[str, Any]] = [  # noqa: RUF012 - a table, never written to
+        {},
+        {"operation": "DECREASE"},
+        {"type": "PAYMENT"},
+        {"start_at": days(1)},
+        {"end_at": days(2)},
+        {"start_at": days(1), "end_at": days(3), "operation": "INCREASE"},
+        {"reference_type": "job", "reference_id": "1"},
+        {"reference_type": "order"},
+        {"type": "TRIAL"},
+    ]
+
+    @pytest.mark.parametrize("filters", FILTERS, ids=str)
+    @pytest.mark.parametrize("number", [None, 1, 2, 3], ids=["everybody", "first", "second", "nobody"])
+    async def test_transactions_are_listed_newest_first_by_filters_cursor_and_offset(
+        self, store: Store, history: list[Transaction], number: int | None, filters: dict[str, Any]
+    ):
+        def matches(one: Transaction) -> bool:
+            return (
+                number in (None, one.account)
+                and filters.get("operation", one.operation) == one.operation
+                and filters.get("type", one.type) == one.type
+                and filters.get("start_at", 0) <= one.created_at < filters.get("end_at", days(9))
+                and ("reference_type" not in filters or (one.reference or ("", ""))[0] == filters["reference_type"])
+                and ("reference_id" not in filters or (one.reference or ("", ""))[1] == filters["reference_id"])
+            )
+
+        expected = [one for one in reversed(history) if matches(one)]
+        query = TransactionQuery(account=number, **filters)
+        assert await store.count(query) == len(expected)
+        assert [found.transaction for found in await store.transactions(query, None, 100)] == expected
+
+        paged: list[Transaction] = []
+        before = None
+        while page := await store.transactions(query, before, 3):
+            assert len(page) <= 3
+            positions = [found.position for found in page]
+            assert positions == sorted(positions, reverse=True)
+            paged += [found.transaction for found in page]
+            before = page[-1].position
+        assert paged == expected
+
+        for offset in (0, 1, 4, 100):
+            found = await store.transactions(query, None, 2, offset)
+            assert [one.transaction for one in found] == expected[offset : offset + 2]
+        after_first = await store.transactions(query, None, 1)
+        if after_first:
+            found = await store.transactions(query, after_first[0].position, 2, 1)
+            assert [one.transaction for one in found] == expected[2:4]
+        found = await store.transactions(query, 10**9, 2, 1)
+        assert [one.transaction for one in found] == expected[1:3]
+
+    async def test_a_transaction_of_no_account_is_a_stray_and_in_no_list(self, engine: Engine, store: Store):
+        await write(store, writes(account(1), transactions=[transaction(1, 1)]))
+        assert await store.strays() == []
+        lost = [transaction(sequence, NUMBER, OTHER) for sequence in (1, 2)]
+        own = values.FULL_ANNOUNCEMENT._replace(type="recharged", sequence=1)
+        await write(store, writes(transactions=lost, announcements=[own]))
+        assert sorted(await store.strays()) == [(NUMBER, 1), (NUMBER, 2)]
+        assert await store.transaction(Address(NUMBER, TRANSACTION, 1)) is None
+        assert await store.transactions(TransactionQuery(), None, 10) == []
+
+    # ---- what is due
+
+    async def test_L7_due_are_merchants_to_whom_time_did_something_longest_due_first(self, store: Store):
+        await write(store, writes(account(1, merchant(1), next_due_at=T0 + 3), account(2, merchant(2))))
+        await write(store, writes(account(3, merchant(3), next_due_at=T0 + 1)))
+        await write(
+            store,
+            writes(
+                account(4, merchant(4)),
+                parked=[values.FULL_PARKED._replace(key=f"{until}", until=T0 + until) for until in (9, 2)],
+            ),
+        )
+        assert await store.due(T0, 10) == []
+        assert await store.due(T0 + 2, 10) == [merchant(3), merchant(4)]
+        assert await store.due(T0 + 9, 10) == [merchant(3), merchant(4), merchant(1)]
+        assert await store.due(T0 + 9, 2) == [merchant(3), merchant(4)]
+        assert await store.due(T0 + 9, 1) == [merchant(3)]
+
+    async def test_L7_what_a_posting_settled_is_due_no_more(self, engine: Engine, store: Store):
+        await posted(store, payment("P", 5, expires_at=days(30)))
+        await tell(store, told_refund("R", "unknown", credits=1))
+        engine.clock.now = days(40)
+        assert await store.due(days(40), 10) == [MERCHANT]
+        await tell(store, sweep())
+        assert await store.due(days(40), 10) == []
+        assert [row[2] for row in await engine.rows("dead_letters")] == ["order_unknown"]
+        assert await engine.rows("parked") == []
+
+    # ---- books
+
+    async def test_books_hold_all_of_each_account_by_merchant(self, store: Store, history: list[Transaction]):
+        books = [(one.account, one.grants, list(one.transactions), one.faults) async for one in store.books()]
+        assert [entry[0].merchant_id for entry in books] == [OTHER, MERCHANT]
+        for found, grants, transactions, faults in books:
+            assert transactions == [one for one in history if one.account == found.number]
+            assert [one.number for one in grants] == list(range(1, found.granted + 1))
+            assert list(faults) == []
+            assert list(verify(found, grants, transactions)) == []
+
+    async def test_books_of_some_merchants_leave_out_the_rest_and_name_each_once(
+        self, store: Store, history: list[Transaction]
+    ):
+        async def of_these(*merchants: UUID) -> list[UUID]:
+            return [books.account.merchant_id async for books in store.books(merchants)]
+
+        assert await of_these(MERCHANT, merchant(99), MERCHANT) == [MERCHANT]
+        assert await of_these(MERCHANT, OTHER) == [OTHER, MERCHANT]
+        assert await of_these() == []
+
+    async def test_books_are_of_one_moment_whatever_is_posted_meanwhile(self, store: Store, history: list[Transaction]):
+        counted = []
+        async for books in store.books():
+            await posted(store, use(1), of(OTHER, use(1)))
+            counted.append(len(list(books.transactions)))
+        assert counted == [8, 12]
+
+    async def test_books_can_be_put_down_half_read(self, store: Store, history: list[Transaction]):
+        reading = store.books()
+        books = await anext(reading)
+        assert next(iter(books.transactions)) == history[1]
+        await reading.aclose()  # type: ignore[attr-defined]  # an async generator, as its users know it
+
+    # ---- API keys
+
+    async def test_a_key_is_kept_exactly_and_found_by_its_id(self, store: Store):
+        plain = ApiKey("plain", "n", "read", bytes(32), T0)
+        await store.add_key(values.FULL_KEY)
+        await store.add_key(plain)
+        assert await store.key("id") == values.FULL_KEY
+        assert await store.key("plain") == plain
+        assert await store.key("ID") is None
+
+    async def test_keys_are_listed_newest_first(self, store: Store):
+        keys = [ApiKey(id_, "n", "read", bytes(32), at) for id_, at in (("a", 2), ("c", 1), ("b", 1), ("d", 3))]
+        for key in keys:
+            await store.add_key(key)
+        assert [key.id for key in await store.keys()] == ["d", "a", "b", "c"]
+
+    async def test_a_key_id_is_given_once_and_its_scope_is_one_of_three(self, store: Store):
+        await store.add_key(values.FULL_KEY)
+        for wrong in (
+            values.FULL_KEY,
+            values.FULL_KEY._replace(id="x", scope="root"),
+            values.FULL_KEY._replace(id="y", secret_hash=b"short"),
+        ):
+            with pytest.raises(BadRow):
+                await store.add_key(wrong)
+        assert await store.keys() == [values.FULL_KEY]
+
+    async def test_a_key_is_revoked_once(self, store: Store):
+        await store.add_key(ApiKey("id", "n", "read", bytes(32), T0))
+        assert not await store.revoke_key("other", T0 + 1)
+        assert await store.revoke_key("id", T0 + 2)
+        assert await store.revoke_key("id", T0 + 3)
+        found = await store.key("id")
+        assert found is not None
+        assert found.revoked_at == T0 + 2
+
+    async def test_the_last_use_of_keys_is_noted(self, store: Store):
+        for id_ in ("a", "b", "c"):
+            await store.add_key(ApiKey(id_, "n", "read", bytes(32), T0))
+        await store.use_keys({"a": T0 + 1, "b": T0 + 2, "gone": T0 + 3})
+        await store.use_keys({})
+        assert {key.id: key.last_used_at for key in await store.keys()} == {"a": T0 + 1, "b": T0 + 2, "c": None}
+
+    # ---- housekeeping
+
+    async def test_a_store_that_works_passes_its_check_and_writes_nothing_for_it(self, engine: Engine, store: Store):
+        await store.check()
+        assert await self._all_rows(engine) == {name: [] for name in TABLES}
+
+    async def test_closing_finishes_what_is_under_way(self, engine: Engine):
+        store = await engine.fresh()
+        under_way = [
+            asyncio.create_task(write(store, writes(account(index + 1, merchant(index))))) for index in range(5)
+        ]
+        await asyncio.sleep(0)
+        store = await engine.reopened(store)
+        await asyncio.gather(*under_way)
+        assert len(await engine.rows("accounts")) == 5
+        await store.close()
+
+    async def _all_rows(self, engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
+        return {name: await engine.rows(name) for name in TABLES}

@@ -1,0 +1,288 @@
+"""The SQLite store: the contract of all stores, and what only SQLite has."""
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from credit_service.storage import sqlite, tables
+from credit_service.storage import sqlite_statements as sql
+from credit_service.storage.base import StorageUnavailable, Store, Writes
+from credit_service.storage.sqlite import SQLiteStore
+from tests.ledger.telling import MERCHANT, T0
+from tests.storage import values
+from tests.storage.contract import Clock, StoreContract
+from tests.storage.files import new_file
+
+
+class HaltingStore(SQLiteStore):
+    """A store whose next posting can be made to stop before its commit."""
+
+    goes_on: threading.Event | None = None
+    has_stopped = threading.Event()
+
+    def _write(self, writes: Writes, *more: Any) -> None:
+        super()._write(writes, *more)
+        if self.goes_on is not None:
+            self.has_stopped.set()
+            assert self.goes_on.wait(20)
+
+
+class SQLiteEngine:
+    """See `tests.storage.contract.Engine`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files = count(1)
+        self.clock = Clock()
+
+    async def fresh(self) -> HaltingStore:
+        self.path = new_file(self.folder / f"{next(self.files)}.db")
+        self.clock.now = Clock().now
+        return self.open()
+
+    def open(self) -> HaltingStore:
+        numbers = count(1)
+        store = HaltingStore(self.path, clock=self.clock, draw_number=lambda: next(numbers))
+        store._writer.execute("PRAGMA synchronous = OFF")  # no test here pulls the plug
+        return store
+
+    async def reopened(self, store: Store) -> HaltingStore:
+        await store.close()
+        return self.open()
+
+    async def rows(self, table: str) -> list[tuple[Any, ...]]:
+        order = ", ".join(column.name for column in tables.metadata.tables[table].primary_key)
+        with closing(sqlite3.connect(self.path)) as connection:
+            return connection.execute(f"SELECT * FROM {table} ORDER BY {order}").fetchall()
+
+    @asynccontextmanager
+    async def halfway(self, store: Store) -> AsyncIterator[None]:
+        assert isinstance(store, HaltingStore)
+        store.has_stopped = threading.Event()
+        store.goes_on = threading.Event()
+        try:
+            yield
+            assert await asyncio.to_thread(store.has_stopped.wait, 20)
+        finally:
+            store.goes_on.set()
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> SQLiteEngine:
+    return SQLiteEngine(tmp_path)
+
+
+class TestSQLite(StoreContract):
+    """Nothing to add."""
+
+
+@pytest.fixture
+async def store(engine: SQLiteEngine) -> AsyncIterator[HaltingStore]:
+    store = await engine.fresh()
+    yield store
+    await store.close()
+
+
+def below(engine: SQLiteEngine, *statements: str) -> None:
+    """Change the file behind the store's back, as a person with a database tool could."""
+    with closing(sqlite3.connect(engine.path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA ignore_check_constraints = 1")
+        for statement in statements:
+            connection.execute(statement)
+
+
+# ---- asking
+
+
+def _asked() -> dict[str, str]:
+    """The statements whose cost must not grow with the ledger."""
+    asked = {
+        f"{table.name} by {', '.join(columns)}": sql._rows_at(table, columns, condition, 2)
+        for table, columns, condition in (
+            (tables.accounts, ("merchant_id",), "true"),
+            (tables.accounts, ("number",), "true"),
+            (tables.transactions, ("account", "key_hash"), "true"),
+            (tables.transactions, ("account", "sequence"), "true"),
+            (tables.grants, ("account",), "remaining > 0"),
+            (tables.grants, ("account", "number"), "true"),
+            (tables.given_back, ("account", "key_hash"), "true"),
+            (tables.parked, ("account",), "true"),
+        )
+    }
+    asked |= {name: getattr(sql, name) for name in ("TRANSACTION", "HISTORY", "ALL_GRANTS", "LAST_EVENT", "KEY")}
+    asked |= {"due": sql.DUE.sql, "overdue": sql.OVERDUE.sql}
+    page = {"limit", "offset"}
+    asked |= {
+        "an account's history": sql.listing(frozenset({"account", *page})).sql,
+        "an account's history, continued": sql.listing(frozenset({"account", "before", *page})).sql,
+        "an account's history, counted": sql.listing(frozenset({"account"}), counted=True).sql,
+        "an account's orders": sql.listing(frozenset({"account", "before", "type", *page})).sql,
+        "everybody's history": sql.listing(frozenset({"before", *page})).sql,
+        "accounts": sql.account_listing(frozenset({"after", "at", "limit"})).sql,
+    }
+    return asked
+
+
+@pytest.mark.parametrize("name", _asked())
+async def test_no_question_asked_often_scans_a_table(engine: SQLiteEngine, store: HaltingStore, name: str):
+    statement = _asked()[name]
+    with closing(sqlite3.connect(engine.path)) as connection:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", [1] * statement.count("?"))]
+    assert {step for step in plan if step.startswith("SCAN")} <= {"SCAN place", "SCAN 2 CONSTANT ROWS"}
+    assert not any("TEMP B-TREE" in step for step in plan)
+
+
+async def test_deep_pages_of_a_long_history_read_no_more_than_the_first(engine: SQLiteEngine, store: HaltingStore):
+    statement = sql.listing(frozenset({"account", "limit", "offset"}))
+    long = values.writes(values.account(1), transactions=[values.transaction(n, 1) for n in range(1, 2_001)])
+    await store.post([], lambda loaded: long)
+    steps = []
+    with closing(sqlite3.connect(engine.path)) as connection:
+        for offset in (0, 0, 1_900):
+            seen: list[None] = []
+            connection.set_progress_handler(lambda seen=seen: seen.append(None), 1)  # type: ignore[misc]  # a default
+            found = connection.execute(statement.sql, statement.bound({"account": 1, "limit": 5, "offset": offset}))
+            assert len(found.fetchall()) == 5
+            steps.append(len(seen))
+    assert steps[1] == steps[2]  # the first time the schema was read, too
+
+
+async def test_a_read_of_several_statements_sees_one_commit(
+    engine: SQLiteEngine, store: HaltingStore, monkeypatch: pytest.MonkeyPatch
+):
+    due = values.account(1, granted=1, balance=5, total_increases=5, next_due_at=T0)
+    await store.post([], lambda loaded: values.writes(due, grants=[values.grant(expires_at=T0 + 1)]))
+    original = sqlite._open_grants
+
+    def late(*arguments: Any) -> Any:
+        below(engine, "UPDATE grants SET remaining = 1", "UPDATE accounts SET balance = 1, total_decreases = 4")
+        return original(*arguments)
+
+    monkeypatch.setattr(sqlite, "_open_grants", late)
+    held = (await store.held([MERCHANT], T0))[MERCHANT]
+    assert (held.account.balance, held.grants[0].remaining) == (5, 5)
+    held = (await store.held([MERCHANT], T0))[MERCHANT]
+    assert (held.account.balance, held.grants[0].remaining) == (1, 1)
+
+
+async def test_every_commit_is_on_the_disk_before_it_is_answered(tmp_path: Path):
+    store = SQLiteStore(new_file(tmp_path / "a.db"))
+    (mode,) = store._writer.execute("PRAGMA journal_mode").fetchone()
+    (synchronous,) = store._writer.execute("PRAGMA synchronous").fetchone()
+    await store.close()
+    assert (mode, synchronous) == ("wal", 2)  # 2 is FULL: the log is synced at each commit
+
+
+async def test_reading_connections_cannot_write(store: HaltingStore):
+    with pytest.raises(StorageUnavailable):
+        await store._read(lambda connection: connection.execute("DELETE FROM accounts"))
+
+
+async def test_an_error_that_nobody_knows_is_raised_as_it_is(engine: SQLiteEngine, store: HaltingStore):
+    below(engine, "DROP TABLE grants")
+    with pytest.raises(sqlite3.OperationalError, match="no such table: grants"):
+        await store.grants(1)
+
+
+async def test_books_are_read_outside_the_event_loop(store: HaltingStore, monkeypatch: pytest.MonkeyPatch):
+    await store.post([], lambda loaded: values.writes(values.account(1)))
+    threads = []
+    original = sqlite._books_of
+
+    def spied(*arguments: Any) -> Any:
+        threads.append(threading.current_thread())
+        return original(*arguments)
+
+    monkeypatch.setattr(sqlite, "_books_of", spied)
+    assert [books.account.number async for books in store.books()] == [1]
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+async def test_a_reader_of_books_that_is_cancelled_lets_go_of_the_database(store: HaltingStore):
+    await store.post([], lambda loaded: values.writes(values.account(1)))
+
+    async def read() -> None:
+        async for _ in store.books():
+            await asyncio.Event().wait()
+
+    reading = asyncio.create_task(read())
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await store.check()
+
+
+# ---- what verification finds in rows that were changed
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ("UPDATE transactions SET draws = '[1]' WHERE sequence = 2", (2, "the row cannot be read")),
+        ("UPDATE transactions SET draws = 'oops' WHERE sequence = 2", (2, "the row cannot be read")),
+        ("UPDATE transactions SET key = 'other' WHERE sequence = 1", (1, "the hash of the idempotency key")),
+        ("UPDATE transactions SET key_hash = zeroblob(16) WHERE sequence = 1", (1, "the hash of the idempotency key")),
+        ("UPDATE accounts SET carried = '{'", (None, "the account's row cannot be read")),
+    ],
+)
+async def test_books_tell_which_row_cannot_be_right_and_go_on(
+    engine: SQLiteEngine, store: HaltingStore, change: str, fault: tuple[int | None, str]
+):
+    made = values.writes(values.account(1), transactions=[values.transaction(n, 1) for n in (1, 2, 3)])
+    await store.post([], lambda loaded: made)
+    below(engine, change)
+    ((faults, read),) = [(books.faults, list(books.transactions)) async for books in store.books()]
+    ((sequence, sentence),) = faults
+    assert (sequence, sentence[: len(fault[1])]) == fault
+    unreadable = {sequence} if "the row cannot be read" in sentence else set()
+    assert {one.sequence for one in read} == {1, 2, 3} - unreadable
+
+
+# ---- one process
+
+
+async def test_a_second_store_of_the_same_file_is_refused_in_one_line(engine: SQLiteEngine, store: HaltingStore):
+    with pytest.raises(StorageUnavailable, match=rf"is in use by another credit-service process \(pid {os.getpid()}\)"):
+        SQLiteStore(engine.path)
+
+
+async def test_a_link_to_the_file_leads_to_the_same_lock(engine: SQLiteEngine, store: HaltingStore, tmp_path: Path):
+    link = tmp_path / "link.db"
+    link.symlink_to(engine.path)
+    with pytest.raises(StorageUnavailable, match="is in use"):
+        SQLiteStore(link)
+
+
+async def test_a_store_that_was_closed_leaves_the_file_to_the_next(engine: SQLiteEngine):
+    first = await engine.fresh()
+    await first.close()
+    second = engine.open()
+    await second.check()
+    await second.close()
+
+
+async def test_a_file_that_is_not_there_is_an_error_and_not_created(tmp_path: Path):
+    with pytest.raises(StorageUnavailable, match="unable to open database file"):
+        SQLiteStore(tmp_path / "none.db")
+    assert not (tmp_path / "none.db").exists()
+    with pytest.raises(StorageUnavailable, match=r"none.db.lock cannot be opened: No such file or directory"):
+        SQLiteStore(tmp_path / "no folder" / "none.db")
+
+
+async def test_a_path_may_hold_any_character(tmp_path: Path):
+    path = new_file(tmp_path / "a?b#c %41&mode=memory.db")
+    store = SQLiteStore(path)
+    await store.add_key(values.FULL_KEY)
+    await store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM api_keys").fetchone() == (1,)
