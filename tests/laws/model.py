@@ -23,6 +23,7 @@ from credit_service.ledger.commands import (
     Settle,
     SubscriptionRenewed,
     TrialStarted,
+    Unchanged,
 )
 from credit_service.ledger.policy import Policy
 
@@ -240,7 +241,14 @@ class Model:
             case PaymentRefunded():
                 return self._refund_or_park(f"billing:payment:{command.payment_id}", "PAYMENT", command)
             case ChangeTerms():
-                self.own_terms = (command.low_threshold, command.when_insufficient, command.overdraft_limit)
+                threshold, policy, limit = self.own_terms
+                if not isinstance(command.low_threshold, Unchanged):
+                    threshold = command.low_threshold
+                if not isinstance(command.when_insufficient, Unchanged):
+                    policy = command.when_insufficient
+                if not isinstance(command.overdraft_limit, Unchanged):
+                    limit = command.overdraft_limit
+                self.own_terms = (threshold, policy, limit)
                 self._look_at_threshold()
             case Settle():
                 for key in [key for key, (_, until, _) in self.parked.items() if until <= self.clock]:

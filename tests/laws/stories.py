@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 
 from credit_service.ledger.account import DAY, INCREASE
-from credit_service.ledger.commands import Command, GrantTerms, trial_key
+from credit_service.ledger.commands import UNCHANGED, Command, GrantTerms, trial_key
 from credit_service.ledger.policy import Policy
 from tests.ledger import telling
 from tests.ledger.book import Book
@@ -83,9 +83,9 @@ facts = st.one_of(
 )
 changes_of_terms = st.builds(
     telling.terms,
-    st.sampled_from([None, 0, 5, 20]),
-    st.sampled_from([None, "overdraft", "partial", "reject"]),
-    st.sampled_from([None, 0, 10]),
+    st.sampled_from([UNCHANGED, None, 0, 5, 20]),
+    st.sampled_from([UNCHANGED, None, "overdraft", "partial", "reject"]),
+    st.sampled_from([UNCHANGED, None, 0, 10]),
 )
 commands = st.one_of(
     facts, facts, facts, facts, orders, increases, increases, decreases, changes_of_terms, st.builds(telling.sweep)

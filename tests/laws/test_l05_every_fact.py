@@ -33,6 +33,8 @@ def test_L5_a_posted_fact_leaves_exactly_one_transaction_of_its_own(policy: Poli
         told = Counter(done.key for done in outcome.transactions if done.type != "EXPIRY")
         nothing = isinstance(step.tell, OpenAccount) and not book.policy.trial_credits
         assert told.pop(step.tell.key, 0) == (0 if nothing else 1)
+        assert (outcome.transaction is None) == nothing
+        assert outcome.transaction is None or outcome.transaction.key == step.tell.key
         # Beside it there are only the refunds that had been waiting for it.
         assert set(told) <= waiting
         assert all(done.amount >= 0 and done.shortfall >= 0 for done in outcome.transactions)

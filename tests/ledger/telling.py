@@ -22,6 +22,7 @@ from credit_service.ledger.commands import (
     Settle,
     SubscriptionRenewed,
     TrialStarted,
+    Unchanged,
     order_key,
     payment_key,
     trial_key,
@@ -178,9 +179,11 @@ def refund(
 
 
 def terms(
-    low_threshold: int | None = None, when_insufficient: str | None = None, overdraft_limit: int | None = None
+    low_threshold: int | Unchanged | None = None,
+    when_insufficient: str | Unchanged | None = None,
+    overdraft_limit: int | Unchanged | None = None,
 ) -> ChangeTerms:
-    """Change the account's own terms."""
+    """Change the account's own terms; what is not said goes back to the default."""
     return with_content(
         ChangeTerms(
             merchant_id=MERCHANT,

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from credit_service.ledger.account import MAX_CREDITS, Reference
-from credit_service.ledger.commands import Command
+from credit_service.ledger.commands import UNCHANGED, Command
 from credit_service.ledger.decide import Needs, Replayed, Waiting, needs
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
@@ -247,6 +247,18 @@ def test_terms_that_are_the_same_are_no_change() -> None:
     assert book.do(terms(low_threshold=5, when_insufficient="reject", overdraft_limit=9)) == Replayed(None)
     account = book.tell(terms(low_threshold=5)).account
     assert (account.low_threshold, account.when_insufficient, account.overdraft_limit) == (5, None, None)
+
+
+def test_terms_that_are_not_said_stay_as_they_are() -> None:
+    book = Book()
+    book.tell(opening(), terms(low_threshold=5, when_insufficient="reject", overdraft_limit=9))
+    for changed, now in [
+        (terms(6, UNCHANGED, UNCHANGED), (6, "reject", 9)),
+        (terms(UNCHANGED, None, UNCHANGED), (6, None, 9)),
+        (terms(UNCHANGED, UNCHANGED, 0), (6, None, 0)),
+    ]:
+        account = book.tell(changed).account
+        assert (account.low_threshold, account.when_insufficient, account.overdraft_limit) == now
 
 
 def test_an_account_of_its_own_threshold_equal_to_the_default_is_a_change_without_an_announcement() -> None:

@@ -6,13 +6,13 @@ refunds of one order are common.
 
 from dataclasses import replace
 from operator import attrgetter
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 from hypothesis import strategies as st
 
 from credit_service.ledger.account import DAY, MAX_CREDITS
-from credit_service.ledger.commands import Command, OpenAccount, Post, TrialStarted, trial_key
+from credit_service.ledger.commands import Command, Post
 from credit_service.ledger.decide import Outcome, State
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.refusals import Refused
@@ -20,16 +20,9 @@ from credit_service.posting import RefusedAt
 from tests.ledger import telling
 from tests.ledger.book import Book
 from tests.ledger.telling import T0
+from tests.storage.values import of
 
 MERCHANTS = [UUID(int=index) for index in (3, 1, 2)]
-
-C = TypeVar("C", bound=Command)
-
-
-def of(merchant_id: UUID, command: C) -> C:
-    """The same command of another merchant."""
-    key = trial_key(merchant_id) if isinstance(command, OpenAccount | TrialStarted) else command.key
-    return replace(command, merchant_id=merchant_id, key=key)
 
 
 class Batch(NamedTuple):

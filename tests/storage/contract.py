@@ -37,8 +37,8 @@ from credit_service.storage.base import (
 from tests.ledger.telling import MERCHANT, T0, add, days, opening, order, payment, payment_refund, sweep, use
 from tests.ledger.telling import refund as told_refund
 from tests.storage import values
-from tests.storage.batches import MERCHANTS, Batch, Shelf, batches, of, policies
-from tests.storage.values import NUMBER, OTHER, account, grant, transaction, writes
+from tests.storage.batches import MERCHANTS, Batch, Shelf, batches, policies
+from tests.storage.values import NUMBER, OTHER, account, grant, of, transaction, writes
 
 
 class Clock:
@@ -333,7 +333,7 @@ class StoreContract:
             assert record.firsts == {f"k{index}": made.transactions[index]}
             assert record.grants == (made.grants[index + 1, 1],)
         held = await store.held([merchant(index) for index in range(some)], T0)
-        assert {found.account for found in held.values()} == set(accounts)
+        assert {merchant: found.account for merchant, found in held.items()} == {a.merchant_id: a for a in accounts}
 
     async def test_the_last_value_of_a_row_replaces_the_one_before(self, engine: Engine, store: Store):
         await write(store, writes(account(granted=1), grants=[grant()], given_back=[GivenBack("o")]))

@@ -1,7 +1,8 @@
 """Rows as the ledger would write them, and the extremes of them, for tests that hand a store its writes directly."""
 
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 from uuid import UUID
 
 from credit_service.ledger.account import (
@@ -16,7 +17,14 @@ from credit_service.ledger.account import (
     Reference,
     Transaction,
 )
-from credit_service.ledger.commands import OrderRefunded, PaymentRefunded
+from credit_service.ledger.commands import (
+    Command,
+    OpenAccount,
+    OrderRefunded,
+    PaymentRefunded,
+    TrialStarted,
+    trial_key,
+)
 from credit_service.storage.base import ApiKey, Writes
 from tests.ledger.telling import MERCHANT, T0
 
@@ -26,6 +34,15 @@ NUMBER = 2**62 - 1
 
 LARGEST_MONEY = 10**12 * 10**6 - 1
 """999999999999.999999, in millionths."""
+
+
+C = TypeVar("C", bound=Command)
+
+
+def of(merchant_id: UUID, command: C) -> C:
+    """The same command of another merchant."""
+    key = trial_key(merchant_id) if isinstance(command, OpenAccount | TrialStarted) else command.key
+    return replace(command, merchant_id=merchant_id, key=key)
 
 
 def account(number: int = NUMBER, merchant_id: UUID = MERCHANT, **more: Any) -> Account:

@@ -5,6 +5,7 @@ smallest unit; instants are whole microseconds since 1970 UTC (`_at`); money of 
 (`_micros`), so that nothing ever becomes a float (L13).
 """
 
+from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
@@ -64,6 +65,10 @@ class Reference(NamedTuple):
     id: str
 
 
+TypeTotal = tuple[int, int, int]
+"""Of one transaction type: (transactions, credits added, credits taken)."""
+
+
 class Account(NamedTuple):
     """One merchant's credits, as they stood after the account's last posting (at `settled_at`).
 
@@ -90,6 +95,7 @@ class Account(NamedTuple):
     overdraft_limit: int | None = None
     total_increases: int = 0
     total_decreases: int = 0
+    by_type: Mapping[str, TypeTotal] = {}  # what was posted so far, by transaction type
     carried: tuple[Draw, ...] = ()  # changes of grants since the last transaction, for the next one to list (L6)
     next_due_at: int | None = None  # the next instant at which time alone changes something
     last_transaction_at: int | None = None

@@ -5,7 +5,8 @@ worth (L5). A fact's key is natural, made from the fact itself; a command's key 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from enum import Enum
+from typing import ClassVar, Final
 from uuid import UUID
 
 from credit_service.ledger.account import (
@@ -69,13 +70,22 @@ class Post(Command):
     terms: GrantTerms = DEFAULT_TERMS
 
 
+class Unchanged(Enum):
+    """What a change of terms says of a term it leaves as it is; None is a value of its own there."""
+
+    UNCHANGED = "unchanged"
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeTerms(Command):
-    """Command: the account's own threshold, policy and limit; the whole of them, None meaning the default."""
+    """Command: the account's own threshold, policy and limit; None means the default. Its key is never stored."""
 
-    low_threshold: int | None
-    when_insufficient: str | None
-    overdraft_limit: int | None
+    low_threshold: int | Unchanged | None = UNCHANGED
+    when_insufficient: str | Unchanged | None = UNCHANGED
+    overdraft_limit: int | Unchanged | None = UNCHANGED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ from credit_service.ledger.announcements import ACCOUNT_CREATED, CONSUMED, ORDER
 from credit_service.ledger.burn_down import pay_debt, spend
 from credit_service.ledger.commands import (
     DEFAULT_TERMS,
+    UNCHANGED,
     ChangeTerms,
     Command,
     Fact,
@@ -352,8 +353,15 @@ def _dead_letter(draft: Draft, parked: Parked, refusal: Refusal) -> None:
 
 
 def _change_terms(draft: Draft, state: State, command: ChangeTerms) -> Refused | None:
-    draft.terms = (command.low_threshold, command.when_insufficient, command.overdraft_limit)
-    threshold = draft.policy.default_threshold if command.low_threshold is None else command.low_threshold
+    low_threshold, when_insufficient, overdraft_limit = draft.terms
+    if command.low_threshold is not UNCHANGED:
+        low_threshold = command.low_threshold
+    if command.when_insufficient is not UNCHANGED:
+        when_insufficient = command.when_insufficient
+    if command.overdraft_limit is not UNCHANGED:
+        overdraft_limit = command.overdraft_limit
+    draft.terms = (low_threshold, when_insufficient, overdraft_limit)
+    threshold = draft.policy.default_threshold if low_threshold is None else low_threshold
     if threshold != draft.threshold:
         draft.threshold = threshold
         announce_level(draft, threshold_moved=True)

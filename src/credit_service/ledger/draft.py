@@ -78,6 +78,7 @@ class Draft:
         "announcements",
         "at",
         "balance",
+        "by_type",
         "changed",
         "closed",
         "dates_moved",
@@ -130,6 +131,7 @@ class Draft:
         self.terms = (account.low_threshold, account.when_insufficient, account.overdraft_limit)
         self.total_increases = account.total_increases
         self.total_decreases = account.total_decreases
+        self.by_type = account.by_type
         self.last_hash = account.last_hash
         self.draws: list[Draw] = list(account.carried)
         self.grants = list(grants)
@@ -227,12 +229,16 @@ class Draft:
         `level_settles=False` where another transaction follows at once that undoes this one's effect on the level.
         """
         before = self.balance
+        count, added, taken = self.by_type.get(type_, (0, 0, 0))
         if operation == INCREASE:
             self.balance = before + amount
             self.total_increases += amount
+            added += amount
         else:
             self.balance = before - amount
             self.total_decreases += amount
+            taken += amount
+        self.by_type = {**self.by_type, type_: (count + 1, added, taken)}
         self.sequence += 1
         occurred_at = command.occurred_at
         metadata, salt = command.metadata, command.salt
@@ -298,6 +304,7 @@ class Draft:
             overdraft_limit,
             self.total_increases,
             self.total_decreases,
+            self.by_type,
             tuple(self.draws),
             due,
             self.now if self.transactions else account.last_transaction_at,

@@ -5,12 +5,12 @@ vectors stand in `docs/proof.md`. Metadata enters the chain only as a salted has
 and the chain still verifies.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from typing import Any, NamedTuple
 
 from credit_service.ledger import addresses
-from credit_service.ledger.account import GENESIS, INCREASE, Account, Draw, Grant, Transaction
+from credit_service.ledger.account import GENESIS, INCREASE, Account, Draw, Grant, Transaction, TypeTotal
 
 
 def metadata_hash(metadata: str, salt: bytes | None) -> bytes:
@@ -61,14 +61,16 @@ def verify(account: Account, grants: Iterable[Grant], transactions: Iterable[Tra
     """
     remaining: dict[int, int] = {}
     last: Transaction | None = None
-    increases = decreases = 0
+    by_type: dict[str, TypeTotal] = {}
     previous_hash = GENESIS
     for transaction in transactions:
         yield from _check(transaction, last, previous_hash)
+        count, added, taken = by_type.get(transaction.type, (0, 0, 0))
         if transaction.operation == INCREASE:
-            increases += transaction.amount
+            added += transaction.amount
         else:
-            decreases += transaction.amount
+            taken += transaction.amount
+        by_type[transaction.type] = (count + 1, added, taken)
         _draw(remaining, transaction.draws)
         if any(left < 0 for left in remaining.values()):
             yield Fault(transaction.sequence, "a grant is drawn below zero")
@@ -80,7 +82,7 @@ def verify(account: Account, grants: Iterable[Grant], transactions: Iterable[Tra
                 del remaining[number]
         previous_hash = transaction.hash
         last = transaction
-    yield from _check_account(account, grants, last, remaining, increases, decreases)
+    yield from _check_account(account, grants, last, remaining, by_type)
 
 
 def _draw(remaining: dict[int, int], draws: Iterable[Draw]) -> None:
@@ -114,12 +116,13 @@ def _check_account(
     grants: Iterable[Grant],
     last: Transaction | None,
     remaining: dict[int, int],
-    increases: int,
-    decreases: int,
+    by_type: Mapping[str, TypeTotal],
 ) -> Iterator[Fault]:
     # Debt can be paid by time alone (a grant begins); those draws wait in the account for the next transaction.
     debt = (last.debt_after if last else 0) + sum(change for _, change in account.carried)
     _draw(remaining, account.carried)
+    increases = sum(added for _, added, _ in by_type.values())
+    decreases = sum(taken for _, _, taken in by_type.values())
     open_grants = [grant for grant in grants if grant.remaining]
     pending = sum(grant.remaining for grant in open_grants if grant.effective_at > account.settled_at)
     expected = {
@@ -128,6 +131,7 @@ def _check_account(
         "pending": (account.pending, pending),
         "total_increases": (account.total_increases, increases),
         "total_decreases": (account.total_decreases, decreases),
+        "by_type": (account.by_type, by_type),
         "debt": (account.debt, debt),
         "hash": (account.last_hash, last.hash if last else GENESIS),
     }

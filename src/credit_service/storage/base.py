@@ -76,7 +76,7 @@ class Record:
 
 
 class Loaded(NamedTuple):
-    """What a store loaded under lock for a batch: all that the batch may change. `now` was read once, after the locks."""
+    """What a store loaded under lock for a batch. `now` was read once, after the locks."""
 
     now: int
     records: Mapping[UUID, Record]

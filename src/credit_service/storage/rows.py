@@ -17,6 +17,7 @@ from credit_service.ledger.account import (
     Parked,
     Reference,
     Transaction,
+    TypeTotal,
 )
 from credit_service.storage.base import ApiKey
 
@@ -26,7 +27,7 @@ _FACTS: Final = {
     "order_refunded": commands.OrderRefunded,
     "payment_refunded": commands.PaymentRefunded,
 }
-CARRIED: Final = Account._fields.index("carried")
+BY_TYPE: Final = Account._fields.index("by_type")
 _KINDS: Final = {fact: kind for kind, fact in _FACTS.items()}
 
 
@@ -36,6 +37,7 @@ def key_hash(key: str) -> bytes:
 
 
 _draws: Final = msgspec.json.Decoder(tuple[Draw, ...]).decode
+_by_type: Final = msgspec.json.Decoder(dict[str, TypeTotal]).decode
 _encoder: Final = msgspec.json.Encoder()
 
 
@@ -48,15 +50,17 @@ def account_row(account: Account) -> Row:
     return (
         account.number,
         account.merchant_id.bytes,
-        *account[2:CARRIED],
+        *account[2:BY_TYPE],
+        _text(account.by_type),
         _text(account.carried),
-        *account[CARRIED + 1 :],
+        *account[BY_TYPE + 2 :],
     )
 
 
 def account(row: Row) -> Account:
     """An account from its row."""
-    return Account._make((row[0], UUID(bytes=row[1]), *row[2:CARRIED], _draws(row[CARRIED]), *row[CARRIED + 1 :]))
+    by_type, carried = _by_type(row[BY_TYPE]), _draws(row[BY_TYPE + 1])
+    return Account._make((row[0], UUID(bytes=row[1]), *row[2:BY_TYPE], by_type, carried, *row[BY_TYPE + 2 :]))
 
 
 def transaction_row(transaction: Transaction) -> Row:

@@ -328,6 +328,8 @@ class SQLiteStore:
 
     def _books(self, merchant_ids: Sequence[UUID] | None) -> Generator[Books]:
         with closing(self._connect(*_READER)) as connection, translated():
+            # Text that was damaged must not stop the verification that is to find it.
+            connection.text_factory = lambda text: text.decode(errors="backslashreplace")
             connection.execute("BEGIN")
             if merchant_ids is None:
                 found: Iterable[rows.Row] = connection.execute(sql.ALL_ACCOUNTS)
@@ -466,7 +468,7 @@ def _books_of(connection: sqlite3.Connection, row: rows.Row) -> Books:
         account = rows.account(row)
     except ValueError as error:
         faults.append((None, f"the account's row cannot be read: {error}"))
-        account = rows.account((*row[: rows.CARRIED], "[]", *row[rows.CARRIED + 1 :]))
+        account = rows.account((*row[: rows.BY_TYPE], "{}", "[]", *row[rows.BY_TYPE + 2 :]))
     grants = [rows.grant(grant) for grant in connection.execute(sql.ALL_GRANTS, (account.number,))]
 
     def history() -> Iterator[Transaction]:

@@ -79,6 +79,7 @@ accounts = _table(
     _big("overdraft_limit", null=True),
     _big("total_increases"),
     _big("total_decreases"),
+    _text("by_type"),
     _text("carried"),
     _big("next_due_at", null=True),
     _big("last_transaction_at", null=True),

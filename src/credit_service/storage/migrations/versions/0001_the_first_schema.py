@@ -34,6 +34,7 @@ def upgrade() -> None:
         sa.Column("overdraft_limit", BIG, nullable=True),
         sa.Column("total_increases", BIG, nullable=False),
         sa.Column("total_decreases", BIG, nullable=False),
+        sa.Column("by_type", sa.Text(), nullable=False),
         sa.Column("carried", sa.Text(), nullable=False),
         sa.Column("next_due_at", BIG, nullable=True),
         sa.Column("last_transaction_at", BIG, nullable=True),
