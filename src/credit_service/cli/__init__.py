@@ -1,69 +1,67 @@
-"""The command line. Exit codes: 0 done, 1 found wrong, 2 asked wrong.
+"""The command line. Exit codes: 0 done, 1 found wrong, 2 asked wrong; 130 stopped by Ctrl-C.
 
 What a command needs of the server is imported when it runs, so that `--help` is quick.
 """
 
-from typing import Annotated, Any
+import sys
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
+from credit_service.cli.common import say
+from credit_service.cli.config import config
+from credit_service.cli.doctor import doctor
+from credit_service.cli.keys import keys
+from credit_service.cli.migrate import migrate
+from credit_service.cli.replay import replay
+from credit_service.cli.serve import serve
+from credit_service.cli.verify import verify
+
 app = typer.Typer(
     name="credit-service",
-    help="A prepaid-credit ledger and access gate.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
-
-
-def _settings(**given: Any) -> Any:
-    from credit_service.settings import SettingsError, load
-
-    try:
-        return load(**given)
-    except SettingsError as error:
-        raise wrong(str(error)) from None
+app.command()(serve)
+app.command()(migrate)
+app.add_typer(keys, name="keys")
+app.command()(replay)
+app.command()(verify)
+app.command()(config)
+app.command()(doctor)
 
 
-def wrong(sentence: str) -> typer.Exit:
-    """Say in one line what was asked wrong, and end with exit code 2."""
-    typer.echo(f"credit-service: {sentence}", err=True)
-    return typer.Exit(2)
+def _version(asked: bool) -> None:
+    if asked:
+        from credit_service import __version__
+
+        typer.echo(f"credit-service {__version__}")
+        raise typer.Exit
 
 
-@app.callback()
-def _root() -> None:
-    pass
-
-
-@app.command()
-def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="8015")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that serve; SQLite has one.", min=1)] = 1,
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", callback=_version, is_eager=True)
+    ] = False,
 ) -> None:
-    """Serve the HTTP API. The embedded database is created and migrated on the way."""
-    import uvloop
+    """A prepaid-credit ledger and access gate."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
 
-    from credit_service import service
-    from credit_service.observability import configure_logs
-    from credit_service.storage.base import StorageError
 
-    settings = _settings(service_host=host, service_port=port)
-    if workers > 1:
-        raise wrong(f"--workers {workers}: an SQLite ledger has one serving process.")
-    configure_logs(settings)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point of the `credit-service` command; ends the process with its exit code."""
     try:
-        uvloop.run(service.serve(settings))
-    except StorageError as error:
-        raise wrong(str(error)) from None
-    except KeyboardInterrupt:
-        pass
-
-
-def main() -> None:
-    """The entry point of the `credit-service` command."""
-    app()
+        code = app(arguments, prog_name="credit-service", standalone_mode=False)
+    except typer.TyperException as error:  # an unknown option, a missing one, a value that cannot be
+        context = getattr(error, "ctx", None)
+        asked = "credit-service" if context is None else context.command_path
+        sentence = " ".join(error.format_message().replace("Value error, ", "").split())
+        say(f"{sentence if sentence.endswith(('.', '?')) else f'{sentence}.'} See {asked} --help.")
+        code = 2
+    sys.exit(code or 0)

@@ -4,6 +4,8 @@ Alembic runs it without a configuration file. On SQLite all of it happens inside
 that dies half-way would otherwise leave half its tables.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
@@ -40,20 +42,32 @@ def migrate(path: Path) -> bool:
     Raises SchemaError when the file was made by a newer release or holds something else, Conflict or StorageUnavailable
     when it cannot be written.
     """
+    with _begun(path, "BEGIN IMMEDIATE") as connection:
+        if is_current(connection, str(path)):
+            return False
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    return True
+
+
+def is_migrated(path: Path) -> bool:
+    """Whether the SQLite file at `path` has the schema of this release; changes nothing. Raises as `migrate`."""
+    with _begun(path, "BEGIN") as connection:
+        return is_current(connection, str(path))
+
+
+@contextmanager
+def _begun(path: Path, begin: str) -> Iterator[Connection]:
     engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
     event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     try:
         with engine.begin() as connection:
-            if is_current(connection, str(path)):
-                return False
-            config = _config()
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            yield connection
     except DBAPIError as error:
         with translated(str(path)):
             raise error.orig or error from error
-    return True
 
 
 def is_current(connection: Connection, name: str) -> bool:

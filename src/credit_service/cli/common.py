@@ -1,0 +1,75 @@
+"""What the commands share: common options, the settings and the store they ask for, and how they say no."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from credit_service.settings import Settings
+    from credit_service.storage.base import Store
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(help="The ledger's database, like sqlite:///credit-service.db.", show_default="DATABASE_URL"),
+]
+
+
+def say(sentence: str) -> None:
+    """Say something to the person, in one line that does not mix with what a program reads."""
+    typer.echo(f"credit-service: {sentence}", err=True)
+
+
+def wrong(sentence: str) -> typer.Exit:
+    """Say in one line what was asked wrong, and end with exit code 2."""
+    say(sentence)
+    return typer.Exit(2)
+
+
+def settings_of(**given: Any) -> "Settings":
+    """The settings in force; `given` are those of the command line, None where one was not said."""
+    from credit_service.settings import SettingsError, load
+
+    try:
+        return load(**given)
+    except SettingsError as error:
+        raise wrong(str(error)) from None
+
+
+@contextlib.asynccontextmanager
+async def opened(settings: "Settings", *, instead: str, create: bool = False) -> "AsyncIterator[Store]":
+    """The store of the settings, for this process alone.
+
+    `instead` says what to do while a service has it; `create` allows one that is not there yet.
+    """
+    from credit_service import service
+    from credit_service.observability import configure_logs
+    from credit_service.storage.base import InUse, StorageError
+
+    configure_logs(settings)
+    path = settings.database_path
+    if not create and not path.exists():
+        raise wrong(f"{path}: there is no such database.")
+    try:
+        store = service.open_store(settings)
+    except InUse as error:
+        raise wrong(f"{error} {instead}") from None
+    except StorageError as error:
+        raise wrong(str(error)) from None
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def progress(*columns: Any) -> "Progress":
+    """A progress bar on standard error, shown only on a terminal and gone when done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -1,0 +1,30 @@
+"""`credit-service config`."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from credit_service.cli.common import DatabaseUrl, Json, settings_of
+
+if TYPE_CHECKING:
+    from credit_service.settings import Settings
+
+
+def config(json_: Json = False, database_url: DatabaseUrl = None) -> None:
+    """Show the settings in force, wherever each comes from; passwords are masked."""
+    values = shown(settings_of(database_url=database_url))
+    if json_:
+        typer.echo(json.dumps(values))
+        return
+    for name, value in values.items():
+        typer.echo(f"{name.upper()}={value}")
+
+
+def shown(settings: "Settings") -> dict[str, Any]:
+    """Settings as they may be shown to anybody."""
+    from sqlalchemy.engine import make_url
+
+    values = settings.model_dump(mode="json")
+    values["database_url"] = make_url(settings.database_url.get_secret_value()).render_as_string(hide_password=True)
+    return values

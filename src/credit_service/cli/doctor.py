@@ -1,0 +1,113 @@
+"""`credit-service doctor`."""
+
+import json
+import shutil
+import socket
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import typer
+
+from credit_service.cli.common import DatabaseUrl, Json, settings_of
+
+if TYPE_CHECKING:
+    from credit_service.settings import Settings
+
+_OLDEST_SQLITE = (3, 37, 0)  # the first with STRICT tables
+_LEAST_FREE_BYTES = 256 * 1024 * 1024
+
+
+class Finding(NamedTuple):
+    """What was looked at, whether it is well, and what was seen; with `remedy`, what to do about it."""
+
+    what: str
+    well: bool
+    seen: str
+    remedy: str | None = None
+
+
+def doctor(json_: Json = False, database_url: DatabaseUrl = None) -> None:
+    """Look at everything a service needs here, and say what is wrong and what to do. Changes nothing."""
+    settings = settings_of(database_url=database_url)
+    findings = [finding for look in _LOOKS for finding in look(settings)]
+    if json_:
+        typer.echo(json.dumps({"well": all(finding.well for finding in findings), "findings": _shapes(findings)}))
+    else:
+        for finding in findings:
+            typer.echo(f"{'ok  ' if finding.well else 'BAD '} {finding.what}: {finding.seen}")
+            if finding.remedy is not None:
+                typer.echo(f"     {finding.remedy}")
+    if not all(finding.well for finding in findings):
+        raise typer.Exit(1)
+
+
+def _shapes(findings: list[Finding]) -> list[dict[str, object]]:
+    return [finding._asdict() for finding in findings]
+
+
+def _runtime(settings: "Settings") -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("Python", True, version)
+    well = sqlite3.sqlite_version_info >= _OLDEST_SQLITE
+    remedy = None if well else f"Use a Python built with SQLite {'.'.join(map(str, _OLDEST_SQLITE))} or newer."
+    yield Finding("SQLite", well, sqlite3.sqlite_version, remedy)
+
+
+def _database(settings: "Settings") -> Iterator[Finding]:
+    path = settings.database_path
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        yield Finding("database", False, f"{folder} is not a folder", f"Make it: mkdir -p {folder}")
+        return
+    free = shutil.disk_usage(folder).free
+    roomy = free >= _LEAST_FREE_BYTES
+    remedy = None if roomy else f"Make room on the disk of {folder}: a full disk refuses every posting."
+    yield Finding("disk", roomy, f"{free // (1024 * 1024)} MiB free", remedy)
+    if not path.exists():
+        yield Finding("database", True, f"{path} is not there yet; serve or migrate creates it")
+        return
+    yield _schema(settings)
+
+
+def _schema(settings: "Settings") -> Finding:
+    from credit_service.storage import migrations
+    from credit_service.storage.base import StorageError
+
+    path = settings.database_path
+    try:
+        migrated = migrations.is_migrated(path)
+    except StorageError as error:
+        return Finding("database", False, str(error), "Point DATABASE_URL at a ledger of this release, or upgrade.")
+    if not migrated:
+        seen = f"{path} does not have schema {migrations.head()}, which this release works with"
+        return Finding("database", False, seen, "Stop the service and run: credit-service migrate")
+    return Finding("database", True, f"{path}, schema {migrations.head()}")
+
+
+def _port(settings: "Settings") -> Iterator[Finding]:
+    host, port = settings.service_host, settings.service_port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            remedy = "A service may be running there already; else choose another SERVICE_HOST or SERVICE_PORT."
+            yield Finding("address", False, f"{host}:{port} cannot be listened on: {error.strerror}", remedy)
+            return
+    yield Finding("address", True, f"{host}:{port} is free")
+
+
+def _choices(settings: "Settings") -> Iterator[Finding]:
+    """Settings that are possible, and probably not meant."""
+    if settings.order_credit_fixed_amount == settings.order_credit_percentage == settings.order_credit_minimum == 0:
+        remedy = "Set ORDER_CREDIT_FIXED_AMOUNT, ORDER_CREDIT_PERCENTAGE or ORDER_CREDIT_MINIMUM."
+        yield Finding("price", False, "an order costs nothing", remedy)
+    if settings.order_credit_percentage and settings.order_credit_fixed_amount:
+        seen = "an order costs the percentage or the fixed amount, whichever is higher"
+        yield Finding("price", True, seen)
+
+
+_LOOKS: tuple[Callable[["Settings"], Iterator[Finding]], ...] = (_runtime, _database, _port, _choices)

@@ -1,0 +1,127 @@
+"""`credit-service keys`: make, list and revoke API keys while no service runs."""
+
+import asyncio
+import json
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from credit_service.cli.common import DatabaseUrl, Json, opened, settings_of, wrong
+
+if TYPE_CHECKING:
+    from credit_service.settings import Settings
+    from credit_service.storage.base import ApiKey
+
+keys = typer.Typer(
+    help="Make, list and revoke API keys. While the service runs, ask it instead: /api/v1/api-keys.",
+    rich_markup_mode=None,
+)
+_LONGEST_NAME = 100
+
+
+class Scope(StrEnum):
+    """What a key allows; each includes those before it."""
+
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
+
+
+@keys.command()
+def create(
+    name: Annotated[str, typer.Option(help="What the key is for, to recognise it by.")],
+    scope: Annotated[Scope, typer.Option(help="What it allows; each includes those before it.")],
+    expires_at: Annotated[
+        str | None, typer.Option(help="From when it is no longer valid, like 2027-01-01T00:00:00Z.")
+    ] = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Make an API key and print it, alone. It is shown this once: only its hash is kept."""
+    settings = settings_of(database_url=database_url)
+    if not 1 <= len(name) <= _LONGEST_NAME:
+        raise wrong(f"--name: a name has 1 to {_LONGEST_NAME} characters.")
+    typer.echo(asyncio.run(_create(settings, name, scope, _instant(expires_at))))
+
+
+@keys.command(name="list")
+def list_(json_: Json = False, database_url: DatabaseUrl = None) -> None:
+    """List the API keys, newest first. The keys themselves cannot be shown again."""
+    found = asyncio.run(_list(settings_of(database_url=database_url)))
+    if json_:
+        typer.echo(json.dumps([_shape(key) for key in found]))
+        return
+    for key in found:
+        shape = _shape(key)
+        ends = "revoked" if key.revoked_at is not None else f"expires {shape['expires_at'] or 'never'}"
+        typer.echo(f"{key.id}  {key.scope:5}  {shape['created_at']}  {ends}  {key.name}")
+
+
+@keys.command()
+def revoke(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="The id of the key, as listed: the part after cs_.")],
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Revoke an API key for good."""
+    if not asyncio.run(_revoke(settings_of(database_url=database_url), id_)):
+        raise wrong(f"{id_}: there is no API key of this id.")
+    typer.echo(f"{id_} is revoked.")
+
+
+def _instead(request: str) -> str:
+    return f"Ask that one: {request}."
+
+
+async def _create(settings: "Settings", name: str, scope: str, expires_at: int | None) -> str:
+    from credit_service.doors.http.keys import new_key
+
+    async with opened(settings, instead=_instead("POST /api/v1/api-keys"), create=True) as store:
+        now = await store.now()
+        if expires_at is not None and expires_at <= now:
+            raise wrong("--expires-at lies in the past.")
+        made = new_key(name, scope, now, expires_at)
+        await store.add_key(made.key)
+        return made.whole
+
+
+async def _list(settings: "Settings") -> "list[ApiKey]":
+    async with opened(settings, instead=_instead("GET /api/v1/api-keys")) as store:
+        return await store.keys()
+
+
+async def _revoke(settings: "Settings", id_: str) -> bool:
+    async with opened(settings, instead=_instead(f"DELETE /api/v1/api-keys/{id_}")) as store:
+        return await store.revoke_key(id_, await store.now())
+
+
+def _instant(text: str | None) -> int | None:
+    import re
+
+    from credit_service.messages.fields import parse_time
+    from credit_service.messages.patterns import SENTENCES, TIME
+
+    if text is None:
+        return None
+    if not re.match(TIME, text):
+        raise wrong(f"--expires-at: {SENTENCES[TIME]}")
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise wrong(f"--expires-at: {error}") from None
+
+
+def _shape(key: "ApiKey") -> dict[str, Any]:
+    from credit_service.messages.fields import format_time
+
+    def time(micros: int | None) -> str | None:
+        return None if micros is None else format_time(micros)
+
+    return {
+        "id": key.id,
+        "name": key.name,
+        "scope": key.scope,
+        "created_at": time(key.created_at),
+        "expires_at": time(key.expires_at),
+        "revoked_at": time(key.revoked_at),
+        "last_used_at": time(key.last_used_at),
+    }

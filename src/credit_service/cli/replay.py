@@ -1,0 +1,184 @@
+"""`credit-service replay`."""
+
+import asyncio
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from credit_service.cli.common import DatabaseUrl, Json, opened, progress, say, settings_of, wrong
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from credit_service.cli.sources import Entry, Result, Source
+    from credit_service.cli.targets import Target
+    from credit_service.settings import Settings
+
+_BATCH = 1_000
+_BATCH_BYTES = 900_000  # the service takes 1 MiB at once
+_POSTING_SECONDS = 60.0
+_INSTEAD = "Replay into that one: --url http://… --key cs_…"
+
+
+class Tally:
+    """Counts what became of the lines."""
+
+    def __init__(self) -> None:
+        self.read = 0
+        self.outcomes: Counter[str] = Counter()
+        self.codes: Counter[str] = Counter()
+
+    def count(self, entry: "Entry", results: "list[Result]") -> None:
+        """Count a line. An event of several orders has a result for each."""
+        self.read += 1
+        for outcome, code, reason in results:
+            self.outcomes[outcome] += 1
+            if code is not None:
+                self.codes[code] += 1
+                say(f"line {entry.number}: {code}: {reason}")
+
+    def shape(self) -> dict[str, Any]:
+        """As JSON."""
+        names = ("posted", "replayed", "parked", "refused", "skipped")
+        return {"read": self.read} | {name: self.outcomes[name] for name in names} | {"by_code": dict(self.codes)}
+
+    def sentence(self) -> str:
+        """As a line for a person."""
+        counts = {name: count for name, count in self.shape().items() if isinstance(count, int)}
+        codes = "".join(f"; {code}: {count:,}" for code, count in sorted(self.codes.items()))
+        return ", ".join(f"{count:,} {name}" for name, count in counts.items()) + codes
+
+
+def replay(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="An order stream as CSV (columns invoice, customer_id, timestamp, total, kind), or CloudEvents as "
+            "JSON lines. Either may be gzipped.",
+            metavar="FILE",
+        ),
+    ],
+    links: Annotated[
+        Path | None,
+        typer.Option(
+            help="For an order stream: a CSV that names the orders of refunds (columns refund_invoice, order_invoice, "
+            "order_total). A refund it does not name gives back the price of an order of its total.",
+            show_default="refund_links.csv beside FILE",
+        ),
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="A running service to replay into.", show_default="straight into the database")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(help="An API key of scope write for it.", envvar="CREDIT_SERVICE_KEY", show_envvar=True),
+    ] = None,
+    patience: Annotated[
+        float, typer.Option(help="Seconds to go on trying while that service does not answer.", min=0)
+    ] = 60,
+    json_: Json = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Post the orders, refunds and other events of a file.
+
+    Each counts once, however often it is replayed: stopped with Ctrl-C, the same command goes on where it was. Lines
+    that cannot be used are named on standard error and hold up none of the others. Exit code 1 if there were any.
+    """
+    from credit_service.cli.sources import Source, Unreadable
+
+    if url is not None and not key:
+        raise wrong("--url needs an API key: --key, or CREDIT_SERVICE_KEY in the environment.")
+    if url is not None and not (key or "").strip().isascii():
+        raise wrong("--key: this is no API key.")
+    if url is not None and database_url is not None:
+        raise wrong("--url and --database-url: say one of them.")
+    settings = settings_of(database_url=database_url)
+    try:
+        source = Source(file, settings.policy, links, settings.json_max_depth)
+    except Unreadable as error:
+        raise wrong(str(error)) from None
+    if source.links is not None:
+        say(f"{source.links} says which orders were refunded.")
+    tally = Tally()
+    try:
+        work = (
+            _into_store(source, settings, tally) if url is None else _over_http(source, url, key or "", patience, tally)
+        )
+        asyncio.run(work)
+    except KeyboardInterrupt:
+        say(f"stopped ({tally.sentence()}); the same command goes on from here.")
+        raise
+    finally:
+        source.close()
+    typer.echo(json.dumps(tally.shape()) if json_ else tally.sentence())
+    if tally.outcomes["refused"]:
+        raise typer.Exit(1)
+
+
+async def _into_store(source: "Source", settings: "Settings", tally: Tally) -> None:
+    from credit_service.cli.targets import StoreTarget
+    from credit_service.posting import Posting
+
+    async with opened(settings, instead=_INSTEAD, create=True) as store:
+        posting = Posting(store, settings.policy, deadline_seconds=_POSTING_SECONDS)
+        posting.start()
+        try:
+            await _run(source, StoreTarget(posting), tally)
+        finally:
+            await posting.drain()
+
+
+async def _over_http(source: "Source", url: str, key: str, patience: float, tally: Tally) -> None:
+    from credit_service.cli.targets import HttpTarget, client
+
+    async with client() as connection:
+        await _run(source, HttpTarget(connection, url, key.strip(), patience), tally)
+
+
+async def _run(source: "Source", target: "Target", tally: Tally) -> None:
+    """Send all lines in batches; while one is posted, the next is read."""
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from credit_service.cli.sources import Unreadable
+    from credit_service.cli.targets import Stopped
+
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    loop = asyncio.get_running_loop()
+    batches = _batches(source)
+    try:
+        with progress(*columns) as bar:
+            task = bar.add_task("replaying", total=source.size or None)
+            batch = await loop.run_in_executor(None, next, batches, None)
+            while batch is not None:
+                upcoming = loop.run_in_executor(None, next, batches, None)
+                unknown = [entry for entry in batch if entry.result is None]
+                answers = iter(await target.send(unknown) if unknown else ())
+                for entry in batch:
+                    tally.count(entry, next(answers) if entry.result is None else [entry.result])
+                bar.update(task, completed=source.position, description=f"{tally.read:,} replayed")
+                batch = await upcoming
+    except (Unreadable, Stopped) as error:
+        say(f"{error} Stopped ({tally.sentence()}); the same command goes on from here.")
+        raise typer.Exit(1) from None
+
+
+def _batches(source: "Source") -> "Iterator[list[Entry]]":
+    from credit_service.cli.sources import Unreadable
+
+    batch: list[Entry] = []
+    size = 0
+    try:
+        for entry in source.entries():
+            if len(batch) == _BATCH or (batch and size + len(entry.event) > _BATCH_BYTES):
+                yield batch
+                batch, size = [], 0
+            batch.append(entry)
+            size += len(entry.event) + 1
+    except Unreadable:  # what could be read until there counts
+        yield batch
+        raise
+    if batch:
+        yield batch

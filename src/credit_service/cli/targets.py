@@ -1,0 +1,194 @@
+"""Where `replay` sends events: into the store, by the one way in, or to a running service over HTTP."""
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, NoReturn, Protocol
+
+import httpx2
+import msgspec
+
+from credit_service.cli.common import say, wrong
+from credit_service.cli.sources import Entry, Result, refused
+from credit_service.ledger.decide import Outcome, Replayed, Waiting
+from credit_service.ledger.refusals import Refused
+from credit_service.messages.envelope import BATCH_MEDIA_TYPE
+from credit_service.messages.faults import Invalid
+from credit_service.posting import DeadlineExceeded, Overloaded, Posting
+from credit_service.storage.base import StorageError
+
+_FIRST_PAUSE_SECONDS: Final = 0.1
+_LONGEST_PAUSE_SECONDS: Final = 5.0
+_ANSWER_SECONDS: Final = 60.0
+_TRANSIENT: Final = frozenset({408, 429, 502, 503, 504})
+_TOO_MUCH: Final = frozenset({413, 422})
+
+
+class Stopped(Exception):
+    """Events could not be sent, and there is no point in going on; one sentence says why."""
+
+
+class Target(Protocol):
+    """Where events are sent."""
+
+    async def send(self, entries: Sequence[Entry]) -> list[list[Result]]:
+        """Post all that these events mean, in their order; what became of each. Raises Stopped."""
+        ...
+
+
+class StoreTarget:
+    """The store itself, while no service has it."""
+
+    def __init__(self, posting: Posting) -> None:
+        self._posting = posting
+
+    async def send(self, entries: Sequence[Entry]) -> list[list[Result]]:
+        """See `Target.send`."""
+        commands = [
+            translated.command
+            for entry in entries
+            for translated in entry.translated
+            if not isinstance(translated.command, Invalid)
+        ]
+        try:
+            outcomes = iter(await self._posting.submit_many(commands))
+        except StorageError as error:
+            raise Stopped(str(error)) from None
+        except (DeadlineExceeded, Overloaded):
+            raise Stopped("The database is too slow.") from None
+        return [
+            [
+                refused(translated.command) if isinstance(translated.command, Invalid) else _result(next(outcomes))
+                for translated in entry.translated
+            ]
+            for entry in entries
+        ]
+
+
+def _result(outcome: Outcome) -> Result:
+    match outcome:
+        case Replayed():
+            return Result("replayed")
+        case Waiting():
+            return Result("parked")
+        case Refused(refusal=refusal):
+            return Result("refused", refusal.code, refusal.sentence)
+        case _:
+            return Result("posted")
+
+
+class _Problem(msgspec.Struct):
+    code: str = "internal"
+    detail: str = ""
+    errors: list[dict[str, Any]] = []
+
+
+class _Told(msgspec.Struct):
+    outcome: Literal["posted", "replayed", "parked", "refused"]
+    error: _Problem | None = None
+
+
+class _Results(msgspec.Struct):
+    results: list[_Told]
+
+
+class _Answer(msgspec.Struct):
+    data: _Results
+
+
+_answer = msgspec.json.Decoder(_Answer).decode
+_problem = msgspec.json.Decoder(_Problem).decode
+
+
+class HttpTarget:
+    """A running service. What it could not take for the moment is sent again, for as long as `patience` seconds."""
+
+    def __init__(self, client: httpx2.AsyncClient, url: str, key: str, patience: float) -> None:
+        self._client = client
+        self._url = url.rstrip("/").removesuffix("/api/v1")
+        self._headers: Mapping[str, str] = {"Authorization": f"Bearer {key}", "Content-Type": BATCH_MEDIA_TYPE}
+        self._patience = patience
+
+    async def send(self, entries: Sequence[Entry]) -> list[list[Result]]:
+        """See `Target.send`."""
+        response = await self._post(b"[" + b",".join([entry.event for entry in entries]) + b"]")
+        if response.status_code in _TOO_MUCH:
+            if len(entries) == 1:
+                problem = self._told(response)
+                return [[Result("refused", problem.code, problem.detail)]]
+            # The service may take less at once than this command thinks; or it minds one of them: find out which.
+            half = len(entries) // 2
+            return [*await self.send(entries[:half]), *await self.send(entries[half:])]
+        if response.status_code != 200:
+            self._give_up(response)
+        try:
+            told = _answer(response.content).data.results
+        except msgspec.MsgspecError:
+            self._strange(response)
+        if len(told) != sum([len(entry.translated) for entry in entries]):
+            raise Stopped(f"{self._url} understands these events differently; use a command of its release.")
+        results = map(_as_result, told)
+        return [[next(results) for _ in entry.translated] for entry in entries]
+
+    async def _post(self, body: bytes) -> httpx2.Response:
+        """Post, again and again while the service is away; the keys see to it that nothing counts twice."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._patience
+        pause, asked_to_wait, told = _FIRST_PAUSE_SECONDS, 0.0, False
+        while True:
+            try:
+                response = await self._client.post(
+                    f"{self._url}/api/v1/credits/events", content=body, headers=self._headers
+                )
+                if response.status_code not in _TRANSIENT:
+                    return response
+                why = f"{self._url} answered {response.status_code} ({self._told(response).code})"
+                asked_to_wait = _seconds(response.headers.get("retry-after", ""))
+            except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+                raise wrong(f"--url {self._url}: {error}") from None
+            except httpx2.TransportError as error:
+                why = f"{self._url} does not answer ({str(error) or type(error).__name__})"
+            wait = max(asked_to_wait, random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
+            if loop.time() + wait > until:
+                raise Stopped(f"{why}.")
+            if not told:
+                say(f"{why}; trying again for {self._patience:g} seconds.")
+                told = True
+            await asyncio.sleep(wait)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    def _give_up(self, response: httpx2.Response) -> NoReturn:
+        problem = self._told(response)
+        if response.status_code in (401, 403) and problem.detail:
+            raise wrong(f"{self._url} answered {response.status_code}: {problem.detail}")
+        if response.status_code == 500 and problem.detail:
+            request_id = response.headers.get("x-request-id", "unknown")
+            raise Stopped(f"{self._url} answered 500: {problem.detail} (request {request_id})")
+        self._strange(response)
+
+    def _strange(self, response: httpx2.Response) -> NoReturn:
+        sentence = f"--url {self._url} answered {response.status_code}, and not like a credit-service does."
+        raise wrong(sentence) from None
+
+    @staticmethod
+    def _told(response: httpx2.Response) -> _Problem:
+        try:
+            return _problem(response.content)
+        except msgspec.MsgspecError:
+            return _Problem(code="no problem+json")
+
+
+def _as_result(told: _Told) -> Result:
+    if told.error is None:
+        return Result(told.outcome)
+    reasons = [f"{error.get('pointer') or 'body'}: {error.get('message')}" for error in told.error.errors]
+    return Result(told.outcome, told.error.code, "; ".join(reasons) or told.error.detail)
+
+
+def _seconds(text: str) -> float:
+    return float(text) if text.isdigit() else 0.0
+
+
+def client() -> httpx2.AsyncClient:
+    """An HTTP client that waits for a whole batch to be posted."""
+    return httpx2.AsyncClient(timeout=_ANSWER_SECONDS, follow_redirects=False)

@@ -1,0 +1,105 @@
+"""`credit-service verify`."""
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+from uuid import UUID
+
+import typer
+
+from credit_service.cli.common import DatabaseUrl, Json, opened, progress, say, settings_of, wrong
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from credit_service.ledger.account import Transaction
+    from credit_service.settings import Settings
+
+_INSTEAD = "Stop it first, or verify a copy of its database."
+
+
+class Found(NamedTuple):
+    """Something wrong, and where: the merchant is not known of a transaction that belongs to no account."""
+
+    merchant_id: str | None
+    sequence: int | None
+    fault: str
+
+
+class Verified(NamedTuple):
+    """What was verified, and what was wrong with it."""
+
+    accounts: int
+    transactions: int
+    faults: list[Found]
+
+
+def verify(
+    merchant: Annotated[
+        list[UUID] | None, typer.Option(help="Only this merchant's account; may be said several times.")
+    ] = None,
+    json_: Json = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Recompute the ledger from its transactions: hash chain, sums, grants, debt. Exit code 1 if anything is wrong."""
+    settings = settings_of(database_url=database_url)
+    accounts, transactions, faults = asyncio.run(_verify(settings, merchant))
+    if json_:
+        found = [fault._asdict() for fault in faults]
+        typer.echo(json.dumps({"accounts": accounts, "transactions": transactions, "faults": found}))
+    else:
+        for merchant_id, sequence, fault in faults:
+            place = "account" if sequence is None else f"transaction {sequence}"
+            typer.echo(f"merchant {merchant_id or 'unknown'}, {place}: {fault}")
+        sentence = f"{accounts:,} accounts, {transactions:,} transactions: "
+        typer.echo(sentence + (f"{len(faults):,} faults" if faults else "no fault"))
+    if faults:
+        raise typer.Exit(1)
+
+
+async def _verify(settings: "Settings", merchants: list[UUID] | None) -> Verified:
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+
+    from credit_service.ledger import proof
+    from credit_service.storage.base import StorageError
+
+    accounts = transactions = 0
+    faults: list[Found] = []
+    missing = set(merchants or ())
+
+    def counted(history: "Iterable[Transaction]") -> "Iterator[Transaction]":
+        nonlocal transactions
+        for transaction in history:
+            transactions += 1
+            yield transaction
+
+    columns = TextColumn("verifying"), BarColumn(), TextColumn("{task.completed:,} accounts"), TimeElapsedColumn()
+    async with opened(settings, instead=_INSTEAD) as store:
+        try:
+            with progress(*columns) as bar:
+                task = bar.add_task("", total=len(missing) or None)
+                async for books in store.books(merchants or None):
+                    account = books.account
+                    missing.discard(account.merchant_id)
+                    wrong_here = list(proof.verify(account, books.grants, counted(books.transactions)))
+                    # The store's own faults are complete only now that the transactions have been read.
+                    named = {*wrong_here, *books.faults}
+                    faults += [Found(str(account.merchant_id), *fault) for fault in sorted(named, key=_place)]
+                    accounts += 1
+                    bar.advance(task)
+            if not merchants:
+                faults += [
+                    Found(None, sequence, f"it belongs to no account (number {number})")
+                    for number, sequence in await store.strays()
+                ]
+        except StorageError as error:
+            say(f"{error} Verified until then: {accounts:,} accounts.")
+            raise typer.Exit(1) from None
+    if missing:
+        raise wrong(f"--merchant {min(missing)}: this merchant has no account.")
+    return Verified(accounts, transactions, faults)
+
+
+def _place(fault: tuple[int | None, str]) -> tuple[bool, int, str]:
+    sequence, sentence = fault
+    return sequence is None, sequence or 0, sentence

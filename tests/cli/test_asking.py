@@ -1,0 +1,172 @@
+"""Asking for help, and asking wrong: exit code 2 and one readable line on standard error."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from credit_service.cli import app
+from tests.commands import command
+from tests.served import reaped, start
+
+COMMANDS = ["serve", "migrate", "keys create", "keys list", "keys revoke", "replay", "verify", "config", "doctor"]
+GROUP: Any = typer.main.get_command(app)
+
+
+def _all(group: Any = GROUP, *path: str) -> Iterator[tuple[str, Any]]:
+    for name, found in group.commands.items():
+        if hasattr(found, "commands"):
+            yield from _all(found, *path, name)
+        else:
+            yield " ".join([*path, name]), found
+
+
+def test_the_commands_are_these() -> None:
+    assert sorted(name for name, _ in _all()) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_what_a_command_does_and_documents_every_option(name: str, tmp_path: Path) -> None:
+    ran = command(*name.split(), "--help", cwd=tmp_path)
+    assert (ran.code, ran.err) == (0, "")
+    found = dict(_all())[name]
+    assert found.help
+    assert found.help.split("\n")[0] in " ".join(ran.out.split())
+    for parameter in found.params:
+        assert getattr(parameter, "help", None), f"{parameter.name} is not documented"
+        shown = parameter.opts[0] if parameter.param_type_name == "option" else parameter.metavar
+        assert shown in ran.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_takes_the_database(name: str) -> None:
+    options = [option for parameter in dict(_all())[name].params for option in parameter.opts]
+    assert "--database-url" in options
+
+
+def test_help_is_quick_because_the_server_is_not_imported_for_it() -> None:
+    heavy = ["fastapi", "pydantic", "sqlalchemy", "uvicorn", "httpx2", "rich", "msgspec"]
+    code = f"import sys, credit_service.cli; print([name for name in {heavy} if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
+
+
+def test_without_a_command_help_is_shown(tmp_path: Path) -> None:
+    ran = command(cwd=tmp_path)
+    assert (ran.code, ran.out) == (2, "")
+    assert "Usage: credit-service" in ran.err
+
+
+def test_the_version_is_said(tmp_path: Path) -> None:
+    ran = command("--version", cwd=tmp_path)
+    assert ran.code == 0
+    assert ran.out.startswith("credit-service 0.")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("bogus", "No such command 'bogus'. See credit-service --help."),
+        ("verfy", "No such command 'verfy'. Did you mean 'verify'? See credit-service --help."),
+        ("--bogus", "No such option: --bogus. See credit-service --help."),
+        ("serve --nonsense", "No such option: --nonsense. See credit-service serve --help."),
+        ("serve extra", "Got unexpected extra argument(s) (extra). See credit-service serve --help."),
+        ("serve --port", "Option '--port' requires an argument. See credit-service --help."),
+        ("keys", "Missing command. See credit-service keys --help."),
+        ("keys create --scope read", "Missing option '--name'. See credit-service keys create --help."),
+        (
+            "keys create --name n --scope root",
+            "Invalid value for '--scope': 'root' is not one of 'read', 'write', 'admin'. "
+            "See credit-service keys create --help.",
+        ),
+        ("keys revoke", "Missing argument 'ID'. See credit-service keys revoke --help."),
+        ("replay", "Missing argument 'FILE'. See credit-service replay --help."),
+        ("replay nothing.csv", "nothing.csv cannot be read: No such file or directory."),
+        ("replay .", ". cannot be read: Is a directory."),
+        (
+            "replay nothing.csv --url http://x",
+            "--url needs an API key: --key, or CREDIT_SERVICE_KEY in the environment.",
+        ),
+        ("replay nothing.csv --url http://x --key ключ", "--key: this is no API key."),
+        (
+            "replay nothing.csv --url http://x --key k --database-url sqlite:///x.db",
+            "--url and --database-url: say one of them.",
+        ),
+        ("verify", "credit-service.db: there is no such database."),
+        ("verify --database-url sqlite:///other.db", "other.db: there is no such database."),
+        ("keys list", "credit-service.db: there is no such database."),
+        ("keys revoke abc", "credit-service.db: there is no such database."),
+        (
+            "migrate --database-url mysql://somebody:secret@host/db",
+            "DATABASE_URL: must be the URL of an SQLite file, like sqlite:///credit-service.db.",
+        ),
+        ("serve --workers 2", "--workers 2: an SQLite ledger has one serving process."),
+        ("serve --port 70000", "SERVICE_PORT: Input should be less than or equal to 65535."),
+    ],
+)
+def test_what_is_asked_wrong_is_said_in_one_line(asked: str, said: str, tmp_path: Path) -> None:
+    ran = command(*asked.split(), cwd=tmp_path)
+    assert (ran.code, ran.out, ran.err) == (2, "", f"credit-service: {said}\n")
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+
+
+def test_a_merchant_that_is_no_uuid_is_asked_wrong(tmp_path: Path) -> None:
+    ran = command("verify", "--merchant", "17850", cwd=tmp_path)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert "--merchant" in ran.err
+
+
+@pytest.mark.parametrize("asked", ["migrate", "keys list", "verify", "replay events.jsonl"])
+def test_a_file_that_is_no_database_is_said_in_one_line(asked: str, tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").touch()
+    (tmp_path / "notes.txt").write_text("These are notes, long enough to be taken for a header of a database. " * 3)
+    ran = command(*asked.split(), cwd=tmp_path, DATABASE_URL="sqlite:///notes.txt")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == "credit-service: notes.txt cannot be used: file is not a database.\n"
+
+
+def test_a_service_that_cannot_start_says_why_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("These are notes, long enough to be taken for a header of a database. " * 3)
+    arguments = ("serve", "--port", "0", "--database-url", "sqlite:///notes.txt")
+    ran = start(*arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with reaped(ran):
+        assert ran.communicate(timeout=60) == (
+            "",
+            "credit-service: notes.txt cannot be used: file is not a database.\n",
+        )
+        assert ran.returncode == 2
+
+
+def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ran = command("serve", "--port", str(port), cwd=tmp_path)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == f"credit-service: 127.0.0.1:{port} cannot be listened on: Address already in use.\n"
+
+
+def test_an_impossible_setting_is_named(tmp_path: Path) -> None:
+    ran = command("migrate", cwd=tmp_path, TRIAL_CREDITS="many")
+    assert ran.code == 2
+    assert ran.err.startswith("credit-service: TRIAL_CREDITS: ")
+    assert ran.err.count("\n") == 1
+
+
+def test_an_unknown_name_in_yaml_is_named(tmp_path: Path) -> None:
+    (tmp_path / "credit-service.yaml").write_text("trial_credit: 5\n")
+    ran = command("migrate", cwd=tmp_path)
+    assert (ran.code, ran.err) == (
+        2,
+        "credit-service: trial_credit: there is no such setting (credit-service.yaml).\n",
+    )
+
+
+def test_python_m_is_the_same_command() -> None:
+    ran = subprocess.run([sys.executable, "-m", "credit_service", "bogus"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert ran.stderr == "credit-service: No such command 'bogus'. See credit-service --help.\n"

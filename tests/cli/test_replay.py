@@ -1,0 +1,328 @@
+"""`credit-service replay`, into the store."""
+
+import gzip
+import json
+import re
+import signal
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+from uuid import NAMESPACE_URL, uuid5
+
+import pytest
+
+from tests.cli.events import (
+    MERCHANT,
+    OTHER,
+    event,
+    lines,
+    links,
+    order,
+    paid,
+    payment,
+    refund,
+    refunded,
+    stream,
+)
+from tests.cli.ledgers import balances, postings, rows
+from tests.commands import Ran, command
+from tests.served import reaped, start
+
+CUSTOMER = uuid5(NAMESPACE_URL, "customer:17850")
+
+
+def _replay(folder: Path, content: bytes, *arguments: str, **settings: str) -> Ran:
+    file = folder / "facts"
+    file.write_bytes(content)
+    return command("replay", file, "--json", *arguments, cwd=folder, **settings)
+
+
+def _counts(**outcomes: int) -> dict[str, int]:
+    return {"read": 0, "posted": 0, "replayed": 0, "parked": 0, "refused": 0, "skipped": 0} | outcomes
+
+
+def _database(folder: Path) -> Path:
+    return folder / "credit-service.db"
+
+
+# ---- an order stream
+
+
+def test_an_order_costs_its_price_and_opens_the_account_without_a_trial(tmp_path: Path) -> None:
+    ran = _replay(tmp_path, stream(order("536365")))
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.json == _counts(read=1, posted=1) | {"by_code": {}}
+    assert postings(_database(tmp_path)) == [("shopify:order:536365", "ORDER_PAID", -1)]
+    assert balances(_database(tmp_path)) == {CUSTOMER: -1}
+
+
+def test_a_row_says_money_currency_reference_and_time(tmp_path: Path) -> None:
+    _replay(tmp_path, stream(order("536365", total="139.12")), ORDER_CREDIT_PERCENTAGE="10000")
+    columns = "amount, total_micros, currency, reference_type, reference_id, occurred_at, actor"
+    assert rows(_database(tmp_path), f"SELECT {columns} FROM transactions") == [
+        (13_912, 139_120_000, "GBP", "order", "536365", 1_291_191_960_000_000, "replay")
+    ]
+
+
+def test_a_refund_that_no_link_names_gives_back_the_price_of_an_order_of_its_total(tmp_path: Path) -> None:
+    ran = _replay(tmp_path, stream(refund("C1", total="2.50")), ORDER_CREDIT_PERCENTAGE="1000")
+    assert (ran.code, ran.json["posted"]) == (0, 1)
+    assert postings(_database(tmp_path)) == [("shopify:refund:C1", "ORDER_REFUNDED", 25)]
+
+
+def test_such_a_refund_of_nothing_is_skipped_and_counted(tmp_path: Path) -> None:
+    content = stream(order("1", total="0.00"), refund("C1", total="0.00"))
+    ran = _replay(tmp_path, content, ORDER_CREDIT_FIXED_AMOUNT="0", ORDER_CREDIT_PERCENTAGE="100")
+    assert (ran.code, ran.json) == (0, _counts(read=2, posted=1, skipped=1) | {"by_code": {}})
+
+
+@pytest.mark.parametrize("name", ["refund_links.csv", "online_retail_refund_links.csv.gz", "given.csv"])
+def test_linked_refunds_give_back_their_share_of_the_order(name: str, tmp_path: Path) -> None:
+    told = links(("C1", "1", "10.00"), ("C2", "1", "10.00"))
+    (tmp_path / name).write_bytes(gzip.compress(told) if name.endswith(".gz") else told)
+    given = ("--links", name) if name == "given.csv" else ()
+    content = stream(order("1"), refund("C1", total="3.33"), refund("C2", total="3.33"))
+    ran = _replay(tmp_path, content, *given, ORDER_CREDIT_PERCENTAGE="50")
+    assert ran.code == 0
+    assert ran.err == f"credit-service: {tmp_path / name if not given else name} says which orders were refunded.\n"
+    assert [(key, amount) for key, _, amount in postings(_database(tmp_path))] == [
+        ("shopify:order:1", -5),
+        ("shopify:refund:C1", 1),  # floor(5 × 3.33 / 10)
+        ("shopify:refund:C2", 2),  # floor(5 × 6.66 / 10), less what C1 gave
+    ]
+
+
+def test_a_refund_before_its_order_is_parked_and_given_back_with_it(tmp_path: Path) -> None:
+    (tmp_path / "refund_links.csv").write_bytes(links(("C1", "1", "10.00")))
+    ran = _replay(tmp_path, stream(refund("C1"), order("1")))
+    assert (ran.code, ran.json) == (0, _counts(read=2, posted=1, parked=1) | {"by_code": {}})
+    assert balances(_database(tmp_path)) == {CUSTOMER: 0}
+    assert rows(_database(tmp_path), "SELECT * FROM parked") == []
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("1,17850,UK,2010-12-01T08:26:00Z,10.00,3", "The row has 6 fields, the header 7."),
+        ("1,17850,UK,2010-12-01T08:26:00Z,10.00,3,paid,more", "The row has 8 fields, the header 7."),
+        ("1,17850,UK,2010-12-01T08:26:00Z,10.00,3,lost", "kind is 'lost', neither paid nor refund."),
+        ("1,,UK,2010-12-01T08:26:00Z,10.00,3,paid", "customer_id is missing."),
+        (",17850,UK,2010-12-01T08:26:00Z,10.00,3,paid", "invoice is missing."),
+        ("1,17850,UK,2010-12-01 08:26,10.00,3,paid", "/time: "),
+        ("1,17850,UK,2010-12-01T08:26:00Z,ten,3,paid", "/data/total: "),
+        ("1,17850,UK,2010-12-01T08:26:00Z,-1.00,3,paid", "/data/total: "),
+        ("1,17850,UK,2010-12-01T08:26:00Z,NaN,3,refund", "total: Money is a decimal number of at most 6 decimals."),
+        ('1,"17850,UK,2010-12-01T08:26:00Z,10.00,3,paid', "The row is not CSV: unexpected end of data."),
+        ("é,17850,UK,2010-12-01T08:26:00Z,10.00,3,paid", "/data/order_id: "),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named_and_holds_up_none_of_the_others(
+    row: str, said: str, tmp_path: Path
+) -> None:
+    ran = _replay(tmp_path, stream(order("536365"), row, order("536366")))
+    assert (ran.code, ran.json) == (1, _counts(read=3, posted=2, refused=1) | {"by_code": {"validation_failed": 1}})
+    assert ran.err.startswith(f"credit-service: line 3: validation_failed: {said}")
+    assert ran.err.count("\n") == 1
+
+
+def test_a_row_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    ran = _replay(tmp_path, stream(order("1")) + b"2,178\xff50,UK,2010-12-01T08:26:00Z,10.00,3,paid\n" + b"\n")
+    assert (ran.code, ran.json["posted"], ran.json["refused"]) == (1, 1, 1)
+    assert ran.err == "credit-service: line 3: validation_failed: The row is not UTF-8: byte 5 is not valid.\n"
+
+
+def test_columns_are_found_by_their_names_wherever_they_stand(tmp_path: Path) -> None:
+    content = stream(
+        "paid,10.00,2010-12-01T08:26:00Z,17850,1,x", header="kind,total,timestamp,customer_id,invoice,note"
+    )
+    # As a spreadsheet writes it: with a byte order mark, and lines that end with CR LF.
+    ran = _replay(tmp_path, b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n"))
+    assert (ran.code, ran.json["posted"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"invoice,total\n1,2\n", "customer_id, timestamp, kind not found."),
+        (b"[]\n", "not found."),
+        (b"\xff\xfe\x00\n", "The row is not UTF-8"),
+        (b'{"a": 1}\n', "--links is of no use"),
+    ],
+)
+def test_a_file_of_something_else_is_asked_wrong(content: bytes, said: str, tmp_path: Path) -> None:
+    ran = _replay(tmp_path, content, *(("--links", "facts") if b"{" in content else ()))
+    assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert said in ran.err
+    assert not _database(tmp_path).exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "wrong.csv cannot be read: No such file or directory."),
+        (b"refund,order\n", "refund_invoice, order_invoice, order_total not found."),
+        (links() + b"C1,1\n", "wrong.csv, line 2: The row has 2 fields, the header 5."),
+        (b"", "not found."),
+    ],
+)
+def test_links_that_cannot_be_used_are_asked_wrong(content: bytes | None, said: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "wrong.csv").write_bytes(content)
+    ran = _replay(tmp_path, stream(order("1")), "--links", "wrong.csv")
+    assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert ran.err.endswith(f"{said}\n")
+
+
+# ---- events as JSON lines
+
+
+def test_events_are_posted_as_through_any_other_door(tmp_path: Path) -> None:
+    content = lines(
+        event("evt.merchant.created", {"merchant_id": str(MERCHANT)}),
+        payment("p1", 500),
+        paid(2**60, total=149.9, currency="EUR"),
+        refunded("r1", order_id=2**60, refund_amount=149.9, currency="EUR"),
+        paid(7, OTHER),
+        event(
+            "cmd.credits.manual_adjustment",
+            {
+                "merchant_id": str(MERCHANT),
+                "adjustment_id": 1,
+                "operation_type": "DECREASE",
+                "credits": 5,
+                "reason": "test",
+                "admin_id": "ada",
+            },
+        ),
+    )
+    ran = _replay(tmp_path, content)
+    assert (ran.code, ran.err, ran.json) == (0, "", _counts(read=6, posted=6) | {"by_code": {}})
+    assert balances(_database(tmp_path)) == {MERCHANT: 100 + 500 - 1 + 1 - 5, OTHER: -1}
+
+
+def test_an_event_of_several_orders_counts_once_for_each(tmp_path: Path) -> None:
+    items = [{"order_id": 1, "total": "1"}, {"order_id": 2}, {"order_id": 3, "total": "3"}]
+    content = lines(
+        event("evt.shopify.webhook.order_paid", {"merchant_id": str(MERCHANT), "order_items": items}), paid(4)
+    )
+    ran = _replay(tmp_path, content)
+    assert (ran.code, ran.json) == (1, _counts(read=2, posted=3, refused=1) | {"by_code": {"validation_failed": 1}})
+    assert ran.err.startswith("credit-service: line 1: validation_failed: /data/order_items/1/total: ")
+    assert balances(_database(tmp_path)) == {MERCHANT: -3}
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("{", "validation_failed"),
+        ("{}", "validation_failed"),
+        ("[]", "validation_failed"),
+        ("17", "validation_failed"),
+        (paid(2, total="1e3"), "validation_failed"),
+        (paid(2, total=float("nan")), "validation_failed"),
+        (paid(2)[:-1] + ', "id": "twice"}', "validation_failed"),
+        (
+            event("evt.shopify.webhook.order_paid", {"merchant_id": "17850", "order_id": 1, "total": 1}),
+            "validation_failed",
+        ),
+        (event("evt.nobody.knows", {"merchant_id": str(MERCHANT)}), "event_type_unknown"),
+        (refunded("r1"), "validation_failed"),
+        ("[" * 100_000, "validation_failed"),
+        ("\0", "validation_failed"),
+    ],
+    ids=range(12),
+)
+def test_a_line_that_cannot_be_used_is_named_and_holds_up_none_of_the_others(
+    line: str, code: str, tmp_path: Path
+) -> None:
+    ran = _replay(tmp_path, lines(paid(1), line, "", paid(3)))
+    assert (ran.code, ran.json) == (1, _counts(read=3, posted=2, refused=1) | {"by_code": {code: 1}})
+    assert ran.err.startswith(f"credit-service: line 2: {code}: ")
+    assert ran.err.count("\n") == 1
+
+
+def test_what_the_ledger_refuses_is_counted_by_its_code(tmp_path: Path) -> None:
+    spend = {"merchant_id": str(MERCHANT), "adjustment_id": 1, "credits": 5, "reason": "test", "admin_id": "ada"}
+    content = lines(paid(1), event("cmd.credits.manual_adjustment", spend | {"operation_type": "DECREASE"}))
+    ran = _replay(tmp_path, content)
+    assert (ran.code, ran.json["by_code"]) == (1, {"insufficient_credits": 1})
+    assert ran.err == ("credit-service: line 2: insufficient_credits: Not enough credits are available.\n")
+
+
+def test_accounts_are_not_opened_where_the_settings_forbid_it(tmp_path: Path) -> None:
+    ran = _replay(tmp_path, lines(paid(1)), ACCOUNTS_AUTO_CREATE="false")
+    assert (ran.code, ran.json["by_code"]) == (1, {"account_not_found": 1})
+
+
+# ---- any file
+
+
+@pytest.mark.parametrize("content", [lines(*map(paid, range(2_500))), stream(*map(order, map(str, range(2_500))))])
+def test_more_lines_than_one_batch_are_posted_in_their_order_gzipped_or_not(content: bytes, tmp_path: Path) -> None:
+    first = _replay(tmp_path, gzip.compress(content))
+    assert (first.code, first.json) == (0, _counts(read=2_500, posted=2_500) | {"by_code": {}})
+    assert [key for key, _, _ in postings(_database(tmp_path))] == [f"shopify:order:{i}" for i in range(2_500)]
+    again = _replay(tmp_path, content)
+    assert (again.code, again.json) == (0, _counts(read=2_500, replayed=2_500) | {"by_code": {}})
+
+
+def test_an_empty_file_is_done_at_once(tmp_path: Path) -> None:
+    assert _replay(tmp_path, b"").json == _counts() | {"by_code": {}}
+
+
+def test_a_gzipped_file_that_breaks_off_is_posted_until_there(tmp_path: Path) -> None:
+    content = gzip.compress(lines(*map(paid, range(1_500))))
+    ran = _replay(tmp_path, content[: len(content) * 9 // 10])
+    assert (ran.code, ran.out) == (1, "")
+    broken_off = re.match(r"credit-service: \S+/facts cannot be read after line ([0-9]+): .*\n$", ran.err)
+    assert broken_off is not None
+    assert ran.err.endswith("the same command goes on from here.\n")
+    assert 1_000 < int(broken_off[1]) < 1_500
+    assert balances(_database(tmp_path)) == {MERCHANT: -int(broken_off[1])}
+
+
+def test_a_person_reads_one_line(tmp_path: Path) -> None:
+    (tmp_path / "facts.jsonl").write_bytes(lines(paid(1), paid(1), "{}", "{"))
+    ran = command("replay", "facts.jsonl", cwd=tmp_path)
+    assert ran.code == 1
+    assert ran.out == "4 read, 1 posted, 1 replayed, 0 parked, 2 refused, 0 skipped; validation_failed: 2\n"
+
+
+def test_stopped_with_ctrl_c_the_same_command_goes_on_from_there(tmp_path: Path) -> None:
+    count = 15_000
+    (tmp_path / "facts").write_bytes(stream(*map(order, map(str, range(count)))))
+    replaying = start("replay", "facts", "--json", cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with reaped(replaying):
+        _wait_for_postings(_database(tmp_path), 1_000)
+        replaying.send_signal(signal.SIGINT)
+        out, err = replaying.communicate(timeout=60)
+    assert (replaying.returncode, out) == (130, "")
+    assert err.startswith("credit-service: stopped (")
+    assert err.count("\n") == 1
+    posted = len(postings(_database(tmp_path)))
+    assert 0 < posted < count
+    again = command("replay", "facts", "--json", cwd=tmp_path)
+    assert (again.code, again.json) == (
+        0,
+        _counts(read=count, posted=count - posted, replayed=posted) | {"by_code": {}},
+    )
+    assert balances(_database(tmp_path)) == {CUSTOMER: -count}
+
+
+def _wait_for_postings(database: Path, count: int) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            if rows(database, "SELECT count(*) FROM transactions")[0][0] >= count:
+                return
+        except sqlite3.OperationalError:  # it is not there yet
+            pass
+        time.sleep(0.02)
+    pytest.fail("nothing was posted")
+
+
+def test_json_lines_and_their_row_are_the_same_fact(tmp_path: Path) -> None:
+    _replay(tmp_path, stream(order("1")))
+    told = json.loads(paid("1", CUSTOMER))
+    assert _replay(tmp_path, lines(json.dumps(told))).json == _counts(read=1, replayed=1) | {"by_code": {}}

@@ -1,0 +1,134 @@
+"""A real `credit-service serve` in a process of its own, for tests that need one.
+
+It ends with the test that started it, and with pytest itself however that ends.
+"""
+
+import contextlib
+import ctypes
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from tests.commands import clean_environment
+
+_START_SECONDS = 60.0
+_STOP_SECONDS = 30.0
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent() -> None:
+    """For `preexec_fn`: the kernel kills this process when the one that started it is gone."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def start(*arguments: str | Path, cwd: Path, **popen: Any) -> subprocess.Popen[str]:
+    """Start a `credit-service` command; the settings in `env` are all it gets."""
+    popen["env"] = clean_environment(**popen.pop("env", {}))
+    return subprocess.Popen(
+        [sys.executable, "-m", "credit_service", *map(str, arguments)],
+        cwd=cwd,
+        text=True,
+        preexec_fn=die_with_parent,
+        **popen,
+    )
+
+
+class Served:
+    """A service that answers, with its URL and its first admin key."""
+
+    def __init__(self, database: Path, *, port: int = 0, settings: Mapping[str, str] | None = None) -> None:
+        self.database = database
+        self._errors = database.with_name(f"{database.name}.stderr").open("a+")
+        self.process = start(
+            *("serve", "--port", str(port)),
+            cwd=database.parent,
+            env={"DATABASE_URL": f"sqlite:///{database}", **(settings or {})},
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+        )
+        try:
+            self.url = self._read_url()
+            self._wait_until_it_listens()
+        except BaseException:
+            self.kill()
+            raise
+        self.port = int(self.url.rpartition(":")[2])
+        self.key = database.with_name(f"{database.name}.admin-key").read_text().strip()
+
+    def _read_url(self) -> str:
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], _START_SECONDS)
+        first_line = self.process.stdout.readline() if ready else ""
+        found = re.search(r"http://\S+?:\d+", first_line)
+        assert found is not None, f"the service did not start: {self.errors()}"
+        return found[0]
+
+    def _wait_until_it_listens(self) -> None:
+        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        until = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                socket.create_connection((host, int(port)), timeout=_START_SECONDS).close()
+            except ConnectionRefusedError:
+                assert self.process.poll() is None, f"the service ended: {self.errors()}"
+                assert time.monotonic() < until, f"the service never listened: {self.errors()}"
+                time.sleep(0.02)
+            else:
+                return
+
+    def errors(self) -> str:
+        """What it wrote to standard error."""
+        self._errors.seek(0)
+        return self._errors.read()
+
+    def client(self) -> httpx2.Client:
+        """An HTTP client that calls with the admin key."""
+        return httpx2.Client(base_url=f"{self.url}/api/v1", headers={"Authorization": f"Bearer {self.key}"}, timeout=60)
+
+    def stop(self) -> None:
+        """Ask it to stop, and wait until it has finished what was under way."""
+        self.process.terminate()
+        try:
+            assert self.process.wait(_STOP_SECONDS) in (0, -signal.SIGTERM), self.errors()
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """`kill -9`: it gets no chance to finish anything."""
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self._errors.close()
+
+
+@contextlib.contextmanager
+def served(database: Path, *, port: int = 0, settings: Mapping[str, str] | None = None) -> Iterator[Served]:
+    """A service on this SQLite file, with these settings (DATABASE_URL apart) in its environment."""
+    service = Served(database, port=port, settings=settings)
+    try:
+        yield service
+    finally:
+        service.kill()
+
+
+@contextlib.contextmanager
+def reaped(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """A process that does not outlive the block."""
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
