@@ -1,13 +1,25 @@
-"""Logs: one structured line for each thing worth knowing, for people (console) or machines (json)."""
+"""What the service says about itself: logs, one structured line for each thing worth knowing, and metrics."""
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from functools import partial
 from typing import Any
 
+import prometheus_client as prometheus
 import structlog
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
+from credit_service.ledger.decide import Outcome, Replayed
+from credit_service.ledger.refusals import Refused
 from credit_service.settings import Settings
+from credit_service.storage.base import Writes
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
 
 
 def configure_logs(settings: Settings) -> None:
@@ -21,7 +33,9 @@ def configure_logs(settings: Settings) -> None:
     if settings.log_format == "json":
         last: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # Plain tracebacks: pretty ones show the values of variables, and so the secrets in them.
+        plain = structlog.dev.plain_traceback
+        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -31,8 +45,98 @@ def configure_logs(settings: Settings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[_plain, *last]))
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+    # It warns of every request that is not HTTP; those are answered, and would fill the log.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
 def _plain(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Without what the standard library's records bring along."""
     return {key: value for key, value in event.items() if not key.startswith("_")}
+
+
+class Metrics:
+    """What Prometheus may ask of this process. Counters begin at 0 with the process, as Prometheus expects.
+
+    What every storefront page counts is a plain number, turned into a metric when it is asked for; the rest are the
+    client library's own.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.status_checks: Counter[tuple[str, str]] = Counter()  # by status and source
+        named = partial(prometheus.Counter, registry=self.registry)
+        self._transactions = named("credits_transactions", "Transactions posted", ["type", "operation"])
+        self._balances = named("credits_balance_updated", "Changes of a balance")
+        self._refused = named("credits_refused", "Commands and facts refused", ["code"])
+        self._conflicting = named("credits_events_conflicting", "Facts told again with other content")
+        self._consumed = named("credits_events_consumed", "Events taken", ["subject", "outcome"])
+        self._dead_letters = named("credits_dead_letters", "Facts that could not be applied and were put aside")
+        self._processing = prometheus.Histogram(
+            "credits_transaction_processing_seconds",
+            "From a command's arrival in the queue to its answer",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._batch_size = prometheus.Histogram(
+            "credits_posting_batch_size", "Commands in one commit", buckets=_SIZES, registry=self.registry
+        )
+        self._http = prometheus.Histogram(
+            "credits_http_request_duration_seconds",
+            "Time to answer a request",
+            ["method", "route", "status"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.registry.register(_StatusChecks(self))
+
+    def committed(self, writes: Writes) -> None:
+        """Count what a commit wrote."""
+        for transaction in writes.transactions:
+            self._transactions.labels(transaction.type, transaction.operation).inc()
+        self._balances.inc(len(writes.transactions))
+        self._dead_letters.inc(len(writes.dead_letters))
+
+    def decided(self, outcomes: Iterable[Outcome], seconds: Iterable[float]) -> None:
+        """Count what became of the commands of one batch, and how long each took."""
+        count = 0
+        for outcome in outcomes:
+            count += 1
+            if isinstance(outcome, Refused):
+                self._refused.labels(outcome.refusal.code).inc()
+            elif isinstance(outcome, Replayed) and outcome.conflicting:
+                self._conflicting.inc()
+        for taken in seconds:
+            self._processing.observe(taken)
+        self._batch_size.observe(count)
+
+    def consumed(self, subject: str, outcome: str) -> None:
+        """Count an event that came in; `subject` is one of the catalogue."""
+        self._consumed.labels(subject, outcome).inc()
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count an answered request, by its route's template."""
+        self._http.labels(method, route, str(status)).observe(seconds)
+
+    def gauge(self, name: str, what: str, value: Callable[[], float]) -> None:
+        """A gauge whose value is asked for when Prometheus asks."""
+        prometheus.Gauge(name, what, registry=self.registry).set_function(value)
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus' text format."""
+        return prometheus.generate_latest(self.registry)
+
+
+class _StatusChecks(Collector):
+    """`credits_plugin_status_checks_total`, from plain numbers."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        """The counts so far."""
+        checks = CounterMetricFamily(
+            "credits_plugin_status_checks", "Plugin statuses asked for", labels=["status", "source"]
+        )
+        for labels, count in self._metrics.status_checks.items():
+            checks.add_metric(labels, count)
+        yield checks

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shlex
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -23,8 +24,8 @@ from credit_service.gate.status import Gate
 from credit_service.posting import Posting
 from credit_service.settings import Settings
 from credit_service.storage.base import StorageError, Store, Writes
-from credit_service.storage.migrations import migrate
-from credit_service.storage.sqlite import SQLiteStore
+from credit_service.storage.sqlite import SQLiteStore, revision
+from credit_service.storage.tables import REVISION
 
 _KEY_USE_SECONDS = 60
 _log = structlog.get_logger()
@@ -36,7 +37,10 @@ def open_store(settings: Settings) -> Store:
     Raises StorageError, with one line for an operator.
     """
     path = settings.database_path
-    migrate(path)
+    if revision(path) != REVISION:
+        from credit_service.storage.migrations import migrate  # Alembic takes long to import, and is rarely needed
+
+        migrate(path)
     return SQLiteStore(path)
 
 
@@ -85,10 +89,12 @@ class Service:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self.posting.drain()
-            with contextlib.suppress(StorageError):
-                await self.keyring.flush()
-            await self.store.close()
+            try:
+                await self.posting.drain()
+                with contextlib.suppress(StorageError):
+                    await self.keyring.flush()
+            finally:
+                await self.store.close()
 
     async def _keep_key_uses(self) -> None:
         while True:
@@ -113,24 +119,34 @@ async def first_key(store: Store, path: Path, *, terminal: bool) -> str | None:
     file = _write_key(Path(f"{path}.admin-key"), made.whole)
     await store.add_key(made.key)
     _log.info("first_admin_key_written", path=str(file))
-    return f"$(cat {file})"
+    return f"$(cat {shlex.quote(str(file))})"
 
 
 def _write_key(file: Path, key: str) -> Path:
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    file.unlink(missing_ok=True)  # one that others hold open, or a link, must not get the key
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as handle:
-        os.fchmod(descriptor, 0o600)
         handle.write(f"{key}\n")
     return file.resolve()
 
 
 async def serve(settings: Settings) -> None:
-    """Serve until told to stop. Raises StorageError or OSError where the start fails, with one readable line."""
-    listening = _listen(settings)
-    store = open_store(settings)
-    service = Service(store, settings)
-    path = settings.database_path
-    key = await first_key(store, path, terminal=sys.stdout.isatty())
+    """Serve until told to stop. Raises StorageError where the start fails, with one readable line."""
+    with contextlib.closing(_listen(settings)) as listening:
+        store = open_store(settings)
+        try:
+            key = await first_key(store, settings.database_path, terminal=sys.stdout.isatty())
+        except OSError as error:
+            await store.close()
+            raise StorageError(f"{error.filename}: the first admin key cannot be written: {error.strerror}.") from None
+        server = uvicorn.Server(server_config(Service(store, settings), settings))
+        host, port = listening.getsockname()[:2]
+        _greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", settings.database_path, key)
+        await server.serve(sockets=[listening])
+
+
+def server_config(service: Service, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves it: with our limits, and without what nobody asked for."""
     protocol = type(
         "Protocol",
         (LimitedProtocol,),
@@ -139,19 +155,18 @@ async def serve(settings: Settings) -> None:
             "header_timeout_seconds": settings.header_timeout_seconds,
         },
     )
-    config = uvicorn.Config(
+    return uvicorn.Config(
         service.app,
         http=protocol,
+        ws="none",
         loop="uvloop",
         lifespan="on",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=int(settings.posting_deadline_seconds) + 1,
     )
-    host, port = listening.getsockname()[:2]
-    _greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", path, key)
-    await uvicorn.Server(config).serve(sockets=[listening])
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -162,9 +177,10 @@ def _listen(settings: Settings) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a name that cannot be looked up is not even an OSError
         listening.close()
-        raise StorageError(f"{host}:{port} cannot be listened on: {error.strerror}.") from None
+        reason = error.strerror if isinstance(error, OSError) else "this is not the name of a host"
+        raise StorageError(f"{host}:{port} cannot be listened on: {reason}.") from None
     return listening
 
 

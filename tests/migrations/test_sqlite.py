@@ -14,8 +14,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, NullPool, create_engine
 
 from credit_service.storage import migrations, tables
-from credit_service.storage.base import Conflict, SchemaError, StorageUnavailable
+from credit_service.storage.base import Conflict, InUse, SchemaError, StorageUnavailable
 from credit_service.storage.migrations import head, migrate
+from credit_service.storage.sqlite import locked, revision
 
 Catalogue = dict[tuple[str, str], Any]
 
@@ -161,7 +162,7 @@ def test_a_file_that_is_no_database_is_refused_in_one_line_and_left_alone(path: 
 
 
 def test_a_folder_that_is_not_there_is_said_in_one_line(tmp_path: Path):
-    with pytest.raises(StorageUnavailable, match=r"cannot be used: unable to open database file\.$"):
+    with pytest.raises(StorageUnavailable, match=r"ledger\.db\.lock cannot be opened: No such file or directory\.$"):
         migrate(tmp_path / "none" / "ledger.db")
 
 
@@ -187,3 +188,26 @@ def test_the_history_is_one_line():
     scripts = ScriptDirectory.from_config(migrations._config())
     assert scripts.get_heads() == [head()]
     assert len(scripts.get_bases()) == 1
+
+
+def test_the_declared_schema_names_the_last_migration() -> None:
+    assert head() == tables.REVISION
+
+
+def test_a_file_says_at_which_migration_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    assert revision(path) is None
+    path.touch()
+    assert revision(path) is None
+    migrate(path)
+    assert revision(path) == head()
+    path.write_bytes(b"something else entirely" * 100)
+    with pytest.raises(StorageUnavailable):
+        revision(path)
+
+
+def test_a_file_that_a_service_has_is_not_migrated_under_it(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with locked(path), pytest.raises(InUse):
+        migrate(path)
+    assert migrate(path)

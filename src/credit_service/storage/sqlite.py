@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -59,7 +60,8 @@ _AWAY: Final = {
     sqlite3.SQLITE_AUTH,
 }
 
-_WRITER: Final = ("journal_mode = WAL", "synchronous = FULL", "cache_size = -65536")
+# The log is put back into the file every 40 MB: a page that many postings change is then written back once.
+_WRITER: Final = ("journal_mode = WAL", "synchronous = FULL", "cache_size = -65536", "wal_autocheckpoint = 10000")
 _READER: Final = ("query_only = 1", "cache_size = -16384")
 
 
@@ -318,13 +320,14 @@ class SQLiteStore:
         """See `base.Store.books`. All are read from one snapshot."""
         # One thread of its own, so that the connection is not closed before the last step has ended.
         thread = ThreadPoolExecutor(1, "sqlite-books")
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, thread)
         steps = self._books(merchant_ids)
         try:
-            while (books := await asyncio.get_running_loop().run_in_executor(thread, next, steps, None)) is not None:
+            while (books := await in_thread(next, steps, None)) is not None:
                 yield books
         finally:
-            thread.submit(steps.close)
-            thread.shutdown(wait=False)
+            await in_thread(steps.close)
+            thread.shutdown()
 
     def _books(self, merchant_ids: Sequence[UUID] | None) -> Generator[Books]:
         with closing(self._connect(*_READER)) as connection, translated():
@@ -484,6 +487,24 @@ def _books_of(connection: sqlite3.Connection, row: rows.Row) -> Books:
                 yield transaction
 
     return Books(account, grants, history(), faults)
+
+
+def revision(path: Path) -> str | None:
+    """The migration that a file's schema is at, None where it has none yet. Changes nothing. Raises StorageError."""
+    if not path.exists() or path.stat().st_size == 0:
+        return None
+    with translated(str(path)), closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
+            return None
+        found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        return None if found is None else str(found[0])
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep every other credit-service process from the file. Raises InUse where one has it."""
+    with closing(_take_lock(path.resolve())):
+        yield
 
 
 def _take_lock(path: Path) -> Any:

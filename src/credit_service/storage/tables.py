@@ -6,7 +6,7 @@ covers. Every unique key begins with the account, and one command touches one me
 by account. Each index on a hot table is paid for by every posting, so there are few: `docs/decisions/` tells why.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -23,6 +23,9 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.types import TypeEngine
+
+REVISION: Final = "0001"
+"""The migration that leads to this schema: the last one."""
 
 metadata = MetaData(
     naming_convention={

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from credit_service.storage import tables
 from credit_service.storage.base import SchemaError
-from credit_service.storage.sqlite import translated
+from credit_service.storage.sqlite import locked, translated
 
 HERE = Path(__file__).parent
 
@@ -40,9 +40,9 @@ def migrate(path: Path) -> bool:
     """Bring the SQLite file at `path` up to date, creating it if needed. Returns whether anything was done.
 
     Raises SchemaError when the file was made by a newer release or holds something else, Conflict or StorageUnavailable
-    when it cannot be written.
+    when it cannot be written, InUse while a service has it: an older one cannot work with a newer schema.
     """
-    with _begun(path, "BEGIN IMMEDIATE") as connection:
+    with locked(path), _begun(path, "BEGIN IMMEDIATE") as connection:
         if is_current(connection, str(path)):
             return False
         config = _config()

@@ -1,0 +1,315 @@
+"""Replaying the orders and refunds of a real web shop: every balance is what plain arithmetic says it is."""
+
+import fcntl
+import hashlib
+import json
+import os
+import random
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from tests.acceptance.order_stream import (
+    EXAMPLES,
+    FIXED,
+    LINKS,
+    ORDERS,
+    PENNIES,
+    Price,
+    expected_balances,
+    links,
+    merchant,
+    needs_data,
+    open_text,
+    rows,
+)
+from tests.cli import ledgers
+from tests.commands import Ran, command
+from tests.served import Served, served
+
+EXAMPLE = EXAMPLES / "orders.csv"
+EXAMPLE_LINKS = EXAMPLES / "refund_links.csv"
+
+
+def _replay(database: Path, file: Path, price: Price, *arguments: str | Path) -> Ran:
+    asked = ("replay", file, "--json", *arguments)
+    return command(*asked, cwd=database.parent, DATABASE_URL=f"sqlite:///{database}", **price.settings)
+
+
+def _verify(database: Path) -> Ran:
+    return command("verify", "--json", cwd=database.parent, DATABASE_URL=f"sqlite:///{database}")
+
+
+def _told(read: int, **outcomes: int) -> dict[str, Any]:
+    nothing = {"posted": 0, "replayed": 0, "parked": 0, "refused": 0, "skipped": 0}
+    return {"read": read} | nothing | outcomes | {"by_code": {}}
+
+
+def _skipped(price: Price) -> int:
+    """Unlinked refunds that are worth nothing."""
+    return sum(row.kind == "refund" and row.invoice not in links() and not price.of(row.total) for row in rows())
+
+
+def _content(database: Path) -> dict[str, list[tuple[Any, ...]]]:
+    tables = ("accounts", "transactions", "grants", "given_back", "parked", "events", "dead_letters")
+    return {table: ledgers.rows(database, f"SELECT * FROM {table} ORDER BY 1, 2") for table in tables}
+
+
+# ---- the data
+
+
+@needs_data
+def test_the_data_are_those_that_their_readme_describes() -> None:
+    stream = rows()
+    paid = [row for row in stream if row.kind == "paid"]
+    refunds = [row for row in stream if row.kind == "refund"]
+    assert (len(stream), len(paid), len(refunds)) == (17_750, 14_714, 3_036)
+    assert sum(Decimal(row.total) for row in paid) == Decimal("7051281.19")
+    assert sum(Decimal(row.total) for row in refunds) == Decimal("394504.95")
+    assert (sum(int(row.items) for row in paid), sum(int(row.items) for row in refunds)) == (4_109_339, 178_559)
+    assert (len({row.customer_id for row in stream}), len({row.country for row in stream})) == (3_949, 37)
+    assert (stream[0].timestamp, stream[-1].timestamp) == ("2010-12-01T08:26:00Z", "2011-10-26T12:24:00Z")
+    assert Counter(row.customer_id for row in stream).most_common(3) == [("14911", 195), ("12748", 164), ("17841", 139)]
+    unpacked = hashlib.sha256(open_text(ORDERS).encode()).hexdigest()
+    assert unpacked == "4f576428c7022908a53f73791ca97266c5c84e8676711000645641e6aa13dd44"
+
+
+@needs_data
+def test_the_links_are_those_that_their_readme_describes() -> None:
+    totals = {row.invoice: Decimal(row.total) for row in rows()}
+    assert len(links()) == 2_195
+    assert sum(Decimal(link.refund_total) for link in links().values()) == Decimal("216574.78")
+    assert all(totals[link.refund_invoice] == Decimal(link.refund_total) for link in links().values())
+    assert all(totals[link.order_invoice] == Decimal(link.order_total) for link in links().values())
+    refunds_of = Counter(link.order_invoice for link in links().values())
+    assert sum(count > 1 for count in refunds_of.values()) == 178
+
+
+# ---- into the store
+
+
+@pytest.fixture(scope="module", params=[FIXED, PENNIES], ids=["one credit an order", "one credit a penny"])
+def price(request: pytest.FixtureRequest) -> Price:
+    """What an order costs."""
+    assert isinstance(request.param, Price)
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def replayed(price: Price, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger into which the whole stream was replayed once; not to be changed, but copied."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the others of this run need it, too
+        folder = folder.parent
+    folder /= f"replayed-{price.percent}"
+    folder.mkdir(exist_ok=True)
+    database = folder / "ledger.db"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        told = folder / "told.json"
+        if not told.exists():
+            ran = _replay(database, ORDERS, price)
+            assert ran.code == 0, ran.err
+            told.write_text(ran.out)
+    skipped = _skipped(price)
+    assert json.loads(told.read_text()) == _told(17_750, posted=17_750 - skipped, skipped=skipped)
+    return database
+
+
+@pytest.fixture
+def copy(replayed: Path, tmp_path: Path) -> Path:
+    """A copy of that ledger, of this test's own."""
+    shutil.copy(replayed, tmp_path)
+    return tmp_path / replayed.name
+
+
+@needs_data
+def test_every_balance_is_minus_the_orders_plus_the_refunds(replayed: Path, price: Price) -> None:
+    found = ledgers.balances(replayed)
+    assert len(found) == 3_949
+    assert found == expected_balances(rows(), links(), price)
+
+
+@needs_data
+def test_each_invoice_is_one_transaction(replayed: Path) -> None:
+    kinds = {"paid": "order", "refund": "refund"}
+    invoices = {(merchant(row.customer_id).bytes, f"shopify:{kinds[row.kind]}:{row.invoice}") for row in rows()}
+    statement = "SELECT merchant_id, key FROM transactions JOIN accounts ON accounts.number = transactions.account"
+    found = ledgers.rows(replayed, statement)
+    assert len(found) == len(invoices) == 17_750
+    assert set(found) == invoices
+
+
+@needs_data
+def test_each_account_counts_its_transactions_without_a_gap(replayed: Path) -> None:
+    found = ledgers.rows(
+        replayed, "SELECT account, count(*), min(sequence), max(sequence) FROM transactions GROUP BY 1"
+    )
+    assert all((first, last) == (1, count) for _, count, first, last in found)
+    assert len(found) == 3_949
+
+
+@needs_data
+def test_replaying_again_posts_nothing_and_changes_nothing(copy: Path, price: Price) -> None:
+    before = _content(copy)
+    ran = _replay(copy, ORDERS, price)
+    skipped = _skipped(price)
+    assert (ran.code, ran.json) == (0, _told(17_750, replayed=17_750 - skipped, skipped=skipped))
+    assert _content(copy) == before
+
+
+@needs_data
+def test_verify_finds_no_fault(copy: Path) -> None:
+    ran = _verify(copy)
+    assert ran.code == 0
+    assert ran.json == {"accounts": 3_949, "transactions": 17_750, "faults": []}
+
+
+@needs_data
+@pytest.mark.parametrize("seed", [11])
+def test_shuffled_the_balances_are_the_same_and_nothing_stays_parked(seed: int, price: Price, tmp_path: Path) -> None:
+    header, *lines = open_text(ORDERS).splitlines()
+    random.Random(seed).shuffle(lines)
+    (tmp_path / "shuffled.csv").write_text("\n".join([header, *lines]))
+    database = tmp_path / "ledger.db"
+    ran = _replay(database, tmp_path / "shuffled.csv", price, "--links", LINKS)
+    told = ran.json
+    assert (ran.code, told["read"], told["refused"]) == (0, 17_750, 0)
+    assert told["parked"] > 500, "refunds came before their orders"
+    assert told["posted"] + told["parked"] + told["skipped"] == 17_750
+    assert ledgers.balances(database) == expected_balances(rows(), links(), price)
+    assert ledgers.rows(database, "SELECT * FROM parked") == ledgers.rows(database, "SELECT * FROM dead_letters") == []
+    assert _verify(database).json == {"accounts": 3_949, "transactions": 17_750 - told["skipped"], "faults": []}
+
+
+# ---- over HTTP
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A service that charges by the penny."""
+    with served(tmp_path_factory.mktemp("http") / "ledger.db", settings=PENNIES.settings) as service:
+        yield service
+
+
+def _balances(service: Served) -> dict[UUID, int]:
+    """Every merchant's balance, as the service lists it page by page."""
+    found: dict[UUID, int] = {}
+    with service.client() as client:
+        path = "/credits/accounts?limit=200"
+        while path:
+            page = client.get(path).raise_for_status().json()
+            found |= {UUID(account["merchant_id"]): account["balance"] for account in page["data"]}
+            path = (page["links"]["next"] or "").removeprefix("/api/v1")
+    return found
+
+
+@needs_data
+def test_over_http_every_balance_is_the_same_and_a_second_time_changes_nothing(service: Served) -> None:
+    arguments = ("--url", service.url, "--key", service.key)
+    first = _replay(service.database, ORDERS, PENNIES, *arguments)
+    assert (first.code, first.json) == (0, _told(17_750, posted=17_750))
+    balances = _balances(service)
+    assert balances == expected_balances(rows(), links(), PENNIES)
+    again = _replay(service.database, ORDERS, PENNIES, *arguments)
+    assert (again.code, again.json) == (0, _told(17_750, replayed=17_750))
+    assert _balances(service) == balances
+    service.stop()
+    assert _verify(service.database).json == {"accounts": 3_949, "transactions": 17_750, "faults": []}
+
+
+# ---- the excerpt, and tampering with it
+
+
+@pytest.fixture(scope="module")
+def excerpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger into which the excerpt in examples/ was replayed."""
+    database = tmp_path_factory.mktemp("excerpt") / "ledger.db"
+    ran = _replay(database, EXAMPLE, PENNIES)
+    assert (ran.code, ran.json) == (0, _told(448, posted=448))
+    assert ran.err == f"credit-service: {EXAMPLE_LINKS} says which orders were refunded.\n"
+    return database
+
+
+def test_the_excerpt_comes_to_what_it_must(excerpt: Path) -> None:
+    assert len(rows(EXAMPLE)) <= 500
+    assert ledgers.balances(excerpt) == expected_balances(rows(EXAMPLE), links(EXAMPLE_LINKS), PENNIES)
+    assert _verify(excerpt).json == {"accounts": 14, "transactions": 448, "faults": []}
+
+
+@needs_data
+def test_the_excerpt_is_cut_from_the_stream() -> None:
+    assert set(rows(EXAMPLE)) <= set(rows())
+    assert set(links(EXAMPLE_LINKS).items()) <= set(links().items())
+
+
+TAMPERED = [
+    "account",
+    "sequence",
+    "operation",
+    "type",
+    "amount",
+    "shortfall",
+    "balance_before",
+    "balance_after",
+    "debt_after",
+    "key_hash",
+    "key",
+    "content",
+    "reference_type",
+    "reference_id",
+    "total_micros",
+    "currency",
+    "draws",
+    "actor",
+    "occurred_at",
+    "created_at",
+    "hash",
+]
+
+
+@pytest.mark.parametrize("position", [7, 40, 139], ids=lambda position: f"transaction {position}")
+@pytest.mark.parametrize("column", TAMPERED)
+def test_one_byte_changed_by_hand_is_found_and_named(column: str, position: int, excerpt: Path, tmp_path: Path) -> None:
+    database = tmp_path / "ledger.db"
+    shutil.copy(excerpt, database)
+    customer = merchant("17841")
+    where = "account = (SELECT number FROM accounts WHERE merchant_id = ?) AND sequence = ?"
+    [(value,)] = ledgers.rows(database, f"SELECT {column} FROM transactions WHERE {where}", customer.bytes, position)
+    statement = f"UPDATE transactions SET {column} = ? WHERE {where}"
+    ledgers.change(database, statement, _one_byte_off(value), customer.bytes, position)
+    ran = _verify(database)
+    assert ran.code == 1
+    places = {(fault["merchant_id"], fault["sequence"]) for fault in ran.json["faults"]}
+    # Where the transaction cannot be found under its number any more, its absence shows at the next one.
+    moved = column in ("account", "sequence")
+    following = {position + 1, None} if moved else {position}
+    assert {(str(customer), sequence) for sequence in following} & places
+
+
+def _one_byte_off(value: Any) -> Any:
+    match value:
+        case int():
+            return value ^ 1 << 8
+        case bytes():
+            return value[:5] + bytes([value[5] ^ 1]) + value[6:]
+        case str():
+            return value[:-1] + chr(ord(value[-1]) ^ 1)
+    raise AssertionError(f"nothing to change in {value!r}")
+
+
+@needs_data
+def test_one_byte_changed_in_the_whole_stream_is_found(copy: Path) -> None:
+    customer = merchant("14911")
+    where = "account = (SELECT number FROM accounts WHERE merchant_id = ?) AND sequence = 100"
+    ledgers.change(copy, f"UPDATE transactions SET amount = amount + 1 WHERE {where}", customer.bytes)
+    ran = _verify(copy)
+    assert ran.code == 1
+    assert {(fault["merchant_id"], fault["sequence"]) for fault in ran.json["faults"]} >= {(str(customer), 100)}
+    assert {fault["merchant_id"] for fault in ran.json["faults"]} == {str(customer)}

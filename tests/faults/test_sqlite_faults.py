@@ -1,0 +1,449 @@
+"""What can happen to the file or the process, and that it loses nothing.
+
+In order: a database that is busy, read-only, full, not one, or damaged; a commit that fails; a second process; a
+process that is killed; a log that was cut off.
+"""
+# ruff: noqa: ASYNC240 - no one else waits in these loops
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from credit_service.ledger.decide import Replayed
+from credit_service.ledger.draft import Posted
+from credit_service.ledger.policy import Policy
+from credit_service.ledger.proof import verify
+from credit_service.posting import Posting
+from credit_service.storage.base import Conflict, OutcomeUnknown, StorageUnavailable, TransactionQuery
+from credit_service.storage.migrations import migrate
+from credit_service.storage.sqlite import SQLiteStore
+from tests.faults import poster
+from tests.ledger.telling import MERCHANT, T0, payment, use
+from tests.storage.files import new_file
+from tests.storage.values import FULL_KEY, of
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return new_file(tmp_path / "ledger.db")
+
+
+@asynccontextmanager
+async def at_work(path: Path, deadline_seconds: float = 5) -> AsyncIterator[tuple[SQLiteStore, Posting]]:
+    """A store, and a posting on it."""
+    store = SQLiteStore(path, busy_seconds=0.01)
+    posting = Posting(store, Policy(), deadline_seconds=deadline_seconds)
+    posting.start()
+    try:
+        yield store, posting
+    finally:
+        await posting.drain()
+        await store.close()
+
+
+async def books(store: SQLiteStore) -> dict[UUID, list[str]]:
+    """The keys of each merchant's transactions in their order, from books that verify."""
+    found = {}
+    async for one in store.books():
+        transactions = list(one.transactions)
+        assert [*verify(one.account, one.grants, transactions), *one.faults] == []
+        assert [transaction.sequence for transaction in transactions] == list(range(1, len(transactions) + 1))
+        found[one.account.merchant_id] = [transaction.key for transaction in transactions]
+    assert await store.strays() == []
+    return found
+
+
+async def keys(store: SQLiteStore) -> list[str]:
+    """The keys of the one merchant's transactions."""
+    return (await books(store)).get(MERCHANT, [])
+
+
+# ---- a database that cannot be used for a while
+
+
+@contextmanager
+def locked(store: SQLiteStore, path: Path) -> Iterator[None]:
+    """Another program is writing."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+@contextmanager
+def read_only(store: SQLiteStore, path: Path) -> Iterator[None]:
+    """The disk became read-only. (File modes would not stop root.)"""
+    store._writer.execute("PRAGMA query_only = 1")
+    yield
+    store._writer.execute("PRAGMA query_only = 0")
+
+
+@contextmanager
+def full(store: SQLiteStore, path: Path) -> Iterator[None]:
+    """The disk is full."""
+    (pages,) = store._writer.execute("PRAGMA page_count").fetchone()
+    store._writer.execute(f"PRAGMA max_page_count = {pages}")
+    yield
+    store._writer.execute("PRAGMA max_page_count = 1000000")
+
+
+@pytest.mark.parametrize("trouble", [locked, read_only])
+async def test_reads_go_on_while_nothing_can_be_written(path: Path, trouble: Any):
+    async with at_work(path) as (store, posting):
+        await posting.submit(payment("P", 9))
+        with trouble(store, path):
+            assert (await store.held([MERCHANT], T0))[MERCHANT].account.balance == 9
+            assert await store.count(TransactionQuery()) == 1
+            assert await keys(store) == ["billing:payment:P"]
+
+
+async def test_a_locked_database_is_a_conflict_until_the_deadline_and_then_unavailable(path: Path):
+    async with at_work(path, deadline_seconds=0.2) as (store, posting):
+        await posting.submit(payment("P", 9))
+        with locked(store, path):
+            with pytest.raises(Conflict, match=r"^The database is locked by something else\.$"):
+                await store.check()
+            with pytest.raises(Conflict):
+                await store.add_key(FULL_KEY)
+            with pytest.raises(StorageUnavailable, match="locked"):
+                await posting.submit(use(1, "a"))
+            assert await keys(store) == ["billing:payment:P"]
+        await store.check()
+        assert isinstance(await posting.submit(use(1, "a")), Posted)
+        assert await keys(store) == ["billing:payment:P", "a"]
+
+
+async def test_a_lock_that_is_let_go_of_in_time_is_not_noticed(path: Path):
+    async with at_work(path) as (store, posting):
+        await posting.submit(payment("P", 9))
+        with locked(store, path):
+            waiting = asyncio.create_task(posting.submit(use(1, "a")))
+            await asyncio.sleep(0.05)
+            assert not waiting.done()
+        assert isinstance(await waiting, Posted)
+
+
+async def test_a_read_only_database_is_unavailable_and_loses_nothing(path: Path):
+    async with at_work(path) as (store, posting):
+        await posting.submit(payment("P", 9))
+        with read_only(store, path):
+            for asked in (store.check(), posting.submit(use(1, "a")), store.add_key(FULL_KEY)):
+                with pytest.raises(
+                    StorageUnavailable,
+                    match=r"^The database cannot be used: attempt to write a readonly database\.$",
+                ):
+                    await asked
+        await store.check()
+        assert isinstance(await posting.submit(use(1, "a")), Posted)
+        assert await keys(store) == ["billing:payment:P", "a"]
+
+
+async def test_a_full_disk_is_unavailable_and_what_was_answered_is_there(path: Path):
+    async with at_work(path) as (store, posting):
+        await posting.submit(payment("P", 10_000))
+        answered = ["billing:payment:P"]
+        with full(store, path):
+            with pytest.raises(StorageUnavailable, match=r"database or disk is full"):
+                await _spend_for_ever(posting, answered)
+            assert not store._writer.in_transaction
+            with pytest.raises(StorageUnavailable):
+                await posting.submit_many([use(1, f"m{index}") for index in range(500)])
+            assert await keys(store) == answered
+        assert isinstance(await posting.submit(use(1, "after")), Posted)
+        assert await keys(store) == [*answered, "after"]
+
+
+async def _spend_for_ever(posting: Posting, answered: list[str]) -> None:
+    while True:
+        key = f"k{len(answered)}"
+        await posting.submit(use(1, key))
+        answered.append(key)
+
+
+# ---- a file that is not what it should be
+
+
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path):
+    path.write_bytes(b"Dear diary, " * 1_000)
+    for _ in range(2):  # the second time says the same, so the first let go of the lock
+        with pytest.raises(StorageUnavailable, match=r"^The database cannot be used: file is not a database\.$"):
+            SQLiteStore(path)
+    assert path.read_bytes() == b"Dear diary, " * 1_000
+
+
+@pytest.mark.parametrize("table", ["accounts", "transactions", "grants", "events"])
+async def test_a_damaged_page_is_unavailable_and_loses_nothing_of_what_can_be_repaired(path: Path, table: str):
+    async with at_work(path) as (store, posting):
+        await posting.submit_many([payment("P", 9), use(1, "a")])
+    with closing(sqlite3.connect(path)) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    whole = path.read_bytes()
+    damaged = whole[: (page - 1) * size] + b"\xa5" * size + whole[page * size :]
+
+    path.write_bytes(damaged)
+    async with at_work(path) as (store, posting):
+        with pytest.raises(StorageUnavailable, match="malformed"):
+            await posting.submit(use(1, "b"))
+        assert not store._writer.in_transaction
+        if table != "events":
+            with pytest.raises(StorageUnavailable, match="malformed"):
+                await keys(store)
+
+    path.write_bytes(whole)
+    async with at_work(path) as (store, posting):
+        assert await keys(store) == ["billing:payment:P", "a"]
+        assert isinstance(await posting.submit(use(1, "b")), Posted)
+
+
+# ---- a commit that fails
+
+
+class Faulty:
+    """A connection on which a statement fails, before or after it is carried out."""
+
+    def __init__(self, connection: sqlite3.Connection, statement: str, code: int, *, done: bool = False) -> None:
+        self.connection = connection
+        self.statement = statement
+        self.code = code
+        self.done = done
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.connection, name)
+
+    def execute(self, statement: str, *parameters: Any) -> Any:
+        return self._run(self.connection.execute, statement, *parameters)
+
+    def executemany(self, statement: str, *parameters: Any) -> Any:
+        return self._run(self.connection.executemany, statement, *parameters)
+
+    def _run(self, run: Any, statement: str, *parameters: Any) -> Any:
+        if not statement.startswith(self.statement):
+            return run(statement, *parameters)
+        self.statement = "once is enough"
+        if self.done:
+            run(statement, *parameters)
+        error = sqlite3.OperationalError(f"{statement.split()[0]} failed")
+        error.sqlite_errorcode = self.code
+        raise error
+
+
+def make_faulty(store: SQLiteStore, statement: str, code: int, *, done: bool = False) -> None:
+    store._writer = Faulty(store._writer, statement, code, done=done)  # type: ignore[assignment]  # all it uses is there
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_FULL, sqlite3.SQLITE_ERROR])
+@pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
+async def test_a_commit_that_fails_leaves_its_outcome_unknown_to_the_store_and_known_to_the_caller(
+    path: Path, code: int, done: bool
+):
+    async with at_work(path) as (store, posting):
+        await posting.submit(payment("P", 9))
+        make_faulty(store, "COMMIT", code, done=done)
+        with pytest.raises(OutcomeUnknown):
+            await store.add_key(FULL_KEY)
+        assert len(await store.keys()) == done
+        make_faulty(store, "COMMIT", code, done=done)
+        outcome = await posting.submit(use(1, "a"))
+        assert isinstance(outcome, Posted)
+        assert isinstance(await posting.submit(use(1, "a")), Replayed)
+        assert await keys(store) == ["billing:payment:P", "a"]
+
+
+async def test_a_commit_that_finds_the_database_busy_did_nothing(path: Path):
+    async with at_work(path) as (store, posting):
+        await posting.submit(payment("P", 9))
+        make_faulty(store, "COMMIT", sqlite3.SQLITE_BUSY)
+        with pytest.raises(Conflict):
+            await store.add_key(FULL_KEY)
+        assert await store.keys() == []
+        make_faulty(store, "COMMIT", sqlite3.SQLITE_BUSY)
+        assert isinstance(await posting.submit(use(1, "a")), Posted)
+        assert await keys(store) == ["billing:payment:P", "a"]
+
+
+@pytest.mark.parametrize("statement", ["BEGIN", "WITH", "INSERT INTO transactions", "INSERT INTO events"])
+async def test_a_statement_that_fails_takes_its_batch_with_it_and_nothing_else(path: Path, statement: str):
+    async with at_work(path) as (store, posting):
+        await posting.submit(payment("P", 9))
+        make_faulty(store, statement, sqlite3.SQLITE_IOERR)
+        with pytest.raises(StorageUnavailable, match="failed"):
+            await posting.submit_many([use(1, "a"), use(1, "b")])
+        assert await keys(store) == ["billing:payment:P"]
+        await posting.submit_many([use(1, "a"), use(1, "b")])
+        assert await keys(store) == ["billing:payment:P", "a", "b"]
+
+
+async def test_a_failure_after_which_sqlite_has_rolled_back_by_itself_is_what_the_caller_hears_of(path: Path):
+    async with at_work(path) as (store, posting):
+        await posting.submit(payment("P", 9))
+
+        class RolledBack(Faulty):
+            def _run(self, run: Any, statement: str, *parameters: Any) -> Any:
+                if statement.startswith(self.statement):
+                    self.connection.execute("ROLLBACK")
+                return super()._run(run, statement, *parameters)
+
+        store._writer = RolledBack(store._writer, "INSERT INTO events", sqlite3.SQLITE_FULL)  # type: ignore[assignment]
+        with pytest.raises(StorageUnavailable, match="INSERT failed"):
+            await posting.submit(use(1, "a"))
+        assert isinstance(await posting.submit(use(1, "a")), Posted)
+
+
+# ---- processes
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python process that does not outlive this one."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from credit_service.storage.sqlite import SQLiteStore
+store = SQLiteStore(Path(sys.argv[1]))
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_in_one_line_until_the_first_is_gone(path: Path):
+    with started("-c", HOLD, str(path)) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "open\n"
+        with pytest.raises(StorageUnavailable) as refused:
+            SQLiteStore(path)
+        assert str(refused.value) == f"{path} is in use by another credit-service process (pid {first.pid})."
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        asyncio.run(SQLiteStore(path).close())
+
+
+def _told(lines: Iterable[str]) -> tuple[set[str], set[str]]:
+    """The keys that a poster asked for, and those that it was answered, from what it could still say."""
+    asked: set[str] = set()
+    answered: set[str] = set()
+    for line in lines:
+        words = line.split()
+        if not line.endswith("\n"):
+            words.pop()  # it may be half of one
+        if words[:1] == ["asks"]:
+            asked |= set(words[1:])
+        else:
+            answered |= set(words)
+    return asked, answered
+
+
+@pytest.mark.slow
+def test_L4_a_process_that_is_killed_again_and_again_loses_nothing_that_was_answered_and_halves_nothing(path: Path):
+    seed = int(os.environ.get("CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
+    print(f"CRASH_SEED={seed}")
+    chance = random.Random(seed)
+    asked = answered = asyncio.run(_open_accounts(path))
+    for life in range(4):
+        with started("-m", "tests.faults.poster", str(path), f"{life}", str(seed + life)) as process:
+            assert process.stdout is not None
+            beginning = process.stdout.readline()
+            threading.Timer(chance.uniform(0.05, 0.4), process.kill).start()
+            now_asked, now_answered = _told([beginning, *process.stdout])
+            process.wait()
+            assert process.returncode == -signal.SIGKILL
+        asked = asked | now_asked
+        answered = answered | now_answered
+        asyncio.run(_check_after_crash(path, asked, answered))
+    assert len(answered) > 50
+    asyncio.run(_repeat_all(path, asked))
+
+
+async def _open_accounts(path: Path) -> set[str]:
+    opened = [of(merchant_id, payment(str(merchant_id), 1_000)) for merchant_id in poster.MERCHANTS]
+    async with at_work(path) as (_, posting):
+        await posting.submit_many(opened)
+    return {command.key for command in opened}
+
+
+async def _check_after_crash(path: Path, asked: set[str], answered: set[str]) -> None:
+    assert migrate(path) is False
+    store = SQLiteStore(path)
+    try:
+        there = [key for found in (await books(store)).values() for key in found]
+        assert len(there) == len(set(there))
+        assert answered <= set(there) <= asked
+    finally:
+        await store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        numbers = connection.execute("SELECT id FROM events ORDER BY id").fetchall()
+        assert numbers == [(number,) for number in range(1, len(numbers) + 1)]
+        own = connection.execute("SELECT count(*) FROM events WHERE sequence IS NOT NULL").fetchone()
+        assert own >= connection.execute("SELECT count(*) FROM transactions").fetchone()
+
+
+async def _repeat_all(path: Path, asked: set[str]) -> None:
+    """A caller who never heard repeats with the same keys: then each is there once, or was refused."""
+    async with at_work(path) as (store, posting):
+        before = await books(store)
+        owners = {key: merchant_id for merchant_id, found in before.items() for key in found}
+        again = sorted(key for key in asked if not key.startswith("billing:"))
+        commands = [poster.command(key) for key in again]
+        outcomes = await posting.submit_many(
+            [of(owners.get(command.key, command.merchant_id), command) for command in commands]
+        )
+        assert [isinstance(outcome, Replayed) for outcome in outcomes] == [key in owners for key in again]
+        after = await books(store)
+        for merchant_id, found in before.items():
+            assert after[merchant_id][: len(found)] == found
+
+
+# ---- a log that was cut off
+
+
+async def test_a_log_cut_off_anywhere_leaves_whole_postings_up_to_there(path: Path, tmp_path: Path):
+    copy = tmp_path / "copy.db"
+    wal = Path(f"{path}-wal")
+    async with at_work(path) as (store, posting):
+        store._writer.execute("PRAGMA wal_autocheckpoint = 0")
+        await posting.submit(payment("P", 900))
+        for index in range(12):
+            await posting.submit_many([use(1, f"{index}-{item}") for item in range(index)])
+        everything = await keys(store)
+        log = wal.read_bytes()
+        shutil.copy(path, copy)
+    chance = random.Random(1)
+    lengths = set()
+    for cut in [0, len(log), *(chance.randrange(len(log)) for _ in range(12))]:
+        shutil.copy(copy, path)
+        wal.write_bytes(log[:cut])
+        store = SQLiteStore(path)
+        try:
+            found = await keys(store)
+        finally:
+            await store.close()
+        assert found == everything[: len(found)]
+        lengths.add(len(found))
+    whole = {0, *(1 + sum(range(index + 1)) for index in range(12))}
+    assert {0, len(everything)} <= lengths <= whole

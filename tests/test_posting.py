@@ -1,0 +1,780 @@
+"""The one way in: queue, batches, answers, and what happens when the store does not do its part.
+
+No test waits for real time: the loop's clock jumps to the next timer as soon as nobody has anything else to do. The
+store is a dictionary that can be told to stop, to fail and to lose its answer; `tests/storage` uses real ones.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import wraps
+from itertools import count, pairwise
+from typing import Any, NamedTuple, ParamSpec, cast
+from uuid import UUID
+
+import pytest
+
+from credit_service.ledger.account import Transaction
+from credit_service.ledger.commands import Command
+from credit_service.ledger.decide import Needs, Outcome, Replayed, Waiting, decide
+from credit_service.ledger.draft import Posted
+from credit_service.ledger.policy import Policy
+from credit_service.ledger.refusals import Refusal, Refused
+from credit_service.posting import (
+    FIRST_PAUSE_SECONDS,
+    LONGEST_PAUSE_SECONDS,
+    DeadlineExceeded,
+    Overloaded,
+    Posting,
+    RefusedAt,
+)
+from credit_service.storage.base import (
+    BadRow,
+    Conflict,
+    Loaded,
+    OutcomeUnknown,
+    Record,
+    StorageUnavailable,
+    Store,
+    Work,
+    Writes,
+)
+from tests.ledger.telling import (
+    MERCHANT,
+    T0,
+    add,
+    opening,
+    order,
+    payment,
+    payment_refund,
+    refund,
+    sweep,
+    terms,
+    trial,
+    use,
+)
+from tests.storage.values import of
+
+P = ParamSpec("P")
+OTHER = UUID(int=1)
+
+
+# ---- a loop in which waiting takes no time
+
+
+class TimelessLoop(asyncio.SelectorEventLoop):
+    """Where nothing is ready, its clock jumps to the next timer; where there is none either, it fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+        select = self._selector.select  # type: ignore[attr-defined]  # asyncio's own
+
+        def jump(timeout: float | None) -> Any:
+            events = select(0)
+            if not events:
+                assert timeout is not None, "everybody waits for ever"
+                self.seconds += timeout
+            return events
+
+        self._selector.select = jump  # type: ignore[attr-defined]
+
+    def time(self) -> float:
+        return self.seconds
+
+
+def timeless(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    @wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        with asyncio.Runner(loop_factory=TimelessLoop) as runner:
+            runner.run(test(*args, **kwargs))
+
+    return run
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+# ---- a store in memory, with a will of its own
+
+
+class Before(NamedTuple):
+    """The store fails before it has asked for a decision."""
+
+    error: Exception
+
+
+class After(NamedTuple):
+    """The store fails after the decision; what was decided is there or not."""
+
+    error: Exception
+    committed: bool = False
+
+
+class MemoryStore:
+    """The records of merchants, and a script for the next postings; where it says nothing all goes well."""
+
+    def __init__(self) -> None:
+        self.records: dict[UUID, Record] = {}
+        self.transactions: list[Transaction] = []
+        self.writes: list[Writes] = []
+        self.script: deque[Before | After] = deque()
+        self.batches: list[list[str]] = []  # the keys of each attempt
+        self.attempts: list[float] = []  # when
+        self.poison: set[str] = set()  # keys of transactions that break a law of the database
+        self.free = asyncio.Event()
+        self.free.set()
+        self.numbers = count(1)
+
+    async def post(self, needs: Sequence[Needs], work: Work) -> Writes:
+        self.batches.append([need.key for need in needs])
+        self.attempts.append(now())
+        step = self.script.popleft() if self.script else None
+        await self.free.wait()
+        if isinstance(step, Before):
+            raise step.error
+        records: dict[UUID, Record] = {}
+        for need in needs:
+            known = self.records.get(need.merchant_id) or Record(None, lambda: next(self.numbers))
+            records.setdefault(need.merchant_id, known.copy())
+        writes = work(Loaded(T0 + round(now() * 1e6), records))
+        if bad := self.poison & {transaction.key for transaction in writes.transactions}:
+            raise BadRow(f"{bad} cannot be kept")
+        if step is None or step.committed:
+            self.records |= records
+            self.transactions += writes.transactions
+            self.writes.append(writes)
+        if step is not None:
+            raise step.error
+        return writes
+
+    @property
+    def keys(self) -> list[str]:
+        """What is there, in order."""
+        return [transaction.key for transaction in self.transactions]
+
+
+class Desk:
+    """A posting at work on a memory store, with commands that can be handed in without waiting for their answers."""
+
+    def __init__(self, store: MemoryStore, **settings: Any) -> None:
+        self.store = store
+        self.told: list[Writes] = []
+        told: Callable[[Writes], None] = self.told.append
+        self.posting = Posting(cast("Store", store), Policy(), **({"on_committed": told} | settings))
+
+    async def __aenter__(self) -> "Desk":
+        self.posting.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.store.free.set()
+        await self.posting.drain()
+
+    async def hand_in(self, *commands: Command) -> list[asyncio.Task[Outcome]]:
+        """Callers who each submit one of these, in this order."""
+        return [await self.started(self.posting.submit(command)) for command in commands]
+
+    async def started(self, asked: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.create_task(asked)
+        await asyncio.sleep(0)
+        return task
+
+    async def halt(self) -> asyncio.Task[Outcome]:
+        """Make the store stand still, with one posting in it."""
+        self.store.free.clear()
+        (first,) = await self.hand_in(add(1, "first"))
+        await asyncio.sleep(0)
+        assert self.store.batches[-1] == ["first"]
+        return first
+
+
+async def opened(*script: Before | After, **settings: Any) -> Desk:
+    """A desk whose merchants have 100 credits each, and whose store goes by the script from then on."""
+    made = Desk(MemoryStore(), **settings)
+    async with Desk(made.store) as first:
+        await first.posting.submit_many([payment("P", 100), of(OTHER, payment("P", 100))])
+    made.store.script.extend(script)
+    made.store.transactions.clear()
+    made.store.batches.clear()
+    made.store.attempts.clear()
+    made.store.writes.clear()
+    return made
+
+
+async def answers(tasks: Sequence[Awaitable[Any]]) -> list[Any]:
+    """What came of each: its outcome, or its exception."""
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def was_posted(outcome: Any, key: str) -> bool:
+    return isinstance(outcome, Posted) and outcome.transaction is not None and outcome.transaction.key == key
+
+
+# ---- batches
+
+
+@timeless
+async def test_a_lone_command_is_posted_at_once():
+    async with await opened() as desk:
+        outcome = await desk.posting.submit(use(1, "a"))
+        assert was_posted(outcome, "a")
+        assert (now(), desk.store.batches) == (0, [["a"]])
+
+
+@timeless
+async def test_commands_that_arrive_while_a_batch_commits_share_the_next():
+    async with await opened() as desk:
+        first = await desk.halt()
+        rest = await desk.hand_in(*(use(1, f"k{index}") for index in range(5)))
+        assert desk.posting.queued == 5
+        desk.store.free.set()
+        assert all(was_posted(outcome, f"k{index}") for index, outcome in enumerate(await answers(rest)))
+        assert was_posted(await first, "first")
+        assert desk.store.batches == [["first"], ["k0", "k1", "k2", "k3", "k4"]]
+        assert (desk.posting.queued, now()) == (0, 0)
+
+
+@timeless
+async def test_order_of_arrival_is_kept_from_batch_to_batch():
+    async with await opened(max_batch=3) as desk:
+        await desk.halt()
+        many = await desk.started(desk.posting.submit_many([use(1, f"m{index}") for index in range(5)]))
+        singles = await desk.hand_in(use(1, "s0"), use(1, "s1"))
+        desk.store.free.set()
+        outcomes = [*await many, *await answers(singles)]
+        expected = ["m0", "m1", "m2", "m3", "m4", "s0", "s1"]
+        assert all(was_posted(*pair) for pair in zip(outcomes, expected, strict=True))
+        assert desk.store.keys == ["first", *expected]
+        assert desk.store.batches == [["first"], ["m0", "m1", "m2"], ["m3", "m4", "s0"], ["s1"]]
+
+
+@timeless
+async def test_an_atomic_batch_is_never_split_and_goes_alone_where_it_is_too_large():
+    async with await opened(max_batch=3) as desk:
+        await desk.halt()
+        one = await desk.started(desk.posting.submit(use(1, "a")))
+        whole = await desk.started(desk.posting.submit_atomic([use(1, f"b{index}") for index in range(3)]))
+        large = await desk.started(desk.posting.submit_atomic([use(1, f"c{index}") for index in range(4)]))
+        last = await desk.started(desk.posting.submit(use(1, "d")))
+        desk.store.free.set()
+        await asyncio.gather(one, whole, large, last)
+        assert desk.store.batches[1:] == [["a"], ["b0", "b1", "b2"], ["c0", "c1", "c2", "c3"], ["d"]]
+
+
+@timeless
+async def test_L4_each_of_many_commands_sees_those_before_it():
+    async with await opened() as desk:
+        spent, short, earned, more, again, reused = await desk.posting.submit_many(
+            [use(100, "a"), use(1, "b"), add(5, "c"), use(5, "d"), use(5, "d"), use(4, "d")]
+        )
+        assert was_posted(spent, "a")
+        assert short == Refused(Refusal.INSUFFICIENT_CREDITS, {"available": 0, "required": 1})
+        assert was_posted(earned, "c")
+        assert isinstance(more, Posted)
+        assert more.account.balance == 0
+        assert again == Replayed(more.transaction)
+        assert reused == Refused(Refusal.KEY_REUSED)
+        assert len(desk.store.batches) == 1
+
+
+@timeless
+async def test_L3_a_command_is_replayed_from_an_earlier_batch():
+    async with await opened() as desk:
+        command = use(1, "a")
+        first = await desk.posting.submit(command)
+        assert isinstance(first, Posted)
+        assert await desk.posting.submit(command) == Replayed(first.transaction)
+        assert desk.store.keys == ["a"]
+
+
+@timeless
+async def test_L8_a_refund_is_parked_found_and_applied_within_one_batch():
+    async with await opened() as desk:
+        early, twice, paid, late = await desk.posting.submit_many(
+            [refund("R", "1", credits=2), refund("R", "1", credits=2), order("1", 5), refund("S", "1", credits=9)]
+        )
+        assert isinstance(early, Waiting)
+        assert twice == Waiting(early.parked, None)
+        assert isinstance(paid, Posted)
+        assert [transaction.amount for transaction in paid.transactions] == [5, 2]
+        assert isinstance(late, Posted)
+        assert late.transaction is not None
+        assert (late.transaction.amount, late.transaction.shortfall) == (3, 6)
+        (writes,) = desk.store.writes
+        assert (writes.parked, writes.unparked) == ({}, [])  # it never was in the database
+
+
+@timeless
+async def test_L8_a_refund_parked_before_is_taken_out_of_the_database():
+    async with await opened() as desk:
+        await desk.posting.submit(payment_refund("R", "Q", 9))
+        await desk.posting.submit(payment("Q", 20))
+        parked, unparked = (list(writes.parked) for writes in desk.store.writes)
+        assert (len(parked), unparked) == (1, [])
+        assert desk.store.writes[1].unparked == parked
+
+
+@timeless
+async def test_L8_a_refund_given_up_in_a_batch_can_be_parked_again_in_it():
+    async with await opened() as desk:
+        first = await desk.posting.submit(refund("R", "1", credits=2))
+        assert isinstance(first, Waiting)
+        await asyncio.sleep(8 * 24 * 3600)
+        swept, again = await desk.posting.submit_many([sweep(), refund("R", "1", credits=2)])
+        assert isinstance(swept, Posted)
+        assert [letter.code for letter in swept.dead_letters] == ["order_unknown"]
+        assert isinstance(again, Waiting)
+        assert again.parked.until > first.parked.until
+        writes = desk.store.writes[-1]
+        assert ([key for _, key in writes.unparked], [key for _, key in writes.parked]) == ([first.parked.key],) * 2
+        assert len(writes.dead_letters) == 1
+
+
+@timeless
+async def test_L12_a_trial_is_seen_by_the_next_command_of_its_batch():
+    async with await opened() as desk:
+        by_hand, told, created = await desk.posting.submit_many([add(7, "k", "TRIAL"), trial(50), opening()])
+        assert isinstance(by_hand, Posted)
+        first = by_hand.transaction
+        assert (told, created) == (Replayed(first, conflicting=True),) * 2
+
+
+@timeless
+async def test_a_batch_of_nothing_is_answered_without_the_store():
+    async with await opened() as desk:
+        assert await desk.posting.submit_many([]) == []
+        assert desk.store.batches == []
+
+
+# ---- atomic batches
+
+
+@timeless
+async def test_L4_an_atomic_batch_is_posted_whole_in_its_order():
+    async with await opened() as desk:
+        outcomes = await desk.posting.submit_atomic([use(100, "a"), add(7, "b"), use(7, "c")])
+        assert not isinstance(outcomes, RefusedAt)
+        assert [was_posted(*pair) for pair in zip(outcomes, "abc", strict=True)] == [True] * 3
+        assert desk.store.keys == ["a", "b", "c"]
+
+
+@timeless
+async def test_L4_a_refused_atomic_batch_leaves_nothing_and_those_after_it_see_nothing_of_it():
+    async with await opened() as desk:
+        await desk.halt()
+        before = await desk.started(desk.posting.submit(use(1, "before")))
+        whole = await desk.started(
+            desk.posting.submit_atomic([add(50, "a"), refund("R", "1", credits=1), use(100, "b"), use(99, "c")])
+        )
+        after = await desk.started(desk.posting.submit(use(100, "a")))
+        desk.store.free.set()
+        assert was_posted(await before, "before")
+        assert await whole == RefusedAt(3, Refused(Refusal.INSUFFICIENT_CREDITS, {"available": 50, "required": 99}))
+        assert was_posted(await after, "a")  # its key was left free
+        assert desk.store.keys == ["first", "before", "a"]
+        assert desk.store.batches[1:] == [["before", "a", "shopify:refund:R", "b", "c", "a"]]
+        assert desk.store.writes[-1].parked == {}
+
+
+@timeless
+async def test_an_atomic_batch_of_one_is_refused_like_any_other():
+    async with await opened() as desk:
+        refused = Refused(Refusal.INSUFFICIENT_CREDITS, {"available": 100, "required": 101})
+        assert await desk.posting.submit_atomic([use(101)]) == RefusedAt(0, refused)
+        (outcome,) = cast("Sequence[Outcome]", await desk.posting.submit_atomic([use(1, "a")]))
+        assert was_posted(outcome, "a")
+
+
+@timeless
+async def test_an_atomic_batch_may_replay_some_of_its_items():
+    async with await opened() as desk:
+        first = await desk.posting.submit(use(1, "a"))
+        assert isinstance(first, Posted)
+        replayed, posted = cast("Sequence[Outcome]", await desk.posting.submit_atomic([use(1, "a"), use(1, "b")]))
+        assert replayed == Replayed(first.transaction)
+        assert was_posted(posted, "b")
+
+
+@timeless
+async def test_an_atomic_batch_is_of_one_merchant():
+    async with await opened() as desk:
+        for wrong in ([use(1), of(OTHER, use(1))], []):
+            with pytest.raises(AssertionError):
+                await desk.posting.submit_atomic(wrong)
+
+
+# ---- who is told
+
+
+@timeless
+async def test_each_commit_is_told_once_before_its_callers_are_answered():
+    callers: list[asyncio.Task[Outcome]] = []
+    seen: list[tuple[list[str], list[bool]]] = []
+
+    def told(writes: Writes) -> None:
+        seen.append(([one.key for one in writes.transactions], [caller.done() for caller in callers]))
+
+    async with await opened(on_committed=told) as desk:
+        callers.append(await desk.halt())
+        callers += await desk.hand_in(use(1, "a"), use(1, "b"))
+        desk.store.free.set()
+        await asyncio.gather(*callers)
+        assert seen == [(["first"], [False] * 3), (["a", "b"], [False] * 3)]
+
+
+@timeless
+async def test_what_fails_after_a_commit_is_reported_and_stops_nobody():
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
+    failure = ValueError("the gate fell")
+
+    def told(writes: Writes) -> None:
+        raise failure
+
+    async with await opened(on_committed=told) as desk:
+        assert was_posted(await desk.posting.submit(use(1, "a")), "a")
+        assert was_posted(await desk.posting.submit(use(1, "b")), "b")
+    assert [context["exception"] for context in reported] == [failure, failure]
+
+
+# ---- overload, deadlines, callers that give up
+
+
+@timeless
+async def test_a_full_queue_refuses_at_once_and_counts_commands():
+    async with await opened(max_queue=4) as desk:
+        await desk.halt()
+        many = await desk.started(desk.posting.submit_many([use(1, "a"), use(1, "b"), use(1, "c")]))
+        with pytest.raises(Overloaded):
+            await desk.posting.submit_atomic([use(1, "d"), use(1, "e")])
+        last = await desk.started(desk.posting.submit(use(1, "f")))
+        with pytest.raises(Overloaded):
+            await desk.posting.submit(use(1, "g"))
+        assert (desk.posting.queued, now()) == (4, 0)
+        desk.store.free.set()
+        await asyncio.gather(many, last)
+        assert was_posted(await desk.posting.submit(use(1, "g")), "g")
+        assert desk.store.keys == ["first", "a", "b", "c", "f", "g"]
+
+
+@timeless
+async def test_a_command_is_given_up_at_its_deadline_in_the_queue_while_the_store_stands_still():
+    async with await opened(deadline_seconds=5) as desk:
+        first = await desk.halt()
+        (early,) = await desk.hand_in(use(1, "early"))
+        await asyncio.sleep(2)
+        late = await desk.started(desk.posting.submit_many([use(1, "l1"), use(1, "l2")]))
+        with pytest.raises(DeadlineExceeded):
+            await early
+        assert (now(), desk.posting.queued) == (5, 2)
+        with pytest.raises(DeadlineExceeded):
+            await late
+        assert (now(), desk.posting.queued) == (7, 0)
+        assert not first.done()  # what the store is at is answered when the store has answered
+        desk.store.free.set()
+        assert was_posted(await first, "first")
+        assert desk.store.keys == ["first"]
+        assert was_posted(await desk.posting.submit(use(1, "next")), "next")
+
+
+@timeless
+async def test_a_deadline_met_in_time_troubles_nobody_later():
+    async with await opened(deadline_seconds=5) as desk:
+        await desk.posting.submit(use(1, "a"))
+        await asyncio.sleep(20)
+        await desk.posting.submit(use(1, "b"))
+        await asyncio.sleep(4)
+        await desk.halt()
+        (waiting,) = await desk.hand_in(use(1, "c"))
+        await asyncio.sleep(2)
+        assert not waiting.done()  # the deadline of b has passed, that of c has not
+        desk.store.free.set()
+        assert was_posted(await waiting, "c")
+
+
+@timeless
+async def test_a_caller_that_gives_up_does_not_cancel_its_posting():
+    async with await opened() as desk:
+        first = await desk.halt()
+        queued, other = await desk.hand_in(use(1, "a"), use(1, "b"))
+        for task in (first, queued):
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        desk.store.free.set()
+        assert was_posted(await other, "b")
+        assert desk.store.keys == ["first", "a", "b"]
+
+
+@timeless
+async def test_a_caller_that_gives_up_hears_of_no_failure_either():
+    async with await opened(Before(StorageUnavailable("gone"))) as desk:
+        first = await desk.halt()
+        first.cancel()
+        desk.store.free.set()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert was_posted(await desk.posting.submit(use(1, "a")), "a")
+
+
+# ---- the end
+
+
+@timeless
+async def test_draining_finishes_what_is_queued_and_refuses_what_is_new():
+    async with await opened(max_batch=2) as desk:
+        first = await desk.halt()
+        rest = await desk.hand_in(use(1, "a"), use(1, "b"), use(1, "c"))
+        ending = await desk.started(desk.posting.drain())
+        assert desk.posting.draining
+        with pytest.raises(Overloaded):
+            await desk.posting.submit(use(1, "d"))
+        assert not ending.done()
+        desk.store.free.set()
+        await ending
+        assert all(task.done() for task in (first, *rest))
+        assert desk.store.keys == ["first", "a", "b", "c"]
+
+
+@timeless
+async def test_whoever_gives_up_waiting_for_the_end_does_not_stop_it():
+    async with await opened() as desk:
+        first = await desk.halt()
+        (queued,) = await desk.hand_in(use(1, "a"))
+        ending = await desk.started(desk.posting.drain())
+        ending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await ending
+        desk.store.free.set()
+        assert was_posted(await first, "first")
+        assert was_posted(await queued, "a")
+
+
+@timeless
+async def test_what_was_never_started_ends_at_once():
+    desk = await opened()
+    await desk.posting.drain()
+    with pytest.raises(Overloaded):
+        await desk.posting.submit(use(1))
+
+
+# ---- one command that cannot be posted
+
+
+@timeless
+async def test_a_command_that_breaks_its_batch_is_isolated_and_fails_alone():
+    async with await opened() as desk:
+        await desk.halt()
+        desk.store.poison = {"k2", "k5"}
+        tasks = await desk.hand_in(*(use(1, f"k{index}") for index in range(7)))
+        desk.store.free.set()
+        for index, outcome in enumerate(await answers(tasks)):
+            if index in (2, 5):
+                assert isinstance(outcome, BadRow)
+            else:
+                assert was_posted(outcome, f"k{index}")
+        assert desk.store.keys == ["first", "k0", "k1", "k3", "k4", "k6"]
+        assert was_posted(await desk.posting.submit(use(1, "next")), "next")
+
+
+@timeless
+async def test_a_fault_in_the_rules_is_isolated_too(monkeypatch: pytest.MonkeyPatch):
+    def faulty(state: Any, command: Command, *more: Any) -> Outcome:
+        assert command.key != "k1", "a broken assumption"
+        return decide(state, command, *more)
+
+    monkeypatch.setattr("credit_service.posting.decide", faulty)
+    async with await opened() as desk:
+        await desk.halt()
+        tasks = await desk.hand_in(*(use(1, f"k{index}") for index in range(4)))
+        desk.store.free.set()
+        outcomes = await answers(tasks)
+        assert [isinstance(outcome, AssertionError) for outcome in outcomes] == [False, True, False, False]
+        assert desk.store.keys == ["first", "k0", "k2", "k3"]
+
+
+@timeless
+async def test_an_atomic_batch_with_a_broken_item_fails_whole():
+    async with await opened() as desk:
+        await desk.halt()
+        desk.store.poison = {"b"}
+        whole = await desk.started(desk.posting.submit_atomic([use(1, "a"), use(1, "b")]))
+        (single,) = await desk.hand_in(use(1, "c"))
+        desk.store.free.set()
+        with pytest.raises(BadRow):
+            await whole
+        assert was_posted(await single, "c")
+        assert desk.store.keys == ["first", "c"]
+
+
+@timeless
+async def test_of_many_commands_with_a_broken_one_the_rest_stays_posted_and_its_keys_tell():
+    async with await opened() as desk:
+        desk.store.poison = {"b"}
+        commands = [use(1, "a"), use(1, "b"), use(1, "c")]
+        with pytest.raises(BadRow):
+            await desk.posting.submit_many(commands)
+        await asyncio.sleep(0)
+        desk.store.poison = set()
+        outcomes = await desk.posting.submit_many(commands)
+        assert [type(outcome) for outcome in outcomes] == [Replayed, Posted, Replayed]
+        assert sorted(desk.store.keys) == ["a", "b", "c"]
+
+
+# ---- a store that is busy
+
+
+@timeless
+async def test_a_conflict_is_tried_again_with_growing_pauses():
+    async with await opened(*[Before(Conflict("busy"))] * 9) as desk:
+        assert was_posted(await desk.posting.submit(use(1, "a")), "a")
+        assert desk.store.keys == ["a"]
+        pauses = [later - earlier for earlier, later in pairwise(desk.store.attempts)]
+        longest = FIRST_PAUSE_SECONDS
+        for pause in pauses:
+            assert longest / 2 <= pause <= longest * 1.000_001
+            longest = min(longest * 2, LONGEST_PAUSE_SECONDS)
+        assert longest == LONGEST_PAUSE_SECONDS
+
+
+@timeless
+async def test_a_conflict_that_does_not_end_is_unavailability_at_the_deadline():
+    async with await opened(*[Before(Conflict("busy"))] * 10_000, deadline_seconds=5) as desk:
+        (early,) = await desk.hand_in(use(1, "early"))
+        with pytest.raises(StorageUnavailable, match="busy"):
+            await early
+        assert 5 <= now() <= 5 + LONGEST_PAUSE_SECONDS
+        desk.store.script.clear()
+        assert was_posted(await desk.posting.submit(use(1, "late")), "late")
+        assert desk.store.keys == ["late"]
+
+
+@timeless
+async def test_those_of_a_batch_who_can_still_wait_are_tried_again():
+    async with await opened(deadline_seconds=5) as desk:
+        await desk.halt()
+        (early,) = await desk.hand_in(use(1, "early"))
+        await asyncio.sleep(4)
+        (late,) = await desk.hand_in(use(1, "late"))
+        desk.store.script.extend([Before(Conflict("busy"))] * 12)  # for more than a second
+        desk.store.free.set()
+        with pytest.raises(StorageUnavailable):
+            await early
+        assert 5 <= now() <= 5 + LONGEST_PAUSE_SECONDS
+        assert was_posted(await late, "late")
+        assert "early" not in desk.store.keys
+
+
+# ---- a store that is away
+
+
+@timeless
+async def test_unavailability_fails_the_batch_at_once_and_the_next_is_tried():
+    gone = StorageUnavailable("The disk is full.")
+    async with await opened(Before(gone)) as desk:
+        outcomes = await answers([desk.posting.submit(use(1, "a")), desk.posting.submit(use(1, "b"))])
+        assert outcomes == [gone, gone]
+        assert now() == 0
+        assert was_posted(await desk.posting.submit(use(1, "a")), "a")
+        assert desk.store.keys == ["a"]
+
+
+# ---- answers that are lost
+
+LOST = OutcomeUnknown("The commit was not answered.")
+
+
+@pytest.mark.parametrize("committed", [True, False])
+@timeless
+async def test_L3_after_a_lost_answer_the_batch_is_run_again_and_answered_as_the_first_time(committed: bool):
+    async with await opened(After(LOST, committed)) as desk:
+        commands = [use(1, "a"), of(OTHER, add(2, "b")), use(1, "a"), use(500, "c"), terms(7), order("9", 3)]
+        outcomes = await desk.posting.submit_many(commands)
+        a, b, again, refused, changed, paid = outcomes
+        assert was_posted(a, "a")
+        assert was_posted(b, "b")
+        assert isinstance(a, Posted)
+        assert again == Replayed(a.transaction)
+        assert isinstance(refused, Refused)
+        assert isinstance(changed, Posted)
+        assert changed.account.low_threshold == 7
+        assert was_posted(paid, "shopify:order:9")
+        assert desk.store.keys == ["a", "b", "shopify:order:9"]
+        assert len(desk.store.batches) == 2
+        # Everybody who must know is told of each account once, as it is now.
+        accounts = [(account.merchant_id, account.balance) for told in desk.told for account in told.accounts.values()]
+        assert sorted(accounts) == [(OTHER, 102), (MERCHANT, 96)]
+        assert sorted(one.key for told in desk.told for one in told.transactions) == sorted(desk.store.keys)
+
+
+@pytest.mark.parametrize("committed", [True, False])
+@timeless
+async def test_an_atomic_batch_whose_answer_was_lost_is_answered_as_the_first_time(committed: bool):
+    async with await opened() as desk:
+        await desk.halt()
+        desk.store.script.append(After(LOST, committed))
+        good = await desk.started(desk.posting.submit_atomic([use(1, "a"), refund("R", "1", credits=1), use(2, "b")]))
+        bad = await desk.started(desk.posting.submit_atomic([use(1, "c"), use(500, "d")]))
+        desk.store.free.set()
+        a, waiting, b = await good
+        assert was_posted(a, "a")
+        assert isinstance(waiting, Waiting)
+        assert was_posted(b, "b")
+        assert isinstance(await bad, RefusedAt)
+        assert desk.store.keys == ["first", "a", "b"]
+
+
+@timeless
+async def test_an_answer_lost_twice_is_found_all_the_same():
+    for first, second in ((True, False), (False, True), (False, False)):
+        async with await opened(After(LOST, first), After(LOST, second)) as desk:
+            outcome = await desk.posting.submit(use(1, "a"))
+            assert was_posted(outcome, "a")
+            assert desk.store.keys == ["a"]
+
+
+@timeless
+async def test_an_answer_lost_before_anything_was_decided_is_no_posting():
+    async with await opened(Before(LOST)) as desk:
+        assert was_posted(await desk.posting.submit(use(1, "a")), "a")
+        assert desk.store.keys == ["a"]
+
+
+@timeless
+async def test_a_replay_by_somebody_else_after_a_lost_answer_stays_a_replay():
+    async with await opened() as desk:
+        first = await desk.posting.submit(use(1, "a"))
+        assert isinstance(first, Posted)
+        desk.store.script.append(After(LOST, committed=True))
+        assert await desk.posting.submit(use(1, "a")) == Replayed(first.transaction)
+
+
+@pytest.mark.parametrize("then", [Before(StorageUnavailable("gone")), Before(Conflict("busy"))])
+@timeless
+async def test_after_a_lost_answer_nobody_is_told_that_nothing_was_done(then: Before):
+    async with await opened(After(LOST), *[then] * 1_000) as desk:
+        outcomes = await answers(
+            [
+                desk.posting.submit(use(1, "a")),
+                desk.posting.submit(refund("R", "1", credits=1)),
+                desk.posting.submit_many([use(1, "b"), use(1, "c")]),
+            ]
+        )
+        assert [type(outcome) for outcome in outcomes] == [OutcomeUnknown] * 3
+
+
+@timeless
+async def test_what_was_lost_is_remembered_while_a_broken_command_is_isolated():
+    async with await opened() as desk:
+        await desk.halt()
+        tasks = await desk.hand_in(use(1, "a"), use(1, "b"), use(1, "c"))
+        broken = BadRow("as if one of them broke a law now")
+        desk.store.script.extend([After(LOST, committed=True), Before(broken), Before(broken)])
+        desk.store.free.set()
+        a, b, c = await answers(tasks)
+        assert a is broken
+        assert was_posted(b, "b")
+        assert was_posted(c, "c")
+        assert desk.store.keys == ["first", "a", "b", "c"]
