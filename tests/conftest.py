@@ -5,7 +5,7 @@ import os
 from hypothesis import settings
 
 # A failure prints the blob that reproduces it (@reproduce_failure); machines are shared, so no example has a deadline.
-settings.register_profile("default", max_examples=200, deadline=None, print_blob=True)
+settings.register_profile("default", max_examples=150, deadline=None, print_blob=True)
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=2_000)
 # Mutation tests run the suite thousands of times: the same few examples each time, and nothing remembered.
 settings.register_profile(

@@ -409,6 +409,45 @@ async def test_an_atomic_batch_is_of_one_merchant():
 
 
 @timeless
+async def test_a_rehearsal_sees_what_came_before_it_and_leaves_nothing():
+    async with await opened() as desk:
+        await desk.halt()
+        before = await desk.started(desk.posting.submit(use(1, "before")))
+        rehearsed = await desk.started(
+            desk.posting.rehearse([use(100, "a"), of(OTHER, use(60, "o")), use(1, "b"), use(1, "b"), sweep()])
+        )
+        after = await desk.started(desk.posting.submit(use(100, "a")))
+        desk.store.free.set()
+        first, other, second, again, nothing = await rehearsed
+        assert was_posted(await before, "before")
+        assert (was_posted(first, "a"), was_posted(other, "o")) == (True, True)
+        assert second == again == Refused(Refusal.INSUFFICIENT_CREDITS, {"available": 0, "required": 1})
+        assert nothing == Replayed(None)
+        assert was_posted(await after, "a")  # it had been left free
+        assert desk.store.keys == ["first", "before", "a"]
+
+
+@timeless
+async def test_a_rehearsal_after_a_lost_answer_is_still_one():
+    async with await opened(After(OutcomeUnknown("lost"))) as desk:
+        (outcome,) = await desk.posting.rehearse([use(1, "a")])
+        assert was_posted(outcome, "a")
+        assert desk.store.keys == []
+
+
+@timeless
+async def test_each_batch_is_measured_with_what_came_of_its_commands_and_how_long_they_waited():
+    measured: list[tuple[Sequence[Outcome], Sequence[float]]] = []
+    async with await opened(on_measured=lambda *batch: measured.append(batch)) as desk:
+        await desk.posting.submit_many([use(1, "a"), use(1000, "b")])
+        await desk.posting.submit_atomic([use(1, "c"), use(1000, "d")])
+    (many, many_seconds), (whole, whole_seconds) = measured[-2:]
+    assert was_posted(many[0], "a")
+    assert [type(outcome) for outcome in [*many[1:], *whole]] == [Refused, Refused]
+    assert (many_seconds, whole_seconds) == ([0, 0], [0])
+
+
+@timeless
 async def test_each_commit_is_told_once_before_its_callers_are_answered():
     callers: list[asyncio.Task[Outcome]] = []
     seen: list[tuple[list[str], list[bool]]] = []

@@ -2,15 +2,17 @@
 
 import logging
 import sys
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import prometheus_client as prometheus
 import structlog
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from credit_service.ledger.decide import Outcome, Replayed
@@ -57,8 +59,8 @@ def _plain(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMa
 class Metrics:
     """What Prometheus may ask of this process. Counters begin at 0 with the process, as Prometheus expects.
 
-    What every storefront page counts is a plain number, turned into a metric when it is asked for; the rest are the
-    client library's own.
+    What happens thousands of times a second is a plain number, turned into a metric when it is asked for; the rest are
+    the client library's own.
     """
 
     def __init__(self) -> None:
@@ -71,12 +73,8 @@ class Metrics:
         self._conflicting = named("credits_events_conflicting", "Facts told again with other content")
         self._consumed = named("credits_events_consumed", "Events taken", ["subject", "outcome"])
         self._dead_letters = named("credits_dead_letters", "Facts that could not be applied and were put aside")
-        self._processing = prometheus.Histogram(
-            "credits_transaction_processing_seconds",
-            "From a command's arrival in the queue to its answer",
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
+        self.processing = [0] * (len(_SECONDS) + 1)  # commands by how long they took, in the buckets of _SECONDS
+        self.processing_seconds = 0.0
         self._batch_size = prometheus.Histogram(
             "credits_posting_batch_size", "Commands in one commit", buckets=_SIZES, registry=self.registry
         )
@@ -87,7 +85,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.registry.register(_StatusChecks(self))
+        self.registry.register(_PlainNumbers(self))
 
     def committed(self, writes: Writes) -> None:
         """Count what a commit wrote."""
@@ -106,7 +104,8 @@ class Metrics:
             elif isinstance(outcome, Replayed) and outcome.conflicting:
                 self._conflicting.inc()
         for taken in seconds:
-            self._processing.observe(taken)
+            self.processing[bisect_left(_SECONDS, taken)] += 1
+        self.processing_seconds += sum(seconds)
         self._batch_size.observe(count)
 
     def consumed(self, subject: str, outcome: str) -> None:
@@ -126,8 +125,8 @@ class Metrics:
         return prometheus.generate_latest(self.registry)
 
 
-class _StatusChecks(Collector):
-    """`credits_plugin_status_checks_total`, from plain numbers."""
+class _PlainNumbers(Collector):
+    """The metrics of what happens too often for more than counting."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -140,3 +139,10 @@ class _StatusChecks(Collector):
         for labels, count in self._metrics.status_checks.items():
             checks.add_metric(labels, count)
         yield checks
+        processing = HistogramMetricFamily(
+            "credits_transaction_processing_seconds", "From a command's arrival in the queue to its answer"
+        )
+        counts = list(accumulate(self._metrics.processing))
+        bounds = [*map(str, _SECONDS), "+Inf"]
+        processing.add_metric([], list(zip(bounds, counts, strict=True)), self._metrics.processing_seconds)
+        yield processing

@@ -77,6 +77,7 @@ class _Unit(NamedTuple):
     position: int
     commands: tuple[Command, ...]
     needs: tuple[Needs, ...]
+    rehearsal: bool = False  # decided like the others, and then dropped; may be of several merchants
 
 
 _Decided = list[Sequence[Outcome] | RefusedAt]
@@ -88,8 +89,9 @@ class Posting:
     """The queue in front of a store.
 
     `on_committed` is told of each commit, in the event loop, before the callers are answered; what it raises goes to
-    the loop's exception handler, since nothing can undo the commit. `max_queue` and `max_batch` count commands. Start
-    it with `start` inside a running loop, stop it with `drain`.
+    the loop's exception handler, since nothing can undo the commit. `on_measured` is told of each batch what became of
+    its commands, and how many seconds each had waited. `max_queue` and `max_batch` count commands. Start it with
+    `start` inside a running loop, stop it with `drain`.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Posting:
         policy: Policy,
         *,
         on_committed: Callable[[Writes], None] = lambda writes: None,
+        on_measured: Callable[[Sequence[Outcome], Sequence[float]], None] = lambda outcomes, seconds: None,
         deadline_seconds: float = 5.0,
         max_batch: int = 1_000,
         max_queue: int = 20_000,
@@ -105,6 +108,7 @@ class Posting:
         self._store = store
         self._policy = policy
         self._on_committed = on_committed
+        self._on_measured = on_measured
         self._deadline_seconds = deadline_seconds
         self._max_batch = max_batch
         self._max_queue = max_queue
@@ -165,7 +169,15 @@ class Posting:
             return RefusedAt(0, outcomes[0])
         return outcomes
 
-    async def _enqueue(self, groups: Sequence[tuple[Command, ...]]) -> list[Sequence[Outcome] | RefusedAt]:
+    async def rehearse(self, commands: Sequence[Command]) -> Sequence[Outcome]:
+        """What would come of commands, in their order: the real path up to its commit. Raises as `submit`."""
+        (outcomes,) = await self._enqueue([tuple(commands)], rehearsal=True)
+        assert not isinstance(outcomes, RefusedAt)
+        return outcomes
+
+    async def _enqueue(
+        self, groups: Sequence[tuple[Command, ...]], *, rehearsal: bool = False
+    ) -> list[Sequence[Outcome] | RefusedAt]:
         count = sum(map(len, groups))
         if self._draining or self._queued + count > self._max_queue:
             raise Overloaded
@@ -174,7 +186,8 @@ class Posting:
         loop = asyncio.get_running_loop()
         job = _Job(loop.create_future(), loop.time() + self._deadline_seconds, len(groups))
         for index, commands in enumerate(groups):
-            self._queue.append(_Unit(job, index, commands, tuple([needs(command) for command in commands])))
+            needed = tuple([needs(command) for command in commands])
+            self._queue.append(_Unit(job, index, commands, needed, rehearsal))
         self._queued += count
         self._arrived.set()
         if self._watch is None:
@@ -253,15 +266,25 @@ class Posting:
             else:
                 if lost:
                     decided, recovered = _as_first_posted(units, decided, lost)
-                    self._tell(recovered)
-                self._tell(writes)
+                    self._tell(self._on_committed, recovered)
+                self._tell(self._on_committed, writes)
                 for unit, outcomes in zip(units, decided, strict=True):
                     unit.job.decided(unit.position, outcomes)
+                self._tell(self._measure, units, decided)
                 return
 
-    def _tell(self, writes: Writes) -> None:
+    def _measure(self, units: list[_Unit], decided: _Decided) -> None:
+        arrived = asyncio.get_running_loop().time() + self._deadline_seconds
+        outcomes: list[Outcome] = []
+        seconds: list[float] = []
+        for unit, came in zip(units, decided, strict=True):
+            outcomes += [came.refused] if isinstance(came, RefusedAt) else came
+            seconds.append(arrived - unit.job.deadline)
+        self._on_measured(outcomes, seconds)
+
+    def _tell(self, told: Callable[..., None], *what: object) -> None:
         try:
-            self._on_committed(writes)
+            told(*what)
         except Exception as error:
             context = {"message": "what happens after a commit failed", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
@@ -282,7 +305,7 @@ def _posted(units: list[_Unit], decided: _Decided) -> _Lost:
         (unit.job, unit.position, index, _hash(outcome.transaction)): outcome
         for unit, outcomes in zip(units, decided, strict=False)
         for index, outcome in enumerate(outcomes)
-        if isinstance(outcome, Posted)
+        if isinstance(outcome, Posted) and not unit.rehearsal
     }
 
 
@@ -315,6 +338,8 @@ def _hash(transaction: Transaction | None) -> bytes | None:
 
 def _decide_unit(unit: _Unit, loaded: Loaded, policy: Policy, writes: Writes) -> Sequence[Outcome] | RefusedAt:
     """Decide a unit on what was loaded, and add what it posts to the writes."""
+    if unit.rehearsal:
+        return _rehearse(unit, loaded, policy)
     merchant_id = unit.commands[0].merchant_id
     record = loaded.records[merchant_id]
     if len(unit.commands) == 1:
@@ -324,6 +349,18 @@ def _decide_unit(unit: _Unit, loaded: Loaded, policy: Policy, writes: Writes) ->
             _note(writes, posted)
         return (outcome,)
     return _decide_atomic(unit, record, loaded, policy, writes)
+
+
+def _rehearse(unit: _Unit, loaded: Loaded, policy: Policy) -> Sequence[Outcome]:
+    trials = {command.merchant_id: loaded.records[command.merchant_id].copy() for command in unit.commands}
+    outcomes: list[Outcome] = []
+    for command, need in zip(unit.commands, unit.needs, strict=True):
+        trial = trials[command.merchant_id]
+        outcome = decide(_state(trial, need, loaded.now), command, policy, loaded.now)
+        if (posted := _posting(outcome)) is not None:
+            _learn(trial, posted)
+        outcomes.append(outcome)
+    return outcomes
 
 
 def _decide_atomic(

@@ -18,6 +18,11 @@ def test_L1_the_balance_is_all_increases_less_all_decreases(policy: Policy, stor
     decreases = sum(done.amount for done in book.transactions if done.operation != INCREASE)
     assert book.account.balance == increases - decreases
     assert (book.account.total_increases, book.account.total_decreases) == (increases, decreases)
+    for type_ in {done.type for done in book.transactions}:
+        mine = [done for done in book.transactions if done.type == type_]
+        added = sum(done.amount for done in mine if done.operation == INCREASE)
+        assert book.account.by_type[type_] == (len(mine), added, sum(done.amount for done in mine) - added)
+    assert sum(count for count, _, _ in book.account.by_type.values()) == len(book.transactions)
 
 
 @given(policies, stories)

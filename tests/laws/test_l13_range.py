@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from credit_service.ledger.account import MAX_CREDITS
+from credit_service.ledger.account import MAX_CREDITS, MAX_MONEY_MICROS, MAX_TOTAL
 from credit_service.ledger.commands import Command
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
@@ -132,3 +132,23 @@ def test_L13_the_trial_of_the_settings_is_in_range_like_any_other() -> None:
     book = Book(Policy(trial_credits=1))
     book.tell(payment("1", MAX_CREDITS))
     assert book.refused(opening()).refusal == Refusal.OUT_OF_RANGE
+
+
+def test_L13_what_was_ever_added_stays_within_64_bits() -> None:
+    book = Book()
+    account = book.tell(opening()).account
+    taken = MAX_TOTAL - 1 - account.balance
+    book.account = account._replace(total_increases=MAX_TOTAL - 1, total_decreases=taken)
+    refused = book.do(add(2))
+    assert isinstance(refused, Refused)
+    assert refused.refusal is Refusal.OUT_OF_RANGE
+    assert isinstance(book.do(add(1)), Posted)
+
+
+def test_L13_money_refunded_far_beyond_the_total_does_not_grow_for_ever() -> None:
+    book = Book()
+    book.tell(opening(), order("1", 5, total="10"))
+    for number in range(3):
+        book.tell(refund(str(number), "1", money=str(10**12)))
+    (given_back,) = book.given.values()
+    assert (given_back.money_micros, given_back.credits) == (MAX_MONEY_MICROS, 5)

@@ -12,6 +12,13 @@ from uuid import UUID
 MAX_CREDITS: Final = 2**53 - 1
 """The furthest a balance or an available may be from zero (L13); every JSON reader holds it exactly."""
 
+MAX_TOTAL: Final = 2**62
+"""The furthest that the sum of all that was ever added may go. What was taken exceeds it by a debt at most, so both
+stay within 64 bits."""
+
+MAX_MONEY_MICROS: Final = 10**18
+"""The most that an amount of money may be: 10^12."""
+
 MICROSECONDS: Final = 1_000_000
 DAY: Final = 24 * 3600 * MICROSECONDS
 

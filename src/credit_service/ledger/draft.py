@@ -14,6 +14,7 @@ from credit_service.ledger.account import (
     DAY,
     INCREASE,
     MAX_CREDITS,
+    MAX_TOTAL,
     PAID,
     Account,
     Announcement,
@@ -207,7 +208,7 @@ class Draft:
     def fits(self, operation: Operation, amount: int) -> bool:
         """Whether the account stays within range after such a posting (L13)."""
         if operation == INCREASE:
-            return self.balance + amount <= MAX_CREDITS
+            return self.balance + amount <= MAX_CREDITS and self.total_increases + amount <= MAX_TOTAL
         return self.available - amount >= -MAX_CREDITS
 
     def record(

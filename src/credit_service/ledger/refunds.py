@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from credit_service.ledger.account import (
     DECREASE,
     INCREASE,
+    MAX_MONEY_MICROS,
     ORDER_REFUNDED,
     PAID,
     PAYMENT_REFUNDED,
@@ -40,7 +41,9 @@ def refund_order(draft: Draft, fact: OrderRefunded, order: Transaction, given: G
         due = order.amount if refunded >= total else order.amount * refunded // total
         wanted = max(0, due - given.by_money)
         amount = min(wanted, left)
-        given = GivenBack(given.key, refunded, given.by_money + amount, given.credits + amount)
+        # No total is more than the most money there can be, so beyond it nothing need be remembered.
+        remembered = min(refunded, MAX_MONEY_MICROS)
+        given = GivenBack(given.key, remembered, given.by_money + amount, given.credits + amount)
     if not draft.fits(INCREASE, amount):
         return Refused(Refusal.OUT_OF_RANGE)
     # Nothing can fail any more.
