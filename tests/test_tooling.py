@@ -94,9 +94,7 @@ def test_root_gets_the_missing_venv_installed_and_is_told_so(machine: Path) -> N
     _shim(machine, "python3", 'case "$2" in *ensurepip*) [ -e "${0%/*}/has-venv" ];; esac')
     run = _uv(machine, "--version")
     assert "scripts/uv: this python3 has no venv; installing it: apt-get install python3-venv\n" in run.stderr
-    assert (
-        machine / "bin" / "asked"
-    ).read_text() == "-qq update\n-qq install --no-install-recommends python3-venv\n"
+    assert (machine / "bin" / "asked").read_text() == "-qq update\n-qq install --no-install-recommends python3-venv\n"
 
 
 def test_nothing_is_left_behind_when_uv_cannot_be_fetched(machine: Path) -> None:
@@ -128,15 +126,11 @@ def _shim(machine: Path, name: str, script: str) -> None:
 
 
 def _uv(machine: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return _run(
-        str(machine / "scripts" / "uv"), *arguments, PATH=str(machine / "bin"), UV_CACHE_DIR=str(machine)
-    )
+    return _run(str(machine / "scripts" / "uv"), *arguments, PATH=str(machine / "bin"), UV_CACHE_DIR=str(machine))
 
 
 def _run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=60
-    )
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=60)
 
 
 def _imports(path: Path) -> Iterator[str]:

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from credit_service.gate.status import Totals
 from credit_service.ledger.decide import Outcome, Replayed
 from credit_service.ledger.refusals import Refused
 from credit_service.settings import Settings
@@ -78,6 +79,10 @@ class Metrics:
         self._batch_size = prometheus.Histogram(
             "credits_posting_batch_size", "Commands in one commit", buckets=_SIZES, registry=self.registry
         )
+        gauge = partial(prometheus.Gauge, registry=self.registry)
+        self._enabled = gauge("credits_plugin_status", "Merchants by their plugin status", ["status"])
+        self._exhausted = gauge("credits_merchants_zero_balance", "Merchants with nothing available")
+        self._low = gauge("credits_merchants_low_balance", "Merchants at or below their threshold, but not at zero")
         self._http = prometheus.Histogram(
             "credits_http_request_duration_seconds",
             "Time to answer a request",
@@ -115,6 +120,13 @@ class Metrics:
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request, by its route's template."""
         self._http.labels(method, route, str(status)).observe(seconds)
+
+    def merchants(self, totals: Totals) -> None:
+        """Note how many merchants there are of each kind, as asked of the store just now."""
+        self._enabled.labels("enabled").set(totals.enabled)
+        self._enabled.labels("disabled").set(totals.exhausted)
+        self._exhausted.set(totals.exhausted)
+        self._low.set(totals.low)
 
     def gauge(self, name: str, what: str, value: Callable[[], float]) -> None:
         """A gauge whose value is asked for when Prometheus asks."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import shlex
 import socket
@@ -21,6 +22,7 @@ from credit_service.doors.http.routes import PREFIX, Parts
 from credit_service.doors.http.shell import Application
 from credit_service.doors.sweeper import keep_sweeping
 from credit_service.gate.status import Gate
+from credit_service.observability import Metrics
 from credit_service.posting import Posting
 from credit_service.settings import Settings
 from credit_service.storage.base import StorageError, Store, Writes
@@ -49,6 +51,7 @@ class Service:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         policy = settings.policy
+        self.metrics = Metrics()
         self.gate = Gate(
             store,
             policy,
@@ -62,18 +65,21 @@ class Service:
             store,
             policy,
             on_committed=self._committed,
+            on_measured=self.metrics.decided,
             deadline_seconds=settings.posting_deadline_seconds,
             max_queue=settings.posting_queue_size,
         )
+        self.metrics.gauge("credits_posting_queue_depth", "Commands that wait for a batch", lambda: self.posting.queued)
         self.store = store
         self.settings = settings
         self.keyring = Keyring(store)
         self.app: Application = make_app(
-            Parts(store, self.posting, self.gate, self.keyring, policy, settings), self.running
+            Parts(store, self.posting, self.gate, self.keyring, policy, settings, self.metrics), self.running
         )
 
     def _committed(self, writes: Writes) -> None:
         self.gate.committed(writes.accounts.values())
+        self.metrics.committed(writes)
 
     @contextlib.asynccontextmanager
     async def running(self, app: object = None) -> AsyncIterator[None]:
@@ -139,6 +145,10 @@ async def serve(settings: Settings) -> None:
         except OSError as error:
             await store.close()
             raise StorageError(f"{error.filename}: the first admin key cannot be written: {error.strerror}.") from None
+        # What is loaded now stays; looked through again and again it would make every batch wait.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
         server = uvicorn.Server(server_config(Service(store, settings), settings))
         host, port = listening.getsockname()[:2]
         _greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", settings.database_path, key)

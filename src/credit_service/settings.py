@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -36,11 +36,16 @@ class SettingsError(Exception):
 class _Yaml(YamlConfigSettingsSource):
     """The YAML file, of which every name must be a setting."""
 
-    def __call__(self) -> dict[str, Any]:
-        for name in self.yaml_data:
-            if name not in self.settings_cls.model_fields:
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        # As a stream: of a text, an error would show the line, and so perhaps a secret.
+        with file_path.open(encoding="utf-8") as file:
+            found = yaml.safe_load(file) or {}
+        if not isinstance(found, dict):
+            raise SettingsError(f"{YAML_FILE}: must be lines like trial_credits: 100.")
+        for name in found:
+            if name not in Settings.model_fields:
                 raise SettingsError(f"{name}: there is no such setting ({YAML_FILE}).")
-        return super().__call__()
+        return found
 
 
 class Settings(BaseSettings):
@@ -88,14 +93,38 @@ class Settings(BaseSettings):
     posting_queue_size: int = Field(20_000, ge=1, description="Postings that may wait at once.")
     sweep_seconds: Seconds = Field(1, description="Seconds between two sweeps for what time has done.")
 
+    rate_limit_enabled: bool = Field(True, description="Whether callers are limited in how often they may call.")
+    rate_limit_key_per_second: Annotated[float, Field(gt=0, le=1_000_000)] = Field(
+        5000, description="Requests a second of one API key."
+    )
+    rate_limit_key_burst: int = Field(10_000, ge=1, description="Requests of one API key at once.")
+    rate_limit_address_per_second: Annotated[float, Field(gt=0, le=1_000_000)] = Field(
+        2000, description="Requests a second of one address without a valid API key."
+    )
+    rate_limit_address_burst: int = Field(
+        4000, ge=1, description="Requests of one address without a valid key at once."
+    )
+    cors_origins: str = Field("", description="Origins whose pages may call, separated by commas; * means any.")
+    metrics_enabled: bool = Field(True, description="Whether /metrics is served.")
+
     body_max_bytes: int = Field(64 * 1024, ge=1024, description="Size of a request's body.")
     batch_body_max_bytes: int = Field(1024 * 1024, ge=1024, description="Size of the body of a batch, or of events.")
     headers_max_bytes: int = Field(16 * 1024, ge=1024, description="Size of a request's headers.")
     header_timeout_seconds: Seconds = Field(10, description="Seconds for a request's headers to arrive.")
     body_timeout_seconds: Seconds = Field(30, description="Seconds for a request's body to arrive.")
-    json_max_depth: int = Field(32, ge=4, le=200, description="Levels that JSON may be nested.")
+    key_max_length: int = Field(255, ge=64, le=255, description="Characters of a key, or of a reference.")
+    metadata_max_bytes: int = Field(8192, ge=2, le=65_536, description="Size of the metadata of a posting, as JSON.")
+    # The fast decoders go as deep as the least of these.
+    json_max_depth: int = Field(32, ge=20, le=200, description="Levels that JSON may be nested.")
     batch_max_items: int = Field(1000, ge=1, le=1000, description="Items in a batch.")
     page_max_limit: int = Field(200, ge=1, le=1000, description="Entries on a page.")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_flag_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("must not be true or false")
+        return value
 
     @field_validator("database_url")
     @classmethod

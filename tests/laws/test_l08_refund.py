@@ -147,6 +147,14 @@ def test_L8_refunds_that_come_before_their_order_give_what_they_would_have_given
     assert before.given == after.given
 
 
+def test_L8_a_refund_of_no_money_gives_nothing_however_small_the_total() -> None:
+    book = Book(NO_TRIAL)
+    book.tell(opening(), trial(50), order("1", 8, total="0.000001"), refund("1", "1", money=0))
+    assert [done.amount for done in refunded(book)] == [0]
+    book.tell(refund("2", "1", money="0.000001"))
+    assert [done.amount for done in refunded(book)] == [0, 8]
+
+
 @pytest.mark.parametrize(
     ("stored", "said", "gives"),
     [

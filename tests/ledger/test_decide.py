@@ -132,19 +132,19 @@ def _refusal(book: Book, command: Command) -> Refusal | None:
     return None
 
 
-def test_refusals_stand_in_the_order_in_which_they_are_judged() -> None:
-    assert [refusal.name for refusal in Refusal] == [
-        "ACCOUNT_NOT_FOUND",
-        "KEY_REUSED",
-        "ORDER_UNKNOWN",
-        "PAYMENT_UNKNOWN",
-        "TRIAL_ALREADY_GRANTED",
-        "CURRENCY_MISMATCH",
-        "ORDER_HAS_NO_TOTAL",
-        "GRANT_ALREADY_EXPIRED",
-        "GRANT_NEVER_EFFECTIVE",
-        "INSUFFICIENT_CREDITS",
-        "OUT_OF_RANGE",
+def test_refusals_stand_in_the_order_in_which_they_are_judged_each_with_its_code() -> None:
+    assert [refusal.code for refusal in Refusal] == [
+        "account_not_found",
+        "idempotency_key_reused",
+        "order_unknown",
+        "payment_unknown",
+        "trial_already_granted",
+        "currency_mismatch",
+        "validation_failed",  # the order has no total
+        "validation_failed",  # the grant has already expired
+        "validation_failed",  # the grant would never be effective
+        "insufficient_credits",
+        "amount_out_of_range",
     ]
 
 

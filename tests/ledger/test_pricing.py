@@ -38,6 +38,7 @@ def price(fixed: str, percent: str, minimum: str, total: str | None) -> int:
         ("1", "5", "0", "10", 1),
         ("0", "5", "0", "9", 0),
         ("0", "5", "4", None, 4),
+        ("0", "100000000", "0", None, 0),  # without a total there is nothing to take a percentage of
         # half up, and only once: 2.49999 is not first 2.5
         ("0", "5", "0", "10", 1),
         ("0", "5", "0", "9.999999", 0),
@@ -80,6 +81,20 @@ def test_an_order_that_says_its_credits_is_not_priced() -> None:
     book.tell(opening(), order("1", 2, total=50), order("2", 0), order("3", total=50))
     assert [done.amount for done in book.transactions[1:]] == [2, 0, 7]
     assert [done.total_micros for done in book.transactions[1:]] == [50_000_000, None, 50_000_000]
+
+
+def test_the_settings_of_an_operator_who_chose_nothing() -> None:
+    assert Policy() == Policy(
+        trial_credits=100,
+        order_fixed=Decimal(1),
+        order_percent=Decimal(0),
+        order_minimum=Decimal(0),
+        low_balance_percent=Decimal(20),
+        when_insufficient="overdraft",
+        refund_grace_days=30,
+        refund_wait_days=7,
+        auto_create=True,
+    )
 
 
 @pytest.mark.parametrize(

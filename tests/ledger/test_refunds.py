@@ -112,6 +112,16 @@ def test_a_payment_is_taken_back_from_its_own_grant_although_another_would_pay_f
     assert (done.draws, done.debt_after) == (((1, -8),), 1)
 
 
+def test_a_payment_of_one_credit_is_taken_back_from_its_own_grant_too() -> None:
+    book = opened(payment("1", 1), add(5, priority=1))
+    assert book.tell(payment_refund("1", "1", 1)).transactions[0].draws == ((1, -1),)
+
+
+def test_a_payment_that_was_spent_to_the_end_is_taken_from_the_others_and_lists_only_them() -> None:
+    book = opened(payment("1", 4), use(4), add(3))
+    assert book.tell(payment_refund("1", "1", 4)).transactions[0].draws == ((2, -3),)
+
+
 def test_a_payment_whose_credits_paid_a_debt_is_taken_from_its_own_grant_and_no_other() -> None:
     book = opened(order("1", 4), payment("1", 10), payment("2", 10))
     (done,) = book.tell(payment_refund("1", "1", 6)).transactions

@@ -10,7 +10,7 @@ from typing import NoReturn
 import structlog
 
 from credit_service.ledger.commands import Settle
-from credit_service.posting import Overloaded, Posting
+from credit_service.posting import DeadlineExceeded, Overloaded, Posting
 from credit_service.storage.base import StorageError, Store
 
 AT_ONCE = 500
@@ -28,10 +28,12 @@ async def sweep(store: Store, posting: Posting) -> int:
 async def keep_sweeping(store: Store, posting: Posting, seconds: float) -> NoReturn:
     """Sweep for ever, with this pause where nothing was left to do."""
     while True:
+        swept = 0
         try:
             swept = await sweep(store, posting)
-        except (StorageError, Overloaded, TimeoutError) as error:
+        except (StorageError, Overloaded, DeadlineExceeded) as error:
             _log.warning("sweep_failed", reason=str(error) or type(error).__name__)
-            swept = 0
+        except Exception as error:  # a sweeper that is dead would be missed by nobody for long
+            _log.error("sweep_failed", exc_info=error)
         if swept < AT_ONCE:
             await asyncio.sleep(seconds)

@@ -8,7 +8,7 @@ counts for a while, then the fail policy; `reason` says `unavailable`.
 import asyncio
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -16,9 +16,15 @@ from credit_service.ledger.account import MICROSECONDS, Account
 from credit_service.ledger.announcements import plugin_status
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.settle import standing_at
-from credit_service.storage.base import StorageError, Store
+from credit_service.storage.base import Held, StorageError, Store
 
 Reason = Literal["available", "exhausted", "unknown_merchant", "unavailable"]
+
+
+Version = tuple[int, int, int]
+"""Of an account: when it was settled, its sequence, the number of its last announcement; each posting has a higher."""
+
+_NO_ACCOUNT: Version = (-1, 0, 0)
 
 
 class Answer(NamedTuple):
@@ -29,15 +35,25 @@ class Answer(NamedTuple):
     reason: Reason
     as_of: int
     until: int
-    version: int  # the account's settled_at: a later posting has a higher one
-    rendered: bytes = b""
+    version: Version
+    rendered: Any = None
+
+
+class Totals(NamedTuple):
+    """All merchants in sum. `low` are those that are enabled, and at or below their threshold."""
+
+    merchants: int
+    enabled: int
+    exhausted: int
+    low: int
+    average_balance: float
 
 
 class Gate:
     """Answers plugin status.
 
-    `render` turns an answer into the bytes that a door sends, once for each answer and not for each question. Spans in
-    seconds; `clock` gives microseconds since 1970.
+    `render` turns an answer into what a door sends, once for each answer and not for each question. Spans in seconds;
+    `clock` gives microseconds since 1970.
     """
 
     def __init__(
@@ -50,7 +66,7 @@ class Gate:
         stale_seconds: float = 300,
         fail_open: bool = False,
         size: int = 100_000,
-        render: Callable[[Answer], bytes] = lambda answer: b"",
+        render: Callable[[Answer], Any] = lambda answer: None,
     ) -> None:
         self._store = store
         self._policy = policy
@@ -61,8 +77,7 @@ class Gate:
         self._size = size
         self._render = render
         self._known: OrderedDict[UUID, Answer] = OrderedDict()
-        self._asking: dict[UUID, asyncio.Task[Answer]] = {}
-        self._loading: Counter[UUID] = Counter()
+        self._asking: dict[UUID, asyncio.Task[dict[UUID, Answer]]] = {}
 
     def cached(self, merchant_id: UUID) -> Answer | None:
         """The answer, if it is known and still good."""
@@ -71,67 +86,77 @@ class Gate:
 
     async def ask(self, merchant_id: UUID) -> Answer:
         """The answer for one merchant, whatever is away."""
-        known = self.cached(merchant_id)
-        if known is not None:
-            return known
-        asking = self._asking.get(merchant_id)
-        if asking is None:
-            asking = asyncio.get_running_loop().create_task(self._ask_one(merchant_id))
-            self._asking[merchant_id] = asking
-            asking.add_done_callback(lambda _: self._asking.pop(merchant_id, None))
-        return await asyncio.shield(asking)
+        (answer,) = await self.ask_many([merchant_id])
+        return answer
 
     async def ask_many(self, merchant_ids: Sequence[UUID]) -> list[Answer]:
         """The answers for many merchants, in their order; those not known are asked of the store in one question."""
         known = {merchant_id: self.cached(merchant_id) for merchant_id in merchant_ids}
-        missing = [merchant_id for merchant_id, answer in known.items() if answer is None]
-        fresh = await self._load(missing) if missing else {}
-        return [known[merchant_id] or fresh[merchant_id] for merchant_id in merchant_ids]
+        unknown = [merchant_id for merchant_id, answer in known.items() if answer is None]
+        missing = [merchant_id for merchant_id in unknown if merchant_id not in self._asking]
+        if missing:
+            # A task, so that nobody's answer is lost when the one who asked first gives up.
+            asking = asyncio.get_running_loop().create_task(self._load(missing))
+            self._asking |= dict.fromkeys(missing, asking)
+        tasks = {self._asking[merchant_id] for merchant_id in unknown}
+        found = {merchant_id: answer for task in tasks for merchant_id, answer in (await asyncio.shield(task)).items()}
+        return [known[merchant_id] or found[merchant_id] for merchant_id in merchant_ids]
+
+    async def totals(self) -> Totals:
+        """How many merchants' plugins may run, and what they have; straight from the store."""
+        now = self._clock()
+        threshold = self._policy.default_threshold
+        settled = await self._store.all_accounts(now, threshold)
+        due = [
+            standing_at(held.account, held.grants, self._policy, now) for held in await self._store.due_accounts(now)
+        ]
+        count = settled.accounts + len(due)
+        balances = settled.average_balance * settled.accounts + sum(standing.account.balance for standing in due)
+        statuses = Counter(standing.status for standing in due)
+        exhausted = settled.exhausted + statuses["EXHAUSTED"]
+        return Totals(
+            count, count - exhausted, exhausted, settled.low + statuses["LOW"], balances / count if count else 0
+        )
 
     def committed(self, accounts: Iterable[Account]) -> None:
         """Postings were committed: bring the answers up to date that are remembered, or being asked for."""
         now = self._clock()
         for account in accounts:
-            if account.merchant_id in self._known or account.merchant_id in self._loading:
+            if account.merchant_id in self._known or account.merchant_id in self._asking:
                 self._remember(self._of_account(account, now))
-
-    async def _ask_one(self, merchant_id: UUID) -> Answer:
-        return (await self._load([merchant_id]))[merchant_id]
 
     async def _load(self, merchant_ids: Sequence[UUID]) -> dict[UUID, Answer]:
         now = self._clock()
-        self._loading.update(merchant_ids)
         try:
             held = await self._store.held(merchant_ids, now)
         except StorageError:
             return {merchant_id: self._unavailable(merchant_id, now) for merchant_id in merchant_ids}
+        else:
+            return {merchant_id: self._remember(self._found(merchant_id, held, now)) for merchant_id in merchant_ids}
         finally:
-            self._loading.subtract(merchant_ids)
-            self._loading += Counter()  # forgets those at zero
-        found = {}
-        for merchant_id in merchant_ids:
-            entry = held.get(merchant_id)
-            if entry is None:
-                answer = Answer(merchant_id, "disabled", "unknown_merchant", now, now + self._ttl, -1)
-            else:
-                standing = standing_at(entry.account, entry.grants, self._policy, now)
-                answer = self._of_account(standing.account, now)._replace(version=entry.account.settled_at)
-            found[merchant_id] = self._remember(answer)
-        return found
+            # Up to here a posting that is committed meanwhile tells its own answer, and that is the one to keep.
+            for merchant_id in merchant_ids:
+                del self._asking[merchant_id]
+
+    def _found(self, merchant_id: UUID, held: Mapping[UUID, Held], now: int) -> Answer:
+        entry = held.get(merchant_id)
+        if entry is None:
+            return Answer(merchant_id, "disabled", "unknown_merchant", now, now + self._ttl, _NO_ACCOUNT)
+        standing = standing_at(entry.account, entry.grants, self._policy, now)
+        return self._of_account(standing.account, now)._replace(version=_version(entry.account))
 
     def _of_account(self, account: Account, now: int) -> Answer:
         until = now + self._ttl if account.next_due_at is None else min(now + self._ttl, account.next_due_at)
         available = account.available
         reason: Reason = "available" if available > 0 else "exhausted"
-        return Answer(account.merchant_id, plugin_status(available), reason, now, until, account.settled_at)
+        return Answer(account.merchant_id, plugin_status(available), reason, now, until, _version(account))
 
     def _remember(self, answer: Answer) -> Answer:
         """Keep an answer, unless a later one is known: a late fill must not undo what a posting told."""
         known = self._known.get(answer.merchant_id)
         if known is not None and known.version > answer.version:
             return known
-        answer = self._rendered(answer)
-        self._known[answer.merchant_id] = answer
+        answer = self._known[answer.merchant_id] = self._rendered(answer)
         self._known.move_to_end(answer.merchant_id)
         if len(self._known) > self._size:
             self._known.popitem(last=False)
@@ -145,8 +170,12 @@ class Gate:
         if known is not None and now - known.as_of <= self._stale:
             answer = known._replace(reason="unavailable")
         else:
-            answer = Answer(merchant_id, self._fail_status, "unavailable", now, now, -1)
+            answer = Answer(merchant_id, self._fail_status, "unavailable", now, now, _NO_ACCOUNT)
         return self._rendered(answer)
+
+
+def _version(account: Account) -> Version:
+    return (account.settled_at, account.sequence, account.announced)
 
 
 def shape(answer: Answer) -> dict[str, Any]:

@@ -3,11 +3,22 @@
 import os
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
+from credit_service.ledger.account import Reference
 from credit_service.messages.faults import Fault, Invalid
-from credit_service.messages.fields import MAX_METADATA_BYTES
+from credit_service.messages.fields import MAX_KEY, MAX_METADATA_BYTES
 from credit_service.messages.strict_json import canonical
+
+
+class Limits(NamedTuple):
+    """How much a caller may have kept with a posting: characters of a key or reference, bytes of metadata as JSON."""
+
+    key: int = MAX_KEY
+    metadata: int = MAX_METADATA_BYTES
+
+
+DEFAULT_LIMITS = Limits()
 
 
 def fingerprint(*parts: str | int | None) -> bytes:
@@ -15,11 +26,21 @@ def fingerprint(*parts: str | int | None) -> bytes:
     return sha256("\n".join(["" if part is None else str(part) for part in parts]).encode()).digest()[:16]
 
 
-def metadata_text(metadata: Mapping[str, Any] | None, pointer: str = "/metadata") -> tuple[str | None, bytes | None]:
+def command_content(
+    operation: str, type_: str, amount: int, reference: Reference | None, metadata: str | None, grant: str | None
+) -> bytes:
+    """The fingerprint of a posting that was asked for, by whatever door; `metadata` and `grant` are canonical JSON."""
+    named = None if reference is None else canonical(reference)
+    return fingerprint(operation, type_, amount, named, metadata, grant)
+
+
+def metadata_text(
+    metadata: Mapping[str, Any] | None, limits: Limits, pointer: str = "/metadata"
+) -> tuple[str | None, bytes | None]:
     """Metadata as canonical JSON, and a fresh salt for its hash. Raises Invalid when it is too large."""
     if metadata is None:
         return None, None
     text = canonical(metadata)
-    if len(text.encode()) > MAX_METADATA_BYTES:
-        raise Invalid([Fault(pointer, "too_long", f"Metadata may have {MAX_METADATA_BYTES} bytes as JSON at most.")])
+    if len(text.encode()) > limits.metadata:
+        raise Invalid([Fault(pointer, "too_long", f"Metadata may have {limits.metadata} bytes as JSON at most.")])
     return text, os.urandom(16)

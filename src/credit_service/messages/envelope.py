@@ -6,6 +6,7 @@ from typing import Any, Literal
 import msgspec
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from credit_service.messages.content import DEFAULT_LIMITS, Limits
 from credit_service.messages.faults import Fault, Invalid, of_validation
 from credit_service.messages.fields import Body, Time, parse_time
 from credit_service.messages.inbound import CATALOGUE, Source, Translated, translate, translate_fast
@@ -35,7 +36,7 @@ class CloudEvent(Body):
     @model_validator(mode="after")
     def _extensions_are_plain(self) -> "CloudEvent":
         for name, value in (self.model_extra or {}).items():
-            if not _EXTENSION.match(name) or isinstance(value, dict | list | float):
+            if not _EXTENSION.fullmatch(name) or not isinstance(value, str | int | None):
                 raise ValueError(f"{name!r} is not an extension attribute that CloudEvents 1.0 allows.")
         return self
 
@@ -45,32 +46,61 @@ class UnknownType(Invalid):
 
 
 class Read:
-    """An event as read: its id, and the commands that it means or what is wrong with it."""
+    """An event as read: its id and type, and the commands that it means or what is wrong with it."""
 
-    __slots__ = ("commands", "id", "invalid")
+    __slots__ = ("commands", "id", "invalid", "type")
 
-    def __init__(self, id_: str | None, commands: list[Translated], invalid: Invalid | None = None) -> None:
+    def __init__(self, id_: str | None, type_: str, commands: list[Translated], invalid: Invalid | None = None) -> None:
         self.id = id_
+        self.type = type_  # one of the catalogue, else "unknown"
         self.commands = commands
         self.invalid = invalid
 
 
-def read(value: Any, actor: str, correlation_id: str | None) -> Read:
-    """An event from its JSON value. `correlation_id` counts where the event has none of its own."""
-    named = value.get("id") if isinstance(value, dict) else None
-    id_ = named if isinstance(named, str) else None
+def read(value: Any, actor: str, correlation_id: str | None, limits: Limits = DEFAULT_LIMITS) -> Read:
+    """An event from its JSON value, in either envelope. `correlation_id` counts where the event has none of its own."""
+    id_ = type_ = None
+    if isinstance(value, dict):
+        id_ = _text(value, "id") or _text(value, "event_id")
+        if "event_type" in value and "specversion" not in value:
+            value = _modern(value)
+        type_ = _text(value, "type")
+    known_type = type_ if type_ is not None and type_ in CATALOGUE else "unknown"
     try:
         event = CloudEvent.model_validate(value)
         own = (event.model_extra or {}).get("correlationid")
-        if isinstance(own, str) and _CORRELATION.match(own):
+        if isinstance(own, str) and _CORRELATION.fullmatch(own):
             correlation_id = own
         _known(event.type)
-        source = Source(actor, correlation_id, None if event.time is None else parse_time(event.time))
-        return Read(id_, translate(event.type, event.data, source))
+        source = Source(actor, correlation_id, None if event.time is None else parse_time(event.time), limits)
+        return Read(id_, known_type, translate(event.type, event.data, source))
     except ValidationError as error:
-        return Read(id_, [], Invalid(of_validation(error)))
+        return Read(id_, known_type, [], Invalid(of_validation(error)))
     except Invalid as error:
-        return Read(id_, [], error)
+        return Read(id_, known_type, [], error)
+
+
+def _text(value: dict[str, Any], name: str) -> str | None:
+    named = value.get(name)
+    return named if isinstance(named, str) else None
+
+
+_OLDER = {
+    "event_type": "type",
+    "event_id": "id",
+    "payload": "data",
+    "timestamp": "time",
+    "correlation_id": "correlationid",
+}
+
+
+def _modern(older: dict[str, Any]) -> dict[str, Any]:
+    """The platform's older envelope as a CloudEvent: {"event_type": the subject, "payload", "correlation_id", …}.
+
+    What else it carries is left out; faults are told in the words of CloudEvents.
+    """
+    event = {name: older[old] for old, name in _OLDER.items() if older.get(old) is not None}
+    return {"specversion": "1.0", "id": "older", "source": "older", **event}
 
 
 def _known(type_: str) -> None:
@@ -95,7 +125,7 @@ _decode_fast = msgspec.json.Decoder(_FastEvent).decode
 _TIME = re.compile(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z$")
 
 
-def read_fast(body: bytes, actor: str, correlation_id: str | None) -> Read | None:
+def read_fast(body: bytes, actor: str, correlation_id: str | None, limits: Limits = DEFAULT_LIMITS) -> Read | None:
     """As `read`, from the bytes of a plain well-formed event; None where that is not sure."""
     if b"\\" in body or b"null" in body:
         return None
@@ -111,10 +141,10 @@ def read_fast(body: bytes, actor: str, correlation_id: str | None) -> Read | Non
             return None
         if event.type not in CATALOGUE or event.datacontenttype not in (None, "application/json"):
             return None
-        if event.time is not None and not _TIME.match(event.time):
+        if event.time is not None and not _TIME.fullmatch(event.time):
             return None
-        source = Source(actor, correlation_id, None if event.time is None else parse_time(event.time))
+        source = Source(actor, correlation_id, None if event.time is None else parse_time(event.time), limits)
         commands = translate_fast(event.type, data, source)
-        return None if commands is None else Read(event.id, commands)
+        return None if commands is None else Read(event.id, event.type, commands)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
         return None

@@ -20,7 +20,10 @@ _DEEPEST = 16
 
 
 def decoder(model: type[BaseModel]) -> Callable[[bytes], Any]:
-    """A function from a body's bytes to an object with the fields of `model`, or None where that is not sure."""
+    """A function from a body's bytes to an object with the fields of `model`, or None where that is not sure.
+
+    Fields that were not sent are None, also those that have another default in the model.
+    """
     decode = msgspec.json.Decoder(_struct(model)).decode
 
     def fast(body: bytes) -> Any:
@@ -69,7 +72,8 @@ def _struct(model: type[BaseModel]) -> type[msgspec.Struct]:
 
 def _field(name: str, field: FieldInfo) -> Any:
     kind = _kind(field.annotation, field.metadata)
-    return (name, kind) if field.is_required() else (name, kind, field.default)
+    # What was not sent is None here whatever its default, or it would count as a string that was.
+    return (name, kind) if field.is_required() else (name, kind | None, None)
 
 
 def _kind(annotation: Any, metadata: list[Any]) -> Any:

@@ -25,8 +25,9 @@ class Invalid(Exception):
 
 
 def pointer(path: Iterable[str | int]) -> str:
-    """A path into JSON as a JSON Pointer."""
-    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
+    """A path into JSON as a JSON Pointer; what cannot be sent (a lone surrogate) stands as its escape."""
+    text = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 _CODES = {
@@ -49,23 +50,26 @@ def of_validation(error: ValidationError, prefix: Sequence[str | int] = ()) -> l
 
 def of_errors(errors: Iterable[Mapping[str, Any]], prefix: Sequence[str | int] = ()) -> list[Fault]:
     """The faults behind pydantic's error entries, each place once."""
-    faults: list[Fault] = []
+    faults: dict[str, Fault] = {}
     for entry in errors:
-        kind = entry["type"]
+        kind, path = entry["type"], entry["loc"]
+        if kind == "string_unicode":  # a lone surrogate: whoever read the JSON has named its place
+            continue
         code = _CODES.get(kind, "wrong_type" if kind.endswith(("_type", "_parsing")) else "malformed")
+        pattern = entry.get("ctx", {}).get("pattern", "")
+        message = SENTENCES.get(pattern) or f"{entry['msg'].removeprefix('Value error, ').rstrip('.')}."
         if code == "unknown_field":
             message = "This field is not known."
         elif code == "required":
             message = "This field is required."
-        else:
-            pattern = entry.get("ctx", {}).get("pattern", "")
-            message = SENTENCES.get(pattern) or f"{entry['msg'].removeprefix('Value error, ').rstrip('.')}."
-        # A union names its branches in the path; where they are is not a place in the message.
-        path = [part for part in entry["loc"] if not (isinstance(part, str) and part in _BRANCHES)]
-        fault = Fault(pointer([*prefix, *path]), code, message)
-        if fault.pointer not in {other.pointer for other in faults}:
-            faults.append(fault)
-    return faults
+        elif path and path[-1] in _BRANCHES:
+            path = path[:-1]
+            if code == "wrong_type":
+                message = "Must be a string or a number."
+        place = pointer([*prefix, *path])
+        faults.setdefault(place, Fault(place, code, message))
+    return list(faults.values())
 
 
-_BRANCHES = {"int", "str", "decimal", "constrained-str", "constrained-int", "function-after[_text(), str]"}
+_BRANCHES = {"int", "str", "decimal", "constrained-str"}
+"""How a union names its branches in a path, which are no places in the message."""

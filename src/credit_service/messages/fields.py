@@ -2,7 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -16,7 +16,9 @@ MAX_METADATA_BYTES = 8 * 1024
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _MONEY = re.compile(patterns.MONEY)
-_MAX_MONEY_MICROS = 10**18
+_MAX_MONEY = 10**12
+_MICRO = Decimal("0.000001")
+_EXACT = Context(prec=20, traps=[Inexact])
 
 
 class Body(BaseModel):
@@ -60,7 +62,8 @@ Metadata = Annotated[dict[str, Any], Field(description="Anything of the caller's
 def parse_time(text: str) -> int:
     """An RFC 3339 text as microseconds since 1970. Raises ValueError where there is no such instant."""
     try:
-        instant = datetime.fromisoformat(text.upper())
+        # In UTC, since an offset may lead out of the years that can be written.
+        instant = datetime.fromisoformat(text.upper()).astimezone(UTC)
         return (instant - _EPOCH) // timedelta(microseconds=1)
     except (ValueError, OverflowError):
         raise ValueError("There is no such time.") from None
@@ -73,16 +76,17 @@ def format_time(micros: int) -> str:
 
 def money_micros(value: str | int | Decimal) -> int:
     """Money in millionths. Raises ValueError outside 0 to 10^12, with more than 6 decimals, or for no number."""
-    if isinstance(value, bool) or (isinstance(value, str) and not _MONEY.match(value)):
+    if isinstance(value, bool) or (isinstance(value, str) and not _MONEY.fullmatch(value)):
         raise ValueError("Money is a decimal number of at most 6 decimals.")
     if not isinstance(value, str | int | Decimal):
         raise TypeError("only exact numbers are money")
-    micros = Decimal(value).scaleb(6)
-    if not 0 <= micros <= _MAX_MONEY_MICROS:
+    money = Decimal(value)
+    if not 0 <= money <= _MAX_MONEY:
         raise ValueError("Money must lie between 0 and 10^12.")
-    if micros != int(micros):
-        raise ValueError("Money is a decimal number of at most 6 decimals.")
-    return int(micros)
+    try:
+        return int(money.quantize(_MICRO, context=_EXACT).scaleb(6))
+    except Inexact:
+        raise ValueError("Money is a decimal number of at most 6 decimals.") from None
 
 
 def id_text(value: str | int) -> str:

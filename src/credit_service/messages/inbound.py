@@ -25,11 +25,10 @@ from credit_service.ledger.commands import (
     payment_key,
     trial_key,
 )
-from credit_service.messages.content import fingerprint, metadata_text
+from credit_service.messages.content import DEFAULT_LIMITS, Limits, command_content, fingerprint, metadata_text
 from credit_service.messages.fast import decoder
 from credit_service.messages.faults import Fault, Invalid, of_validation
 from credit_service.messages.fields import (
-    MAX_KEY,
     Body,
     Credits,
     Currency,
@@ -140,6 +139,7 @@ class Source(NamedTuple):
     actor: str
     correlation_id: str | None
     occurred_at: int | None
+    limits: Limits = DEFAULT_LIMITS
 
 
 class Translated(NamedTuple):
@@ -172,9 +172,10 @@ def translate_fast(type_: str, data: bytes, source: Source) -> list[Translated] 
 
 def _common(event: Any, source: Source, key: str, *content: str | int | None) -> dict[str, Any]:
     """What every command of an event carries."""
-    if len(key) > MAX_KEY:
-        raise Invalid([Fault("/data", "too_long", f"The ids make a key of more than {MAX_KEY} characters.")])
-    metadata, salt = metadata_text(event.metadata, "/data/metadata")
+    most = source.limits.key
+    if len(key) > most:
+        raise Invalid([Fault("/data", "too_long", f"The ids make a key of more than {most} characters.")])
+    metadata, salt = metadata_text(event.metadata, source.limits, "/data/metadata")
     return {
         "merchant_id": uuid(event.merchant_id),
         "key": key,
@@ -317,17 +318,13 @@ def _subscription_renewed(event: SubscriptionRenewedEvent, source: Source) -> li
 
 def _manual_adjustment(event: ManualAdjustmentEvent, source: Source) -> list[Translated]:
     adjustment_id = id_text(event.adjustment_id)
-    metadata = {**(event.metadata or {}), "reason": event.reason}
-    adjusted = _Ordered(event.merchant_id, metadata)
-    source = source._replace(actor=f"admin:{event.admin_id}")
-    common = _common(adjusted, source, f"manual:{adjustment_id}", event.operation_type, event.credits)
-    command = Post(
-        **common,
-        operation=event.operation_type,
-        type=MANUAL,
-        amount=event.credits,
-        reference=Reference("adjustment", adjustment_id),
-    )
+    reference = Reference("adjustment", adjustment_id)
+    adjusted = _Ordered(event.merchant_id, {**(event.metadata or {}), "reason": event.reason})
+    common = _common(adjusted, source._replace(actor=f"admin:{event.admin_id}"), f"manual:{adjustment_id}")
+    # A command, so unlike that of a fact its content is what was asked for, and nothing else.
+    operation, amount = event.operation_type, event.credits
+    common["content"] = command_content(operation, MANUAL, amount, reference, common["metadata"], None)
+    command = Post(**common, operation=operation, type=MANUAL, amount=amount, reference=reference)
     return [Translated(command)]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from credit_service.ledger import addresses
-from credit_service.ledger.account import Account, Grant, Transaction
+from credit_service.ledger.account import Account, Announcement, Grant, Transaction
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.settle import Standing
 from credit_service.messages.fields import format_time
@@ -82,3 +82,8 @@ def grant(account: Account, value: Grant) -> dict[str, Any]:
         "effective_at": format_time(value.effective_at),
         "expires_at": _time(value.expires_at),
     }
+
+
+def announcement(value: Announcement) -> dict[str, Any]:
+    """What a posting would tell the world, for those who only rehearse it."""
+    return {"type": value.type, "transaction_sequence": value.sequence, "available": value.available}

@@ -7,14 +7,18 @@ double, NUL and lone surrogates each have a fault that names the place.
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 
 from credit_service.messages.faults import Fault, Invalid, pointer
 
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# All but the brackets outside of strings. Nothing is tried twice (possessive, and a string need not end), so that it
+# takes one pass whatever was sent.
+_NO_BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.?)*+"?|[^"\[\]{}]++', re.DOTALL)
 _LONGEST_INTEGER = 1_000
+_TOO_LARGE = Decimal("Infinity")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -45,7 +49,7 @@ def parse(body: bytes, max_depth: int) -> Any:
         raise Invalid([Fault("", "too_deep", f"The body is nested deeper than {max_depth} levels.")])
     try:
         value = json.loads(
-            text, object_pairs_hook=_object, parse_constant=_constant, parse_float=Decimal, parse_int=_integer
+            text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_number, parse_int=_integer
         )
     except json.JSONDecodeError as error:
         message = f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
@@ -62,11 +66,11 @@ def _depth(body: bytes) -> int:
     depth = deepest = 0
     if body.count(b"[") + body.count(b"{") < 2:
         return deepest
-    for byte in _STRINGS.sub(b"", body):
+    for byte in _NO_BRACKETS.sub(b"", body):
         if byte in b"[{":
             depth += 1
             deepest = max(deepest, depth)
-        elif byte in b"]}":
+        else:
             depth -= 1
     return deepest
 
@@ -75,9 +79,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) == len(pairs):
         return found
-    names = [name for name, _ in pairs]
     marked = _Duplicates(found)
-    marked.twice = tuple(dict.fromkeys(name for name in names if names.count(name) > 1))
+    marked.twice = tuple(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
     return marked
 
 
@@ -86,8 +89,15 @@ def _constant(name: str) -> NoReturn:
 
 
 def _integer(digits: str) -> int | Decimal:
-    # A number that long is out of any range here; as a Decimal it is seen to be, without the cost of converting it.
-    return int(digits) if len(digits) <= _LONGEST_INTEGER else Decimal("Infinity")
+    # A number that long is out of any range here, and is seen to be without the cost of converting it.
+    return int(digits) if len(digits) <= _LONGEST_INTEGER else _TOO_LARGE
+
+
+def _number(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:  # its exponent has more than 18 digits
+        return _TOO_LARGE
 
 
 def _inspect(value: Any, path: tuple[str | int, ...], faults: list[Fault]) -> None:
@@ -95,26 +105,20 @@ def _inspect(value: Any, path: tuple[str | int, ...], faults: list[Fault]) -> No
         if "\0" in value:
             faults.append(Fault(pointer(path), "malformed", "Text must not contain NUL."))
         elif _LONE_SURROGATE.search(value):
-            faults.append(Fault(_printable(path), "malformed", "Text must not contain a lone surrogate."))
+            faults.append(Fault(pointer(path), "malformed", "Text must not contain a lone surrogate."))
     elif isinstance(value, Decimal):
         if not math.isfinite(float(value)):
-            faults.append(Fault(pointer(path), "out_of_range", "The number is too large."))
+            faults.append(Fault(pointer(path), "out_of_range", "The number is out of range."))
     elif isinstance(value, dict):
         if isinstance(value, _Duplicates):
-            faults += [
-                Fault(_printable((*path, name)), "duplicate_key", "This key came twice.") for name in value.twice
-            ]
+            faults += [Fault(pointer((*path, name)), "duplicate_key", "This key came twice.") for name in value.twice]
         for name, entry in value.items():
             if "\0" in name or _LONE_SURROGATE.search(name):
-                faults.append(Fault(_printable(path), "malformed", "A key must not contain NUL or a lone surrogate."))
+                faults.append(Fault(pointer(path), "malformed", "A key must not contain NUL or a lone surrogate."))
             _inspect(entry, (*path, name), faults)
     elif isinstance(value, list):
         for index, entry in enumerate(value):
             _inspect(entry, (*path, index), faults)
-
-
-def _printable(path: tuple[str | int, ...]) -> str:
-    return pointer(path).encode("utf-8", "backslashreplace").decode()
 
 
 def canonical(value: Any) -> str:

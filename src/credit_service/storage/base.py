@@ -156,6 +156,32 @@ class AccountQuery(NamedTuple):
     max_balance: int | None = None
 
 
+class Past(NamedTuple):
+    """How an account stood at a past instant."""
+
+    balance: int
+    pending: int
+
+
+class AllAccounts(NamedTuple):
+    """All accounts in sum, without those to which time has done something that no posting has settled yet."""
+
+    accounts: int
+    enabled: int
+    exhausted: int
+    low: int
+    average_balance: float
+
+
+class PeriodTotal(NamedTuple):
+    """What was posted in a period, of one transaction type."""
+
+    transactions: int
+    added: int
+    taken: int
+    last_at: int
+
+
 class Positioned(NamedTuple):
     """A transaction and where it stands in a listing, to go on from there."""
 
@@ -215,6 +241,22 @@ class Store(Protocol):
 
     async def count(self, query: TransactionQuery) -> int:
         """How many transactions match."""
+        ...
+
+    async def totals(self, query: TransactionQuery) -> dict[str, PeriodTotal]:
+        """What the matching transactions of an account come to, by transaction type."""
+        ...
+
+    async def past(self, account: int, at: int) -> Past:
+        """How an account stood at an instant before its last posting: expiries count from theirs (L7)."""
+        ...
+
+    async def all_accounts(self, at: int, default_threshold: int) -> AllAccounts:
+        """All accounts in sum, but for those that are due by `at`."""
+        ...
+
+    async def due_accounts(self, at: int) -> list[Held]:
+        """The accounts that `all_accounts` leaves out."""
         ...
 
     async def due(self, at: int, limit: int) -> list[UUID]:

@@ -36,7 +36,7 @@ def key_hash(key: str) -> bytes:
     return blake2b(key.encode(), digest_size=16).digest()
 
 
-_draws: Final = msgspec.json.Decoder(tuple[Draw, ...]).decode
+draws: Final = msgspec.json.Decoder(tuple[Draw, ...]).decode
 _by_type: Final = msgspec.json.Decoder(dict[str, TypeTotal]).decode
 _encoder: Final = msgspec.json.Encoder()
 
@@ -59,7 +59,7 @@ def account_row(account: Account) -> Row:
 
 def account(row: Row) -> Account:
     """An account from its row."""
-    by_type, carried = _by_type(row[BY_TYPE]), _draws(row[BY_TYPE + 1])
+    by_type, carried = _by_type(row[BY_TYPE]), draws(row[BY_TYPE + 1])
     return Account._make((row[0], UUID(bytes=row[1]), *row[2:BY_TYPE], by_type, carried, *row[BY_TYPE + 2 :]))
 
 
@@ -84,7 +84,7 @@ def transaction(merchant_id: UUID, row: Row) -> Transaction:
     """A transaction from its row and its account's merchant."""
     reference = None if row[12] is None else Reference(row[12], row[13])
     return Transaction._make(
-        (row[0], merchant_id, *row[1:9], row[10], row[11], reference, *row[14:19], _draws(row[19]), *row[20:])
+        (row[0], merchant_id, *row[1:9], row[10], row[11], reference, *row[14:19], draws(row[19]), *row[20:])
     )
 
 

@@ -29,6 +29,7 @@ from credit_service.storage import rows, tables
 from credit_service.storage import sqlite_statements as sql
 from credit_service.storage.base import (
     AccountQuery,
+    AllAccounts,
     ApiKey,
     BadRow,
     Books,
@@ -37,6 +38,8 @@ from credit_service.storage.base import (
     InUse,
     Loaded,
     OutcomeUnknown,
+    Past,
+    PeriodTotal,
     Positioned,
     Record,
     StorageUnavailable,
@@ -298,6 +301,59 @@ class SQLiteStore:
         def read(connection: sqlite3.Connection) -> int:
             (found,) = connection.execute(statement.sql, statement.bound(values)).fetchone()
             return int(found)
+
+        return await self._read(read)
+
+    async def totals(self, query: TransactionQuery) -> dict[str, PeriodTotal]:
+        """See `base.Store.totals`."""
+        values = _asked(query)
+        statement = sql.period_totals(frozenset(values))
+
+        def read(connection: sqlite3.Connection) -> dict[str, PeriodTotal]:
+            found = connection.execute(statement.sql, statement.bound(values))
+            return {row[0]: PeriodTotal(*row[1:]) for row in found}
+
+        return await self._read(read)
+
+    async def past(self, account: int, at: int) -> Past:
+        """See `base.Store.past`."""
+        values = {"account": account, "at": at, "sequence": 0}
+
+        def read(connection: sqlite3.Connection) -> Past:
+            def rows_of(statement: sql.Statement) -> list[rows.Row]:
+                return connection.execute(statement.sql, statement.bound(values)).fetchall()
+
+            balance = 0
+            for last, balance_after in rows_of(sql.LAST_BEFORE):
+                values["sequence"], balance = last, balance_after
+            (lapsed,) = rows_of(sql.LAPSED_SINCE)[0]
+            pending: dict[int, int] = dict(rows_of(sql.PENDING_THEN))
+            if pending:  # before it begins, a grant is only drawn on by a refund of its payment
+                for (draws,) in rows_of(sql.PAYMENTS_REFUNDED):
+                    for number, change in rows.draws(draws):
+                        if number in pending:
+                            pending[number] += change
+            return Past(balance - lapsed, sum(pending.values()))
+
+        return await self._read(read)
+
+    async def all_accounts(self, at: int, default_threshold: int) -> AllAccounts:
+        """See `base.Store.all_accounts`."""
+        values = {"at": at, "default_threshold": default_threshold}
+
+        def read(connection: sqlite3.Connection) -> AllAccounts:
+            statement = sql.ALL_IN_SUM
+            count, enabled, low, average = connection.execute(statement.sql, statement.bound(values)).fetchone()
+            return AllAccounts(count, enabled, count - enabled, low, average or 0.0)
+
+        return await self._read(read)
+
+    async def due_accounts(self, at: int) -> list[Held]:
+        """See `base.Store.due_accounts`."""
+
+        def read(connection: sqlite3.Connection) -> list[Held]:
+            found = connection.execute(sql.DUE_ACCOUNTS.sql, sql.DUE_ACCOUNTS.bound({"at": at})).fetchall()
+            return _with_due_grants(connection, map(rows.account, found), at)
 
         return await self._read(read)
 

@@ -111,6 +111,56 @@ TRANSACTION: Final = _sql(
 HISTORY: Final = _sql(
     select(_transactions).where(_transactions.c.account == _value("a")).order_by(_transactions.c.sequence)
 )
+LAST_BEFORE: Final = _statement(
+    select(_transactions.c.sequence, _transactions.c.balance_after)
+    .where(_transactions.c.account == _value("account"), _transactions.c.created_at <= _value("at"))
+    .order_by(_transactions.c.sequence.desc())
+    .limit(1)
+)
+LAPSED_SINCE: Final = _statement(
+    select(func.coalesce(func.sum(_transactions.c.amount), _ZERO)).where(
+        _transactions.c.account == _value("account"),
+        _transactions.c.sequence > _value("sequence"),
+        _transactions.c.type == literal_column("'EXPIRY'"),
+        _transactions.c.occurred_at <= _value("at"),
+    )
+)
+PENDING_THEN: Final = _statement(
+    select(_grants.c.number, _grants.c.amount).where(
+        _grants.c.account == _value("account"),
+        _grants.c.sequence <= _value("sequence"),
+        _grants.c.effective_at > _value("at"),
+    )
+)
+PAYMENTS_REFUNDED: Final = _statement(
+    select(_transactions.c.draws).where(
+        _transactions.c.account == _value("account"),
+        _transactions.c.sequence <= _value("sequence"),
+        _transactions.c.type == literal_column("'PAYMENT_REFUNDED'"),
+    )
+)
+_available = _accounts.c.balance - _accounts.c.held - _accounts.c.pending
+ALL_IN_SUM: Final = _statement(
+    select(
+        func.count(),
+        func.coalesce(func.sum(case((_available > _ZERO, literal_column("1")), else_=_ZERO)), _ZERO),
+        func.coalesce(
+            func.sum(
+                case(
+                    (_available <= _ZERO, _ZERO),
+                    (
+                        _available <= func.coalesce(_accounts.c.low_threshold, _value("default_threshold")),
+                        literal_column("1"),
+                    ),
+                    else_=_ZERO,
+                )
+            ),
+            _ZERO,
+        ),
+        func.avg(_accounts.c.balance),
+    ).where(or_(_accounts.c.next_due_at.is_(None), _accounts.c.next_due_at > _value("at")))
+)
+DUE_ACCOUNTS: Final = _statement(select(_accounts).where(_accounts.c.next_due_at <= _value("at")))
 ALL_ACCOUNTS: Final = _sql(select(_accounts).order_by(_accounts.c.merchant_id))
 ACCOUNT: Final = _sql(select(_accounts).where(_accounts.c.merchant_id == _value("merchant_id")))
 DUE: Final = _statement(
@@ -196,6 +246,17 @@ def listing(present: frozenset[str], *, counted: bool = False) -> Statement:
     if not counted:
         statement = statement.order_by(position.desc()).limit(_value("limit")).offset(_value("offset"))
     return _statement(statement)
+
+
+@lru_cache(maxsize=64)
+def period_totals(present: frozenset[str]) -> Statement:
+    """What an account's transactions in a period come to, by their type."""
+    t = _transactions.c
+    conditions = {"start_at": t.created_at >= _value("start_at"), "end_at": t.created_at < _value("end_at")}
+    added = case((t.operation == literal_column("'INCREASE'"), t.amount), else_=_ZERO)
+    sums = (func.count(), func.sum(added), func.sum(t.amount - added), func.max(t.created_at))
+    wanted = [condition for name, condition in conditions.items() if name in present]
+    return _statement(select(t.type, *sums).where(t.account == _value("account"), *wanted).group_by(t.type))
 
 
 def _whole_history(continued: bool, counted: bool) -> Statement:

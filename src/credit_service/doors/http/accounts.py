@@ -1,12 +1,15 @@
-"""Accounts, their balance and their grants."""
+"""Accounts, their terms, balance, stats and grants."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from credit_service.doors.http.problems import Problem, of_refusal
+from credit_service.doors.http.problems import Problem, of_faults, of_refusal
 from credit_service.doors.http.routes import (
+    WHOLE,
     CallOf,
     Cursor,
     Limit,
@@ -17,6 +20,8 @@ from credit_service.doors.http.routes import (
     Parts,
     PartsOf,
     ProblemShape,
+    Since,
+    Until,
     answer,
     cursor_bytes,
     cursor_position,
@@ -26,17 +31,19 @@ from credit_service.doors.http.routes import (
     respond,
     router,
 )
-from credit_service.ledger.account import MAX_CREDITS, Status
-from credit_service.ledger.commands import OpenAccount, trial_key
+from credit_service.ledger.account import MAX_CREDITS, Account, Status, TypeTotal
+from credit_service.ledger.commands import ChangeTerms, OpenAccount, trial_key
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.refusals import Refused
-from credit_service.ledger.settle import Standing, standing_at
+from credit_service.ledger.settle import standing_at
 from credit_service.messages import shapes
-from credit_service.messages.fields import Body, Uuid, format_time, uuid
-from credit_service.storage.base import AccountQuery, Held
+from credit_service.messages.faults import Fault
+from credit_service.messages.fields import Body, Credits, Time, Uuid, format_time, parse_time, uuid
+from credit_service.storage.base import AccountQuery, Held, TransactionQuery
 
 ACCOUNTS = "/credits/accounts"
 ONE = ACCOUNTS + "/{merchant_id}"
+Balance = Annotated[int, Field(ge=-MAX_CREDITS, le=MAX_CREDITS), WHOLE]
 
 
 class OpenBody(Body):
@@ -81,6 +88,40 @@ class AccountPage(BaseModel):
     meta: Meta
 
 
+class TermsBody(Body):
+    """What to change of an account's own terms; null goes back to the default, what is not said stays."""
+
+    low_threshold: Credits | None = None
+    when_insufficient: Literal["overdraft", "partial", "reject"] | None = None
+    overdraft_limit: Credits | None = None
+
+
+class TypeTotalShape(BaseModel):
+    """What was posted of one transaction type."""
+
+    transaction_count: int
+    total_increases: int
+    total_decreases: int
+
+
+class StatsShape(BaseModel):
+    """What was posted: sums of credits, and how many transactions."""
+
+    merchant_id: str
+    total_increases: int
+    total_decreases: int
+    transaction_count: int
+    last_transaction_at: str | None
+    by_type: dict[str, TypeTotalShape]
+
+
+class OneStats(BaseModel):
+    """Stats."""
+
+    data: StatsShape
+    meta: Meta
+
+
 class BalanceShape(BaseModel):
     """How much there is: available = balance - held - pending."""
 
@@ -121,17 +162,17 @@ class GrantPage(BaseModel):
     meta: Meta
 
 
-read, write = router("read"), router("write")
+read, write, admin = router("read"), router("write"), router("admin")
 _tags: list[Any] = ["accounts"]
 _missing: dict[int | str, dict[str, Any]] = {404: {"model": ProblemShape}}
 
 
-async def standing(parts: Parts, merchant_id: str, now: int) -> tuple[Held, Standing]:
-    """A merchant's account as stored and as it stands. Raises Problem where there is none."""
+async def held_of(parts: Parts, merchant_id: str, now: int) -> Held:
+    """A merchant's account. Raises Problem where there is none."""
     held = (await parts.store.held([uuid(merchant_id)], now)).get(uuid(merchant_id))
     if held is None:
         raise Problem("account_not_found", "This merchant has no account.")
-    return held, standing_at(held.account, held.grants, parts.policy, now)
+    return held
 
 
 def _shape(parts: Parts, held: Held, now: int) -> dict[str, Any]:
@@ -160,7 +201,7 @@ async def open_account(body: OpenBody, call: CallOf, parts: PartsOf) -> Response
     if isinstance(outcome, Refused):
         raise of_refusal(outcome)
     now = await parts.store.now()
-    held, _ = await standing(parts, body.merchant_id, now)
+    held = await held_of(parts, body.merchant_id, now)
     opened = isinstance(outcome, Posted) and outcome.opened
     return respond(answer(call, now, _shape(parts, held, now), 201 if opened else 200))
 
@@ -170,16 +211,16 @@ async def list_accounts(
     call: CallOf,
     parts: PartsOf,
     status: Status | None = None,
-    min_balance: Annotated[int | None, Query(ge=-MAX_CREDITS, le=MAX_CREDITS)] = None,
-    max_balance: Annotated[int | None, Query(ge=-MAX_CREDITS, le=MAX_CREDITS)] = None,
-    limit: Limit = 50,
+    min_balance: Balance | None = None,
+    max_balance: Balance | None = None,
+    limit: Limit = None,
     cursor: Cursor = None,
 ) -> Response:
     """List accounts by merchant_id."""
     limit = page_limit(limit, parts.settings)
     now = await parts.store.now()
     bound = {"list": "accounts", "status": status, "min": min_balance, "max": max_balance}
-    after = None if cursor is None else uuid(cursor_bytes(cursor, **bound).hex())
+    after = None if cursor is None else UUID(bytes=cursor_bytes(cursor, 16, **bound))
     query = AccountQuery(now, parts.policy.default_threshold, status, min_balance, max_balance)
     found: list[dict[str, Any]] = []
     while len(found) <= limit:
@@ -212,34 +253,111 @@ def _matches(shape: dict[str, Any], query: AccountQuery) -> bool:
 async def get_account(merchant_id: MerchantId, call: CallOf, parts: PartsOf) -> Response:
     """Read an account."""
     now = await parts.store.now()
-    held, _ = await standing(parts, merchant_id, now)
+    held = await held_of(parts, merchant_id, now)
     return respond(answer(call, now, _shape(parts, held, now)))
 
 
-@read.get(ONE + "/balance", operation_id="get_balance", response_model=OneBalance, tags=_tags, responses=_missing)
-async def get_balance(merchant_id: MerchantId, call: CallOf, parts: PartsOf) -> Response:
-    """Read how much there is."""
+@admin.patch(ONE, operation_id="change_terms", response_model=OneAccount, tags=_tags, responses=_missing)
+async def change_terms(merchant_id: MerchantId, body: TermsBody, call: CallOf, parts: PartsOf) -> Response:
+    """Change an account's own low threshold, policy for orders that cannot be covered, and overdraft limit."""
+    said = body.model_dump(include=body.model_fields_set)
+    if not said:
+        raise of_faults([Fault("", "required", f"Say what to change: {', '.join(TermsBody.model_fields)}.")])
+    command = ChangeTerms(
+        merchant_id=uuid(merchant_id), key="", actor=call.actor, correlation_id=call.correlation_id, **said
+    )
+    outcome = await parts.posting.submit(command)
+    if isinstance(outcome, Refused):
+        raise of_refusal(outcome)
     now = await parts.store.now()
-    account = (await standing(parts, merchant_id, now))[1].account
+    return respond(answer(call, now, _shape(parts, await held_of(parts, merchant_id, now), now)))
+
+
+@read.get(ONE + "/balance", operation_id="get_balance", response_model=OneBalance, tags=_tags, responses=_missing)
+async def get_balance(
+    merchant_id: MerchantId,
+    call: CallOf,
+    parts: PartsOf,
+    at: Annotated[Time | None, Query(description="At this instant (RFC 3339), past or future.")] = None,
+) -> Response:
+    """Read how much there is; with `at`, how much there was at a past instant, or will be if nothing is posted."""
+    now = await parts.store.now()
+    instant = now if at is None else parse_time(at)
+    held = await held_of(parts, merchant_id, instant)
+    if at is None or instant >= held.account.settled_at:
+        account = standing_at(held.account, held.grants, parts.policy, instant).account
+        balance, holding, pending = account.balance, account.held, account.pending
+    else:
+        balance, pending = await parts.store.past(held.account.number, instant)
+        holding = 0
     shape = {
-        "merchant_id": str(account.merchant_id),
-        "balance": account.balance,
-        "held": account.held,
-        "pending": account.pending,
-        "available": account.available,
-        "as_of": format_time(now),
+        "merchant_id": str(held.account.merchant_id),
+        "balance": balance,
+        "held": holding,
+        "pending": pending,
+        "available": balance - holding - pending,
+        "as_of": format_time(instant),
     }
     return respond(answer(call, now, shape))
 
 
+@read.get(ONE + "/stats", operation_id="get_stats", response_model=OneStats, tags=_tags, responses=_missing)
+async def get_stats(
+    merchant_id: MerchantId, call: CallOf, parts: PartsOf, start_date: Since = None, end_date: Until = None
+) -> Response:
+    """Read what was posted, ever or in a period: sums of credits by direction and transaction type."""
+    now = await parts.store.now()
+    held = await held_of(parts, merchant_id, now)
+    stands = standing_at(held.account, held.grants, parts.policy, now).account
+    if start_date is None and end_date is None:
+        by_type, last_at = stands.by_type, stands.last_transaction_at
+    else:
+        by_type, last_at = await _period(parts, held.account, stands, now, start_date, end_date)
+    shape = {
+        "merchant_id": str(held.account.merchant_id),
+        "total_increases": sum(added for _, added, _ in by_type.values()),
+        "total_decreases": sum(taken for _, _, taken in by_type.values()),
+        "transaction_count": sum(count for count, _, _ in by_type.values()),
+        "last_transaction_at": None if last_at is None else format_time(last_at),
+        "by_type": {
+            type_: {"transaction_count": count, "total_increases": added, "total_decreases": taken}
+            for type_, (count, added, taken) in sorted(by_type.items())
+        },
+    }
+    return respond(answer(call, now, shape))
+
+
+async def _period(
+    parts: Parts, stored: Account, stands: Account, now: int, start_date: str | None, end_date: str | None
+) -> tuple[Mapping[str, TypeTotal], int | None]:
+    """What was posted in a period, with the expiries that no posting has settled yet as if one did so now (L7)."""
+    start_at = None if start_date is None else parse_time(start_date)
+    end_at = None if end_date is None else parse_time(end_date)
+    found = await parts.store.totals(TransactionQuery(account=stored.number, start_at=start_at, end_at=end_at))
+    by_type = {type_: (total.transactions, total.added, total.taken) for type_, total in found.items()}
+    last_at = max((total.last_at for total in found.values()), default=None)
+    if stands.sequence > stored.sequence and (start_at is None or start_at <= now) and (end_at is None or now < end_at):
+        for type_, total in stands.by_type.items():
+            before = stored.by_type.get(type_, (0, 0, 0))
+            inside = by_type.get(type_, (0, 0, 0))
+            if total != before:
+                by_type[type_] = _sum(inside, total, before)
+        last_at = now
+    return by_type, last_at
+
+
+def _sum(inside: TypeTotal, total: TypeTotal, before: TypeTotal) -> TypeTotal:
+    return (inside[0] + total[0] - before[0], inside[1] + total[1] - before[1], inside[2] + total[2] - before[2])
+
+
 @read.get(ONE + "/grants", operation_id="list_grants", response_model=GrantPage, tags=_tags, responses=_missing)
 async def list_grants(
-    merchant_id: MerchantId, call: CallOf, parts: PartsOf, limit: Limit = 50, cursor: Cursor = None
+    merchant_id: MerchantId, call: CallOf, parts: PartsOf, limit: Limit = None, cursor: Cursor = None
 ) -> Response:
     """List the open grants, in the order in which they will be spent."""
     limit = page_limit(limit, parts.settings)
     now = await parts.store.now()
-    held, _ = await standing(parts, merchant_id, now)
+    held = await held_of(parts, merchant_id, now)
     bound = {"list": "grants", "merchant": merchant_id.lower()}
     start = 0 if cursor is None else cursor_position(cursor, **bound)
     stored = tuple(await parts.store.grants(held.account.number))
@@ -255,4 +373,4 @@ async def list_grants(
     )
 
 
-ROUTERS: tuple[APIRouter, ...] = (read, write)
+ROUTERS: tuple[APIRouter, ...] = (read, write, admin)

@@ -114,7 +114,7 @@ async def create_api_key(body: KeyBody, call: CallOf, parts: PartsOf) -> Respons
 
 
 @admin.get(KEYS, operation_id="list_api_keys", response_model=KeyPage, tags=_tags)
-async def list_api_keys(call: CallOf, parts: PartsOf, limit: Limit = 50, cursor: Cursor = None) -> Response:
+async def list_api_keys(call: CallOf, parts: PartsOf, limit: Limit = None, cursor: Cursor = None) -> Response:
     """List the API keys, newest first."""
     limit = page_limit(limit, parts.settings)
     start = 0 if cursor is None else cursor_position(cursor, list="keys")
@@ -141,7 +141,7 @@ async def revoke_api_key(
 ) -> Response:
     """Revoke an API key, everywhere within 5 seconds. It stays in the list."""
     now = await parts.store.now()
-    if not _ID.match(key_id) or not await parts.store.revoke_key(key_id, now):
+    if not _ID.fullmatch(key_id) or not await parts.store.revoke_key(key_id, now):
         raise Problem("key_not_found", "There is no API key of this id.")
     parts.keyring.forget(key_id)
     key = await parts.store.key(key_id)

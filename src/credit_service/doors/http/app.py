@@ -4,23 +4,38 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from html import escape
+from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from credit_service import __version__
-from credit_service.doors.http import accounts, api_keys, events, health, plugin_status, transactions
+from credit_service.doors.http import (
+    accounts,
+    adjustments,
+    api_keys,
+    check,
+    events,
+    health,
+    plugin_status,
+    transactions,
+)
+from credit_service.doors.http.openapi import completed
 from credit_service.doors.http.problems import CODES, ERRORS, Problem, of_faults
-from credit_service.doors.http.routes import PREFIX, Parts, call_of, respond
-from credit_service.doors.http.shell import Application, Shell, problem_answer
+from credit_service.doors.http.routes import PREFIX, Parts, ScopedRoute, call_of, respond
+from credit_service.doors.http.shell import JSON, Application, Shell, problem_answer
+from credit_service.messages.envelope import MEDIA_TYPE
 from credit_service.messages.faults import Invalid, of_errors
 
+_EXPOSED = ["ETag", "Idempotency-Replayed", "RateLimit", "RateLimit-Policy", "X-Correlation-ID", "X-Request-ID"]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
-_RESOURCES = (accounts, transactions, events, plugin_status, api_keys, health)
+_RESOURCES = (accounts, transactions, adjustments, check, events, plugin_status, api_keys, health)
 _ROUTERS = (*((PREFIX, resource.ROUTERS) for resource in _RESOURCES), ("", health.BARE))
 _LARGE = frozenset({PREFIX + transactions.MANY, PREFIX + events.EVENTS, PREFIX + plugin_status.STATUS + "/batch"})
 
@@ -28,20 +43,30 @@ _LARGE = frozenset({PREFIX + transactions.MANY, PREFIX + events.EVENTS, PREFIX +
 def make_app(parts: Parts, running: Lifespan | None = None) -> Application:
     """The ASGI application that serves these parts, while `running` lasts."""
     hot = {
-        ("POST", PREFIX + transactions.ONE): partial(transactions.hot_one, parts),
-        ("POST", PREFIX + transactions.MANY): partial(transactions.hot_many, parts),
-        ("POST", PREFIX + events.EVENTS): partial(events.hot_event, parts),
+        ("POST", PREFIX + transactions.ONE, JSON): partial(transactions.hot_one, parts),
+        ("POST", PREFIX + transactions.MANY, JSON): partial(transactions.hot_many, parts),
+        ("POST", PREFIX + events.EVENTS, MEDIA_TYPE.encode()): partial(events.hot_event, parts),
     }
-    status = (PREFIX + plugin_status.STATUS + "/", partial(plugin_status.hot_status, parts))
-    return Shell(make_fastapi(parts, running), parts.keyring, parts.settings, hot, status, _LARGE)
+    known, asked = partial(plugin_status.known_status, parts), partial(plugin_status.hot_status, parts)
+    status = (plugin_status.PATH, known, asked)
+    measured = parts.metrics.answered
+    shell: Any = Shell(make_fastapi(parts, running), parts.keyring, parts.settings, hot, status, _LARGE, measured)
+    origins = [origin.strip() for origin in parts.settings.cors_origins.split(",") if origin.strip()]
+    if not origins:
+        return cast(Application, shell)
+    cors = CORSMiddleware(shell, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=_EXPOSED)
+    return cast(Application, cors)
 
 
 def make_fastapi(parts: Parts | None, running: Lifespan | None = None) -> FastAPI:
     """FastAPI with every route. `parts` may be None where only its OpenAPI document is asked for."""
-    app = FastAPI(
+    app = FastAPIOffline(
+        docs_url="/docs",
+        redoc_url=None,
         title="credit-service",
         version=__version__,
         summary="A prepaid-credit ledger and access gate.",
+        license_info={"name": "Apache License 2.0", "identifier": "Apache-2.0"},
         redirect_slashes=False,
         lifespan=running,
     )
@@ -54,7 +79,15 @@ def make_fastapi(parts: Parts | None, running: Lifespan | None = None) -> FastAP
     app.add_exception_handler(Invalid, _invalid)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(Exception, _unforeseen)
+    vars(app)["openapi"] = partial(completed, app.openapi, _scopes())
     return app
+
+
+def _scopes() -> dict[str, str | None]:
+    """The scope that each operation needs."""
+    routes = [route for _, routers in _ROUTERS for router in routers for route in router.routes]
+    return {str(route.operation_id): route.needed for route in routes if isinstance(route, ScopedRoute)}
 
 
 async def _errors(request: Request) -> Response:
@@ -87,10 +120,16 @@ async def _not_valid(request: Request, error: Exception) -> Response:
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        allowed = ", ".join(sorted(_allowed(request.url.path)))
+        own = (error.headers or {}).get("Allow", "GET").split(", ")  # of FastAPI's own pages
+        allowed = ", ".join(sorted(_allowed(call_of(request).path) or own))
         detail = f"{request.method} is not allowed here; {allowed} is."
         return _told(request, Problem("method_not_allowed", detail, headers={"Allow": allowed}))
-    return _told(request, Problem("not_found", f"There is nothing at {request.url.path}."))
+    return _told(request, Problem("not_found", f"There is nothing at {call_of(request).path}."))
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    # Of a route it would have been told already; this is FastAPI's own, and is raised and logged after it is answered.
+    return _told(request, Problem("internal", "Something broke on our side. The log tells of it."))
 
 
 def _allowed(path: str) -> set[str]:
@@ -101,7 +140,7 @@ def _allowed(path: str) -> set[str]:
         for router in routers
         for route in router.routes
         if isinstance(route, APIRoute) and path.startswith(prefix) and route.path_regex.match(path[len(prefix) :])
-        for method in route.methods
+        for method in route.methods or ()
     }
 
 

@@ -8,7 +8,6 @@ from pydantic import BaseModel
 
 from credit_service.doors.http.problems import Problem, of_faults, of_refusal
 from credit_service.doors.http.routes import (
-    CLOUDEVENTS,
     CallOf,
     Meta,
     Parts,
@@ -25,7 +24,15 @@ from credit_service.ledger.decide import Outcome, Replayed, Waiting
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.refusals import Refused
 from credit_service.messages import shapes
-from credit_service.messages.envelope import BATCH_MEDIA_TYPE, CloudEvent, Read, UnknownType, read, read_fast
+from credit_service.messages.envelope import (
+    BATCH_MEDIA_TYPE,
+    MEDIA_TYPE,
+    CloudEvent,
+    Read,
+    UnknownType,
+    read,
+    read_fast,
+)
 from credit_service.messages.faults import Fault, Invalid
 
 EVENTS = "/credits/events"
@@ -65,21 +72,21 @@ async def _take(parts: Parts, call: Call, events: Sequence[Read], *, single: boo
         if not isinstance(translated.command, Invalid)
     ]
     outcomes = iter(await parts.posting.submit_many(commands))
-    results = []
+    results: list[dict[str, Any]] = []
     for event in events:
+        first = len(results)
         if event.invalid is not None:
             results.append(_refused(event.id, _malformed(event.invalid)))
         for translated in event.commands:
             if isinstance(translated.command, Invalid):
                 result = _refused(event.id, _malformed(translated.command))
             else:
-                outcome = next(outcomes)
-                if single and isinstance(outcome, Refused) and translated.order_id is None:
-                    raise of_refusal(outcome)
-                result = _result(event.id, outcome)
+                result = _result(event.id, next(outcomes))
             if translated.order_id is not None:
                 result["order_id"] = translated.order_id
             results.append(result)
+        for result in results[first:]:
+            parts.metrics.consumed(event.type, result["outcome"])
     return answer(call, await parts.store.now(), {"results": results})
 
 
@@ -111,28 +118,23 @@ def _told(event_id: str | None, outcome: str, transactions: list[dict[str, Any]]
     return {"event_id": event_id, "outcome": outcome, "transactions": transactions}
 
 
-def _is_batch(call: Call) -> bool:
-    media_type = call.headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-    return media_type == BATCH_MEDIA_TYPE.encode()
-
-
 async def hot_event(parts: Parts, call: Call) -> Answer | None:
     """POST one event, where it is plainly well formed; None leaves it to FastAPI."""
     await call.caller("write")
-    if _is_batch(call):
+    if call.query:
         return None
-    event = read_fast(call.body, call.actor, call.correlation_id)
+    event = read_fast(call.body, call.actor, call.correlation_id, call.limits)
     return None if event is None else await _take(parts, call, [event], single=True)
 
 
-write = router("write", *CLOUDEVENTS)
+write = router("write", MEDIA_TYPE, BATCH_MEDIA_TYPE)
 _SCHEMA = CloudEvent.model_json_schema()
 _BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            CLOUDEVENTS[0]: {"schema": _SCHEMA},
-            CLOUDEVENTS[1]: {"schema": {"type": "array", "items": _SCHEMA, "minItems": 1, "maxItems": 1000}},
+            MEDIA_TYPE: {"schema": _SCHEMA},
+            BATCH_MEDIA_TYPE: {"schema": {"type": "array", "items": _SCHEMA, "minItems": 1, "maxItems": 1000}},
         },
     }
 }
@@ -149,12 +151,12 @@ _BODY = {
 async def post_events(request: Request, call: CallOf, parts: PartsOf) -> Response:
     """Tell of one event, or of up to 1,000. A repeat is known by what happened, not by the event's id."""
     value = request.scope["credit.json"]
-    single = not _is_batch(call)
+    single = call.media_type != BATCH_MEDIA_TYPE.encode()
     if not single:
         most = parts.settings.batch_max_items
         if not isinstance(value, list) or not 1 <= len(value) <= most:
             raise of_faults([Fault("", "wrong_type", f"A batch is an array of 1 to {most} events.")])
-    events = [read(entry, call.actor, call.correlation_id) for entry in ([value] if single else value)]
+    events = [read(entry, call.actor, call.correlation_id, call.limits) for entry in ([value] if single else value)]
     return respond(await _take(parts, call, events, single=single))
 
 

@@ -1,5 +1,6 @@
 """Health: for people, for load balancers, for orchestrators."""
 
+import contextlib
 import time
 from typing import Any
 
@@ -49,6 +50,16 @@ async def readyz(parts: PartsOf) -> Response:
         raise Problem("overloaded", "The service is stopping.")
     await parts.store.check()
     return respond(Answer(200, encode({"status": "ok"})))
+
+
+@bare.get("/metrics", operation_id="metrics", tags=_tags, responses={404: {"model": ProblemShape}})
+async def metrics(parts: PartsOf) -> Response:
+    """What Prometheus may ask, in its text format."""
+    if not parts.settings.metrics_enabled:
+        raise Problem("not_found", "Metrics are turned off (METRICS_ENABLED).")
+    with contextlib.suppress(StorageError):
+        parts.metrics.merchants(await parts.gate.totals())
+    return Response(parts.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 ROUTERS: tuple[APIRouter, ...] = (public, read)

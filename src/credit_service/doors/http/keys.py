@@ -8,18 +8,18 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
 from credit_service.doors.http.problems import Problem
 from credit_service.ledger.account import MICROSECONDS
-from credit_service.storage.base import ApiKey, Store
+from credit_service.storage.base import ApiKey, StorageError, Store
 
 SCOPES = ("read", "write", "admin")
 """Each includes those before it."""
 
-_KEY = re.compile(rb"^[Bb]earer +cs_([a-z2-7]{12})_([A-Za-z0-9_-]{43})$")
+_KEY = re.compile(rb"(?i:bearer) +cs_([a-z2-7]{12})_([A-Za-z0-9_-]{43})[ \t]*")
 _REMEMBERED_SECONDS = 4.0  # a revocation is in force everywhere within 5 s
 _REMEMBERED_KEYS = 10_000
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="credit-service"'}
@@ -49,12 +49,12 @@ class Keyring:
         self._known: dict[str, tuple[float, ApiKey | None]] = {}
         self._used: dict[str, int] = {}
 
-    async def authenticate(self, authorization: bytes | None) -> ApiKey:
-        """The key that a request carries in its Authorization header. Raises Problem where there is no valid one."""
-        if authorization is None:
-            detail = "Send an API key: Authorization: Bearer cs_…"
+    async def authenticate(self, authorization: Sequence[bytes]) -> ApiKey:
+        """The key that a request carries in its Authorization header. Raises Problem without just one valid key."""
+        if len(authorization) != 1:
+            detail = "Send one API key: Authorization: Bearer cs_…"
             raise Problem("unauthenticated", detail, headers=_CHALLENGE)
-        match = _KEY.match(authorization)
+        match = _KEY.fullmatch(authorization[0])
         if match is not None:
             id_, secret = match[1].decode(), match[2]
             key = await self._key(id_)
@@ -90,7 +90,11 @@ class Keyring:
         """Write down when keys were last used; at most once a minute for each."""
         used, self._used = self._used, {}
         if used:
-            await self._store.use_keys(used)
+            try:
+                await self._store.use_keys(used)
+            except StorageError:
+                self._used = used | self._used  # next time
+                raise
 
 
 def require(key: ApiKey, scope: str) -> None:

@@ -1,13 +1,17 @@
 """Plugin status: may a merchant's plugin run? The question of every storefront page."""
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Annotated, Any, Literal, NamedTuple
+from uuid import UUID
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from credit_service.doors.http.problems import of_faults
-from credit_service.doors.http.routes import CallOf, MerchantId, Parts, PartsOf, respond, router
+from credit_service.doors.http.routes import PREFIX, CallOf, MerchantId, Parts, PartsOf, respond, router
 from credit_service.doors.http.shell import Answer, Call
 from credit_service.gate.status import Answer as Status
 from credit_service.gate.status import shape
@@ -17,8 +21,11 @@ from credit_service.messages.fields import Body, Uuid, format_time, uuid
 from credit_service.messages.shapes import encode
 
 STATUS = "/credits/plugin-status"
+PATH = f"{PREFIX}{STATUS}/"
+"""How the paths of single statuses begin."""
+
 _UUID = re.compile(patterns.UUID)
-_NOT_STORED = [(b"cache-control", b"no-store")]
+_PATH_LENGTH = len(PATH) + 36
 
 Reason = Literal["available", "exhausted", "unknown_merchant", "unavailable"]
 
@@ -57,47 +64,122 @@ class Statuses(BaseModel):
     statuses: dict[str, ShortStatus]
 
 
+class TotalsShape(BaseModel):
+    """All merchants in sum; zero_balance_count are those with nothing available."""
+
+    total_merchants: int
+    enabled_count: int
+    disabled_count: int
+    enabled_percentage: float
+    average_balance: float
+    zero_balance_count: int
+
+
+class OneTotals(BaseModel):
+    """Totals of plugin status."""
+
+    data: TotalsShape
+
+
 class ManyStatuses(BaseModel):
     """Plugin statuses."""
 
     data: Statuses
 
 
-def render(status: Status) -> bytes:
-    """The body that tells a plugin status."""
+class Rendered(NamedTuple):
+    """How a status is answered: in full, and to those who have just this already."""
+
+    tag: bytes
+    whole: Answer
+    unchanged: Answer
+
+
+def render(status: Status) -> Rendered:
+    """The answers that tell a plugin status. It may be kept, but must be asked for again each time (ETag)."""
     told = {
         "merchant_id": str(status.merchant_id),
         "status": status.status,
         "reason": status.reason,
         "as_of": format_time(status.as_of),
     }
-    return encode({"data": told})
+    body = encode({"data": told})
+    tag = b'"%s"' % blake2b(body, digest_size=9).hexdigest().encode()
+    headers = [(b"cache-control", b"no-cache"), (b"etag", tag)]
+    return Rendered(tag, Answer(200, body, headers), Answer(304, b"", headers))
+
+
+def known_status(parts: Parts, path: str, headers: Mapping[bytes, bytes]) -> Answer | None:
+    """One status from memory, where anybody may ask; None leaves it to `hot_status`."""
+    merchant_id = _merchant(path) if parts.settings.plugin_status_auth == "none" and len(path) == _PATH_LENGTH else None
+    status = None if merchant_id is None else parts.gate.cached(merchant_id)
+    if status is None:
+        return None
+    parts.metrics.status_checks[status.status, "memory"] += 1
+    return _told(status, headers)
 
 
 async def hot_status(parts: Parts, call: Call) -> Answer | None:
     """One status, where its path names a UUID; None leaves it to FastAPI."""
-    merchant_id = call.path.rpartition("/")[2]
-    if not _UUID.match(merchant_id):
-        return None
-    return await _one(parts, call, merchant_id)
+    merchant_id = _merchant(call.path) if len(call.path) == _PATH_LENGTH else None
+    return None if merchant_id is None else await _one(parts, call, merchant_id)
 
 
-async def _one(parts: Parts, call: Call, merchant_id: str) -> Answer:
+@lru_cache(maxsize=100_000)
+def _merchant(path: str) -> UUID | None:
+    """Whom a path names: the same few are asked for again and again. Only for paths of the right length."""
+    merchant_id = path[len(PATH) :]
+    return uuid(merchant_id) if _UUID.fullmatch(merchant_id) else None
+
+
+async def _one(parts: Parts, call: Call, merchant_id: UUID) -> Answer:
     if parts.settings.plugin_status_auth != "none":
         await call.caller(parts.settings.plugin_status_auth)
-    key = uuid(merchant_id)
-    status = parts.gate.cached(key) or await parts.gate.ask(key)
-    return Answer(200, status.rendered, _NOT_STORED)
+    status = parts.gate.cached(merchant_id)
+    source = "memory"
+    if status is None:
+        status = await parts.gate.ask(merchant_id)
+        source = "unavailable" if status.reason == "unavailable" else "store"
+    parts.metrics.status_checks[status.status, source] += 1
+    return _told(status, call.headers)
+
+
+def _told(status: Status, headers: Mapping[bytes, bytes]) -> Answer:
+    rendered: Rendered = status.rendered
+    known = headers.get(b"if-none-match")
+    return rendered.whole if known is None or rendered.tag not in known else rendered.unchanged
 
 
 public, read = router(None), router("read")
 _tags: list[Any] = ["plugin status"]
 
 
-@public.get(STATUS + "/{merchant_id}", operation_id="get_plugin_status", response_model=OneStatus, tags=_tags)
+@public.get(
+    STATUS + "/{merchant_id}",
+    operation_id="get_plugin_status",
+    response_model=OneStatus,
+    tags=_tags,
+    responses={304: {"description": "It is as the ETag sent in If-None-Match says"}},
+)
 async def get_plugin_status(merchant_id: MerchantId, call: CallOf, parts: PartsOf) -> Response:
     """Whether a merchant's plugin may run. Answers 200 for any UUID, also while the database is away."""
-    return respond(await _one(parts, call, merchant_id))
+    return respond(await _one(parts, call, uuid(merchant_id)))
+
+
+@read.get(STATUS, operation_id="get_plugin_status_totals", response_model=OneTotals, tags=_tags)
+async def get_plugin_status_totals(parts: PartsOf) -> Response:
+    """How many plugins may run, and how much there is on average."""
+    totals = await parts.gate.totals()
+    share = 100 * totals.enabled / totals.merchants if totals.merchants else 0
+    shape = {
+        "total_merchants": totals.merchants,
+        "enabled_count": totals.enabled,
+        "disabled_count": totals.exhausted,
+        "enabled_percentage": round(share, 2),
+        "average_balance": round(totals.average_balance, 2),
+        "zero_balance_count": totals.exhausted,
+    }
+    return respond(Answer(200, encode({"data": shape})))
 
 
 @read.post(STATUS + "/batch", operation_id="get_plugin_statuses", response_model=ManyStatuses, tags=_tags)

@@ -47,6 +47,7 @@ CODES: dict[str, Code] = {
     "insufficient_credits": Code(402, "Not enough credits"),
     "amount_out_of_range": Code(422, "The amount is out of range"),
     # the service
+    "rate_limited": Code(429, "Too many requests"),
     "overloaded": Code(503, "The service is busy"),
     "storage_unavailable": Code(503, "The database is away"),
     "deadline_exceeded": Code(503, "The deadline has passed"),

@@ -1,14 +1,32 @@
 """uvicorn's HTTP protocol, with limits on what happens before there is a request: headers too large, or too slow.
 
-uvicorn has neither, and answers broken framing in plain text. Everything after the headers is the shell's.
+uvicorn has neither. It also reads on while answers are owed, keeps a connection of which a request was answered before
+it had arrived, drops the body of a request that offers another protocol, and tells of broken framing in plain text, if
+need be in the middle of another answer. Everything after the headers is the shell's.
 """
 
 import asyncio
+from collections.abc import Sized
 from typing import Any
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from credit_service.doors.http.problems import MEDIA_TYPE, Problem
+from credit_service.doors.http.shell import LINGER_SECONDS
+
+
+class _PatientFlow(FlowControl):
+    """Reads no further while requests wait for those before them, or a pipeline would grow without end."""
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if not self._pipeline:
+            super().resume_reading()
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -20,60 +38,131 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """A client connected: its first request must come soon."""
         super().connection_made(transport)
-        self._header_bytes = 0
-        self._in_headers = True
-        self._header_timer: asyncio.TimerHandle | None = self._expect_headers()
+        self.flow = _PatientFlow(transport, self.pipeline)
+        self._in_body = False  # between the headers of a request and its end
+        self._ended = False  # whether a request ended in the bytes just read
+        self._header_bytes = 0  # read of headers that have not ended yet
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._refusal: Problem | None = None
+        self._listening = True  # to what else is sent
+        self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client went away."""
-        self._headers_arrived()
+        self._stop_expecting()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Bytes arrived."""
-        super().data_received(data)
-        if self._in_headers:
-            self._header_bytes += len(data)
-            # The request line counts, too; the shell measures exactly what httptools let through.
-            if self._header_bytes > 2 * self.headers_max_bytes and not self.transport.is_closing():
-                detail = f"Headers may have {self.headers_max_bytes} bytes at most."
-                self._refuse(Problem("headers_too_large", detail))
+        if not self._listening:
+            return
+        if not self._in_body:
+            self._expect_headers()
+        self._ended = False
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as offer:
+            self._pass_over(data[offer.args[0] :])
+        except HttpParserError:
+            self._refuse(Problem("bad_request", "The request is not valid HTTP/1.1."))
+        if self._in_body:
+            return
+        # Headers that have ended are measured by the shell, exactly; this is for those that would never end.
+        self._header_bytes = 0 if self._ended else self._header_bytes + len(data)
+        if self._header_bytes > 2 * self.headers_max_bytes:
+            self._refuse(Problem("headers_too_large", f"Headers may have {self.headers_max_bytes} bytes at most."))
 
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._in_headers = True
-        self._header_bytes = 0
-        if self._header_timer is None:
-            self._header_timer = self._expect_headers()
+        self._expect_headers()
 
     def on_headers_complete(self) -> None:
         """Its headers are complete."""
-        self._headers_arrived()
+        if self.parser.should_upgrade():
+            return
+        self._stop_expecting()
         super().on_headers_complete()
+        self._in_body = True
 
-    def send_400_response(self, msg: str) -> None:
-        """The bytes are not HTTP."""
-        self._refuse(Problem("bad_request", "The request is not valid HTTP/1.1."))
+    def on_message_complete(self) -> None:
+        """It is complete."""
+        if self.parser.should_upgrade():
+            return
+        super().on_message_complete()
+        self._in_body = False
+        self._ended = True
 
-    def _expect_headers(self) -> asyncio.TimerHandle:
-        return self.loop.call_later(self.header_timeout_seconds, self._headers_late)
+    def on_response_complete(self) -> None:
+        """It was answered."""
+        another = bool(self.pipeline)  # which is begun now
+        super().on_response_complete()
+        if another or self.transport.is_closing():
+            return
+        if self._refusal is not None:
+            self._tell(self._refusal)
+        elif self._in_body:  # nobody will read the rest of it, so where the next one begins cannot be known
+            self._close_gently()
 
-    def _headers_arrived(self) -> None:
-        self._in_headers = False
+    def _pass_over(self, rest: bytes) -> None:
+        """Read a request that offers another protocol (HTTP/2, WebSocket) again, as if it did not."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":  # offers nothing else
+            self._refuse(Problem("bad_request", "This is not a proxy."))
+            return
+        lines = [name + b": " + value + b"\r\n" for name, value in self.headers if name != b"upgrade"]
+        self.parser = HttpRequestParser(self)
+        self.data_received(b"%s %s HTTP/%s\r\n%s\r\n%s" % (method, self.url, version, b"".join(lines), rest))
+
+    def _expect_headers(self) -> None:
+        if self._header_timer is None:
+            self._header_timer = self.loop.call_later(self.header_timeout_seconds, self._headers_late)
+
+    def _stop_expecting(self) -> None:
+        self._header_bytes = 0
         if self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
 
     def _headers_late(self) -> None:
         self._header_timer = None
+        if self.flow.read_paused:  # it is us who are late
+            self._expect_headers()
+            return
         detail = f"The headers did not arrive within {self.header_timeout_seconds:g} seconds."
         self._refuse(Problem("request_timeout", detail))
 
     def _refuse(self, problem: Problem) -> None:
-        if self.transport.is_closing():
+        """Tell of a problem, after all answers that are owed, and read no more."""
+        if not self._listening or self.transport.is_closing():
             return
+        self._listening, self._refusal = False, problem
+        self._stop_expecting()
+        latest: Any = self.cycle  # None before the first request, whatever its type says
+        if latest is None or latest.response_complete:
+            self._tell(problem)
+        elif not self._in_body:
+            pass  # it is about the next request: `on_response_complete` tells when its turn has come
+        elif self.pipeline:
+            self.pipeline.popleft()  # it is about this one, which still waits for its turn
+        elif latest.response_started:
+            self.transport.close()
+        else:
+            latest.disconnected = True
+            latest.message_event.set()
+            self._tell(problem)
+
+    def _tell(self, problem: Problem) -> None:
         body = problem.body(None)
         head = b"content-type: %s\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (MEDIA_TYPE, len(body))
         self.transport.write(STATUS_LINE[problem.status] + head + body)
-        self.transport.close()
+        self._close_gently()
+
+    def _close_gently(self) -> None:
+        """Close, but read on for a moment: a connection closed at once would be reset, with its answer unread."""
+        self._unset_keepalive_if_required()
+        self._listening = False
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)

@@ -5,15 +5,19 @@ route. Written as plain ASGI: a middleware that wraps tasks would cancel posting
 """
 
 import asyncio
-import os
+import contextlib
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from random import getrandbits
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import structlog
 
 from credit_service.doors.http.keys import Keyring, require
 from credit_service.doors.http.problems import MEDIA_TYPE, Problem
+from credit_service.doors.http.rate_limits import Admission
+from credit_service.messages.content import Limits
 from credit_service.posting import DeadlineExceeded, Overloaded
 from credit_service.settings import Settings
 from credit_service.storage.base import Conflict, OutcomeUnknown, StorageError
@@ -26,7 +30,11 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 _ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
-_JSON = b"application/json"
+JSON = b"application/json"
+API = "/api/"
+_NONE: Headers = []
+LINGER_SECONDS = 2.0
+"""How long a connection that is given up is still read from, so that its client gets to read the answer."""
 _log = structlog.get_logger()
 
 
@@ -36,18 +44,44 @@ class Answer(NamedTuple):
     status: int
     body: bytes
     headers: Headers = []  # noqa: RUF012 - never written to
-    media_type: bytes = _JSON
+    media_type: bytes = JSON
 
 
 class Call:
     """One request as the hot routes see it: what was sent, who sent it, and how to name it."""
 
-    __slots__ = ("_keyring", "_sent", "actor", "body", "correlation_id", "headers", "path", "query", "request_id")
+    __slots__ = (
+        "_admission",
+        "_keyring",
+        "_sent",
+        "actor",
+        "address",
+        "body",
+        "correlation_id",
+        "headers",
+        "limits",
+        "path",
+        "query",
+        "request_id",
+        "told",
+    )
 
     def __init__(
-        self, keyring: Keyring, scope: Scope, headers: dict[bytes, bytes], request_id: str, correlation_id: str
+        self,
+        keyring: Keyring,
+        admission: Admission | None,
+        limits: Limits,
+        scope: Scope,
+        headers: dict[bytes, bytes],
+        request_id: str,
+        correlation_id: str,
+        told: Headers,
     ) -> None:
         self._keyring = keyring
+        self._admission = admission
+        self.limits = limits
+        self.told = told  # headers that the answer will have, whatever it is
+        self.address = _address(scope)
         self.path: str = scope["path"]
         self.query: bytes = scope["query_string"]
         self.headers = headers
@@ -57,12 +91,28 @@ class Call:
         self.body = b""
         self._sent: Headers = scope["headers"]
 
+    @property
+    def media_type(self) -> bytes:
+        """The media type of the body, without its parameters."""
+        return self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
     async def caller(self, needed: str) -> str:
         """Who calls, as the actor of what is posted. Raises Problem unless the key has the needed scope."""
-        key = await self._keyring.authenticate(self.headers.get(b"authorization"))
-        require(key, needed)
+        try:
+            key = await self._keyring.authenticate(self.sent(b"authorization"))
+        except Problem:
+            self.admit_address()
+            raise
+        if not self.actor and self._admission is not None:  # once, also where a hot route leaves it to FastAPI
+            self.told += self._admission.key(key.id)
         self.actor = f"key:{key.id}"
+        require(key, needed)
         return self.actor
+
+    def admit_address(self) -> None:
+        """Count a request without a valid key. Raises Problem when its address has called too often."""
+        if self._admission is not None:
+            self.told += self._admission.address(self.address)
 
     def sent(self, name: bytes) -> list[bytes]:
         """Every value that was sent of a header."""
@@ -72,12 +122,16 @@ class Call:
 HotRoute = Callable[[Call], Awaitable[Answer | None]]
 """Answers a request, or None to leave it to FastAPI."""
 
+KnownRoute = Callable[[str, Mapping[bytes, bytes]], Answer | None]
+"""Answers a path and its headers at once, from memory, or None to leave it to a hot route."""
+
 
 class Shell:
     """See the module.
 
-    `hot`: routes by (method, path), answered before FastAPI. `status`: the beginning of the paths of single plugin
-    statuses, and their hot route. `large`: paths whose bodies may be as large as a batch.
+    `hot`: routes by (method, path, media type), answered before FastAPI. `status`: the beginning of the paths of single
+    plugin statuses, their route while they are known, and their hot route. `large`: paths whose bodies may be as large
+    as a batch. `measured` is told of each answer: method, route, status, seconds.
     """
 
     def __init__(
@@ -85,15 +139,20 @@ class Shell:
         app: Application,
         keyring: Keyring,
         settings: Settings,
-        hot: Mapping[tuple[str, str], HotRoute],
-        status: tuple[str, HotRoute],
+        hot: Mapping[tuple[str, str, bytes], HotRoute],
+        status: tuple[str, KnownRoute, HotRoute],
         large: frozenset[str],
+        measured: Callable[[str, str, int, float], None],
     ) -> None:
         self._app = app
+        self._admission = Admission(settings) if settings.rate_limit_enabled else None
+        self._measured = measured
         self._keyring = keyring
         self._settings = settings
+        self._headers_max_bytes = settings.headers_max_bytes
+        self._limits = Limits(settings.key_max_length, settings.metadata_max_bytes)
         self._hot = hot
-        self._status_prefix, self._status = status
+        self._status_prefix, self._known_status, self._status = status
         self._large = large
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,45 +160,93 @@ class Shell:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
+        started_at = perf_counter()
         headers = dict(scope["headers"])
-        request_id = _own_or_new(headers.get(b"x-request-id"))
-        correlation_id = _own_or_new(headers.get(b"x-correlation-id"), request_id)
-        ids = [(b"x-request-id", request_id.encode()), (b"x-correlation-id", correlation_id.encode())]
-        started = False
+        own_id = _own_or_new(headers.get(b"x-request-id"))
+        shared_id = _own_or_new(headers.get(b"x-correlation-id"), own_id)
+        ids = [(b"x-request-id", own_id), (b"x-correlation-id", shared_id)]
+        request_id, correlation_id = own_id.decode(), shared_id.decode()
+        if scope["method"] == "GET" and scope["path"].startswith(self._status_prefix) and not self._is_oversized(scope):
+            # Asked by every storefront page, so without what only other requests need: half the time goes into that.
+            known = self._known_status(scope["path"], headers)
+            if known is not None:
+                await _answer(send, self._refused(scope, request_id) or known, ids)
+                return
+        started = 0
 
         async def named(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
-                started = True
+                started = message["status"]
                 message["headers"] = [*message.get("headers", []), *ids]
             await send(message)
 
+        call = Call(self._keyring, self._admission, self._limits, scope, headers, request_id, correlation_id, ids)
         try:
-            await self._serve(scope, receive, named, Call(self._keyring, scope, headers, request_id, correlation_id))
+            await self._guarded(scope, receive, send, named, call, lambda: started)
+        finally:
+            self._measured(scope["method"], _route(scope), started, perf_counter() - started_at)
+
+    async def _guarded(
+        self, scope: Scope, receive: Receive, send: Send, named: Send, call: Call, started: Callable[[], int]
+    ) -> None:
+        """Serve, and answer whatever goes wrong with a problem while nothing has been answered yet."""
+        request_id = call.request_id
+        try:
+            await self._serve(scope, receive, named, call)
+        except TooMuch as error:
+            await _answer(named, problem_answer(error, request_id), last=False)
+            if error.unread:
+                await _linger(receive)
+            await send({"type": "http.response.body", "body": b""})
         except Exception as error:
-            if started:
+            if started():
                 raise
             await _answer(named, problem_answer(as_problem(error, request_id), request_id))
+        except asyncio.CancelledError:
+            # The server stops, and has waited for long enough.
+            if started():
+                raise
+            await _answer(named, problem_answer(as_problem(OutcomeUnknown(), request_id), request_id))
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, call: Call) -> None:
-        size = sum([len(name) + len(value) + 4 for name, value in scope["headers"]])
-        if size > self._settings.headers_max_bytes:
-            raise Problem("headers_too_large", f"Headers may have {self._settings.headers_max_bytes} bytes at most.")
+        if self._is_oversized(scope):
+            detail = f"The headers, and what is asked for, may have {self._headers_max_bytes} bytes at most."
+            raise TooMuch("headers_too_large", detail)
         path, method = call.path, scope["method"]
+        if path.startswith(API) and b"authorization" not in call.headers:
+            call.admit_address()
         if method == "GET" and path.startswith(self._status_prefix):
+            scope["credit.route"] = self._status_prefix + "{merchant_id}"
             answer = await self._status(call)
             if answer is not None:
                 await _answer(send, answer)
                 return
         call.body = await self._body(call, receive)
-        hot = self._hot.get((method, path))
-        if hot is not None and call.headers.get(b"content-type", b"").split(b";")[0].strip().lower() in _HOT_TYPES:
+        hot = self._hot.get((method, path, call.media_type))
+        if hot is not None:
+            scope["credit.route"] = path
             answer = await hot(call)
             if answer is not None:
                 await _answer(send, answer)
                 return
         scope["credit.call"] = call
         await self._app(scope, _replay(call.body, receive), send)
+
+    def _refused(self, scope: Scope, request_id: str) -> Answer | None:
+        """Count a call of this address, and refuse one too many. What is left is not told: headers cost time."""
+        try:
+            if self._admission is not None:
+                self._admission.address(_address(scope))
+        except Problem as problem:
+            return problem_answer(problem, request_id)
+        return None
+
+    def _is_oversized(self, scope: Scope) -> bool:
+        size = sum([len(name) + len(value) + 4 for name, value in scope["headers"]])
+        return size + len(scope["raw_path"]) + len(scope["query_string"]) > self._headers_max_bytes
 
     async def _body(self, call: Call, receive: Receive) -> bytes:
         large = call.path in self._large
@@ -155,31 +262,64 @@ class Shell:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise Problem("bad_request", "The connection was closed before the body had arrived.")
-                    chunk = message.get("body", b"")
+                    chunk, more = message.get("body", b""), message.get("more_body", False)
                     size += len(chunk)
                     if size > limit:
-                        raise _too_large(limit)
+                        raise _too_large(limit, unread=more)
                     chunks.append(chunk)
-                    if not message.get("more_body", False):
+                    if not more:
                         return b"".join(chunks)
         except TimeoutError:
             detail = f"The body did not arrive within {self._settings.body_timeout_seconds:g} seconds."
             raise Problem("request_timeout", detail, headers={"Connection": "close"}) from None
 
 
-_HOT_TYPES = frozenset({_JSON, b"application/cloudevents+json", b"application/cloudevents-batch+json"})
+def _address(scope: Scope) -> str:
+    return str(scope["client"][0]) if scope.get("client") else ""
 
 
-def _too_large(limit: int) -> Problem:
-    detail = f"The body may have {limit} bytes at most."
-    return Problem("body_too_large", detail, headers={"Connection": "close"})
+def _route(scope: Scope) -> str:
+    """The template of the route that served a request, so that there are as many as there are routes."""
+    return str(scope.get("credit.route") or getattr(scope.get("route"), "path", "none"))
 
 
-def _own_or_new(given: bytes | None, otherwise: str | None = None) -> str:
+def _without_body(send: Send) -> Send:
+    """The answer to HEAD is that to GET, but for its body."""
+
+    async def headed(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await send(message)
+
+    return headed
+
+
+class TooMuch(Problem):
+    """A request refused before all of it was read, after which its connection is of no further use."""
+
+    def __init__(self, code: str, detail: str, *, unread: bool = True) -> None:
+        super().__init__(code, detail, headers={"Connection": "close"})
+        self.unread = unread  # whether there may be more of it
+
+
+def _too_large(limit: int, *, unread: bool = True) -> TooMuch:
+    return TooMuch("body_too_large", f"The body may have {limit} bytes at most.", unread=unread)
+
+
+async def _linger(receive: Receive) -> None:
+    """Read on for a moment: closed while the client still sends, a connection would be reset with its answer unread."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while (await receive()).get("more_body", False):
+                pass
+
+
+def _own_or_new(given: bytes | None, otherwise: bytes | None = None) -> bytes:
     """An id taken from the caller where it is one, else made."""
     if given is not None and _ID.match(given):
-        return given.decode("ascii")
-    return otherwise or os.urandom(16).hex()
+        return given
+    # Not a secret, so not from the operating system: each call of it would hand the interpreter to another thread.
+    return otherwise or b"%032x" % getrandbits(128)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -195,14 +335,14 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-async def _answer(send: Send, answer: Answer) -> None:
-    headers = [
-        (b"content-type", answer.media_type),
-        (b"content-length", str(len(answer.body)).encode()),
-        *answer.headers,
-    ]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
+async def _answer(send: Send, answer: Answer, more_headers: Headers = _NONE, *, last: bool = True) -> None:
+    status, body, headers, media_type = answer
+    if status == 304:
+        headers = headers + more_headers
+    else:
+        headers = [(b"content-type", media_type), (b"content-length", b"%d" % len(body)), *headers, *more_headers]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": not last})
 
 
 def problem_answer(problem: Problem, request_id: str | None) -> Answer:
@@ -219,12 +359,15 @@ def as_problem(error: Exception, request_id: str) -> Problem:
         case Overloaded():
             return Problem("overloaded", "Too many postings are waiting. Try again in a moment.")
         case DeadlineExceeded():
-            return Problem("deadline_exceeded", "The posting waited too long in the queue; nothing was posted.")
+            return Problem("deadline_exceeded", "It waited too long for its turn. Repeat it with the same key.")
         case OutcomeUnknown():
             detail = "Whether it was posted is not known. Repeat the request with the same key to find out."
             return Problem("outcome_unknown", detail)
         case Conflict() | StorageError():
             _log.warning("storage_unavailable", reason=str(error), request_id=request_id)
-            return Problem("storage_unavailable", "The database cannot be used right now. Nothing was posted.")
+            return Problem(
+                "storage_unavailable",
+                "The database cannot be used right now. Repeat it later, a posting with the same key.",
+            )
     _log.error("internal_error", request_id=request_id, exc_info=error)
     return Problem("internal", "Something broke on our side. The log names this request.")

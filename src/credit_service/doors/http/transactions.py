@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from credit_service.doors.http.problems import Problem, of_faults, of_refusal
 from credit_service.doors.http.routes import (
+    WHOLE,
     CallOf,
     Cursor,
     Limit,
@@ -17,6 +18,8 @@ from credit_service.doors.http.routes import (
     Parts,
     PartsOf,
     ProblemShape,
+    Since,
+    Until,
     answer,
     cursor_position,
     cursor_text,
@@ -41,7 +44,7 @@ from credit_service.ledger.decide import Outcome, Replayed
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.refusals import Refused
 from credit_service.messages import patterns, shapes
-from credit_service.messages.content import fingerprint, metadata_text
+from credit_service.messages.content import command_content, metadata_text
 from credit_service.messages.fast import decoder
 from credit_service.messages.faults import Fault, Invalid
 from credit_service.messages.fields import (
@@ -61,6 +64,7 @@ from credit_service.storage.base import TransactionQuery
 
 ONE = "/credits/transactions"
 MANY = "/credits/transactions/batch"
+PageNumber = Annotated[int, Field(ge=1, le=10**9), WHOLE]
 
 ALLOWED: dict[str, tuple[TransactionType, ...]] = {
     INCREASE: ("TRIAL", "SUBSCRIPTION", "PAYMENT", "MANUAL", "ORDER_REFUNDED"),
@@ -196,23 +200,16 @@ def command_of(body: Any, key: str, call: Call, prefix: str = "") -> Command:
     `prefix` points at the item, in a batch. Raises Invalid with every fault that one field alone does not show, Problem
     where the key is not the one it must be.
     """
-    faults = _faults(body)
+    faults = _faults(body, key, call.limits.key)
     if faults:
         raise Invalid([fault._replace(pointer=prefix + fault.pointer) for fault in faults])
     reference = None if body.reference is None else Reference(body.reference.type, body.reference.id)
-    metadata, salt = metadata_text(body.metadata, f"{prefix}/metadata")
+    metadata, salt = metadata_text(body.metadata, call.limits, f"{prefix}/metadata")
     grant, terms = _terms(body.grant)
     common: dict[str, Any] = {
         "merchant_id": uuid(body.merchant_id),
         "key": key,
-        "content": fingerprint(
-            body.operation_type,
-            body.transaction_type,
-            body.amount,
-            None if reference is None else canonical(reference),
-            metadata,
-            grant,
-        ),
+        "content": command_content(body.operation_type, body.transaction_type, body.amount, reference, metadata, grant),
         "actor": call.actor,
         "correlation_id": call.correlation_id,
         "metadata": metadata,
@@ -241,8 +238,15 @@ def _key_invalid(detail: str, prefix: str) -> Problem:
     return Problem("idempotency_key_invalid", detail, errors=errors)
 
 
-def _faults(body: Any) -> list[Fault]:
-    faults = []
+def _faults(body: Any, key: str, most: int) -> list[Fault]:
+    texts = {"/idempotency_key": key}
+    if body.reference is not None:
+        texts |= {"/reference/type": body.reference.type, "/reference/id": body.reference.id}
+    faults = [
+        Fault(pointer, "too_long", f"This may have {most} characters at most.")
+        for pointer, text in texts.items()
+        if len(text) > most
+    ]
     if body.transaction_type not in ALLOWED[body.operation_type]:
         allowed = ", ".join(ALLOWED[body.operation_type])
         faults.append(Fault("/transaction_type", "not_allowed", f"A {body.operation_type} takes {allowed}."))
@@ -283,14 +287,15 @@ def idempotency_key(call: Call) -> str:
         raise Problem("idempotency_key_missing", "Send an Idempotency-Key, so that a repeat cannot post twice.")
     if len(sent) > 1:
         raise Problem("idempotency_key_invalid", "The Idempotency-Key came more than once.")
-    key = sent[0].decode("latin-1").strip()
+    key = sent[0].decode("latin-1").strip(" \t")
     if key.startswith('"'):
         inner = key[1:-1]
         if len(key) < 2 or not key.endswith('"') or '"' in inner or "\\" in inner:
             raise Problem("idempotency_key_invalid", "A quoted Idempotency-Key ends with a quotation mark.")
         key = inner
-    if not (1 <= len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
-        detail = f"An Idempotency-Key has 1 to {MAX_KEY} printable ASCII characters."
+    most = call.limits.key
+    if not (1 <= len(key) <= most and key.isascii() and key.isprintable()):
+        detail = f"An Idempotency-Key has 1 to {most} printable ASCII characters."
         raise Problem("idempotency_key_invalid", detail)
     return key
 
@@ -298,7 +303,8 @@ def idempotency_key(call: Call) -> str:
 # ---- posting
 
 
-async def _post_one(parts: Parts, call: Call, command: Command) -> Answer:
+async def post_one(parts: Parts, call: Call, command: Command) -> Answer:
+    """Submit a posting, and answer the transaction that came of it."""
     outcome = await parts.posting.submit(command)
     now = await parts.store.now()
     match outcome:
@@ -322,6 +328,28 @@ async def _post_many(parts: Parts, call: Call, commands: Sequence[Command], *, a
         outcomes = decided
         status = 201 if any(isinstance(outcome, Posted) for outcome in outcomes) else 200
     return answer(call, await parts.store.now(), {"results": [_result(outcome) for outcome in outcomes]}, status)
+
+
+async def _rehearse_one(parts: Parts, call: Call, command: Command) -> Answer:
+    (outcome,) = await parts.posting.rehearse([command])
+    if isinstance(outcome, Refused):
+        raise of_refusal(outcome)
+    return answer(call, await parts.store.now(), {"dry_run": True, **_rehearsed(outcome)})
+
+
+async def _rehearse_many(parts: Parts, call: Call, commands: Sequence[Command], *, atomic: bool) -> Answer:
+    outcomes = await parts.posting.rehearse(commands)
+    for index, outcome in enumerate(outcomes):
+        if atomic and isinstance(outcome, Refused):
+            raise of_refusal(outcome, f"/items/{index}")
+    results = [_rehearsed(outcome) for outcome in outcomes]
+    return answer(call, await parts.store.now(), {"dry_run": True, "results": results})
+
+
+def _rehearsed(outcome: Outcome) -> dict[str, Any]:
+    """A result, with what would be announced."""
+    announcements = outcome.announcements if isinstance(outcome, Posted) else ()
+    return {**_result(outcome), "announcements": [shapes.announcement(announcement) for announcement in announcements]}
 
 
 def _commands(parts: Parts, call: Call, body: Any) -> list[Command]:
@@ -371,7 +399,7 @@ async def hot_one(parts: Parts, call: Call) -> Answer | None:
         command = command_of(body, idempotency_key(call), call)
     except (Invalid, ValueError):
         return None
-    return await _post_one(parts, call, command)
+    return await post_one(parts, call, command)
 
 
 async def hot_many(parts: Parts, call: Call) -> Answer | None:
@@ -384,12 +412,13 @@ async def hot_many(parts: Parts, call: Call) -> Answer | None:
         commands = _commands(parts, call, body)
     except (Invalid, ValueError):
         return None
-    return await _post_many(parts, call, commands, atomic=body.atomic)
+    return await _post_many(parts, call, commands, atomic=bool(body.atomic))
 
 
 # ---- FastAPI's routes
 
 read, write = router("read"), router("write")
+DryRun = Annotated[bool, Query(description="Answer what would come of it, with draws and announcements; post nothing.")]
 _tags: list[Any] = ["transactions"]
 KeyHeader = {
     "parameters": [
@@ -419,10 +448,11 @@ KeyHeader = {
         409: {"model": ProblemShape},
     },
 )
-async def post_transaction(body: PostingBody, call: CallOf, parts: PartsOf) -> Response:
+async def post_transaction(body: PostingBody, call: CallOf, parts: PartsOf, dry_run: DryRun = False) -> Response:
     """Post one transaction. The same key with the same content answers the first result again, and posts nothing."""
     key = idempotency_key(call)
-    return respond(await _post_one(parts, call, command_of(body, key, call)))
+    command = command_of(body, key, call)
+    return respond(await (_rehearse_one if dry_run else post_one)(parts, call, command))
 
 
 @write.post(
@@ -438,9 +468,10 @@ async def post_transaction(body: PostingBody, call: CallOf, parts: PartsOf) -> R
         409: {"model": ProblemShape},
     },
 )
-async def post_transactions(body: BatchBody, call: CallOf, parts: PartsOf) -> Response:
+async def post_transactions(body: BatchBody, call: CallOf, parts: PartsOf, dry_run: DryRun = False) -> Response:
     """Post up to 1,000 transactions in their order: best effort, each with its own result, or all or nothing."""
-    return respond(await _post_many(parts, call, _commands(parts, call, body), atomic=body.atomic))
+    commands = _commands(parts, call, body)
+    return respond(await (_rehearse_many if dry_run else _post_many)(parts, call, commands, atomic=body.atomic))
 
 
 @read.get(
@@ -468,12 +499,12 @@ async def list_transactions(
     merchant_id: Annotated[str | None, Query(pattern=patterns.UUID)] = None,
     operation_type: Literal["INCREASE", "DECREASE"] | None = None,
     transaction_type: TransactionType | None = None,
-    start_date: Annotated[Time | None, Query(description="From this instant on (RFC 3339).")] = None,
-    end_date: Annotated[Time | None, Query(description="Before this instant (RFC 3339).")] = None,
+    start_date: Since = None,
+    end_date: Until = None,
     reference_type: Annotated[str | None, Query(min_length=1, max_length=MAX_KEY)] = None,
     reference_id: Annotated[str | None, Query(min_length=1, max_length=MAX_KEY)] = None,
-    limit: Limit = 50,
-    page_number: Annotated[int | None, Query(alias="page", ge=1, le=10**9, description="With merchant_id.")] = None,
+    limit: Limit = None,
+    page_number: Annotated[PageNumber | None, Query(alias="page", description="With merchant_id.")] = None,
     cursor: Cursor = None,
 ) -> Response:
     """List transactions, newest first. With merchant_id by page or cursor, without it by cursor."""

@@ -1,0 +1,108 @@
+"""`python -m benchmarks [name …] [--quick]`: measure, print the figures, and write them to `benchmarks/results`.
+
+A quick run is for trying something out: it measures too little to be published, and writes nothing.
+"""
+
+import argparse
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import batches, group_commit, http_spend, lone_caller, machine, plugin_status, where_time_goes
+from benchmarks.measure import Figure
+
+RESULTS = Path(__file__).parent / "results"
+
+BENCHMARKS: Mapping[str, Callable[[bool], Awaitable[Sequence[Figure]]]] = {
+    "batches": batches.run,
+    "group_commit": group_commit.run,
+    "plugin_status": plugin_status.run,
+    "lone_caller": lone_caller.run,
+    "http_spend": http_spend.run,
+    "where_time_goes": where_time_goes.run,
+}
+HEADERS = ("figure", "median", "lowest … highest", "owed", "aim")
+
+
+def main() -> None:
+    """Run the benchmarks that were named, or all."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure, print and write down.")
+    parser.add_argument(
+        "names", nargs="*", metavar="name", help=f"one of {', '.join(BENCHMARKS)}; all, if none is given"
+    )
+    parser.add_argument("--quick", action="store_true", help="measure less, and write nothing")
+    given = parser.parse_args()
+    unknown = set(given.names) - set(BENCHMARKS)
+    if unknown:
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    console = Console()
+    described = machine.describe()
+    for name, value in described.items():
+        console.print(f"{name}: {value}", highlight=False)
+    for name in given.names or BENCHMARKS:
+        neighbours = machine.Neighbours()
+        figures = uvloop.run(_measure(name, quick=given.quick))
+        described["taken by others meanwhile"] = f"{neighbours.cores():.2f} cores"
+        console.print()
+        console.print(_table(name, figures))
+        console.print(f"{described['taken by others meanwhile']} were taken by others", highlight=False)
+        if not given.quick:
+            _write(name, figures, described)
+
+
+async def _measure(name: str, *, quick: bool) -> Sequence[Figure]:
+    return await BENCHMARKS[name](quick)
+
+
+def _table(name: str, figures: Sequence[Figure]) -> Table:
+    table = Table(title=name, title_justify="left", title_style="bold")
+    for number, header in enumerate(HEADERS):
+        table.add_column(header, justify="right" if number else "left")
+    for figure in figures:
+        table.add_row(*_cells(figure), style={True: "green", False: "red", None: ""}[figure.met])
+    return table
+
+
+def _cells(figure: Figure) -> tuple[str, ...]:
+    sign = "≤" if figure.less_is_better else "≥"
+    spread = "" if figure.lowest == figure.highest else f"{_text(figure.lowest)} … {_text(figure.highest)}"
+    bounds = ["" if bound is None else f"{sign} {bound:g}" for bound in (figure.owed, figure.aim)]
+    return (figure.what, f"{_text(figure.value)} {figure.unit}", spread, *bounds)
+
+
+def _text(value: float) -> str:
+    """A number as precise as it can be believed."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _write(name: str, figures: Sequence[Figure], described: Mapping[str, str]) -> None:
+    now = datetime.now(UTC)
+    RESULTS.mkdir(exist_ok=True)
+    whole: dict[str, Any] = {
+        "benchmark": name,
+        "at": now.isoformat(timespec="seconds"),
+        "machine": described,
+        "figures": [figure._asdict() for figure in figures],
+    }
+    (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    lines = [
+        f"# {name}, {now:%Y-%m-%d}",
+        "",
+        *[f"- {what}: {value}" for what, value in described.items()],
+        "",
+        f"| {' | '.join(HEADERS)} |",
+        f"| --- |{' ---: |' * (len(HEADERS) - 1)}",
+        *[f"| {' | '.join(_cells(figure))} |" for figure in figures],
+        "",
+    ]
+    (RESULTS / f"{name}.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""What the benchmarks of postings share: a ledger on disk with a thousand merchants, and spends to post."""
+
+import os
+import random
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from itertools import count
+from pathlib import Path
+from uuid import UUID
+
+from benchmarks.machine import DATA
+from credit_service.ledger.account import DECREASE, USAGE, Reference
+from credit_service.ledger.commands import Command, OpenAccount, Post, trial_key
+from credit_service.ledger.draft import Posted
+from credit_service.ledger.policy import Policy
+from credit_service.posting import Posting
+from credit_service.storage.migrations import migrate
+from credit_service.storage.sqlite import SQLiteStore
+
+MERCHANTS = 1_000
+POLICY = Policy(trial_credits=10**12)  # no account runs dry while it is measured
+
+_numbers = count(1)
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """A folder on the disk, gone afterwards."""
+    DATA.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=DATA) as path:
+        yield Path(path)
+
+
+@contextmanager
+def database() -> Iterator[Path]:
+    """An empty, migrated database."""
+    with folder() as path:
+        migrate(path / "ledger.db")
+        yield path / "ledger.db"
+
+
+class Ledger:
+    """A store with open accounts, and postings in front of it."""
+
+    def __init__(self, store: SQLiteStore, merchants: Sequence[UUID]) -> None:
+        self.store = store
+        self.merchants = merchants
+
+    @asynccontextmanager
+    async def posting(self, max_batch: int) -> AsyncIterator[Posting]:
+        """The one way in, with batches of at most this size."""
+        # The deadline is not what is measured: thousands of spends that are handed over at once wait for their turn.
+        posting = Posting(self.store, POLICY, max_batch=max_batch, max_queue=10**6, deadline_seconds=600)
+        posting.start()
+        try:
+            yield posting
+        finally:
+            await posting.drain()
+
+    async def rate(self, max_batch: int, commands: Sequence[Command]) -> float:
+        """Postings per second, handed over at once and posted in batches of at most this size."""
+        async with self.posting(max_batch) as posting:
+            begun = time.perf_counter()
+            outcomes = await posting.submit_many(commands)
+            took = time.perf_counter() - begun
+        assert all(isinstance(outcome, Posted) for outcome in outcomes)
+        return len(commands) / took
+
+    def uniform(self, number: int) -> list[Command]:
+        """Spends of all merchants in turn, in an order of their own each time round."""
+        merchants: list[UUID] = []
+        while len(merchants) < number:
+            merchants += random.sample(self.merchants, len(self.merchants))
+        return [spend(merchant) for merchant in merchants[:number]]
+
+    def hot(self, number: int) -> list[Command]:
+        """Spends of a single merchant."""
+        return [spend(self.merchants[0]) for _ in range(number)]
+
+
+def spend(merchant: UUID) -> Command:
+    """A spend of one credit, as a door makes it, under a key of its own."""
+    number = next(_numbers)
+    return Post(
+        merchant_id=merchant,
+        key=f"usage-{number:012}",
+        content=os.urandom(16),
+        actor="key:abcdefghijkl",
+        correlation_id=f"{number:032x}",
+        operation=DECREASE,
+        type=USAGE,
+        amount=1,
+        reference=Reference("message", str(number)),
+    )
+
+
+@asynccontextmanager
+async def open_ledger() -> AsyncIterator[Ledger]:
+    """A new ledger in which every merchant has an account and credits."""
+    with database() as path:
+        store = SQLiteStore(path)
+        merchants = [UUID(bytes=os.urandom(16), version=4) for _ in range(MERCHANTS)]
+        ledger = Ledger(store, merchants)
+        await ledger.rate(MERCHANTS, [OpenAccount(merchant_id=m, key=trial_key(m)) for m in merchants])
+        try:
+            yield ledger
+        finally:
+            await store.close()

@@ -1,0 +1,58 @@
+"""A lone caller: what he waits for one posting, over one plain INSERT on the same settings of SQLite."""
+
+import os
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from statistics import median
+
+from benchmarks.ledger import Ledger, database, open_ledger
+from benchmarks.measure import Figure, figure, interleaved, ratio
+
+_TABLE = "CREATE TABLE plain (id INTEGER PRIMARY KEY, account BLOB, amount INTEGER, note TEXT) STRICT"
+_INSERT = "INSERT INTO plain (account, amount, note) VALUES (?, ?, ?)"
+
+
+async def run(quick: bool) -> list[Figure]:
+    """The median wait of somebody who posts one at a time, and alone."""
+    rounds, number = (3, 100) if quick else (9, 300)
+    async with open_ledger() as ledger:
+        with database() as path, closing(_plain(path)) as connection:
+
+            async def statements() -> float:
+                return _inserts(connection, number)
+
+            waits = await interleaved(rounds, {"submit": lambda: _submits(ledger, number), "insert": statements})
+    return [
+        ratio("p50 of a lone posting over one INSERT", waits["submit"], waits["insert"], less_is_better=True),
+        figure("p50 of a lone posting", waits["submit"], "µs"),
+        figure("p50 of one INSERT", waits["insert"], "µs"),
+    ]
+
+
+async def _submits(ledger: Ledger, number: int) -> float:
+    took = []
+    async with ledger.posting(max_batch=1_000) as posting:
+        for command in ledger.uniform(number):
+            begun = time.perf_counter()
+            await posting.submit(command)
+            took.append(time.perf_counter() - begun)
+    return median(took) * 1e6
+
+
+def _plain(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None)
+    for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", _TABLE):
+        connection.execute(statement)
+    return connection
+
+
+def _inserts(connection: sqlite3.Connection, number: int) -> float:
+    took = []
+    for _ in range(number):
+        values = (os.urandom(16), 1, "a note as long as a key")
+        begun = time.perf_counter()
+        connection.execute(_INSERT, values)
+        took.append(time.perf_counter() - begun)
+    return median(took) * 1e6

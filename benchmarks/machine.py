@@ -1,0 +1,75 @@
+"""The machine that a figure was measured on; without it a figure says nothing."""
+
+import os
+import platform
+import sqlite3
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+# Beside the code and not in the system's folder for temporary files, which is often in memory: what is owed is owed on
+# a disk.
+DATA = Path(__file__).parent / ".data"
+
+
+def describe() -> dict[str, str]:
+    """The machine, in the words of a table."""
+    memory = int(_field("/proc/meminfo", "MemTotal").split()[0]) / 1024**2
+    return {
+        "CPU": f"{_field('/proc/cpuinfo', 'model name')}, {len(os.sched_getaffinity(0))} cores",
+        "memory": f"{memory:.0f} GiB",
+        "kernel": f"{platform.system()} {platform.release()}",
+        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        "SQLite": f"{sqlite3.sqlite_version}, journal_mode WAL, synchronous FULL",
+        "HTTP": f"uvicorn {version('uvicorn')}, uvloop {version('uvloop')}, httptools {version('httptools')}",
+        "filesystem": f"{_filesystem(DATA)}; writing 4 KiB and their fsync take {_sync_micros():.0f} µs",
+        "load before": " ".join([f"{load:.2f}" for load in os.getloadavg()]),
+    }
+
+
+class Neighbours:
+    """How many cores others took while something was measured: the less, the better a figure can be believed."""
+
+    def __init__(self) -> None:
+        self._begun = self._now()
+
+    def cores(self) -> float:
+        """Cores taken since by all but this process and its children, which must have ended."""
+        elapsed, taken = (now - begun for now, begun in zip(self._now(), self._begun, strict=True))
+        return max(taken / elapsed, 0)
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        user, nice, system, _idle, _waiting, *more = Path("/proc/stat").read_text(encoding="ascii").split()[1:9]
+        busy = sum(map(int, (user, nice, system, *more))) / os.sysconf("SC_CLK_TCK")
+        return time.monotonic(), busy - sum(os.times()[:4])
+
+
+def _field(path: str, name: str) -> str:
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return "0 (unknown)"
+
+
+def _filesystem(path: Path) -> str:
+    """The type of the filesystem that holds a path: that of the longest mount point above it."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
+    above = [(len(point), kind) for _, point, kind, *_ in mounts if path.is_relative_to(point)]
+    return max(above, default=(0, "unknown"))[1]
+
+
+def _sync_micros(times: int = 100) -> float:
+    DATA.mkdir(exist_ok=True)
+    took = []
+    with tempfile.TemporaryFile(dir=DATA) as file:
+        for _ in range(times):
+            begun = time.perf_counter()
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+            took.append(time.perf_counter() - begun)
+    return median(took) * 1e6

@@ -1,0 +1,57 @@
+"""Adjustments: an administrator adds or takes credits, and says why. Who it was is the key that called."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Response
+from pydantic import Field
+
+from credit_service.doors.http.routes import CallOf, PartsOf, ProblemShape, respond, router
+from credit_service.doors.http.transactions import (
+    KeyHeader,
+    OneTransaction,
+    PostingBody,
+    command_of,
+    idempotency_key,
+    post_one,
+)
+from credit_service.ledger.account import MANUAL
+from credit_service.messages.fields import Body, PositiveCredits, Uuid
+
+ADJUSTMENTS = "/credits/adjustments"
+
+
+class AdjustmentBody(Body):
+    """What to adjust, and why."""
+
+    merchant_id: Uuid
+    operation_type: Literal["INCREASE", "DECREASE"]
+    amount: PositiveCredits
+    reason: Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+admin = router("admin")
+_refusals: dict[int | str, dict[str, Any]] = {status: {"model": ProblemShape} for status in (400, 402, 404)}
+
+
+@admin.post(
+    ADJUSTMENTS,
+    operation_id="adjust_credits",
+    status_code=201,
+    response_model=OneTransaction,
+    openapi_extra=KeyHeader,
+    tags=["adjustments"],
+    responses={200: {"model": OneTransaction, "description": "Replayed"}, **_refusals},
+)
+async def adjust_credits(body: AdjustmentBody, call: CallOf, parts: PartsOf) -> Response:
+    """Add or take credits by hand. The reason is kept in the transaction's metadata."""
+    posting = PostingBody(
+        merchant_id=body.merchant_id,
+        operation_type=body.operation_type,
+        transaction_type=MANUAL,
+        amount=body.amount,
+        metadata={"reason": body.reason},
+    )
+    return respond(await post_one(parts, call, command_of(posting, idempotency_key(call), call)))
+
+
+ROUTERS: tuple[APIRouter, ...] = (admin,)

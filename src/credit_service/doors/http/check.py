@@ -1,0 +1,120 @@
+"""Check: may this be spent? With `consume` it is spent in the same breath. The answer is always 200, allowed or not."""
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from credit_service.doors.http.problems import of_refusal
+from credit_service.doors.http.routes import CallOf, Meta, Parts, PartsOf, ProblemShape, answer, respond, router
+from credit_service.doors.http.shell import Call
+from credit_service.doors.http.transactions import (
+    PostingBody,
+    ReferenceBody,
+    TransactionShape,
+    command_of,
+    idempotency_key,
+)
+from credit_service.ledger.account import DECREASE, USAGE
+from credit_service.ledger.decide import Replayed
+from credit_service.ledger.draft import Posted
+from credit_service.ledger.refusals import Refusal, Refused
+from credit_service.ledger.settle import standing_at
+from credit_service.messages import shapes
+from credit_service.messages.fields import Body, Metadata, PositiveCredits, Uuid, uuid
+
+CHECK = "/credits/check"
+_NOT_ALLOWED = (Refusal.ACCOUNT_NOT_FOUND, Refusal.INSUFFICIENT_CREDITS)
+
+
+class CheckBody(Body):
+    """What somebody wants to spend; `reference` and `metadata` are kept where it is consumed."""
+
+    merchant_id: Uuid
+    amount: PositiveCredits
+    consume: bool = False
+    reference: ReferenceBody | None = None
+    metadata: Metadata | None = None
+
+
+class CheckShape(BaseModel):
+    """Whether it may be spent, or was."""
+
+    allowed: bool
+    reason: Literal["insufficient_credits", "account_not_found"] | None
+    available: int
+    required: int
+    transaction: TransactionShape | None
+
+
+class OneCheck(BaseModel):
+    """A check."""
+
+    data: CheckShape
+    meta: Meta
+
+
+read = router("read")
+
+
+@read.post(
+    CHECK,
+    operation_id="check_credits",
+    response_model=OneCheck,
+    tags=["check"],
+    responses={400: {"model": ProblemShape}},
+)
+async def check_credits(body: CheckBody, call: CallOf, parts: PartsOf) -> Response:
+    """Whether credits may be spent. With `consume` they are: that needs scope write and an Idempotency-Key."""
+    data = await _consume(body, call, parts) if body.consume else await _look(body, parts)
+    return respond(answer(call, await parts.store.now(), data))
+
+
+async def _look(body: CheckBody, parts: Parts) -> dict[str, Any]:
+    available = await _available(body, parts)
+    if available is None:
+        return _told(body, 0, Refusal.ACCOUNT_NOT_FOUND)
+    return _told(body, available, None if available >= body.amount else Refusal.INSUFFICIENT_CREDITS)
+
+
+async def _consume(body: CheckBody, call: Call, parts: Parts) -> dict[str, Any]:
+    await call.caller("write")
+    posting = PostingBody(
+        merchant_id=body.merchant_id,
+        operation_type=DECREASE,
+        transaction_type=USAGE,
+        amount=body.amount,
+        reference=body.reference,
+        metadata=body.metadata,
+    )
+    outcome = await parts.posting.submit(command_of(posting, idempotency_key(call), call))
+    match outcome:
+        case Posted(transaction=transaction, account=account) if transaction is not None:
+            return _told(body, account.available, None) | {"transaction": shapes.transaction(transaction)}
+        case Replayed(first=first) if first is not None:
+            available = await _available(body, parts)
+            return _told(body, available or 0, None) | {"transaction": shapes.transaction(first)}
+        case Refused(refusal=refusal, detail=detail) if refusal in _NOT_ALLOWED:
+            return _told(body, detail.get("available", 0), refusal)
+        case Refused():
+            raise of_refusal(outcome)
+    raise AssertionError(f"a spend cannot come to {outcome}")
+
+
+async def _available(body: CheckBody, parts: Parts) -> int | None:
+    merchant_id, now = uuid(body.merchant_id), await parts.store.now()
+    held = (await parts.store.held([merchant_id], now)).get(merchant_id)
+    return None if held is None else standing_at(held.account, held.grants, parts.policy, now).account.available
+
+
+def _told(body: CheckBody, available: int, refusal: Refusal | None) -> dict[str, Any]:
+    return {
+        "allowed": refusal is None,
+        "reason": None if refusal is None else refusal.code,
+        "available": available,
+        "required": body.amount,
+        "transaction": None,
+    }
+
+
+ROUTERS: tuple[APIRouter, ...] = (read,)

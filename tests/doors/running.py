@@ -1,0 +1,244 @@
+"""A running service: a real uvicorn with our protocol and uvloop in a thread of its own, and a real SQLite file."""
+
+import asyncio
+import json
+import select
+import socket
+import threading
+from collections.abc import Coroutine, Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import httpx2
+import uvicorn
+import uvloop
+
+from credit_service import service
+from credit_service.doors.http.keys import new_key
+from credit_service.doors.http.problems import CODES
+from credit_service.settings import Settings
+
+T = TypeVar("T")
+API = "/api/v1"
+SCOPES = ("read", "write", "admin")
+
+
+def new_merchant() -> str:
+    """A merchant that nobody knows yet."""
+    return str(uuid4())
+
+
+class Running:
+    """A service that runs, and how to talk to it: by HTTP, over a bare socket, or with its parts."""
+
+    def __init__(self, directory: Path, **given: Any) -> None:
+        values = {
+            "database_url": f"sqlite:///{directory / 'ledger.db'}",
+            "service_port": 0,
+            "rate_limit_enabled": False,
+            **given,
+        }
+        self.settings = Settings(_env_file=None, **values)  # type: ignore[call-arg]
+        self.keys: dict[str, str] = {}
+        self.port = 0
+        self.service: service.Service
+        self._started = threading.Event()
+        self._failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="service")
+
+    def _run(self) -> None:
+        try:
+            uvloop.run(self._serve())
+        except BaseException as error:
+            self._failed = error
+        finally:
+            self._started.set()
+
+    async def _serve(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        store = service.open_store(self.settings)
+        self.service = service.Service(store, self.settings)
+        for scope in SCOPES:
+            made = new_key(scope, scope, await store.now())
+            await store.add_key(made.key)
+            self.keys[scope] = made.whole
+        listening = socket.socket()
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        self.port = listening.getsockname()[1]
+        self.server = uvicorn.Server(service.server_config(self.service, self.settings))
+        self._started.set()
+        await self.server.serve(sockets=[listening])
+
+    def __enter__(self) -> "Running":
+        self._thread.start()
+        assert self._started.wait(10)
+        if self._failed is not None:
+            raise self._failed
+        self.client = httpx2.Client(base_url=self.url, timeout=10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self.server.should_exit = True
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+        if self._failed is not None:
+            raise self._failed
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run something in the service's own event loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(10)
+
+    def call(self, method: str, path: str, scope: str | None = "admin", **more: Any) -> httpx2.Response:
+        """Call a route below the prefix, with a key of a scope, None for none."""
+        headers = {} if scope is None else {"authorization": f"Bearer {self.keys[scope]}"}
+        headers |= more.pop("headers", {})
+        answer = self.client.request(method, API + path, headers=headers, **more)
+        if answer.content:
+            check_codes(answer.json())
+        return answer
+
+    def get(self, path: str, scope: str | None = "read", **more: Any) -> httpx2.Response:
+        """GET a route below the prefix."""
+        return self.call("GET", path, scope, **more)
+
+    def post(self, path: str, body: Any, scope: str | None = "write", **more: Any) -> httpx2.Response:
+        """POST JSON to a route below the prefix; bytes go as they are."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"content-type": "application/json", **more.pop("headers", {})}
+        return self.call("POST", path, scope, content=content, headers=headers, **more)
+
+    def open(self, merchant_id: str | None = None) -> str:
+        """Open an account with the trial; returns its merchant."""
+        merchant_id = merchant_id or new_merchant()
+        assert self.post("/credits/accounts", {"merchant_id": merchant_id}).status_code == 201
+        return merchant_id
+
+    def spend(self, merchant_id: str, amount: int = 1, key: str | None = None, **more: Any) -> httpx2.Response:
+        """Post a USAGE."""
+        return self.transact(posting(merchant_id, amount=amount, **more), key)
+
+    def transact(self, body: Any, key: str | None = None, **more: Any) -> httpx2.Response:
+        """POST one transaction, under a key of its own if none is given."""
+        headers = {"idempotency-key": key or uuid4().hex, **more.pop("headers", {})}
+        return self.post("/credits/transactions", body, headers=headers, **more)
+
+    def tell(self, event: Any, **more: Any) -> httpx2.Response:
+        """POST an event, or a list of events as a batch."""
+        kind = "cloudevents-batch" if isinstance(event, list) else "cloudevents"
+        return self.post("/credits/events", event, headers={"content-type": f"application/{kind}+json"}, **more)
+
+    def balance(self, merchant_id: str) -> int:
+        """The balance of a merchant."""
+        return int(self.get(f"/credits/accounts/{merchant_id}/balance").json()["data"]["balance"])
+
+    def sequence(self, merchant_id: str) -> int:
+        """How many transactions a merchant's account has."""
+        return int(self.get(f"/credits/accounts/{merchant_id}").json()["data"]["sequence"])
+
+    @contextmanager
+    def connection(self) -> "Iterator[Connection]":
+        """A bare connection."""
+        with closing(socket.create_connection(("127.0.0.1", self.port), timeout=5)) as connected:
+            yield Connection(connected)
+
+
+class Connection:
+    """A bare connection, for what no HTTP client would send."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.socket = connected
+        self._received = b""
+
+    def send(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self.socket.sendall(data)
+
+    def send_until_answered(self, pieces: Iterable[bytes], pause: float = 0) -> None:
+        """Send piece after piece until there is something to read."""
+        for piece in pieces:
+            if select.select([self.socket], [], [], pause)[0]:
+                return
+            self.socket.sendall(piece)
+        raise AssertionError("nothing was answered")
+
+    def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """Read one answer: status, headers, body."""
+        status, *lines = self.head().split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        length = int(headers.get("content-length", "0"))
+        while len(self._received) < length:
+            self._read()
+        body, self._received = self._received[:length], self._received[length:]
+        return int(status.split()[1]), headers, body
+
+    def head(self) -> str:
+        """Read the head of one answer."""
+        while b"\r\n\r\n" not in self._received:
+            self._read()
+        head, _, self._received = self._received.partition(b"\r\n\r\n")
+        return head.decode("latin-1")
+
+    def problem(self) -> str:
+        """Read one answer, which must be a problem that ends the connection; returns its code."""
+        status, headers, body = self.answer()
+        told = json.loads(body)
+        check_codes(told)
+        assert headers["content-type"] == "application/problem+json"
+        assert told["status"] == status
+        assert headers["connection"] == "close"
+        return str(told["code"])
+
+    def is_closed(self) -> bool:
+        """Wait for the end of the connection; False where more came, or it stays open."""
+        try:
+            return self._received == b"" and self.socket.recv(1) == b""
+        except ConnectionResetError:
+            return True
+        except TimeoutError:
+            return False
+
+    def _read(self) -> None:
+        read = self.socket.recv(65536)
+        if not read:
+            raise EOFError(f"the connection ended after {self._received!r}")
+        self._received += read
+
+
+def check_codes(told: Any) -> None:
+    """Every problem told anywhere has a code of the list, and its status and title."""
+    if isinstance(told, dict):
+        if {"type", "title", "status", "code"} <= set(told):
+            assert (told["status"], told["title"]) == CODES[told["code"]], told
+            assert told["type"] == f"/docs/errors#{told['code']}"
+        for entry in told.values():
+            check_codes(entry)
+    elif isinstance(told, list):
+        for entry in told:
+            check_codes(entry)
+
+
+def posting(merchant_id: str, **more: Any) -> dict[str, Any]:
+    """The body of a USAGE of 1, changed as told; what is None is left out."""
+    body = {
+        "merchant_id": merchant_id,
+        "operation_type": "DECREASE",
+        "transaction_type": "USAGE",
+        "amount": 1,
+        **more,
+    }
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def cloud_event(type_: str, data: Any, **more: Any) -> dict[str, Any]:
+    """A CloudEvent, changed as told; what is None is left out."""
+    event = {"specversion": "1.0", "id": uuid4().hex, "source": "tests", "type": type_, "data": data, **more}
+    return {name: value for name, value in event.items() if value is not None}

@@ -1,0 +1,200 @@
+"""API keys over HTTP, and who may do what."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from credit_service.doors.http import app as doors
+from credit_service.doors.http.routes import ScopedRoute
+from tests.doors.running import API, SCOPES, Running, new_merchant
+
+KEY = ["id", "name", "scope", "created_at", "expires_at", "revoked_at", "last_used_at"]
+
+
+def make(running: Running, scope: str = "read", **more: Any) -> dict[str, Any]:
+    answer = running.post("/api-keys", {"name": "made", "scope": scope, **more}, "admin")
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()["data"]
+    return found
+
+
+def authorized(running: Running, key: str) -> int:
+    return running.get("/health/detailed", None, headers={"authorization": f"Bearer {key}"}).status_code
+
+
+def test_a_key_is_shown_once_and_works_at_once(running: Running) -> None:
+    answer = running.post("/api-keys", {"name": "till", "scope": "write"}, "admin")
+    assert answer.status_code == 201
+    assert answer.headers["cache-control"] == "no-store"
+    assert list(answer.json()) == ["data", "meta"]
+    told = answer.json()["data"]
+    assert list(told) == [*KEY, "key"]
+    whole = told.pop("key")
+    public, secret = whole.removeprefix("cs_").split("_", 1)
+    assert public == told["id"]
+    assert len(secret) == 43
+    assert (told["name"], told["scope"], told["expires_at"], told["revoked_at"]) == ("till", "write", None, None)
+    assert authorized(running, whole) == 200
+    listed = running.get("/api-keys", "admin", params={"limit": 200})
+    assert told in listed.json()["data"]
+    assert secret not in listed.text
+
+
+def test_keys_are_listed_newest_first(running: Running) -> None:
+    first, second = make(running), make(running)
+    listed = running.get("/api-keys", "admin").json()
+    assert list(listed) == ["data", "pagination", "links", "meta"]
+    assert [key["id"] for key in listed["data"][:2]] == [second["id"], first["id"]]
+    assert all(list(key) == KEY for key in listed["data"])
+
+
+def test_a_revoked_key_is_refused_at_once_and_stays_listed(running: Running) -> None:
+    made = make(running)
+    assert authorized(running, made["key"]) == 200
+    answer = running.call("DELETE", f"/api-keys/{made['id']}")
+    assert answer.status_code == 200
+    assert list(answer.json()["data"]) == KEY
+    revoked_at = answer.json()["data"]["revoked_at"]
+    assert revoked_at is not None
+    assert authorized(running, made["key"]) == 401
+    again = running.call("DELETE", f"/api-keys/{made['id']}")
+    assert (again.status_code, again.json()["data"]["revoked_at"]) == (200, revoked_at)
+
+
+@pytest.mark.parametrize("identifier", ["aaaaaaaaaaaa", "x", "AAAAAAAAAAAA", "aaaaaaaaaaaa%0A", "%00"])
+def test_a_key_that_is_not_there_cannot_be_revoked(running: Running, identifier: str) -> None:
+    answer = running.call("DELETE", f"/api-keys/{identifier}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "key_not_found")
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"scope": "read"}, "/name"),
+        ({"name": "", "scope": "read"}, "/name"),
+        ({"name": "x" * 101, "scope": "read"}, "/name"),
+        ({"name": "x", "scope": "root"}, "/scope"),
+        ({"name": "x", "scope": "read", "expires_at": "2020-01-01T00:00:00Z"}, "/expires_at"),
+        ({"name": "x", "scope": "read", "expires_at": "soon"}, "/expires_at"),
+        ({"name": "x", "scope": "read", "key": "cs_mine"}, "/key"),
+    ],
+)
+def test_a_key_that_cannot_be_is_not_made(running: Running, body: Any, pointer: str) -> None:
+    answer = running.post("/api-keys", body, "admin")
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
+
+
+def test_a_key_tells_when_it_was_last_used(running: Running) -> None:
+    made = make(running)
+    assert authorized(running, made["key"]) == 200
+    running.run(running.service.keyring.flush())
+    listed = running.get("/api-keys", "admin", params={"limit": 200}).json()["data"]
+    (told,) = [key for key in listed if key["id"] == made["id"]]
+    assert made["created_at"] <= told["last_used_at"]
+
+
+def routes() -> list[tuple[str, str, str | None]]:
+    """Every operation: method, path below the prefix, scope."""
+    found = []
+    for prefix, routers in doors._ROUTERS:
+        for router in routers:
+            for route in router.routes:
+                if isinstance(route, ScopedRoute) and prefix == API:
+                    found += [(method, route.path, route.needed) for method in sorted(route.methods or ())]
+    return found
+
+
+@pytest.mark.parametrize(("method", "path", "needed"), [r for r in routes() if r[2] is not None])
+def test_a_route_answers_those_of_its_scope_and_nobody_else(
+    running: Running, method: str, path: str, needed: str
+) -> None:
+    path = path.format(merchant_id=new_merchant(), transaction_id=new_merchant(), key_id="x")
+    more: dict[str, Any] = {} if method in ("GET", "DELETE") else {"json": {}}
+    nobody = running.call(method, path, None, **more)
+    assert (nobody.status_code, nobody.json()["code"]) == (401, "unauthenticated")
+    assert nobody.headers["www-authenticate"] == 'Bearer realm="credit-service"'
+    for scope in SCOPES:
+        answer = running.call(method, path, scope, **more)
+        if SCOPES.index(scope) < SCOPES.index(needed):
+            assert (answer.status_code, answer.json()["code"]) == (403, "scope_missing")
+        else:
+            assert answer.status_code in (200, 404, 422), answer.text
+
+
+def test_the_routes_that_anybody_may_call_are_these(running: Running) -> None:
+    public = {(method, path) for method, path, needed in routes() if needed is None}
+    assert public == {("GET", "/health"), ("GET", "/credits/plugin-status/{merchant_id}")}
+    for _, path in public:
+        assert running.get(path.format(merchant_id=new_merchant()), None).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "credential",
+    [
+        "",
+        "{key}",
+        "Basic {key}",
+        "Bearer",
+        "Bearer ",
+        "Bearer cs_",
+        "Bearer{key}",
+        "Bearer {key}x",
+        "Bearer {key} ",
+        "Bearer {key}, Bearer {key}",
+        "Bearer {other}",
+        "Bearer {forged}",
+        "Bearer cs_aaaaaaaaaaaa_" + "a" * 43,
+        "Bearer " + "x" * 5000,
+    ],
+)
+def test_any_other_credential_is_no_credential(running: Running, credential: str) -> None:
+    key = running.keys["admin"]
+    forged = key[:-1] + ("A" if key[-1] != "A" else "B")
+    value = credential.format(key=key, other=key.upper(), forged=forged)
+    with running.connection() as connection:
+        connection.send(f"GET /api/v1/api-keys HTTP/1.1\r\nhost: a\r\nauthorization: {value}\r\n\r\n".encode())
+        status, headers, body = connection.answer()
+    if credential == "Bearer {key} ":  # white space around a header's value is none of it
+        assert status == 200
+        return
+    assert status == 401
+    assert headers["www-authenticate"].startswith("Bearer")
+    assert b"unauthenticated" in body
+    assert key.encode() not in body
+
+
+def test_two_credentials_are_none(running: Running) -> None:
+    line = f"authorization: Bearer {running.keys['read']}\r\n"
+    with running.connection() as connection:
+        connection.send(f"GET /api/v1/health/detailed HTTP/1.1\r\nhost: a\r\n{line}{line}\r\n".encode())
+        assert connection.answer()[0] == 401
+
+
+@pytest.mark.parametrize("place", ["?key={key}", "?access_token={key}", "?authorization=Bearer%20{key}"])
+def test_a_key_in_the_url_is_none(running: Running, place: str) -> None:
+    answer = running.get("/health/detailed" + place.format(key=running.keys["admin"]), None)
+    assert answer.status_code == 401
+
+
+def test_who_calls_is_asked_before_what_was_sent_is_judged(running: Running) -> None:
+    for path in ("/credits/transactions", "/credits/transactions/batch", "/credits/events", "/credits/accounts"):
+        assert running.post(path, b"{", None).status_code == 401
+        assert running.post(path, b"{", "read").status_code == 403
+        assert running.post(path + "?x=1", b"{", None).status_code == 401
+
+
+def test_with_the_database_away_nobody_can_be_known(start: Callable[..., Running]) -> None:
+    running = start()
+
+    async def away(_: str) -> None:
+        from credit_service.storage.base import StorageUnavailable
+
+        raise StorageUnavailable("gone")
+
+    running.service.store.key = away  # type: ignore[assignment]
+    running.service.keyring.forget(running.keys["read"][3:15])
+    for answer in (running.get("/credits/accounts"), running.post("/credits/transactions", {}, "read")):
+        assert (answer.status_code, answer.json()["code"]) == (503, "storage_unavailable")
+        assert answer.headers["retry-after"] == "1"

@@ -1,0 +1,447 @@
+"""What happens below a request: size, time, framing, pipelines; with small limits, over bare sockets."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from itertools import repeat
+from typing import Any
+
+import pytest
+
+from tests.doors.running import Running, posting
+
+HEALTH = b"GET /api/v1/health HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service with small limits of size."""
+    limits = {"headers_max_bytes": 1024, "body_max_bytes": 1024, "batch_body_max_bytes": 4096}
+    with Running(tmp_path_factory.mktemp("small"), **limits) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def hurried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service with small limits of time."""
+    limits = {"header_timeout_seconds": 0.2, "body_timeout_seconds": 0.2}
+    with Running(tmp_path_factory.mktemp("hurried"), **limits) as running:
+        yield running
+
+
+def head(running: Running, path: str = "/credits/transactions", **more: Any) -> bytes:
+    """The head of a POST, but for the empty line at its end."""
+    headers = {
+        "host": "a",
+        "authorization": f"Bearer {running.keys['write']}",
+        "content-type": "application/json",
+        "idempotency-key": "k",
+        **{name.replace("_", "-"): value for name, value in more.items()},
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"POST /api/v1{path} HTTP/1.1\r\n{lines}".encode()
+
+
+def request(running: Running, body: Any, **more: Any) -> bytes:
+    """A whole POST of a transaction."""
+    content = json.dumps(body).encode()
+    return head(running, content_length=len(content), **more) + b"\r\n" + content
+
+
+def answers_still(running: Running) -> bool:
+    return running.get("/health", None).status_code == 200
+
+
+# ---- size
+
+
+def test_headers_above_the_limit_are_refused(small: Running) -> None:
+    with small.connection() as connection:
+        connection.send(HEALTH[:-2] + b"x-long: " + b"x" * 1100 + b"\r\n\r\n")
+        assert connection.problem() == "headers_too_large"
+        assert connection.is_closed()
+
+
+def test_many_headers_above_the_limit_are_refused(small: Running) -> None:
+    with small.connection() as connection:
+        connection.send(HEALTH[:-2] + b"".join(b"x%d: y\r\n" % number for number in range(200)) + b"\r\n")
+        assert connection.problem() == "headers_too_large"
+
+
+def test_headers_within_the_limit_are_not(small: Running) -> None:
+    with small.connection() as connection:
+        connection.send(HEALTH[:-2] + b"x-long: " + b"x" * 900 + b"\r\n\r\n")
+        assert connection.answer()[0] == 200
+
+
+@pytest.mark.parametrize("target", [b"/" + b"x" * 1100, b"/api/v1/health?" + b"x" * 1100])
+def test_an_address_counts_with_the_headers(small: Running, target: bytes) -> None:
+    with small.connection() as connection:
+        connection.send(b"GET %s HTTP/1.1\r\nhost: a\r\n\r\n" % target)
+        assert connection.problem() == "headers_too_large"
+
+
+@pytest.mark.parametrize("endless", [b"x-long: ", b"x", b"GET /", b"G"])
+def test_headers_without_an_end_are_refused(small: Running, endless: bytes) -> None:
+    with small.connection() as connection:
+        connection.send(b"" if endless.startswith(b"G") else HEALTH[:-2])
+        connection.send(endless + b"x" * 500_000)
+        assert connection.problem() in ("headers_too_large", "bad_request")  # there is no method Gxxx
+        assert connection.is_closed()
+
+
+def test_headers_that_grow_slowly_are_refused_at_the_limit(small: Running) -> None:
+    with small.connection() as connection:
+        connection.send(HEALTH[:-2])
+        for number in range(24):
+            connection.send(b"x%d: %s\r\n" % (number, b"y" * 100))
+            time.sleep(0.001)  # so that they do not arrive as one
+        assert connection.problem() == "headers_too_large"
+
+
+def test_headers_of_a_later_request_have_the_same_limit(small: Running) -> None:
+    with small.connection() as connection:
+        for _ in range(3):
+            connection.send(HEALTH[:-2] + b"x-long: " + b"x" * 900 + b"\r\n\r\n")
+            assert connection.answer()[0] == 200
+        connection.send(HEALTH[:-2] + b"x-long: " + b"x" * 3000)
+        assert connection.problem() == "headers_too_large"
+
+
+def test_a_large_body_before_them_is_not_counted_with_the_headers(small: Running) -> None:
+    merchant = small.open()
+    items = [{**posting(merchant), "idempotency_key": str(number)} for number in range(20)]
+    content = json.dumps({"items": items}).encode()
+    assert len(content) > 3000
+    first = head(small, "/credits/transactions/batch", content_length=len(content)) + b"\r\n" + content
+    with small.connection() as connection:
+        connection.send(first + HEALTH[:20])
+        assert connection.answer()[0] == 200
+        connection.send(HEALTH[20:])
+        assert connection.answer()[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "limit"),
+    [
+        ("/credits/transactions", 1024),
+        ("/credits/accounts", 1024),
+        ("/api-keys", 1024),
+        ("/credits/transactions/batch", 4096),
+        ("/credits/events", 4096),
+        ("/credits/plugin-status/batch", 4096),
+        ("/nothing", 1024),
+    ],
+)
+def test_a_body_above_the_limit_is_refused(small: Running, path: str, limit: int) -> None:
+    for size, chunked in ((limit + 1, False), (limit + 1, True), (500_000, False), (500_000, True)):
+        with small.connection() as connection:
+            if chunked:
+                framed = b"%x\r\n%s\r\n" % (size, b" " * size)
+                connection.send(head(small, path, transfer_encoding="chunked") + b"\r\n" + framed)
+            else:
+                connection.send(head(small, path, content_length=size) + b"\r\n" + b" " * size)
+            assert connection.problem() == "body_too_large", (size, chunked)
+    fits = small.post(path, b" " * limit)
+    assert fits.status_code in (404, 403, 422)
+
+
+def test_a_body_that_says_it_is_too_large_is_not_waited_for(small: Running) -> None:
+    with small.connection() as connection:
+        connection.send(head(small, content_length=10**9) + b"\r\n")
+        assert connection.problem() == "body_too_large"
+
+
+def test_a_body_without_an_end_is_refused_at_the_limit(small: Running) -> None:
+    with small.connection() as connection:
+        connection.send(head(small, transfer_encoding="chunked") + b"\r\n")
+        connection.send_until_answered(repeat(b"400\r\n" + b" " * 1024 + b"\r\n", 100_000))
+        assert connection.problem() == "body_too_large"
+
+
+def test_the_refusal_of_a_large_body_can_be_read_by_those_who_send_all_of_it_first(running: Running) -> None:
+    for _ in range(5):
+        answer = running.post("/credits/transactions", b" " * 5_000_000)
+        assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+        assert answer.headers["connection"] == "close"
+
+
+def test_who_asks_before_sending_a_body_is_told_to_go_on_or_that_it_is_too_large(small: Running) -> None:
+    merchant = small.open()
+    content = json.dumps(posting(merchant)).encode()
+    with small.connection() as connection:
+        connection.send(head(small, content_length=len(content), expect="100-continue") + b"\r\n")
+        assert connection.answer()[0] == 100
+        connection.send(content)
+        assert connection.answer()[0] == 201
+    with small.connection() as connection:
+        connection.send(head(small, content_length=2000, expect="100-continue") + b"\r\n")
+        assert connection.problem() == "body_too_large"
+
+
+# ---- time
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", HEALTH[:-2], b"\r\n"])
+def test_headers_that_do_not_arrive_in_time_end_the_connection(hurried: Running, sent: bytes) -> None:
+    with hurried.connection() as connection:
+        connection.send(sent)
+        assert connection.problem() == "request_timeout"
+        assert connection.is_closed()
+
+
+@pytest.mark.parametrize("sent", [b"G", HEALTH[:-2], b"\r\n"])
+def test_headers_of_a_later_request_have_the_same_time(hurried: Running, sent: bytes) -> None:
+    with hurried.connection() as connection:
+        connection.send(HEALTH)
+        assert connection.answer()[0] == 200
+        connection.send(sent)
+        assert connection.problem() == "request_timeout"
+
+
+def test_headers_that_drip_do_not_gain_time(hurried: Running) -> None:
+    with hurried.connection() as connection:
+        connection.send(HEALTH[:-2])
+        connection.send_until_answered(repeat(b"x: y\r\n", 500), pause=0.01)
+        assert connection.problem() == "request_timeout"
+
+
+@pytest.mark.parametrize(
+    ("framing", "sent"),
+    [
+        ({"content_length": 20}, b""),
+        ({"content_length": 20}, b"{"),
+        ({"transfer_encoding": "chunked"}, b""),
+        ({"transfer_encoding": "chunked"}, b"2\r\n{}\r\n"),
+    ],
+)
+def test_a_body_that_does_not_arrive_in_time_is_refused(hurried: Running, framing: dict[str, Any], sent: bytes) -> None:
+    with hurried.connection() as connection:
+        connection.send(head(hurried, **framing) + b"\r\n" + sent)
+        assert connection.problem() == "request_timeout"
+        assert connection.is_closed()
+
+
+def test_a_body_that_drips_does_not_gain_time(hurried: Running) -> None:
+    with hurried.connection() as connection:
+        connection.send(head(hurried, content_length=1000) + b"\r\n")
+        connection.send_until_answered(repeat(b" ", 500), pause=0.01)
+        assert connection.problem() == "request_timeout"
+
+
+def test_the_time_for_headers_is_over_when_they_have_arrived(hurried: Running) -> None:
+    with hurried.connection() as connection:
+        for _ in range(3):
+            connection.send(HEALTH)
+            assert connection.answer()[0] == 200
+            time.sleep(0.25)  # longer than headers may take, shorter than an idle connection is kept
+
+
+# ---- framing
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET / HTTP/1.1\r\na b: c\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\nx: \x00\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\n x: folded\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"CONNECT a:443 HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"GET http:// HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"GET nonsense HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nnonsense\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}x\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\n",
+    ],
+)
+def test_what_is_not_http_is_told_so_and_the_connection_ends(running: Running, sent: bytes) -> None:
+    with running.connection() as connection:
+        connection.send(sent)
+        assert connection.problem() == "bad_request"
+        assert connection.is_closed()
+
+
+def test_broken_chunks_after_good_ones_post_nothing(running: Running) -> None:
+    merchant = running.open()
+    content = json.dumps(posting(merchant)).encode()
+    with running.connection() as connection:
+        connection.send(head(running, transfer_encoding="chunked") + b"\r\n")
+        connection.send(b"%x\r\n%s\r\nnonsense\r\n" % (len(content), content))
+        assert connection.problem() == "bad_request"
+    assert running.sequence(merchant) == 1
+
+
+def test_a_client_that_goes_away_in_the_middle_of_its_body_posts_nothing(
+    running: Running, capfd: pytest.CaptureFixture[str]
+) -> None:
+    merchant = running.open()
+    content = json.dumps(posting(merchant)).encode()
+    for framing, sent in (
+        ({"content_length": len(content) + 1}, content),
+        ({"transfer_encoding": "chunked"}, b"%x\r\n%s\r\n" % (len(content), content)),
+    ):
+        with running.connection() as connection:
+            connection.send(head(running, **framing) + b"\r\n" + sent)
+    wait_until(lambda: not running.server.server_state.tasks)
+    assert running.sequence(merchant) == 1
+    assert "rror" not in capfd.readouterr().err
+
+
+def test_chunks_make_up_a_body(running: Running) -> None:
+    merchant = running.open()
+    content = json.dumps(posting(merchant)).encode()
+    with running.connection() as connection:
+        connection.send(head(running, transfer_encoding="chunked") + b"\r\n")
+        for at in range(len(content)):
+            connection.send(b"1\r\n%c\r\n" % content[at])
+        connection.send(b"0\r\n\r\n")
+        assert connection.answer()[0] == 201
+
+
+def test_an_old_client_gets_its_answer_and_the_end_of_the_connection(running: Running) -> None:
+    with running.connection() as connection:
+        connection.send(b"GET /api/v1/health HTTP/1.0\r\n\r\n")
+        status, headers, _ = connection.answer()
+        assert (status, headers["connection"]) == (200, "close")
+        assert connection.is_closed()
+
+
+@pytest.mark.parametrize("path", ["/livez", "/api/v1/credits/plugin-status/6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"])
+def test_HEAD_is_answered_as_GET_but_without_a_body(running: Running, path: str) -> None:
+    with running.connection() as connection:
+        for _ in range(2):
+            connection.send(f"HEAD {path} HTTP/1.1\r\nhost: a\r\n\r\n".encode())
+            head = connection.head()
+            assert head.startswith("HTTP/1.1 200 ")
+            assert int(re.findall(r"content-length: (\d+)", head)[0]) > 10
+        connection.send(HEALTH)
+        assert connection.answer()[2] == b'{"data":{"status":"ok"}}'
+
+
+def test_an_offer_of_another_protocol_is_passed_over(running: Running) -> None:
+    offers = (
+        b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n",
+        b"connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: eA==\r\n",
+    )
+    merchant = running.open()
+    for number, offer in enumerate(offers):
+        with running.connection() as connection:
+            connection.send(HEALTH[:-2] + offer + b"\r\n")
+            assert connection.answer()[0] == 200
+            connection.send(HEALTH)
+            assert connection.answer()[0] == 200
+        with running.connection() as connection:
+            sent = request(running, posting(merchant), idempotency_key=number)
+            connection.send(sent.replace(b"host: a\r\n", b"host: a\r\n" + offer))
+            assert connection.answer()[0] == 201
+
+
+# ---- pipelines
+
+
+def test_requests_sent_at_once_are_answered_in_their_order(running: Running) -> None:
+    merchant = running.open()
+    with running.connection() as connection:
+        connection.send(b"".join(request(running, posting(merchant), idempotency_key=number) for number in range(50)))
+        answers = [connection.answer() for _ in range(50)]
+    assert [status for status, _, _ in answers] == [201] * 50
+    assert [json.loads(body)["data"]["idempotency_key"] for _, _, body in answers] == [str(n) for n in range(50)]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"nonsense\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nnonsense\r\n",
+        b"GET /\xff HTTP/1.1\r\nhost: a\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("before", [1, 3])
+def test_what_is_broken_is_told_after_the_answers_to_what_came_before(
+    running: Running, broken: bytes, before: int
+) -> None:
+    merchant = running.open()
+    with running.connection() as connection:
+        requests = [request(running, posting(merchant), idempotency_key=number) for number in range(before)]
+        connection.send(b"".join(requests) + broken + HEALTH)
+        for _ in range(before):
+            assert connection.answer()[0] == 201
+        assert connection.problem() == "bad_request"
+        assert connection.is_closed()
+    assert running.sequence(merchant) == 1 + before
+
+
+def test_a_slow_request_behind_another_is_told_after_it(hurried: Running) -> None:
+    merchant = hurried.open()
+    with hurried.connection() as connection:
+        connection.send(request(hurried, posting(merchant)) + HEALTH[:20])
+        assert connection.answer()[0] == 201
+        assert connection.problem() == "request_timeout"
+
+
+def test_a_pipeline_does_not_pile_up(running: Running) -> None:
+    path = f"/api/v1/credits/plugin-status/{running.open()}"
+    one = f"GET {path} HTTP/1.1\r\nhost: a\r\nx: {'y' * 4000}\r\n\r\n".encode()
+    with running.connection() as connection:
+        connection.socket.setblocking(False)
+        sent = 0
+        flood = one * 500
+        # Nobody reads the answers, so at some time no more is taken.
+        stuck_since = time.monotonic()
+        while time.monotonic() - stuck_since < 0.3 and sent < 50_000_000:
+            try:
+                sent += connection.socket.send(flood[sent % len(one) :])
+                stuck_since = time.monotonic()
+            except BlockingIOError:
+                time.sleep(0.005)
+        connections: list[Any] = list(running.server.server_state.connections)
+        protocols = [protocol for protocol in connections if protocol.pipeline]
+        assert len(protocols) == 1
+        # What was read at once, and no more: 256 KiB.
+        assert len(protocols[0].pipeline) <= 256 * 1024 // len(one) + 1
+        assert sent < 50_000_000
+        # And all of it is answered to those who read.
+        connection.socket.settimeout(5)
+        answered, token, tail = 0, b'"reason":"available"', b""
+        while answered < sent // len(one):
+            read = tail + connection.socket.recv(1_000_000)
+            answered += read.count(token)
+            tail = read[1 - len(token) :]
+    assert answers_still(running)
+
+
+# ---- answers that do not wait for the request
+
+
+@pytest.mark.parametrize("path", ["/credits/plugin-status/6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11", "/health"])
+def test_a_GET_with_a_body_is_answered_and_the_connection_goes_on(running: Running, path: str) -> None:
+    with running.connection() as connection:
+        for _ in range(2):
+            connection.send(f"GET /api/v1{path} HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{{}}".encode())
+            assert connection.answer()[0] == 200
+
+
+def test_a_connection_whose_request_was_answered_before_it_ended_is_closed(running: Running) -> None:
+    path = "/api/v1/credits/plugin-status/6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
+    with running.connection() as connection:
+        connection.send(f"GET {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n".encode())
+        assert connection.answer()[0] == 200
+        assert connection.is_closed()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

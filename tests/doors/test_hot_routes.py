@@ -1,0 +1,241 @@
+"""The hot routes answer what FastAPI's would: the same bytes, posted to a service with them and to one without."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from credit_service.doors.http.keys import NewKey, new_key
+from credit_service.doors.http.shell import Shell
+from credit_service.service import Service
+from credit_service.settings import Settings
+from credit_service.storage.migrations import migrate
+from credit_service.storage.sqlite import SQLiteStore
+from tests.messages import bodies
+from tests.messages.bodies import MERCHANT
+
+ONE, MANY, EVENTS = "/credits/transactions", "/credits/transactions/batch", "/credits/events"
+KEY: NewKey = new_key("test", "write", 0)
+IDS = {"x-request-id": b"r"}
+
+
+class Answered(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: Any
+
+
+class Side:
+    """One of two services that see the same clock, draw the same numbers, and know the same key."""
+
+    def __init__(self, path: Path, *, hot: bool) -> None:
+        migrate(path)
+        self._ticks = count(1_800_000_000_000_000, 1000)
+        self._now = next(self._ticks)
+        numbers = count(1)
+        self.store = SQLiteStore(path, clock=lambda: self._now, draw_number=lambda: next(numbers))
+        settings = Settings(_env_file=None, sweep_seconds=3600, rate_limit_enabled=False)  # type: ignore[call-arg]
+        self.service = Service(self.store, settings)
+        assert isinstance(self.service.app, Shell)
+        self.taken = 0  # by the hot routes
+        for route, answer in self.service.app._hot.items():
+            self.service.app._hot[route] = self._counted(answer) if hot else self._never  # type: ignore[index]
+
+    def _counted(self, answer: Any) -> Any:
+        async def counted(call: Any) -> Any:
+            answered = await answer(call)
+            self.taken += answered is not None
+            return answered
+
+        return counted
+
+    async def _never(self, call: Any) -> None:
+        return None
+
+    async def post(self, path: str, body: bytes, headers: dict[str, bytes]) -> Answered:
+        """POST in this process."""
+        self._now = next(self._ticks)
+        sent: list[Any] = []
+        received = iter([{"type": "http.request", "body": body, "more_body": False}])
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": f"/api/v1{path}",
+            "raw_path": f"/api/v1{path}".encode(),
+            "query_string": b"",
+            "root_path": "",
+            "scheme": "http",
+            "http_version": "1.1",
+            "headers": [(name.encode(), value) for name, value in headers.items()],
+        }
+
+        async def receive() -> Any:
+            return next(received)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await self.service.app(scope, receive, send)
+        start, *rest = sent
+        told = {name.decode(): value.decode() for name, value in start["headers"]}
+        return Answered(start["status"], told, json.loads(b"".join(part["body"] for part in rest)))
+
+
+class Twins:
+    """Both services, and the loop in which they run."""
+
+    def __init__(self, directory: Path) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.fast = Side(directory / "fast.db", hot=True)
+        self.slow = Side(directory / "slow.db", hot=False)
+        self.stop = asyncio.Event()
+        for side in (self.fast, self.slow):
+            self.loop.run_until_complete(side.store.add_key(KEY.key))
+        self.running = [self.loop.create_task(self._run(side)) for side in (self.fast, self.slow)]
+
+    async def _run(self, side: Side) -> None:
+        async with side.service.running():
+            await self.stop.wait()
+
+    def close(self) -> None:
+        self.stop.set()
+        self.loop.run_until_complete(asyncio.gather(*self.running))
+        self.loop.close()
+
+    def post(self, path: str, body: bytes, **headers: bytes) -> Answered:
+        """POST to both, make sure that they answer the same, and return it."""
+        sent = {
+            "content-type": b"application/json",
+            "authorization": f"Bearer {KEY.whole}".encode(),
+            "x-request-id": b"r",
+            "x-correlation-id": b"c",
+            **{name.replace("_", "-"): value for name, value in headers.items()},
+        }
+        fast, slow = (self.loop.run_until_complete(side.post(path, body, sent)) for side in (self.fast, self.slow))
+        assert comparable(fast) == comparable(slow)
+        assert fast.status in (200, 201, 400, 402, 404, 409, 422)
+        return fast
+
+
+def comparable(answered: Answered) -> Any:
+    """An answer without the hashes, which cover the random salts of metadata, and without the order of headers."""
+
+    def without_hashes(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: without_hashes(entry) for name, entry in value.items() if name != "hash"}
+        if isinstance(value, list):
+            return [without_hashes(entry) for entry in value]
+        return value
+
+    return (answered.status, answered.headers, without_hashes(answered.body))
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twins]:
+    """Both services, with the account of the merchant that the bodies name."""
+    both = Twins(tmp_path_factory.mktemp("twins"))
+    assert both.post("/credits/accounts", json.dumps({"merchant_id": MERCHANT}).encode()).status == 201
+    yield both
+    both.close()
+
+
+# Keys that come again: with the same content they replay, with other content they are refused.
+KEYS = st.sampled_from(
+    [
+        *(f"key-{number}".encode() for number in range(400)),
+        b'"key-1"',
+        b"key 2",
+        b"",
+        b'"',
+        b"expiry:1",
+        b"\xe9",
+        b"x" * 256,
+        b"shopify:order:a",
+        b"shopify:order:17",
+        b"shopify:order:order-1",
+        b'"shopify:order:job"',
+    ]
+)
+
+
+@given(body=bodies.as_bytes(bodies.postings()), key=st.none() | KEYS)
+def test_one_posting_is_answered_alike(twins: Twins, body: bytes, key: bytes | None) -> None:
+    headers = {} if key is None else {"idempotency_key": key}
+    answered = twins.post(ONE, body, **headers)
+    if answered.status == 201:
+        assert twins.post(ONE, body, **headers).status == 200
+
+
+@given(body=bodies.as_bytes(bodies.batches()))
+def test_a_batch_is_answered_alike(twins: Twins, body: bytes) -> None:
+    twins.post(MANY, body)
+
+
+@given(body=bodies.as_bytes(bodies.events()))
+def test_an_event_is_answered_alike(twins: Twins, body: bytes) -> None:
+    twins.post(EVENTS, body, content_type=b"application/cloudevents+json")
+
+
+@given(body=bodies.as_bytes(st.lists(bodies.events(), min_size=1, max_size=3)))
+def test_a_batch_of_events_is_answered_alike(twins: Twins, body: bytes) -> None:
+    twins.post(EVENTS, body, content_type=b"application/cloudevents-batch+json")
+
+
+@given(
+    body=bodies.as_bytes(bodies.postings()),
+    media_type=st.sampled_from(
+        [b"", b"text/plain", b"application/cloudevents+json", b"APPLICATION/json;charset=utf-8"]
+    ),
+)
+def test_a_media_type_is_judged_alike(twins: Twins, body: bytes, media_type: bytes) -> None:
+    for path in (ONE, MANY, EVENTS):
+        sides = [
+            twins.loop.run_until_complete(
+                side.post(
+                    path,
+                    body,
+                    {
+                        "content-type": media_type,
+                        "authorization": f"Bearer {KEY.whole}".encode(),
+                        "idempotency-key": b"media",
+                        "x-request-id": b"r",
+                    },
+                )
+            )
+            for side in (twins.fast, twins.slow)
+        ]
+        assert comparable(sides[0]) == comparable(sides[1])
+
+
+@pytest.mark.parametrize(
+    "authorization", [b"", b"Bearer x", f"Bearer {KEY.whole}x".encode()], ids=["nothing", "nonsense", "nearly"]
+)
+def test_a_caller_who_is_nobody_is_answered_alike(twins: Twins, authorization: bytes) -> None:
+    for path in (ONE, MANY, EVENTS):
+        sides = [
+            twins.loop.run_until_complete(
+                side.post(path, b"{", {"content-type": b"application/json", "authorization": authorization} | IDS)
+            )
+            for side in (twins.fast, twins.slow)
+        ]
+        assert comparable(sides[0]) == comparable(sides[1])
+        assert sides[0].status == 401
+
+
+def test_the_comparison_was_worth_something(twins: Twins) -> None:
+    item = f'{{"merchant_id":"{MERCHANT}","operation_type":"INCREASE","transaction_type":"MANUAL","amount":1'
+    event = (
+        f'{{"specversion":"1.0","id":"1","source":"s","type":"evt.billing.payment_succeeded",'
+        f'"data":{{"merchant_id":"{MERCHANT}","payment_id":"worth","credits":1}}}}'
+    )
+    before, slow_before = twins.fast.taken, twins.slow.taken
+    twins.post(ONE, f"{item}}}".encode(), idempotency_key=b"worth-1")
+    twins.post(MANY, f'{{"items":[{item},"idempotency_key":"worth-2"}}]}}'.encode())
+    twins.post(EVENTS, event.encode(), content_type=b"application/cloudevents+json")
+    assert (twins.fast.taken - before, twins.slow.taken - slow_before) == (3, 0)

@@ -1,0 +1,182 @@
+"""How HTTP is spoken: HEAD, CORS, rate limits, metrics, pages that need nothing from elsewhere, the older envelope."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from credit_service.doors.http.problems import Problem
+from credit_service.doors.http.rate_limits import RateLimit
+from tests.doors.running import Running, new_merchant
+
+Start = Callable[..., Running]
+
+
+def test_head_is_get_without_its_body(running: Running) -> None:
+    merchant = running.open()
+    for path in (f"/credits/accounts/{merchant}", f"/credits/plugin-status/{merchant}", "/health"):
+        got, headed = running.get(path), running.call("HEAD", path, "read")
+        assert (headed.status_code, headed.content) == (200, b"")
+        assert headed.headers["content-type"] == got.headers["content-type"]
+    assert running.call("HEAD", f"/credits/accounts/{new_merchant()}", "read").status_code == 404
+
+
+def test_pages_of_other_origins_may_call_only_where_it_is_set(running: Running, start: Start) -> None:
+    asked = {"origin": "https://shop.example", "access-control-request-method": "GET"}
+    path = f"/api/v1/credits/plugin-status/{new_merchant()}"
+    assert "access-control-allow-origin" not in running.client.options(path, headers=asked).headers
+    allowing = start(cors_origins="https://shop.example, https://other.example")
+    preflight = allowing.client.options(path, headers=asked)
+    assert (preflight.status_code, preflight.headers["access-control-allow-origin"]) == (200, "https://shop.example")
+    answer = allowing.client.get(path, headers={"origin": "https://shop.example"})
+    assert answer.headers["access-control-allow-origin"] == "https://shop.example"
+    assert "X-Request-ID" in answer.headers["access-control-expose-headers"]
+    stranger = allowing.client.get(path, headers={"origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in stranger.headers
+
+
+# ---- rate limits
+
+
+def test_a_caller_has_a_burst_and_then_a_rate() -> None:
+    now = 0.0
+    limit = RateLimit(10, 3, clock=lambda: now)
+    assert [limit.take("a").remaining for _ in range(3)] == [2, 1, 0]
+    refused = limit.take("a")
+    assert (refused.allowed, refused.remaining, round(refused.reset_seconds, 3)) == (False, 0, 0.1)
+    assert limit.take("b").allowed
+    now = 0.1
+    assert (limit.take("a").allowed, limit.take("a").allowed) == (True, False)
+    now = 10
+    assert limit.take("a").remaining == 2
+
+
+def test_only_the_callers_seen_last_are_remembered() -> None:
+    limit = RateLimit(1, 1, size=2, clock=lambda: 0.0)
+    assert [limit.take(name).allowed for name in "abcab"] == [True, True, True, True, True]
+    assert not limit.take("b").allowed
+
+
+def test_too_many_requests_of_one_key_are_refused_until_they_may_be_made(start: Start) -> None:
+    running = start(rate_limit_enabled=True, rate_limit_key_per_second=0.001, rate_limit_key_burst=2)
+    merchant = running.open()  # with the key of scope write
+    assert running.spend(merchant).headers["ratelimit"] == '"key";r=0;t=2000'
+    refused = running.spend(merchant)
+    assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+    assert int(refused.headers["retry-after"]) > 900
+    assert refused.headers["ratelimit-policy"] == '"key";q=2;w=2000'
+    assert running.get(f"/credits/accounts/{merchant}").json()["data"]["sequence"] == 2
+
+
+def test_too_many_requests_of_one_address_without_a_key_are_refused(start: Start) -> None:
+    running = start(rate_limit_enabled=True, rate_limit_address_per_second=0.001, rate_limit_address_burst=3)
+    merchant = running.open()
+    path = f"/credits/plugin-status/{merchant}"
+    assert [running.get(path, None).status_code for _ in range(4)] == [200, 200, 200, 429]
+    assert running.get("/health", None).status_code == 429
+    assert running.client.get("/livez").status_code == 200
+    wrong = {"authorization": "Bearer cs_aaaaaaaaaaaa_" + "x" * 43}
+    assert running.client.get("/api/v1/credits/accounts", headers=wrong).status_code == 429
+    assert running.get("/credits/accounts").status_code == 200
+
+
+def test_the_limits_can_be_turned_off(start: Start) -> None:
+    running = start(rate_limit_enabled=False, rate_limit_key_burst=1, rate_limit_key_per_second=0.001)
+    merchant = running.open()
+    answer = running.spend(merchant)
+    assert answer.status_code == 201
+    assert "ratelimit" not in answer.headers
+
+
+# ---- metrics
+
+
+def _metric(running: Running, name: str) -> float:
+    found = re.search(rf"^{re.escape(name)} (\S+)$", running.client.get("/metrics").text, flags=re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def test_metrics_count_what_happened(start: Start) -> None:
+    running = start()
+    merchant = running.open()
+    running.spend(merchant, 30)
+    running.spend(merchant, 1000)
+    event: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": "1",
+        "source": "s",
+        "type": "evt.billing.payment_succeeded",
+        "data": {"merchant_id": merchant, "payment_id": 1, "credits": 5},
+    }
+    for credits in (5, 5, 6):
+        event["data"]["credits"] = credits
+        running.tell(event)
+    running.get(f"/credits/plugin-status/{merchant}", None)
+    running.get(f"/credits/plugin-status/{merchant}", None)
+    for name, value in {
+        'credits_transactions_total{operation="DECREASE",type="USAGE"}': 1,
+        'credits_transactions_total{operation="INCREASE",type="PAYMENT"}': 1,
+        "credits_balance_updated_total": 3,
+        'credits_refused_total{code="insufficient_credits"}': 1,
+        "credits_events_conflicting_total": 1,
+        'credits_events_consumed_total{outcome="posted",subject="evt.billing.payment_succeeded"}': 1,
+        'credits_events_consumed_total{outcome="replayed",subject="evt.billing.payment_succeeded"}': 2,
+        'credits_plugin_status_checks_total{source="store",status="enabled"}': 1,
+        'credits_plugin_status_checks_total{source="memory",status="enabled"}': 1,
+        'credits_plugin_status{status="enabled"}': 1,
+        "credits_merchants_zero_balance": 0,
+        "credits_merchants_low_balance": 0,
+        "credits_posting_queue_depth": 0,
+        "credits_transaction_processing_seconds_count": 6,
+        "credits_posting_batch_size_sum": 6,
+    }.items():
+        assert _metric(running, name) == value, name
+    route = 'method="POST",route="/api/v1/credits/transactions",status="402"'
+    assert _metric(running, f"credits_http_request_duration_seconds_count{{{route}}}") == 1
+    route = 'method="GET",route="/api/v1/credits/plugin-status/{merchant_id}",status="200"'
+    assert _metric(running, f"credits_http_request_duration_seconds_count{{{route}}}") == 1
+
+
+def test_metrics_can_be_turned_off(start: Start) -> None:
+    assert start(metrics_enabled=False).client.get("/metrics").status_code == 404
+
+
+# ---- pages, and the older envelope
+
+
+def test_the_page_of_routes_needs_nothing_from_elsewhere(running: Running) -> None:
+    page = running.client.get("/docs")
+    assert page.status_code == 200
+    linked = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert linked
+    for link in linked:
+        assert link.startswith("/")
+        assert running.client.get(link).status_code == 200
+
+
+def test_the_older_envelope_is_understood(running: Running) -> None:
+    merchant = running.open()
+    older = {
+        "event_type": "evt.billing.payment_succeeded",
+        "event_id": "old-1",
+        "payload": {"merchant_id": merchant, "payment_id": "P", "credits": 7},
+        "correlation_id": "from-the-platform",
+        "version": 1,
+    }
+    result = running.post("/credits/events", older).json()["data"]["results"][0]
+    assert (result["event_id"], result["outcome"]) == ("old-1", "posted")
+    assert result["transactions"][0]["correlation_id"] == "from-the-platform"
+    refused = running.post("/credits/events", older | {"event_type": "evt.nonsense"})
+    assert (refused.status_code, refused.json()["code"]) == (422, "event_type_unknown")
+    malformed = running.post("/credits/events", older | {"payload": {"merchant_id": merchant}})
+    assert [error["pointer"] for error in malformed.json()["errors"]] == ["/data/payment_id"]
+
+
+def test_a_problem_of_the_service_always_says_when_to_try_again() -> None:
+    assert Problem("overloaded", "…").headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/openapi.json"])
+def test_what_machines_ask_needs_no_key(running: Running, path: str) -> None:
+    assert running.client.get(path).status_code == 200

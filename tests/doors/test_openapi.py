@@ -1,0 +1,122 @@
+"""The OpenAPI document: valid, whole, and the one that is committed."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.openapi.models import OpenAPI
+
+from credit_service.doors.http.problems import CODES
+from scripts.openapi import COMMITTED, text
+from tests.doors.running import Running
+
+METHODS = {"get", "post", "put", "patch", "delete"}
+
+
+@pytest.fixture(scope="module")
+def document(running: Running) -> dict[str, Any]:
+    answer = running.client.get("/openapi.json")
+    assert answer.status_code == 200
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+def test_the_served_document_is_the_committed_one(document: dict[str, Any]) -> None:
+    committed = COMMITTED.read_text(encoding="utf-8")
+    assert json.loads(committed) == document, "accept the change with: uv run python -m scripts.openapi"
+    assert committed == text()
+
+
+def test_it_is_openapi_3_1(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1.")
+    OpenAPI.model_validate(document)
+
+
+def test_all_its_references_lead_somewhere_and_all_its_schemas_are_used(document: dict[str, Any]) -> None:
+    references = set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(document)))
+    names = {reference.removeprefix("#/components/schemas/") for reference in references}
+    assert names == set(document["components"]["schemas"])
+
+
+def test_every_operation_has_a_stable_id_a_tag_and_a_sentence(document: dict[str, Any]) -> None:
+    ids = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(ids) == len(set(ids))
+    assert all(re.fullmatch("[a-z]+(_[a-z]+)*", identifier) for identifier in ids)
+    for _, method, operation in operations(document):
+        assert method in METHODS
+        assert operation["tags"]
+        assert operation["description"].endswith(".")
+
+
+def test_every_parameter_of_a_path_is_declared(document: dict[str, Any]) -> None:
+    for path, _, operation in operations(document):
+        declared = {one["name"] for one in operation.get("parameters", []) if one["in"] == "path"}
+        assert declared == set(re.findall(r"\{(\w+)\}", path))
+
+
+def test_errors_are_problems_of_their_media_type(document: dict[str, Any]) -> None:
+    for _, _, operation in operations(document):
+        assert "default" in operation["responses"]
+        for status, response in operation["responses"].items():
+            content = response.get("content", {})
+            if status >= "400":  # "default" too
+                assert content == {
+                    "application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemShape"}}
+                }
+            elif status != "304":
+                assert list(content) == ["application/json"]
+    assert document["components"]["schemas"]["ProblemShape"]["properties"]["code"]["enum"] == list(CODES)
+
+
+def test_it_says_who_may_call_what(document: dict[str, Any], running: Running) -> None:
+    scheme = document["components"]["securitySchemes"]["apiKey"]
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    for path, method, operation in operations(document):
+        more: dict[str, Any] = {"json": {}} if method == "post" else {}
+        url = re.sub(r"\{\w+\}", "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11", path)
+        status = running.client.request(method, url, **more).status_code
+        assert (status == 401) == (operation["security"] != []), path
+        if operation["security"]:
+            assert operation["security"][0]["apiKey"][0] in ("read", "write", "admin")
+            assert {"401", "403", "503"} <= set(operation["responses"])
+
+
+@pytest.mark.parametrize(
+    ("path", "types"),
+    [
+        ("/api/v1/credits/transactions", ["application/json"]),
+        ("/api/v1/credits/transactions/batch", ["application/json"]),
+        ("/api/v1/credits/events", ["application/cloudevents+json", "application/cloudevents-batch+json"]),
+    ],
+)
+def test_the_hot_routes_are_in_it_with_their_bodies(document: dict[str, Any], path: str, types: list[str]) -> None:
+    operation = document["paths"][path]["post"]
+    assert list(operation["requestBody"]["content"]) == types
+    assert operation["requestBody"]["required"]
+
+
+def test_the_key_of_a_posting_is_declared(document: dict[str, Any]) -> None:
+    parameters = document["paths"]["/api/v1/credits/transactions"]["post"]["parameters"]
+    (declared,) = [one for one in parameters if one["name"] == "Idempotency-Key"]
+    assert (declared["in"], declared["required"]) == ("header", True)
+
+
+def test_the_bodies_refuse_what_they_do_not_know(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    bodies = [name for name in schemas if name.endswith("Body")]
+    assert bodies
+    assert all(schemas[name]["additionalProperties"] is False for name in bodies)
+
+
+def test_the_page_of_the_docs_is_served(running: Running) -> None:
+    answer = running.client.get("/docs")
+    assert answer.status_code == 200
+    assert "/openapi.json" in answer.text

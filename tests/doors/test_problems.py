@@ -1,0 +1,131 @@
+"""Errors: one shape, and a closed list of codes that says what each means."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from credit_service import doors
+from credit_service.doors.http.problems import CODES, Problem, of_faults, of_refusal
+from credit_service.ledger.refusals import Refusal, Refused
+from credit_service.messages.faults import Fault
+from tests.doors.running import Running
+
+# Every code there may ever be, with its status. A new one is a change of what the service promises.
+PROMISED = {
+    "bad_request": 400,
+    "idempotency_key_missing": 400,
+    "idempotency_key_invalid": 400,
+    "unauthenticated": 401,
+    "insufficient_credits": 402,
+    "scope_missing": 403,
+    "account_frozen": 403,
+    "not_found": 404,
+    "account_not_found": 404,
+    "transaction_not_found": 404,
+    "hold_not_found": 404,
+    "endpoint_not_found": 404,
+    "key_not_found": 404,
+    "shop_not_found": 404,
+    "method_not_allowed": 405,
+    "request_timeout": 408,
+    "trial_already_granted": 409,
+    "hold_captured": 409,
+    "hold_released": 409,
+    "hold_expired": 409,
+    "already_reversed": 409,
+    "not_reversible": 409,
+    "body_too_large": 413,
+    "unsupported_media_type": 415,
+    "validation_failed": 422,
+    "cursor_invalid": 422,
+    "amount_out_of_range": 422,
+    "event_type_unknown": 422,
+    "idempotency_key_reused": 422,
+    "capture_exceeds_hold": 422,
+    "currency_mismatch": 422,
+    "order_unknown": 422,
+    "payment_unknown": 422,
+    "rate_limited": 429,
+    "headers_too_large": 431,
+    "internal": 500,
+    "overloaded": 503,
+    "storage_unavailable": 503,
+    "deadline_exceeded": 503,
+    "outcome_unknown": 503,
+}
+
+
+def test_every_code_is_one_that_was_promised_with_its_status() -> None:
+    assert {code: meaning.status for code, meaning in CODES.items()}.items() <= PROMISED.items()
+
+
+@pytest.mark.parametrize("refusal", Refusal)
+def test_every_refusal_of_the_ledger_has_a_code(refusal: Refusal) -> None:
+    problem = of_refusal(Refused(refusal))
+    assert problem.code in CODES
+    assert problem.detail == refusal.sentence
+
+
+def test_every_code_that_the_doors_name_is_in_the_list() -> None:
+    (package,) = doors.__path__
+    named = set()
+    for file in Path(package).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
+                first = node.args[0]
+                if node.func.id in ("Problem", "TooMuch") and isinstance(first, ast.Constant):
+                    named.add(first.value)
+    assert named
+    assert named <= set(CODES)
+
+
+def test_a_code_that_is_not_in_the_list_cannot_be_told() -> None:
+    with pytest.raises(KeyError):
+        Problem("something_else", "There is no such code.")
+
+
+def test_every_code_is_documented_where_its_type_points(running: Running) -> None:
+    page = running.client.get("/docs/errors")
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    assert re.findall(r"<h2 id='([a-z_]+)'", page.text) == list(CODES)
+    for code, meaning in CODES.items():
+        assert f"<h2 id={code!r}>{code}</h2><p>{meaning.status} &middot; {meaning.title}.</p>" in page.text
+        assert Problem(code, "").shape(None)["type"] == f"/docs/errors#{code}"
+
+
+def test_a_problem_has_one_shape() -> None:
+    problem = Problem("insufficient_credits", "No.", errors=[Fault("/a", "b", "c")], available=1, required=2)
+    assert problem.shape("r") == {
+        "type": "/docs/errors#insufficient_credits",
+        "title": "Not enough credits",
+        "status": 402,
+        "detail": "No.",
+        "code": "insufficient_credits",
+        "request_id": "r",
+        "available": 1,
+        "required": 2,
+        "errors": [{"pointer": "/a", "code": "b", "message": "c"}],
+    }
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_whoever_may_come_again_is_told_when(code: str) -> None:
+    # Of a rate limit its own door knows how long it takes.
+    assert ("Retry-After" in Problem(code, "").headers) == (CODES[code].status == 503)
+
+
+def test_one_fault_is_the_detail_and_many_are_counted() -> None:
+    first, second = Fault("/a", "x", "A is wrong."), Fault("/b", "x", "B is wrong.")
+    assert of_faults([first]).detail == "A is wrong."
+    assert of_faults([first, second]).detail.startswith("2 things are wrong")
+
+
+def test_a_refusal_of_an_item_points_at_it() -> None:
+    refused = Refused(Refusal.GRANT_ALREADY_EXPIRED, {"pointer": "/grant/expires_at"})
+    told = of_refusal(refused, "/items/3").shape(None)
+    assert told["pointer"] == "/items/3"
+    assert told["errors"][0]["pointer"] == "/items/3/grant/expires_at"
+    assert "pointer" not in of_refusal(refused).shape(None)

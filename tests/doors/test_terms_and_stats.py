@@ -1,0 +1,184 @@
+"""An account's own terms, what was posted in sum, and balances at other instants."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.doors.running import Running, new_merchant, posting
+
+
+def _at(days: float) -> str:
+    return (datetime.now(UTC) + timedelta(days=days)).isoformat().replace("+00:00", "Z")
+
+
+def _patch(running: Running, merchant: str, body: Any, scope: str = "admin") -> Any:
+    return running.call("PATCH", f"/credits/accounts/{merchant}", scope, json=body)
+
+
+# ---- terms
+
+
+def test_terms_are_changed_one_at_a_time_and_null_goes_back_to_the_default(running: Running) -> None:
+    merchant = running.open()
+    account: dict[str, Any] = {}
+    for body, threshold, policy, limit in [
+        ({"low_threshold": 100}, 100, "overdraft", None),
+        ({"when_insufficient": "reject"}, 100, "reject", None),
+        ({"overdraft_limit": 7}, 100, "reject", 7),
+        ({"low_threshold": None, "when_insufficient": None}, 20, "overdraft", 7),
+        ({"overdraft_limit": None}, 20, "overdraft", None),
+    ]:
+        told = _patch(running, merchant, body)
+        assert told.status_code == 200
+        account = told.json()["data"]
+        assert (account["low_threshold"], account["when_insufficient"], account["overdraft_limit"]) == (
+            threshold,
+            policy,
+            limit,
+        )
+        assert account["status"] == ("LOW" if threshold == 100 else "ACTIVE")
+    assert account == running.get(f"/credits/accounts/{merchant}").json()["data"]
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({}, ""),
+        ({"low_threshold": -1}, "/low_threshold"),
+        ({"low_threshold": 1.0}, "/low_threshold"),
+        ({"when_insufficient": "forgive"}, "/when_insufficient"),
+        ({"overdraft_limit": 2**53}, "/overdraft_limit"),
+        ({"balance": 5}, "/balance"),
+    ],
+)
+def test_terms_that_cannot_be_are_refused(running: Running, body: Any, pointer: str) -> None:
+    told = _patch(running, running.open(), body)
+    assert (told.status_code, told.json()["code"]) == (422, "validation_failed")
+    assert [error["pointer"] for error in told.json()["errors"]] == [pointer]
+
+
+def test_terms_of_nobody_and_by_nobody_are_refused(running: Running) -> None:
+    assert _patch(running, new_merchant(), {"low_threshold": 1}).json()["code"] == "account_not_found"
+    assert _patch(running, running.open(), {"low_threshold": 1}, "write").json()["code"] == "scope_missing"
+
+
+# ---- stats
+
+
+def test_stats_are_sums_of_credits_by_direction_and_type(running: Running) -> None:
+    merchant = running.open()
+    running.spend(merchant, 30)
+    running.spend(merchant, 12)
+    told = running.transact(posting(merchant, operation_type="INCREASE", transaction_type="MANUAL", amount=5)).json()[
+        "data"
+    ]
+    stats = running.get(f"/credits/accounts/{merchant}/stats").json()["data"]
+    assert stats == {
+        "merchant_id": merchant,
+        "total_increases": 105,
+        "total_decreases": 42,
+        "transaction_count": 4,
+        "last_transaction_at": told["created_at"],
+        "by_type": {
+            "MANUAL": {"transaction_count": 1, "total_increases": 5, "total_decreases": 0},
+            "TRIAL": {"transaction_count": 1, "total_increases": 100, "total_decreases": 0},
+            "USAGE": {"transaction_count": 2, "total_increases": 0, "total_decreases": 42},
+        },
+    }
+    for period in ({"start_date": _at(-1)}, {"end_date": _at(1)}, {"start_date": _at(-1), "end_date": _at(1)}):
+        assert running.get(f"/credits/accounts/{merchant}/stats", params=period).json()["data"] == stats
+
+
+def test_stats_of_a_period_count_what_was_posted_in_it(running: Running) -> None:
+    merchant = running.open()
+    second = running.spend(merchant, 30).json()["data"]["created_at"]
+    running.spend(merchant, 12)
+    path = f"/credits/accounts/{merchant}/stats"
+    since = running.get(path, params={"start_date": second}).json()["data"]
+    assert (since["total_increases"], since["total_decreases"], since["transaction_count"]) == (0, 42, 2)
+    until = running.get(path, params={"end_date": second}).json()["data"]
+    assert (until["total_increases"], until["total_decreases"], until["transaction_count"]) == (100, 0, 1)
+    never = running.get(path, params={"end_date": _at(-1)}).json()["data"]
+    assert (never["transaction_count"], never["last_transaction_at"], never["by_type"]) == (0, None, {})
+
+
+def test_stats_of_nobody_are_refused(running: Running) -> None:
+    assert running.get(f"/credits/accounts/{new_merchant()}/stats").json()["code"] == "account_not_found"
+
+
+# ---- balances at other instants
+
+
+def test_a_balance_at_a_past_instant_is_what_the_transactions_until_then_left(running: Running) -> None:
+    merchant = running.open()
+    first = running.get(f"/credits/accounts/{merchant}").json()["data"]["created_at"]
+    second = running.spend(merchant, 30).json()["data"]["created_at"]
+    running.spend(merchant, 12)
+    path = f"/credits/accounts/{merchant}/balance"
+
+    def at(instant: str) -> tuple[int, int]:
+        told = running.get(path, params={"at": instant}).json()["data"]
+        assert told["balance"] - told["held"] - told["pending"] == told["available"]
+        return told["balance"], told["pending"]
+
+    assert at(_at(-1)) == (0, 0)
+    assert at(first) == (100, 0)
+    assert at(second) == (70, 0)
+    assert at(_at(1)) == (58, 0)
+
+
+def test_a_balance_at_a_future_instant_knows_what_begins_and_what_expires_until_then(running: Running) -> None:
+    merchant = running.open()
+    running.transact(
+        posting(
+            merchant,
+            operation_type="INCREASE",
+            transaction_type="PAYMENT",
+            amount=50,
+            grant={"effective_at": _at(10), "expires_at": _at(20)},
+        )
+    )
+    path = f"/credits/accounts/{merchant}/balance"
+    told = [running.get(path, params={"at": _at(days)}).json()["data"] for days in (5, 15, 25)]
+    assert [(entry["balance"], entry["pending"], entry["available"]) for entry in told] == [
+        (150, 50, 100),
+        (150, 0, 150),
+        (100, 0, 100),
+    ]
+
+
+def test_an_instant_that_cannot_be_is_refused(running: Running) -> None:
+    told = running.get(f"/credits/accounts/{running.open()}/balance", params={"at": "yesterday"})
+    assert (told.status_code, told.json()["errors"][0]["pointer"]) == (422, "/query/at")
+
+
+# ---- all accounts
+
+
+def test_totals_tell_of_all_merchants(running: Running) -> None:
+    before = running.get("/credits/plugin-status").json()["data"]
+    merchant = running.open()
+    running.spend(merchant, 100)
+    running.open()
+    after = running.get("/credits/plugin-status").json()["data"]
+    assert after["total_merchants"] == before["total_merchants"] + 2
+    assert after["enabled_count"] == before["enabled_count"] + 1
+    assert after["disabled_count"] == after["zero_balance_count"] == before["zero_balance_count"] + 1
+    assert after["enabled_percentage"] == round(100 * after["enabled_count"] / after["total_merchants"], 2)
+
+
+def test_totals_know_what_has_expired_though_no_posting_settled_it(start: Any) -> None:
+    running = start(trial_credits=0, sweep_seconds=3600)
+    merchant = running.open()
+    soon = (datetime.now(UTC) + timedelta(milliseconds=300)).isoformat().replace("+00:00", "Z")
+    running.transact(
+        posting(merchant, operation_type="INCREASE", transaction_type="PAYMENT", amount=50, grant={"expires_at": soon})
+    )
+    while running.balance(merchant):
+        pass
+    totals = running.get("/credits/plugin-status").json()["data"]
+    assert (totals["enabled_count"], totals["average_balance"]) == (0, 0)
+    stats = running.get(f"/credits/accounts/{merchant}/stats", params={"start_date": _at(-1)}).json()["data"]
+    assert stats["by_type"]["EXPIRY"] == {"transaction_count": 1, "total_increases": 0, "total_decreases": 50}
+    assert running.get(f"/credits/accounts/{merchant}/stats").json()["data"]["by_type"] == stats["by_type"]

@@ -1,0 +1,390 @@
+"""The gate: plugin status from a near cache, told of postings, right at every due instant, and answering always."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from credit_service.gate.status import Answer, Gate, shape
+from credit_service.ledger.account import Account, Grant
+from credit_service.ledger.policy import Policy
+from credit_service.storage.base import Held, StorageUnavailable
+
+SECOND = 1_000_000
+NOW = 1_000 * SECOND
+MERCHANT = uuid4()
+
+
+def account(available: int, settled_at: int = NOW - SECOND, merchant_id: UUID = MERCHANT, **more: Any) -> Account:
+    return Account(1, merchant_id, opened_at=0, settled_at=settled_at, balance=available, sequence=1)._replace(**more)
+
+
+class FakeStore:
+    """A store that holds accounts, counts questions, and answers when it is told to."""
+
+    def __init__(self, *accounts: Account) -> None:
+        self.accounts = {account.merchant_id: account for account in accounts}
+        self.grants: dict[UUID, tuple[Grant, ...]] = {}
+        self.asked: list[list[UUID]] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.read = asyncio.Event()
+        self.away = False
+
+    async def held(self, merchant_ids: Sequence[UUID], at: int) -> dict[UUID, Held]:
+        """What is asked is read at once; the answer comes when the store is open."""
+        self.asked.append(list(merchant_ids))
+        found = {
+            merchant: Held(self.accounts[merchant], self.grants.get(merchant, ()))
+            for merchant in merchant_ids
+            if merchant in self.accounts
+        }
+        self.read.set()
+        await self.open.wait()
+        if self.away:
+            raise StorageUnavailable("gone")
+        return found
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> int:
+        return self.now
+
+
+class Setting:
+    """A gate over a store that the test controls."""
+
+    def __init__(self, *accounts: Account, **settings: Any) -> None:
+        self.store = FakeStore(*accounts)
+        self.clock = Clock()
+        store: Any = self.store
+        self.gate = Gate(store, Policy(), clock=self.clock, **settings)
+
+    async def told(self, merchant_id: UUID = MERCHANT) -> tuple[str, str]:
+        known = self.gate.cached(merchant_id)
+        answer = known or await self.gate.ask(merchant_id)
+        return answer.status, answer.reason
+
+    def commit(self, *accounts: Account) -> None:
+        """Accounts are written, and the gate is told."""
+        self.store.accounts |= {account.merchant_id: account for account in accounts}
+        self.gate.committed(accounts)
+
+
+@pytest.mark.parametrize(
+    ("available", "told"),
+    [(1, ("enabled", "available")), (0, ("disabled", "exhausted")), (-1, ("disabled", "exhausted"))],
+)
+async def test_a_plugin_is_enabled_while_something_is_available(available: int, told: tuple[str, str]) -> None:
+    assert await Setting(account(available)).told() == told
+
+
+async def test_what_is_held_or_pending_is_not_available() -> None:
+    assert await Setting(account(10, held=4, pending=6)).told() == ("disabled", "exhausted")
+
+
+async def test_an_unknown_merchant_is_disabled_and_remembered_as_such() -> None:
+    setting = Setting()
+    assert await setting.told() == ("disabled", "unknown_merchant")
+    assert await setting.told() == ("disabled", "unknown_merchant")
+    assert len(setting.store.asked) == 1
+
+
+async def test_an_answer_lives_until_its_ttl() -> None:
+    setting = Setting(account(5), ttl_seconds=15)
+    await setting.told()
+    setting.store.accounts[MERCHANT] = account(0, NOW)  # and the gate is not told
+    setting.clock.now += 15 * SECOND - 1
+    assert await setting.told() == ("enabled", "available")
+    setting.clock.now += 1
+    assert await setting.told() == ("disabled", "exhausted")
+    assert len(setting.store.asked) == 2
+
+
+async def test_an_answer_lives_no_longer_than_to_the_next_due_instant() -> None:
+    expiring = account(5, next_due_at=NOW + 3 * SECOND, granted=1)
+    setting = Setting(expiring, ttl_seconds=15)
+    setting.store.grants[MERCHANT] = (Grant(1, 1, "paid", 100, 0, NOW + 3 * SECOND, 5, 5),)
+    assert await setting.told() == ("enabled", "available")
+    setting.clock.now = NOW + 3 * SECOND - 1
+    assert await setting.told() == ("enabled", "available")
+    assert len(setting.store.asked) == 1
+    setting.clock.now = NOW + 3 * SECOND
+    assert await setting.told() == ("disabled", "exhausted")
+    assert len(setting.store.asked) == 2
+    assert await setting.told() == ("disabled", "exhausted")
+    assert len(setting.store.asked) == 2
+
+
+async def test_a_committed_answer_lives_no_longer_than_to_the_next_due_instant_either() -> None:
+    setting = Setting(account(0))
+    await setting.told()
+    setting.commit(account(5, NOW, next_due_at=NOW + SECOND))
+    assert setting.gate.cached(MERCHANT) is not None
+    setting.clock.now += SECOND
+    assert setting.gate.cached(MERCHANT) is None
+
+
+async def test_a_grant_that_begins_is_seen_from_its_instant() -> None:
+    pending = account(5, pending=5, next_due_at=NOW + SECOND, granted=1)
+    setting = Setting(pending)
+    setting.store.grants[MERCHANT] = (Grant(1, 1, "paid", 100, NOW + SECOND, None, 5, 5),)
+    assert await setting.told() == ("disabled", "exhausted")
+    setting.clock.now += SECOND
+    assert await setting.told() == ("enabled", "available")
+
+
+async def test_a_posting_replaces_a_remembered_answer_at_once() -> None:
+    setting = Setting(account(5))
+    assert await setting.told() == ("enabled", "available")
+    setting.commit(account(0, NOW))
+    assert await setting.told() == ("disabled", "exhausted")
+    setting.commit(account(3, NOW + 1))
+    assert await setting.told() == ("enabled", "available")
+    assert len(setting.store.asked) == 1
+
+
+async def test_an_account_that_is_opened_replaces_the_unknown() -> None:
+    setting = Setting()
+    await setting.told()
+    setting.commit(account(100, NOW))
+    assert await setting.told() == ("enabled", "available")
+
+
+async def test_postings_of_merchants_that_nobody_asks_for_are_not_remembered() -> None:
+    setting = Setting()
+    setting.commit(account(5, NOW))
+    assert setting.gate.cached(MERCHANT) is None
+
+
+async def test_a_late_answer_of_the_store_does_not_undo_what_a_posting_told() -> None:
+    setting = Setting(account(5))
+    setting.store.open.clear()
+    asking = asyncio.ensure_future(setting.told())
+    await setting.store.read.wait()  # the store has read the account as it was
+    setting.commit(account(0, NOW))
+    setting.store.open.set()
+    assert await asking == ("disabled", "exhausted")
+    assert await setting.told() == ("disabled", "exhausted")
+    assert len(setting.store.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        {"settled_at": NOW - SECOND, "sequence": 2},  # the clock stood still
+        {"settled_at": NOW - SECOND, "announced": 1},  # a hold was placed: no transaction
+        {"settled_at": NOW, "sequence": 1},
+    ],
+)
+async def test_a_posting_is_later_though_the_clock_stands_still(later: dict[str, Any]) -> None:
+    setting = Setting(account(5))
+    setting.store.open.clear()
+    asking = asyncio.ensure_future(setting.told())
+    await setting.store.read.wait()
+    setting.commit(account(0)._replace(**later))
+    setting.store.open.set()
+    assert await asking == ("disabled", "exhausted")
+    assert await setting.told() == ("disabled", "exhausted")
+
+
+async def test_a_late_answer_that_nobody_was_known_does_not_undo_an_opening() -> None:
+    setting = Setting()
+    setting.store.open.clear()
+    asking = asyncio.ensure_future(setting.told())
+    await setting.store.read.wait()
+    setting.commit(account(100, NOW))
+    setting.store.open.set()
+    assert await asking == ("enabled", "available")
+
+
+async def test_postings_told_out_of_order_leave_the_later_one() -> None:
+    setting = Setting(account(5))
+    await setting.told()
+    setting.gate.committed([account(0, NOW + 2)])
+    setting.gate.committed([account(7, NOW + 1)])
+    assert await setting.told() == ("disabled", "exhausted")
+
+
+async def test_a_stampede_asks_the_store_once() -> None:
+    setting = Setting(account(5))
+    setting.store.open.clear()
+    asking = [asyncio.ensure_future(setting.told()) for _ in range(100)]
+    many = [asyncio.ensure_future(setting.gate.ask_many([MERCHANT, MERCHANT])) for _ in range(10)]
+    await setting.store.read.wait()
+    setting.store.open.set()
+    assert set(await asyncio.gather(*asking)) == {("enabled", "available")}
+    assert {answer.status for answers in await asyncio.gather(*many) for answer in answers} == {"enabled"}
+    assert setting.store.asked == [[MERCHANT]]
+
+
+async def test_many_are_asked_in_one_question_without_those_that_are_known_or_asked_for() -> None:
+    known, asked, first, second = uuid4(), uuid4(), uuid4(), uuid4()
+    setting = Setting(account(1, merchant_id=known), account(1, merchant_id=asked), account(0, merchant_id=first))
+    await setting.told(known)
+    setting.store.open.clear()
+    asking = asyncio.ensure_future(setting.told(asked))
+    await asyncio.sleep(0)
+    many = asyncio.ensure_future(setting.gate.ask_many([second, known, first, asked, first]))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    setting.store.open.set()
+    told = [(answer.merchant_id, answer.reason) for answer in await many]
+    assert told == [
+        (second, "unknown_merchant"),
+        (known, "available"),
+        (first, "exhausted"),
+        (asked, "available"),
+        (first, "exhausted"),
+    ]
+    assert await asking == ("enabled", "available")
+    assert setting.store.asked == [[known], [asked], [second, first]]
+    assert await setting.gate.ask_many([]) == []
+
+
+async def test_one_who_gives_up_does_not_take_the_others_answer_along() -> None:
+    setting = Setting(account(5))
+    setting.store.open.clear()
+    first, second = asyncio.ensure_future(setting.told()), asyncio.ensure_future(setting.told())
+    await setting.store.read.wait()
+    first.cancel()
+    setting.store.open.set()
+    assert await second == ("enabled", "available")
+    assert first.cancelled()
+    assert len(setting.store.asked) == 1
+
+
+async def test_with_the_store_away_the_last_known_answer_counts_for_a_while() -> None:
+    setting = Setting(account(5), ttl_seconds=15, stale_seconds=300)
+    await setting.told()
+    setting.store.away = True
+    setting.clock.now += 300 * SECOND
+    assert await setting.told() == ("enabled", "unavailable")
+    setting.clock.now += 1
+    assert await setting.told() == ("disabled", "unavailable")
+    setting.store.away = False
+    assert await setting.told() == ("enabled", "available")
+
+
+@pytest.mark.parametrize(("fail_open", "status"), [(False, "disabled"), (True, "enabled")])
+async def test_where_nothing_is_known_the_fail_policy_counts(status: str, *, fail_open: bool) -> None:
+    setting = Setting(account(5), fail_open=fail_open)
+    setting.store.away = True
+    assert await setting.told() == (status, "unavailable")
+    assert (await setting.gate.ask_many([MERCHANT]))[0].status == status
+
+
+async def test_an_answer_without_the_store_is_not_remembered() -> None:
+    setting = Setting(account(5))
+    setting.store.away = True
+    await setting.told()
+    setting.store.away = False
+    assert await setting.told() == ("enabled", "available")
+
+
+async def test_a_posting_is_believed_also_while_reading_fails() -> None:
+    setting = Setting(account(5))
+    setting.store.open.clear()
+    setting.store.away = True
+    asking = asyncio.ensure_future(setting.told())
+    await setting.store.read.wait()
+    setting.commit(account(0, NOW))
+    setting.store.open.set()
+    assert await asking == ("disabled", "unavailable")
+    assert await setting.told() == ("disabled", "exhausted")
+
+
+async def test_a_bug_is_raised_to_those_who_ask_and_forgotten() -> None:
+    setting = Setting(account(5))
+
+    async def broken(*_: object) -> Any:
+        raise RuntimeError("a bug")
+
+    store: Any = setting.store
+    held, store.held = store.held, broken
+    with pytest.raises(RuntimeError):
+        await setting.told()
+    store.held = held
+    assert await setting.told() == ("enabled", "available")
+
+
+async def test_no_more_than_so_many_are_remembered_and_the_oldest_are_forgotten() -> None:
+    merchants = [uuid4() for _ in range(5)]
+    setting = Setting(*(account(1, merchant_id=merchant) for merchant in merchants), size=3)
+    for merchant in merchants:
+        await setting.told(merchant)
+    assert [setting.gate.cached(merchant) is not None for merchant in merchants] == [False, False, True, True, True]
+    setting.commit(account(0, NOW, merchants[2]))  # what is told anew is young again
+    await setting.told(merchants[0])
+    assert [setting.gate.cached(merchant) is not None for merchant in merchants] == [True, False, True, False, True]
+
+
+async def test_an_answer_is_rendered_once_and_not_for_each_question() -> None:
+    rendered: list[Answer] = []
+
+    def render(answer: Answer) -> str:
+        rendered.append(answer)
+        return f"{answer.status} {answer.reason}"
+
+    setting = Setting(account(5), render=render)
+    for _ in range(3):
+        assert (await setting.gate.ask(MERCHANT)).rendered == "enabled available"
+    assert len(rendered) == 1
+    setting.commit(account(0, NOW))
+    assert (await setting.gate.ask(MERCHANT)).rendered == "disabled exhausted"
+    setting.store.away = True
+    setting.clock.now += 20 * SECOND
+    assert (await setting.gate.ask(MERCHANT)).rendered == "disabled unavailable"
+
+
+async def test_an_answer_says_when_it_was_known() -> None:
+    setting = Setting(account(5))
+    first = await setting.gate.ask(MERCHANT)
+    setting.clock.now += SECOND
+    assert (await setting.gate.ask(MERCHANT)).as_of == first.as_of == NOW
+    setting.commit(account(4, NOW + SECOND))
+    assert (await setting.gate.ask(MERCHANT)).as_of == NOW + SECOND
+    assert shape(first) == {"status": "enabled", "reason": "available"}
+
+
+steps = st.lists(st.sampled_from(["ask", "commit", "read", "answer", "tick"]), max_size=12)
+
+
+@given(steps)
+def test_whatever_the_order_the_last_posting_is_what_is_answered(steps: Iterable[str]) -> None:
+    """Questions, postings and answers of the store interleave; no answer is older than what was known when asked."""
+
+    async def play() -> None:
+        setting = Setting(account(1))
+        setting.store.open.clear()
+        balance, at = 1, NOW
+        asked: list[tuple[int, asyncio.Future[tuple[str, str]]]] = []
+        for step in steps:
+            if step == "ask":
+                asked.append((balance, asyncio.ensure_future(setting.told())))
+                await asyncio.sleep(0)
+            elif step == "commit":
+                balance, at = 1 - balance, at + 1
+                setting.commit(account(balance, at))
+            elif step == "answer":
+                setting.store.open.set()
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                setting.store.open.clear()
+            elif step == "tick":
+                setting.clock.now += 16 * SECOND
+            else:
+                await asyncio.sleep(0)
+        setting.store.open.set()
+        await asyncio.gather(*[asking for _, asking in asked])
+        expected = ("enabled", "available") if balance else ("disabled", "exhausted")
+        assert await setting.told() == expected
+
+    asyncio.run(play())

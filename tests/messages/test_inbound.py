@@ -1,0 +1,347 @@
+"""Each event type: what it must say, and the command or fact that it means."""
+
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from credit_service.ledger.account import MANUAL, Reference
+from credit_service.ledger.commands import (
+    Command,
+    OpenAccount,
+    OrderPaid,
+    OrderRefunded,
+    PaymentRefunded,
+    PaymentSucceeded,
+    Post,
+    SubscriptionRenewed,
+    TrialStarted,
+)
+from credit_service.messages.faults import Invalid
+from credit_service.messages.fields import parse_time
+from credit_service.messages.inbound import CATALOGUE, Source, Translated, merchant_of, translate
+from tests.messages.bodies import MERCHANT
+
+CREATED = "evt.merchant.created"
+TRIAL = "evt.billing.trial_started"
+PAID = "evt.shopify.webhook.order_paid"
+REFUNDED = "evt.shopify.webhook.order_refunded"
+PAYMENT = "evt.billing.payment_succeeded"
+PAYMENT_REFUNDED = "evt.billing.payment_refunded"
+RENEWED = "evt.billing.subscription_renewed"
+ADJUSTED = "cmd.credits.manual_adjustment"
+
+SOURCE = Source("key:a", "walk", 17)
+LEAST: dict[str, dict[str, Any]] = {
+    CREATED: {},
+    TRIAL: {"trial_id": "t", "credits": 5},
+    PAID: {"order_id": "1", "total": "10"},
+    REFUNDED: {"refund_id": "r", "order_id": "1", "refund_amount": "10"},
+    PAYMENT: {"payment_id": "p", "credits": 5},
+    PAYMENT_REFUNDED: {"payment_id": "p", "refund_id": "r", "credits": 5},
+    RENEWED: {"subscription_id": "s", "period": "2026-01", "credits": 5},
+    ADJUSTED: {"adjustment_id": "a", "operation_type": "DECREASE", "credits": 5, "reason": "why", "admin_id": "bo"},
+}
+
+
+def data(type_: str, **changed: Any) -> dict[str, Any]:
+    """The least that an event of a type says, changed; what is None is left out."""
+    values = {"merchant_id": MERCHANT, **LEAST[type_], **changed}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def one(type_: str, **changed: Any) -> Any:
+    (translated,) = translate(type_, data(type_, **changed), SOURCE)
+    assert translated.order_id is None
+    return translated.command
+
+
+def refused(type_: str, said: Any) -> list[tuple[str, str]]:
+    with pytest.raises(Invalid) as invalid:
+        translate(type_, said, SOURCE)
+    return [(fault.pointer, fault.code) for fault in invalid.value.faults]
+
+
+def test_every_type_of_the_catalogue_has_an_example_here() -> None:
+    assert set(CATALOGUE) == {*LEAST, "evt.credits.manual_adjustment"}
+
+
+@pytest.mark.parametrize("type_", LEAST)
+def test_every_command_carries_where_it_comes_from(type_: str) -> None:
+    command = one(type_, metadata={"b": 1, "a": Decimal("2.0")})
+    assert command.merchant_id == UUID(MERCHANT)
+    assert command.actor == ("admin:bo" if type_ == ADJUSTED else "key:a")
+    assert (command.correlation_id, command.occurred_at) == ("walk", 17)
+    assert command.opens
+    assert '"a":2,"b":1' in command.metadata
+    assert len(command.salt) == 16
+    assert len(command.content) == 16
+
+
+@pytest.mark.parametrize("type_", LEAST)
+def test_without_metadata_there_is_no_salt(type_: str) -> None:
+    command = one(type_)
+    if type_ == ADJUSTED:  # its reason is metadata
+        assert command.metadata == '{"reason":"why"}'
+    else:
+        assert (command.metadata, command.salt) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("type_", "key", "expected", "values"),
+    [
+        (CREATED, f"trial:{MERCHANT}", OpenAccount, {}),
+        (TRIAL, f"trial:{MERCHANT}", TrialStarted, {"credits": 5, "trial_id": "t"}),
+        (
+            PAID,
+            "shopify:order:1",
+            OrderPaid,
+            {"order_id": "1", "credits": None, "total_micros": 10_000_000, "currency": None},
+        ),
+        (
+            REFUNDED,
+            "shopify:refund:r",
+            OrderRefunded,
+            {
+                "refund_id": "r",
+                "order_id": "1",
+                "credits": None,
+                "refund_micros": 10_000_000,
+                "order_total_micros": None,
+                "currency": None,
+            },
+        ),
+        (PAYMENT, "billing:payment:p", PaymentSucceeded, {"credits": 5, "payment_id": "p", "expires_at": None}),
+        (
+            PAYMENT_REFUNDED,
+            "billing:payment_refund:r",
+            PaymentRefunded,
+            {"credits": 5, "payment_id": "p", "refund_id": "r"},
+        ),
+        (
+            RENEWED,
+            "billing:subscription:s:2026-01",
+            SubscriptionRenewed,
+            {"credits": 5, "subscription_id": "s", "expires_at": None},
+        ),
+        (
+            ADJUSTED,
+            "manual:a",
+            Post,
+            {"operation": "DECREASE", "type": MANUAL, "amount": 5, "reference": Reference("adjustment", "a")},
+        ),
+    ],
+)
+def test_each_type_means_one_command_under_its_natural_key(
+    type_: str, key: str, expected: type[Command], values: dict[str, Any]
+) -> None:
+    command = one(type_)
+    assert type(command) is expected
+    assert command.key == key
+    assert {name: getattr(command, name) for name in values} == values
+
+
+def test_all_that_an_event_may_say_is_kept() -> None:
+    order = one(PAID, order_id=7, total=Decimal("149.90"), credits=3, currency="GBP")
+    assert (order.order_id, order.credits, order.total_micros, order.currency) == ("7", 3, 149_900_000, "GBP")
+    refund = one(REFUNDED, refund_amount=1, order_total="2.5", credits=1, currency="EUR")
+    assert (refund.refund_micros, refund.order_total_micros, refund.credits) == (1_000_000, 2_500_000, 1)
+    assert refund.currency == "EUR"
+    until = "2999-01-01T00:00:00Z"
+    assert one(PAYMENT, expires_at=until).expires_at == parse_time(until)
+    assert one(RENEWED, expires_at=until).expires_at == parse_time(until)
+    assert one(RENEWED, period=None, renewal_id=9).key == "billing:subscription:s:9"
+    assert one(ADJUSTED, operation_type="INCREASE", metadata={"reason": "mine"}).metadata == '{"reason":"why"}'
+
+
+@pytest.mark.parametrize(
+    ("type_", "field", "prefix"),
+    [
+        (PAID, "order_id", "shopify:order:"),
+        (REFUNDED, "refund_id", "shopify:refund:"),
+        (PAYMENT, "payment_id", "billing:payment:"),
+        (PAYMENT_REFUNDED, "refund_id", "billing:payment_refund:"),
+        (RENEWED, "period", "billing:subscription:s:"),
+        (ADJUSTED, "adjustment_id", "manual:"),
+    ],
+)
+@pytest.mark.parametrize("value", [17, 2**53 + 1, 2**64, "gid://shopify/Order/1", MERCHANT, "x" * 200])
+def test_an_id_is_whatever_its_sender_uses(type_: str, field: str, prefix: str, value: Any) -> None:
+    assert one(type_, **{field: value}).key == f"{prefix}{value}"
+    assert one(type_, **{field: str(value)}).key == f"{prefix}{value}"
+
+
+def test_the_order_that_a_refund_names_is_found_as_a_number_and_as_text() -> None:
+    for order_id in (17, "17"):
+        assert one(REFUNDED, order_id=order_id).order_id == "17"
+        assert one(PAYMENT_REFUNDED, payment_id=order_id).payment_id == "17"
+
+
+@pytest.mark.parametrize("type_", [TRIAL, PAID, REFUNDED, PAYMENT, PAYMENT_REFUNDED, RENEWED])
+@pytest.mark.parametrize("name", ["credits", "credits_used", "credits_to_use"])
+def test_credits_have_three_names_and_are_said_by_one_of_them(type_: str, name: str) -> None:
+    said = data(type_, **{"credits": None, name: 9})
+    (translated,) = translate(type_, said, SOURCE)
+    assert translated.command.credits == 9  # type: ignore[union-attr]
+    other = "credits" if name != "credits" else "credits_used"
+    names = [one for one in ("credits", "credits_used", "credits_to_use") if one in (name, other)]
+    assert refused(type_, {**said, other: 9}) == [(f"/data/{one}", "not_allowed") for one in names]
+
+
+@pytest.mark.parametrize("type_", [TRIAL, PAYMENT, PAYMENT_REFUNDED, RENEWED])
+def test_credits_are_required_where_nothing_else_says_the_worth(type_: str) -> None:
+    assert refused(type_, data(type_, credits=None)) == [("/data/credits", "required")]
+
+
+@pytest.mark.parametrize(
+    ("type_", "changed", "fault"),
+    [
+        (CREATED, {"merchant_id": "17"}, ("/data/merchant_id", "malformed")),
+        (CREATED, {"metadata": []}, ("/data/metadata", "wrong_type")),
+        (CREATED, {"metadata": {"a": "x" * 9000}}, ("/data/metadata", "too_long")),
+        (CREATED, {"credits": 5}, ("/data/credits", "unknown_field")),
+        (TRIAL, {"trial_id": None}, ("/data/trial_id", "required")),
+        (TRIAL, {"credits": -1}, ("/data/credits", "out_of_range")),
+        (TRIAL, {"credits": 2**53}, ("/data/credits", "out_of_range")),
+        (TRIAL, {"credits": "5"}, ("/data/credits", "wrong_type")),
+        (TRIAL, {"credits": True}, ("/data/credits", "wrong_type")),
+        (TRIAL, {"credits": Decimal("5.0")}, ("/data/credits", "wrong_type")),
+        (PAID, {"order_id": None}, ("/data/order_id", "required")),
+        (PAID, {"order_id": True}, ("/data/order_id", "wrong_type")),
+        (PAID, {"order_id": Decimal(1)}, ("/data/order_id", "wrong_type")),
+        (PAID, {"order_id": ""}, ("/data/order_id", "too_short")),
+        (PAID, {"order_id": 10**300}, ("/data", "too_long")),
+        (PAID, {"total": None}, ("/data/total", "required")),
+        (PAID, {"total": -1}, ("/data/total", "malformed")),
+        (PAID, {"total": "1.1234567"}, ("/data/total", "malformed")),
+        (PAID, {"total": 10**13}, ("/data/total", "malformed")),
+        (PAID, {"total": True}, ("/data/total", "wrong_type")),
+        (PAID, {"currency": "gbp"}, ("/data/currency", "malformed")),
+        (PAID, {"order_items": []}, ("/data/order_items", "too_short")),
+        (PAID, {"order_items": [{}] * 1001}, ("/data/order_items", "too_long")),
+        (PAID, {"order_items": {}}, ("/data/order_items", "wrong_type")),
+        (REFUNDED, {"refund_id": None}, ("/data/refund_id", "required")),
+        (REFUNDED, {"refund_amount": None}, ("/data/refund_amount", "required")),
+        (REFUNDED, {"order_id": None}, ("/data/credits", "required")),
+        (REFUNDED, {"order_total": "x"}, ("/data/order_total", "malformed")),
+        (PAYMENT, {"payment_id": None}, ("/data/payment_id", "required")),
+        (PAYMENT, {"expires_at": "soon"}, ("/data/expires_at", "malformed")),
+        (PAYMENT_REFUNDED, {"refund_id": None}, ("/data/refund_id", "required")),
+        (RENEWED, {"period": None}, ("/data/period", "required")),
+        (RENEWED, {"renewal_id": 1}, ("/data/period", "required")),
+        (RENEWED, {"subscription_id": None}, ("/data/subscription_id", "required")),
+        (RENEWED, {"subscription_id": "x" * 200, "period": "y" * 100}, ("/data", "too_long")),
+        (ADJUSTED, {"credits": 0}, ("/data/credits", "out_of_range")),
+        (ADJUSTED, {"operation_type": "decrease"}, ("/data/operation_type", "not_allowed")),
+        (ADJUSTED, {"reason": ""}, ("/data/reason", "too_short")),
+        (ADJUSTED, {"reason": None}, ("/data/reason", "required")),
+        (ADJUSTED, {"admin_id": "é"}, ("/data/admin_id", "malformed")),
+        (ADJUSTED, {"credits_used": 5}, ("/data/credits_used", "unknown_field")),
+    ],
+)
+def test_what_an_event_cannot_say_is_refused(type_: str, changed: dict[str, Any], fault: tuple[str, str]) -> None:
+    assert refused(type_, data(type_, **changed)) == [fault]
+
+
+@pytest.mark.parametrize("type_", LEAST)
+@pytest.mark.parametrize("said", [None, [], "text", 1])
+def test_data_that_is_no_object_is_refused(type_: str, said: Any) -> None:
+    assert refused(type_, said) == [("/data", "wrong_type")]
+
+
+@pytest.mark.parametrize("type_", LEAST)
+def test_a_field_that_nobody_knows_is_refused(type_: str) -> None:
+    assert refused(type_, data(type_, surprise=1)) == [("/data/surprise", "unknown_field")]
+
+
+def items(*entries: Any, **changed: Any) -> list[Translated]:
+    said = {"merchant_id": MERCHANT, "order_items": list(entries), **changed}
+    return translate(PAID, said, SOURCE)
+
+
+def test_several_orders_are_a_fact_each() -> None:
+    first, second = items(
+        {"order_id": 1, "total": 5}, {"order_id": "b", "credits": 2, "currency": "EUR"}, currency="GBP"
+    )
+    assert isinstance(first.command, OrderPaid)
+    assert isinstance(second.command, OrderPaid)
+    assert (first.order_id, first.command.key, first.command.currency) == ("1", "shopify:order:1", "GBP")
+    assert (second.order_id, second.command.key, second.command.currency) == ("b", "shopify:order:b", "EUR")
+    assert (first.command.occurred_at, first.command.correlation_id) == (17, "walk")
+
+
+def test_a_bad_one_of_several_orders_does_not_hold_the_others() -> None:
+    bad: list[Any] = [
+        {},
+        None,
+        [],
+        5,
+        {"order_id": []},
+        {"order_id": 1, "total": "x"},
+        {"order_id": 1, "credits": 1, "x": 1},
+    ]
+    found = items(*bad, {"order_id": "good", "credits": 1}, {"order_id": 2, "total": 1, "metadata": {"a": "x" * 9000}})
+    refusals = [translated.command for translated in found if isinstance(translated.command, Invalid)]
+    assert [fault.pointer for refusal in refusals for fault in refusal.faults] == [
+        "/data/order_items/0/order_id",
+        "/data/order_items/1",
+        "/data/order_items/2",
+        "/data/order_items/3",
+        "/data/order_items/4/order_id",
+        "/data/order_items/5/total",
+        "/data/order_items/6/x",
+        "/data/order_items/8/metadata",
+    ]
+    assert [translated.order_id for translated in found] == [None, None, None, None, None, "1", "1", "good", "2"]
+
+
+@pytest.mark.parametrize("name", ["order_id", "total", "credits", "credits_used", "credits_to_use", "metadata"])
+def test_what_is_said_of_one_order_is_not_said_beside_several(name: str) -> None:
+    value = {"order_id": 1, "total": 1, "metadata": {}}.get(name, 1)
+    said = {"merchant_id": MERCHANT, "order_items": [{"order_id": 1, "total": 1}], name: value}
+    assert refused(PAID, said) == [(f"/data/{name}", "not_allowed")]
+
+
+def test_the_content_of_an_adjustment_is_what_was_asked_and_not_its_envelope() -> None:
+    def content(source: Source = SOURCE, **changed: Any) -> bytes:
+        (translated,) = translate(ADJUSTED, data(ADJUSTED, **changed), source)
+        assert isinstance(translated.command, Post)
+        return translated.command.content
+
+    assert content() == content(Source("key:b", None, None)) == content(admin_id="jo")
+    assert content() == content(merchant_id=MERCHANT.upper())
+    changes: list[dict[str, Any]] = [
+        {"credits": 6},
+        {"operation_type": "INCREASE"},
+        {"reason": "another"},
+        {"metadata": {"a": 1}},
+        {"adjustment_id": "b"},
+    ]
+    contents = [content(), *(content(**changed) for changed in changes)]
+    assert len(set(contents)) == len(contents)
+
+
+@pytest.mark.parametrize(
+    ("type_", "changed"),
+    [
+        (PAID, {"total": 11}),
+        (PAID, {"currency": "GBP"}),
+        (PAID, {"metadata": {}}),
+        (PAYMENT, {"credits": 6}),
+        (PAYMENT, {"expires_at": "2999-01-01T00:00:00Z"}),
+        (REFUNDED, {"order_id": 2}),
+        (RENEWED, {"credits": 6}),
+        (TRIAL, {"trial_id": "u"}),
+    ],
+)
+def test_a_fact_told_with_other_content_can_be_told_apart(type_: str, changed: dict[str, Any]) -> None:
+    assert one(type_).content != one(type_, **changed).content
+    assert one(type_).content == one(type_).content
+
+
+def test_the_merchant_of_an_event_is_known_where_it_says_one() -> None:
+    assert merchant_of({"merchant_id": MERCHANT}) == UUID(MERCHANT)
+    nobody: list[Any] = [None, [], {}, {"merchant_id": 17}, {"merchant_id": "x"}, {"merchant_id": None}]
+    for said in nobody:
+        assert merchant_of(said) is None

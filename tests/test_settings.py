@@ -1,0 +1,208 @@
+"""The settings: where they come from, what they cannot be, and that they give no secret away."""
+
+import typing
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from pydantic import SecretStr
+
+from credit_service.settings import YAML_FILE, Settings, SettingsError, load
+from tests.commands import clean_environment
+
+SECRET = "hunter2"
+
+
+@pytest.fixture(autouse=True)
+def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty directory, and an environment without settings."""
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    assert clean_environment().keys().isdisjoint(name.upper() for name in Settings.model_fields)
+
+
+def refused(**given: Any) -> str:
+    """The one line that says which setting cannot be."""
+    with pytest.raises(SettingsError) as error:
+        load(**given)
+    line = str(error.value)
+    assert "\n" not in line
+    assert SECRET not in line
+    assert SECRET not in repr(error.value)
+    assert error.value.__cause__ is None
+    assert error.value.__suppress_context__ or error.value.__context__ is None
+    return line
+
+
+def test_unset_the_service_is_embedded() -> None:
+    settings = load()
+    assert settings.database_path == Path("credit-service.db")
+    assert (settings.service_host, settings.service_port) == ("127.0.0.1", 8015)
+
+
+def test_the_defaults_are_those_that_were_promised() -> None:
+    promised = {
+        "trial_credits": 100,
+        "order_credit_fixed_amount": 1,
+        "order_credit_percentage": 0,
+        "order_credit_minimum": 0,
+        "low_balance_threshold_percent": 20,
+        "plugin_status_cache_ttl": 15,
+        "posting_deadline_seconds": 5,
+        "orders_when_insufficient": "overdraft",
+        "refunds_grace_days": 30,
+        "refunds_wait_days": 7,
+        "accounts_auto_create": True,
+        "gate_fail": "closed",
+        "body_max_bytes": 64 * 1024,
+        "batch_body_max_bytes": 1024 * 1024,
+        "headers_max_bytes": 16 * 1024,
+        "key_max_length": 255,
+        "metadata_max_bytes": 8 * 1024,
+        "json_max_depth": 32,
+        "page_max_limit": 200,
+        "batch_max_items": 1000,
+        "header_timeout_seconds": 10,
+        "body_timeout_seconds": 30,
+    }
+    settings = load()
+    assert {name: getattr(settings, name) for name in promised} == promised
+
+
+def test_the_environment_wins_over_env_and_that_over_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / YAML_FILE).write_text("trial_credits: 1\nservice_port: 1\norder_credit_minimum: 1.5\n")
+    (tmp_path / ".env").write_text("TRIAL_CREDITS=2\nSERVICE_PORT=2\nNOT_OURS=x\n")
+    monkeypatch.setenv("TRIAL_CREDITS", "3")
+    monkeypatch.setenv("NOT_OURS_EITHER", "x")
+    settings = load()
+    assert (settings.trial_credits, settings.service_port) == (3, 2)
+    assert settings.order_credit_minimum == Decimal("1.5")
+    assert load(trial_credits=4).trial_credits == 4  # the command line wins over all
+    assert load(trial_credits=None).trial_credits == 3
+
+
+def test_an_empty_variable_is_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIAL_CREDITS", "")
+    assert load().trial_credits == 100
+
+
+def test_the_policy_is_made_of_its_settings(tmp_path: Path) -> None:
+    (tmp_path / YAML_FILE).write_text(
+        "trial_credits: 7\norder_credit_fixed_amount: 0\norder_credit_percentage: 2.5\norder_credit_minimum: 3\n"
+        "low_balance_threshold_percent: 50\norders_when_insufficient: reject\nrefunds_grace_days: 1\n"
+        "refunds_wait_days: 2\naccounts_auto_create: false\n"
+    )
+    policy = load().policy
+    prices = (policy.order_fixed, policy.order_percent, policy.order_minimum)
+    assert prices == (Decimal(0), Decimal("2.5"), Decimal(3))
+    assert (policy.trial_credits, policy.default_threshold) == (7, 3)
+    assert (policy.when_insufficient, policy.refund_grace_days, policy.refund_wait_days) == ("reject", 1, 2)
+    assert policy.auto_create is False
+
+
+def impossible() -> list[tuple[str, str]]:
+    """Values that each setting cannot have, by its type."""
+    found = [
+        ("database_url", value)
+        for value in ("nonsense", "sqlite://", "sqlite:///", "sqlite:///:memory:", "mysql://a/b")
+    ]
+    for name, field in Settings.model_fields.items():
+        kind: Any = field.annotation
+        if kind is bool:
+            found += [(name, "perhaps"), (name, "2")]
+        elif kind in (int, float, Decimal):
+            found += [(name, value) for value in ("-1", "x", "NaN", "1e30", "Infinity", "0x10", "1,5")]
+            if kind is int:
+                found.append((name, "1.5"))
+        elif typing.get_origin(kind) is Literal:
+            found.append((name, "neither"))
+    return found
+
+
+@pytest.mark.parametrize(("name", "value"), impossible())
+def test_an_impossible_value_is_one_line_that_names_the_setting(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name.upper(), value)
+    assert refused().startswith(f"{name.upper()}: ")
+    monkeypatch.delenv(name.upper())
+    (tmp_path / ".env").write_text(f"{name.upper()}={value}\n")
+    assert refused().startswith(f"{name.upper()}: ")
+    (tmp_path / ".env").unlink()
+    (tmp_path / YAML_FILE).write_text(f"{name}: '{value}'\n")
+    assert refused().startswith(f"{name.upper()}: ")
+
+
+def test_every_setting_that_has_a_range_is_among_those() -> None:
+    tried = {name for name, _ in impossible()}
+    free = {name for name, field in Settings.model_fields.items() if field.annotation is str}
+    assert tried | free == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("value", ["[1]", "{a: 1}", "", "~", "[]", "2026-01-01", "true"])
+def test_a_number_in_yaml_is_nothing_else(value: str, tmp_path: Path) -> None:
+    (tmp_path / YAML_FILE).write_text(f"trial_credits: {value}\n")
+    assert refused().startswith("TRIAL_CREDITS: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("trial_credit: 5\n", "trial_credit"),
+        ("TRIAL_CREDITS: 5\n", "TRIAL_CREDITS"),
+        ("1: 2\n", "1"),
+        ("~: 2\n", "None"),
+    ],
+)
+def test_an_unknown_name_in_yaml_is_named(text: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / YAML_FILE).write_text(text)
+    assert refused() == f"{name}: there is no such setting ({YAML_FILE})."
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"- a\n", b"text", b"17", b"{: :", b"a: b: c", b"\xff\xfe", b"a: !!python/object:os.system x\n", b"\t- x"],
+)
+def test_a_file_that_cannot_be_read_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / YAML_FILE).write_bytes(content)
+    assert YAML_FILE in refused()
+
+
+def test_an_env_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"TRIAL_CREDITS=\xff\n")
+    assert ".env" in refused()
+
+
+@pytest.mark.parametrize("content", [b"", b"# nothing\n", b"---\n"])
+def test_an_empty_yaml_file_says_nothing(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / YAML_FILE).write_bytes(content)
+    assert load().trial_credits == 100
+
+
+@pytest.mark.parametrize(
+    "url", [f"postgresql://user:{SECRET}@host/db", f"sqlite+pysqlite://{SECRET}", f"{SECRET}", f"redis://:{SECRET}@h"]
+)
+def test_a_url_with_a_password_is_not_shown(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    assert refused().startswith("DATABASE_URL: ")
+    monkeypatch.delenv("DATABASE_URL")
+    (tmp_path / YAML_FILE).write_text(f"database_url: {url}\n  x: :\n")
+    refused()
+    (tmp_path / YAML_FILE).write_text(f"database_url: [{url}\n")
+    refused()
+
+
+def test_a_secret_is_in_no_text_of_the_settings() -> None:
+    settings = load(database_url=f"sqlite:///{SECRET}.db")
+    assert settings.database_path == Path(f"{SECRET}.db")
+    for text in (repr(settings), str(settings), settings.model_dump_json(), str(settings.model_dump())):
+        assert SECRET not in text
+    assert isinstance(settings.database_url, SecretStr)
+
+
+def test_settings_do_not_change_while_the_service_runs() -> None:
+    settings = load()
+    with pytest.raises(ValueError, match="frozen"):
+        setattr(settings, "trial_credits", 5)  # noqa: B010
