@@ -203,8 +203,12 @@ def test_smaller_limits_of_what_is_kept_count(start: Callable[..., Running]) -> 
         assert [(fault["pointer"], fault["code"]) for fault in answer.json()["errors"]] == [(pointer, "too_long")]
     answer = running.post(BATCH, {"items": [item(merchant, text), item(merchant, longer)]})
     assert [fault["pointer"] for fault in answer.json()["errors"]] == ["/items/1/idempotency_key"]
-    for changed, pointer in (({"order_id": longer}, "/data"), ({"metadata": {"a": "x" * 9}}, "/data/metadata")):
-        data = {"merchant_id": merchant, "order_id": 1, "credits": 1, **changed}
+    events: list[tuple[dict[str, Any], str]] = [
+        ({"order_id": longer}, "/data"),
+        ({"metadata": {"a": "x" * 9}}, "/data/metadata"),
+    ]
+    for told, pointer in events:
+        data = {"merchant_id": merchant, "order_id": 1, "credits": 1, **told}
         answer = running.tell(cloud_event("evt.shopify.webhook.order_paid", data))
         assert [(fault["pointer"], fault["code"]) for fault in answer.json()["errors"]] == [(pointer, "too_long")]
     assert running.sequence(merchant) == 2

@@ -142,9 +142,8 @@ def test_a_lost_answer_of_the_database_is_told_as_unknown_and_the_key_finds_out(
 def test_a_full_queue_and_a_passed_deadline_are_told_as_what_they_are(
     start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running = start(posting_queue_size=2)
+    running = start(posting_queue_size=2, posting_deadline_seconds=1)
     merchant = running.open()
-    hurry(running, 0.3)
     store: Any = running.service.store
     post = store.post
     begun, gate = asyncio.Event(), asyncio.Event()
@@ -178,7 +177,6 @@ def test_a_full_queue_and_a_passed_deadline_are_told_as_what_they_are(
             return [await first, *late, refused]
 
     first, second, third, fourth = asyncio.run(four())
-    hurry(running, 10)
     assert first.status_code == 201
     assert (fourth.status_code, fourth.json()["code"]) == (503, "overloaded")
     for late in (second, third):
