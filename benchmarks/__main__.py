@@ -16,6 +16,7 @@ from rich.table import Table
 
 from benchmarks import batches, group_commit, http_spend, lone_caller, machine, plugin_status, where_time_goes
 from benchmarks.measure import Figure
+from credit_service.service import quieten_garbage_collection
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -41,6 +42,7 @@ def main() -> None:
     unknown = set(given.names) - set(BENCHMARKS)
     if unknown:
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    quieten_garbage_collection()  # as the service does
     console = Console()
     described = machine.describe()
     for name, value in described.items():

@@ -145,14 +145,18 @@ async def serve(settings: Settings) -> None:
         except OSError as error:
             await store.close()
             raise StorageError(f"{error.filename}: the first admin key cannot be written: {error.strerror}.") from None
-        # What is loaded now stays; looked through again and again it would make every batch wait.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 100)
+        quieten_garbage_collection()
         server = uvicorn.Server(server_config(Service(store, settings), settings))
         host, port = listening.getsockname()[:2]
         _greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", settings.database_path, key)
         await server.serve(sockets=[listening])
+
+
+def quieten_garbage_collection() -> None:
+    """What is loaded by now stays; looked through again and again, it would make every batch wait."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def server_config(service: Service, settings: Settings) -> uvicorn.Config:
