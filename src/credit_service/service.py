@@ -191,6 +191,7 @@ def _listen(settings: Settings) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen(2048)  # whoever reads where it is may call at once
     except (OSError, UnicodeError) as error:  # a name that cannot be looked up is not even an OSError
         listening.close()
         reason = error.strerror if isinstance(error, OSError) else "this is not the name of a host"
