@@ -2,16 +2,13 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.client import HOST
 from benchmarks.ledger import POLICY
 
 _GREETING = re.compile(r" on http://[^:]+:(\d+), ")
@@ -53,20 +50,21 @@ def running(folder: Path, what: str) -> Iterator[Server]:
             if greeting is None:
                 raise RuntimeError(f"The {what} server did not start")
             key = Path(f"{database}.admin-key").read_text(encoding="ascii").strip()
-            _wait(int(greeting[1]))
             yield Server(int(greeting[1]), key, process.pid)
         finally:
             process.terminate()
 
 
-def _wait(port: int, seconds: float = 10) -> None:
-    """Until the port takes connections: a server greets a moment before it does."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            socket.create_connection((HOST, port)).close()
-            return
-        except ConnectionRefusedError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.05)
+@contextmanager
+def placed(client: set[int], servers: set[int], *running: Server) -> Iterator[None]:
+    """Keep this process and the event loops of servers to these cores: where they run decides what they wait for."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, client)
+    for server in running:
+        os.sched_setaffinity(server.pid, servers)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+        for server in running:
+            os.sched_setaffinity(server.pid, before)

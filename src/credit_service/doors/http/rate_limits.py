@@ -32,24 +32,36 @@ class Admission:
 
     def key(self, key_id: str) -> Headers:
         """Count a request with a valid key; the headers that tell what is left. Raises Problem when there is none."""
-        return _admitted("key", self._keys, self._keys.take(key_id))
+        return _encoded(_told("key", self._keys, _allowed("key", self._keys, key_id)))
 
     def address(self, address: str) -> Headers:
         """Count a request without a valid key; as `key`."""
-        return _admitted("address", self._addresses, self._addresses.take(address))
+        return _encoded(_told("address", self._addresses, _allowed("address", self._addresses, address)))
+
+    def count(self, address: str) -> None:
+        """As `address`, for an answer that does not tell what is left: making headers takes longer than counting."""
+        _allowed("address", self._addresses, address)
 
 
-def _admitted(policy: str, limit: "RateLimit", allowance: Allowance) -> Headers:
-    """The headers of draft-ietf-httpapi-ratelimit-headers-10."""
-    told = {
-        "RateLimit-Policy": f'"{policy}";q={limit.burst};w={ceil(limit.burst / limit.per_second)}',
-        "RateLimit": f'"{policy}";r={allowance.remaining};t={ceil(allowance.reset_seconds)}',
-    }
+def _allowed(policy: str, limit: "RateLimit", caller: str) -> Allowance:
+    allowance = limit.take(caller)
     if not allowance.allowed:
         detail = f"No more than {limit.per_second:g} requests a second, {limit.burst} at once. Wait a moment."
         wait = str(max(1, ceil(allowance.reset_seconds)))
-        raise Problem("rate_limited", detail, headers={**told, "Retry-After": wait})
-    return [(name.lower().encode(), value.encode()) for name, value in told.items()]
+        raise Problem("rate_limited", detail, headers={**_told(policy, limit, allowance), "Retry-After": wait})
+    return allowance
+
+
+def _told(policy: str, limit: "RateLimit", allowance: Allowance) -> dict[str, str]:
+    """The headers of draft-ietf-httpapi-ratelimit-headers-10."""
+    return {
+        "RateLimit-Policy": f'"{policy}";q={limit.burst};w={ceil(limit.burst / limit.per_second)}',
+        "RateLimit": f'"{policy}";r={allowance.remaining};t={ceil(allowance.reset_seconds)}',
+    }
+
+
+def _encoded(headers: dict[str, str]) -> Headers:
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
 class RateLimit:

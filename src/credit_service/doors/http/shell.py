@@ -167,13 +167,13 @@ class Shell:
         own_id = _own_or_new(headers.get(b"x-request-id"))
         shared_id = _own_or_new(headers.get(b"x-correlation-id"), own_id)
         ids = [(b"x-request-id", own_id), (b"x-correlation-id", shared_id)]
-        request_id, correlation_id = own_id.decode(), shared_id.decode()
         if scope["method"] == "GET" and scope["path"].startswith(self._status_prefix) and not self._is_oversized(scope):
             # Asked by every storefront page, so without what only other requests need: half the time goes into that.
             known = self._known_status(scope["path"], headers)
             if known is not None:
-                await _answer(send, self._refused(scope, request_id) or known, ids)
+                await _answer(send, self._refused(scope, own_id) or known, ids)
                 return
+        request_id, correlation_id = own_id.decode(), shared_id.decode()
         started = 0
 
         async def named(message: Message) -> None:
@@ -235,13 +235,13 @@ class Shell:
         scope["credit.call"] = call
         await self._app(scope, _replay(call.body, receive), send)
 
-    def _refused(self, scope: Scope, request_id: str) -> Answer | None:
-        """Count a call of this address, and refuse one too many. What is left is not told: headers cost time."""
+    def _refused(self, scope: Scope, request_id: bytes) -> Answer | None:
+        """Count a call of this address, and refuse one too many."""
         try:
             if self._admission is not None:
-                self._admission.address(_address(scope))
+                self._admission.count(_address(scope))
         except Problem as problem:
-            return problem_answer(problem, request_id)
+            return problem_answer(problem, request_id.decode())
         return None
 
     def _is_oversized(self, scope: Scope) -> bool:
