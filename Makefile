@@ -7,7 +7,7 @@ RUN := $(UV) run --locked
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check lock format lint types imports coverage fix bench
+.PHONY: help run test check lock format lint types imports coverage fix bench audit sbom
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -49,3 +49,10 @@ fix: ## Format the code and repair what ruff can repair by itself.
 
 bench: ## Run the benchmarks and print their ratios.
 	$(RUN) python -m benchmarks $(ARGS)
+
+# Asks a public database of vulnerabilities, so it is no part of check: that must not fail for what others publish.
+audit: ## Look up known vulnerabilities of what the service depends on.
+	$(UV) audit --locked --no-dev
+
+sbom: ## Write sbom.json, what the service is made of (CycloneDX).
+	$(UV) export --quiet --locked --no-dev --format cyclonedx1.5 --output-file sbom.json
