@@ -19,8 +19,10 @@ def _draw(draft: Draft, amount: int) -> int:
     """Draw up to `amount` and return what was drawn."""
     left = amount
     while left:
-        grant = next((grant for grant in draft.grants if _is_spendable(grant, draft.at)), None)
-        if grant is None:
+        for grant in draft.grants:
+            if _is_spendable(grant, draft.at):
+                break
+        else:
             break
         share = min(left, grant.remaining)
         draft.change_grant(grant, -share)

@@ -1,5 +1,6 @@
 """How the ledger's values stand in rows, the same for every engine: value to row to write, row to value to read."""
 
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 from uuid import UUID
@@ -31,6 +32,7 @@ BY_TYPE: Final = Account._fields.index("by_type")
 _KINDS: Final = {fact: kind for kind, fact in _FACTS.items()}
 
 
+@lru_cache(maxsize=4096)  # asked for when a posting is loaded, and again when it is written
 def key_hash(key: str) -> bytes:
     """The 16 bytes that stand for an idempotency key in indexes: a long text there would cost every posting."""
     return blake2b(key.encode(), digest_size=16).digest()
@@ -57,10 +59,11 @@ def account_row(account: Account) -> Row:
     )
 
 
-def account(row: Row) -> Account:
-    """An account from its row."""
+def account(row: Row, merchant_id: UUID | None = None) -> Account:
+    """An account from its row; whoever has its merchant's id already saves making it."""
+    merchant_id = merchant_id or UUID(bytes=row[1])
     by_type, carried = _by_type(row[BY_TYPE]), draws(row[BY_TYPE + 1])
-    return Account._make((row[0], UUID(bytes=row[1]), *row[2:BY_TYPE], by_type, carried, *row[BY_TYPE + 2 :]))
+    return Account._make((row[0], merchant_id, *row[2:BY_TYPE], by_type, carried, *row[BY_TYPE + 2 :]))
 
 
 def transaction_row(transaction: Transaction) -> Row:

@@ -495,9 +495,9 @@ def _asked(query: AccountQuery | TransactionQuery) -> dict[str, Any]:
 
 
 def _accounts(connection: sqlite3.Connection, merchant_ids: Iterable[UUID]) -> dict[UUID, Account]:
-    places = [(merchant_id.bytes,) for merchant_id in set(merchant_ids)]
-    accounts = map(rows.account, sql.find(connection, tables.accounts, ("merchant_id",), places))
-    return {account.merchant_id: account for account in accounts}
+    asked = {merchant_id.bytes: merchant_id for merchant_id in merchant_ids}
+    found = sql.find(connection, tables.accounts, ("merchant_id",), [(place,) for place in asked])
+    return {asked[row[1]]: rows.account(row, asked[row[1]]) for row in found}
 
 
 def _open_grants(connection: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, tuple[Grant, ...]]:
