@@ -399,17 +399,17 @@ def test_a_pipeline_does_not_pile_up(running: Running) -> None:
         flood = one * 500
         # Nobody reads the answers, so at some time no more is taken.
         stuck_since = time.monotonic()
+        longest = 0
         while time.monotonic() - stuck_since < 0.3 and sent < 50_000_000:
             try:
                 sent += connection.socket.send(flood[sent % len(one) :])
                 stuck_since = time.monotonic()
             except BlockingIOError:
                 time.sleep(0.005)
-        connections: list[Any] = list(running.server.server_state.connections)
-        protocols = [protocol for protocol in connections if protocol.pipeline]
-        assert len(protocols) == 1
+            connections: list[Any] = list(running.server.server_state.connections)
+            longest = max(longest, *(len(protocol.pipeline) for protocol in connections))
         # What was read at once, and no more: 256 KiB.
-        assert len(protocols[0].pipeline) <= 256 * 1024 // len(one) + 1
+        assert 1 <= longest <= 256 * 1024 // len(one) + 1
         assert sent < 50_000_000
         # And all of it is answered to those who read.
         connection.socket.settimeout(5)
