@@ -407,7 +407,7 @@ def test_a_pipeline_does_not_pile_up(running: Running) -> None:
             except BlockingIOError:
                 time.sleep(0.005)
             connections: list[Any] = list(running.server.server_state.connections)
-            longest = max(longest, *(len(protocol.pipeline) for protocol in connections))
+            longest = max([longest, *(len(protocol.pipeline) for protocol in connections)])
         # What was read at once, and no more: 256 KiB.
         assert 1 <= longest <= 256 * 1024 // len(one) + 1
         assert sent < 50_000_000
