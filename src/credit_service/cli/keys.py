@@ -3,7 +3,7 @@
 import asyncio
 import json
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -47,12 +47,14 @@ def create(
 @keys.command(name="list")
 def list_(json_: Json = False, database_url: DatabaseUrl = None) -> None:
     """List the API keys, newest first. The keys themselves cannot be shown again."""
+    from credit_service.messages import shapes
+
     found = asyncio.run(_list(settings_of(database_url=database_url)))
     if json_:
-        typer.echo(json.dumps([_shape(key) for key in found]))
+        typer.echo(json.dumps([shapes.api_key(key) for key in found]))
         return
     for key in found:
-        shape = _shape(key)
+        shape = shapes.api_key(key)
         ends = "revoked" if key.revoked_at is not None else f"expires {shape['expires_at'] or 'never'}"
         typer.echo(f"{key.id}  {key.scope:5}  {shape['created_at']}  {ends}  {key.name}")
 
@@ -108,20 +110,3 @@ def _instant(text: str | None) -> int | None:
         return parse_time(text)
     except ValueError as error:
         raise wrong(f"--expires-at: {error}") from None
-
-
-def _shape(key: "ApiKey") -> dict[str, Any]:
-    from credit_service.messages.fields import format_time
-
-    def time(micros: int | None) -> str | None:
-        return None if micros is None else format_time(micros)
-
-    return {
-        "id": key.id,
-        "name": key.name,
-        "scope": key.scope,
-        "created_at": time(key.created_at),
-        "expires_at": time(key.expires_at),
-        "revoked_at": time(key.revoked_at),
-        "last_used_at": time(key.last_used_at),
-    }

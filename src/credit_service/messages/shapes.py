@@ -9,6 +9,7 @@ from credit_service.ledger.account import Account, Announcement, Grant, Transact
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.settle import Standing
 from credit_service.messages.fields import format_time
+from credit_service.storage.base import ApiKey
 
 encode = msgspec.json.Encoder().encode
 
@@ -87,3 +88,16 @@ def grant(account: Account, value: Grant) -> dict[str, Any]:
 def announcement(value: Announcement) -> dict[str, Any]:
     """What a posting would tell the world, for those who only rehearse it."""
     return {"type": value.type, "transaction_sequence": value.sequence, "available": value.available}
+
+
+def api_key(value: ApiKey) -> dict[str, Any]:
+    """An API key, without its secret."""
+    return {
+        "id": value.id,
+        "name": value.name,
+        "scope": value.scope,
+        "created_at": format_time(value.created_at),
+        "expires_at": _time(value.expires_at),
+        "revoked_at": _time(value.revoked_at),
+        "last_used_at": _time(value.last_used_at),
+    }

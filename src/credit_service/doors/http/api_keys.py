@@ -25,9 +25,9 @@ from credit_service.doors.http.routes import (
     respond,
     router,
 )
+from credit_service.messages import shapes
 from credit_service.messages.faults import Fault
-from credit_service.messages.fields import Body, Time, format_time, parse_time
-from credit_service.storage.base import ApiKey
+from credit_service.messages.fields import Body, Time, parse_time
 
 KEYS = "/api-keys"
 _ID = re.compile(r"^[a-z2-7]{12}$")
@@ -86,21 +86,6 @@ admin = router("admin")
 _tags: list[Any] = ["api keys"]
 
 
-def _shape(key: ApiKey) -> dict[str, Any]:
-    def time(micros: int | None) -> str | None:
-        return None if micros is None else format_time(micros)
-
-    return {
-        "id": key.id,
-        "name": key.name,
-        "scope": key.scope,
-        "created_at": format_time(key.created_at),
-        "expires_at": time(key.expires_at),
-        "revoked_at": time(key.revoked_at),
-        "last_used_at": time(key.last_used_at),
-    }
-
-
 @admin.post(KEYS, operation_id="create_api_key", status_code=201, response_model=OneNewKey, tags=_tags)
 async def create_api_key(body: KeyBody, call: CallOf, parts: PartsOf) -> Response:
     """Make an API key. The answer holds the whole key, this once."""
@@ -110,7 +95,9 @@ async def create_api_key(body: KeyBody, call: CallOf, parts: PartsOf) -> Respons
         raise of_faults([Fault("/expires_at", "not_allowed", "expires_at lies in the past.")])
     made = new_key(body.name, body.scope, now, expires_at)
     await parts.store.add_key(made.key)
-    return respond(answer(call, now, {**_shape(made.key), "key": made.whole}, 201, [(b"cache-control", b"no-store")]))
+    return respond(
+        answer(call, now, {**shapes.api_key(made.key), "key": made.whole}, 201, [(b"cache-control", b"no-store")])
+    )
 
 
 @admin.get(KEYS, operation_id="list_api_keys", response_model=KeyPage, tags=_tags)
@@ -122,7 +109,7 @@ async def list_api_keys(call: CallOf, parts: PartsOf, limit: Limit = None, curso
     return page(
         call,
         await parts.store.now(),
-        [_shape(key) for key in found[:limit]],
+        [shapes.api_key(key) for key in found[:limit]],
         limit=limit,
         next_cursor=cursor_text(start + limit, list="keys") if len(found) > limit else None,
         has_previous=start > 0,
@@ -146,7 +133,7 @@ async def revoke_api_key(
     parts.keyring.forget(key_id)
     key = await parts.store.key(key_id)
     assert key is not None
-    return respond(answer(call, now, _shape(key)))
+    return respond(answer(call, now, shapes.api_key(key)))
 
 
 ROUTERS: tuple[APIRouter, ...] = (admin,)
