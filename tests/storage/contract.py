@@ -213,6 +213,8 @@ class StoreContract:
             lambda: store.transactions(TransactionQuery(), None, 10),
             lambda: store.count(TransactionQuery()),
             lambda: store.due(days(400), 10),
+            lambda: store.drifting(None, 10),
+            store.parked_count,
             store.strays,
             store.keys,
             lambda: store.key("none"),
@@ -662,7 +664,7 @@ class StoreContract:
         if after_first:
             found = await store.transactions(query, after_first[0].position, 2, 1)
             assert [one.transaction for one in found] == expected[2:4]
-        found = await store.transactions(query, 10**9, 2, 1)
+        found = await store.transactions(query, (10**9,) * (1 if number else store.lanes), 2, 1)
         assert [one.transaction for one in found] == expected[1:3]
 
     async def test_a_transaction_of_no_account_is_a_stray_and_in_no_list(self, engine: Engine, store: Store):
@@ -736,6 +738,53 @@ class StoreContract:
         books = await anext(reading)
         assert next(iter(books.transactions)) == history[1]
         await reading.aclose()  # type: ignore[attr-defined]  # an async generator, as its users know it
+
+    # ---- the audit
+
+    async def test_accounts_that_postings_made_do_not_drift(self, engine: Engine, store: Store):
+        await tell(store, opening(), payment("P", 5, expires_at=days(30)), order("1", 200), told_refund("R", "2"))
+        await posted(store, of(OTHER, payment("P", 9)), of(OTHER, use(3)))
+        await write(store, writes(account(3, merchant(50))))  # opened, and nothing posted yet
+        assert await store.drifting(None, 10) == ([], None)
+        engine.clock.now = days(40)
+        await tell(store, sweep())
+        assert await store.drifting(None, 10) == ([], None)
+
+    DRIFTED: dict[str, Writes] = {  # noqa: RUF012 - a table, never written to
+        "a transaction that is missing": writes(account(sequence=1)),
+        "a transaction too many": writes(account(), transactions=[transaction(amount=0, balance_after=0)]),
+        "another balance": writes(account(sequence=1), transactions=[transaction()], grants=[grant(remaining=0)]),
+        "another hash": writes(
+            account(sequence=1, balance=5, total_increases=5, last_hash=b"x" * 32),
+            transactions=[transaction()],
+            grants=[grant()],
+        ),
+        "a grant that was drawn": writes(
+            account(sequence=1, balance=5, total_increases=5), transactions=[transaction()], grants=[grant(remaining=4)]
+        ),
+        "a grant too many": writes(account(), grants=[grant()]),
+        "a debt that is not owed": writes(account(debt=5, pending=5), grants=[grant(remaining=0)]),
+    }
+
+    @pytest.mark.parametrize("what", DRIFTED)
+    async def test_an_account_that_disagrees_with_what_it_rests_on_is_drifting(self, store: Store, what: str):
+        await write(store, writes(account(1, OTHER)))
+        await write(store, self.DRIFTED[what])
+        assert await store.drifting(None, 10) == ([MERCHANT], None)
+
+    async def test_drift_is_looked_for_page_by_page_by_merchant(self, store: Store):
+        await write(store, writes(*(account(9 - index, merchant(index), sequence=index % 2) for index in range(5))))
+        assert await store.drifting(None, 2) == ([merchant(1)], merchant(1))
+        assert await store.drifting(merchant(1), 2) == ([merchant(3)], merchant(3))
+        assert await store.drifting(merchant(3), 2) == ([], None)
+        assert await store.drifting(merchant(4), 2) == ([], None)
+
+    async def test_parked_refunds_are_counted(self, store: Store):
+        assert await store.parked_count() == 0
+        await write(store, writes(account(), parked=[values.FULL_PARKED, values.FULL_PARKED._replace(key="other")]))
+        assert await store.parked_count() == 2
+        await write(store, writes(account(), unparked=["other"]))
+        assert await store.parked_count() == 1
 
     # ---- API keys
 

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import ClauseElement
 
-from credit_service.storage import sqlite, tables
+from credit_service.storage import reads, sqlite, statements, tables
 from credit_service.storage import sqlite_statements as sql
 from credit_service.storage.base import StorageUnavailable, Store, Writes
+from credit_service.storage.reads import Question, Read
 from credit_service.storage.sqlite import SQLiteStore
+from credit_service.storage.statements import Ask, Find
 from tests.ledger.telling import MERCHANT, T0
 from tests.storage import values
 from tests.storage.contract import Clock, StoreContract
@@ -28,8 +31,8 @@ class HaltingStore(SQLiteStore):
     goes_on: threading.Event | None = None
     has_stopped = threading.Event()
 
-    def _write(self, writes: Writes, *more: Any) -> None:
-        super()._write(writes, *more)
+    def _write_rows(self, writes: Writes, *more: Any) -> None:
+        super()._write_rows(writes, *more)
         if self.goes_on is not None:
             self.has_stopped.set()
             assert self.goes_on.wait(20)
@@ -117,17 +120,24 @@ def _asked() -> dict[str, str]:
             (tables.parked, ("account",), "true"),
         )
     }
-    asked |= {name: getattr(sql, name) for name in ("TRANSACTION", "HISTORY", "ALL_GRANTS", "LAST_EVENT", "KEY")}
-    asked |= {"due": sql.DUE.sql, "overdue": sql.OVERDUE.sql}
     page = {"limit", "offset"}
-    asked |= {
-        "an account's history": sql.listing(frozenset({"account", *page})).sql,
-        "an account's history, continued": sql.listing(frozenset({"account", "before", *page})).sql,
-        "an account's history, counted": sql.listing(frozenset({"account"}), counted=True).sql,
-        "an account's orders": sql.listing(frozenset({"account", "before", "type", *page})).sql,
-        "everybody's history": sql.listing(frozenset({"before", *page})).sql,
-        "accounts": sql.account_listing(frozenset({"after", "at", "limit"})).sql,
+    some: dict[str, ClauseElement] = {
+        "a transaction": statements.TRANSACTION,
+        "a whole history": statements.HISTORY,
+        "an account's grants": statements.ALL_GRANTS,
+        "a key": statements.KEY,
+        "due": statements.DUE,
+        "overdue": statements.OVERDUE,
+        "drift": statements.DRIFT,
+        "an account's history": statements.history(frozenset({"account", *page})),
+        "an account's history, continued": statements.history(frozenset({"account", "before", *page})),
+        "an account's history, counted": statements.history(frozenset({"account"}), counted=True),
+        "an account's orders": statements.history(frozenset({"account", "before", "type", *page})),
+        "everybody's history": statements.listing(frozenset(page), 1),
+        "accounts": statements.account_listing(frozenset({"after", "at", "limit"})),
     }
+    asked |= {name: sql._compiled(statement).sql for name, statement in some.items()}
+    asked["the last event"] = sql.LAST_EVENT
     return asked
 
 
@@ -141,7 +151,7 @@ async def test_no_question_asked_often_scans_a_table(engine: SQLiteEngine, store
 
 
 async def test_deep_pages_of_a_long_history_read_no_more_than_the_first(engine: SQLiteEngine, store: HaltingStore):
-    statement = sql.listing(frozenset({"account", "limit", "offset"}))
+    statement = sql._compiled(statements.history(frozenset({"account", "limit", "offset"})))
     long = values.writes(values.account(1), transactions=[values.transaction(n, 1) for n in range(1, 2_001)])
     await store.post([], lambda loaded: long)
     steps = []
@@ -160,13 +170,14 @@ async def test_a_read_of_several_statements_sees_one_commit(
 ):
     due = values.account(1, granted=1, balance=5, total_increases=5, next_due_at=T0)
     await store.post([], lambda loaded: values.writes(due, grants=[values.grant(expires_at=T0 + 1)]))
-    original = sqlite._open_grants
+    original = sqlite._answer
 
-    def late(*arguments: Any) -> Any:
-        below(engine, "UPDATE grants SET remaining = 1", "UPDATE accounts SET balance = 1, total_decreases = 4")
-        return original(*arguments)
+    def late(connection: sqlite3.Connection, question: Question) -> Any:
+        if isinstance(question, Find) and question.table is tables.grants:
+            below(engine, "UPDATE grants SET remaining = 1", "UPDATE accounts SET balance = 1, total_decreases = 4")
+        return original(connection, question)
 
-    monkeypatch.setattr(sqlite, "_open_grants", late)
+    monkeypatch.setattr(sqlite, "_answer", late)
     held = (await store.held([MERCHANT], T0))[MERCHANT]
     assert (held.account.balance, held.grants[0].remaining) == (5, 5)
     held = (await store.held([MERCHANT], T0))[MERCHANT]
@@ -182,8 +193,11 @@ async def test_every_commit_is_on_the_disk_before_it_is_answered(tmp_path: Path)
 
 
 async def test_reading_connections_cannot_write(store: HaltingStore):
+    def write() -> Read[None]:
+        yield Ask(statements.INSERT_KEY, values.FULL_KEY._asdict())
+
     with pytest.raises(StorageUnavailable):
-        await store._read(lambda connection: connection.execute("DELETE FROM accounts"))
+        await store._read(write)
 
 
 async def test_an_error_that_nobody_knows_is_raised_as_it_is(engine: SQLiteEngine, store: HaltingStore):
@@ -195,13 +209,13 @@ async def test_an_error_that_nobody_knows_is_raised_as_it_is(engine: SQLiteEngin
 async def test_books_are_read_outside_the_event_loop(store: HaltingStore, monkeypatch: pytest.MonkeyPatch):
     await store.post([], lambda loaded: values.writes(values.account(1)))
     threads = []
-    original = sqlite._books_of
+    original = reads.books_of
 
     def spied(*arguments: Any) -> Any:
         threads.append(threading.current_thread())
         return original(*arguments)
 
-    monkeypatch.setattr(sqlite, "_books_of", spied)
+    monkeypatch.setattr(sqlite, "books_of", spied)
     assert [books.account.number async for books in store.books()] == [1]
     assert threads
     assert threading.main_thread() not in threads

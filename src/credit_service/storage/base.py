@@ -182,10 +182,14 @@ class PeriodTotal(NamedTuple):
     last_at: int
 
 
-class Positioned(NamedTuple):
-    """A transaction and where it stands in a listing, to go on from there."""
+Position = tuple[int, ...]
+"""A place in a listing: of an account the sequence, of all accounts the position in each of the outbox's lanes."""
 
-    position: int
+
+class Positioned(NamedTuple):
+    """A transaction and where a listing goes on after it."""
+
+    position: Position
     transaction: Transaction
 
 
@@ -203,7 +207,17 @@ class ApiKey(NamedTuple):
 
 
 class Store(Protocol):
-    """A database that holds the ledger. Reads never wait for postings."""
+    """A database that holds the ledger. Reads never wait for postings.
+
+    `lanes`: into how many the outbox is divided. `streams`: how many postings it takes at once.
+    """
+
+    lanes: int
+    streams: int
+
+    def stream_of(self, merchant_id: UUID) -> int:
+        """In which stream a merchant's postings go, so that each keeps its order: 0 to `streams` - 1."""
+        ...
 
     async def post(self, needs: Sequence[Needs], work: Work) -> Writes:
         """One database transaction: lock, load, `work`, write, commit.
@@ -234,9 +248,12 @@ class Store(Protocol):
         ...
 
     async def transactions(
-        self, query: TransactionQuery, before: int | None, limit: int, offset: int = 0
+        self, query: TransactionQuery, before: Position | None, limit: int, offset: int = 0
     ) -> list[Positioned]:
-        """Transactions that match, newest first, from the position below `before`, leaving out the first `offset`."""
+        """Transactions that match, newest first, from the position after `before`, leaving out the first `offset`.
+
+        Of all accounts, those of one lane come in the order of their commits, and among lanes by their time.
+        """
         ...
 
     async def count(self, query: TransactionQuery) -> int:
@@ -265,6 +282,18 @@ class Store(Protocol):
 
     def books(self, merchant_ids: Sequence[UUID] | None = None) -> AsyncIterator[Books]:
         """Accounts with all that belongs to them, one at a time, by merchant id."""
+        ...
+
+    async def drifting(self, after: UUID | None, limit: int) -> tuple[list[UUID], UUID | None]:
+        """Look at the next `limit` accounts by merchant id, from the one after `after`.
+
+        Returns the merchants whose account does not agree with its last transaction or with its open grants, and where
+        to go on: None after the last account.
+        """
+        ...
+
+    async def parked_count(self) -> int:
+        """How many refunds wait for their order or payment."""
         ...
 
     async def strays(self) -> list[tuple[int, int]]:

@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
@@ -21,35 +21,28 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from credit_service.ledger.account import Account, Grant, Transaction
-from credit_service.ledger.addresses import TRANSACTION, Address
+from sqlalchemy import Table
+
 from credit_service.ledger.decide import Needs
-from credit_service.ledger.draft import burn_down_order
-from credit_service.storage import rows, tables
+from credit_service.storage import rows, statements, tables
 from credit_service.storage import sqlite_statements as sql
 from credit_service.storage.base import (
-    AccountQuery,
-    AllAccounts,
-    ApiKey,
     BadRow,
     Books,
     Conflict,
-    Held,
     InUse,
     Loaded,
     OutcomeUnknown,
-    Past,
-    PeriodTotal,
-    Positioned,
-    Record,
     StorageUnavailable,
-    TransactionQuery,
     Work,
     Writes,
 )
+from credit_service.storage.loading import Loading
+from credit_service.storage.reads import Question, Read, Reads, answered, books_of
+from credit_service.storage.rows import Row
+from credit_service.storage.statements import Ask, Find
 
 T = TypeVar("T")
-_Known = Sequence[tuple[Account, Needs]]
 
 _BUSY: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 _AWAY: Final = {
@@ -87,12 +80,15 @@ def translated(name: str = "The database") -> Iterator[None]:
         raise
 
 
-class SQLiteStore:
+class SQLiteStore(Reads):
     """The ledger's store in one SQLite file.
 
     `path`: the file, whose schema must be up to date. `clock` gives microseconds since 1970, and `draw_number` a new
     account's number (62 random bits); tests replace both. Raises StorageUnavailable when another process serves it.
     """
+
+    lanes = 1
+    streams = 1
 
     def __init__(
         self,
@@ -118,6 +114,10 @@ class SQLiteStore:
             self._lock.close()
             raise
 
+    def stream_of(self, merchant_id: UUID) -> int:
+        """See `base.Store.stream_of`: there is one writer."""
+        return 0
+
     # ---- postings
 
     async def post(self, needs: Sequence[Needs], work: Work) -> Writes:
@@ -130,7 +130,7 @@ class SQLiteStore:
             # As they were: `work` brings the records up to date.
             granted = {record.number: record.account.granted for record in loaded.records.values() if record.account}
             writes = work(loaded)
-            self._write(writes, granted)
+            self._write_rows(writes, granted)
         return writes
 
     @contextmanager
@@ -159,54 +159,41 @@ class SQLiteStore:
 
     def _load(self, needs: Sequence[Needs]) -> Loaded:
         now = self._clock()
-        merchants = dict.fromkeys([need.merchant_id for need in needs])
-        accounts = _accounts(self._writer, merchants)
-        records = {merchant: Record(accounts.get(merchant), self._draw_number) for merchant in merchants}
-        if accounts:
-            by_number = {account.number: records[merchant] for merchant, account in accounts.items()}
-            for number, grants in _open_grants(self._writer, by_number).items():
-                by_number[number].grants = grants
-            found = sql.find(self._writer, tables.parked, ("account",), [(number,) for number in by_number])
-            for row in found:
-                parked = rows.parked(row)
-                by_number[row[0]].parked[parked.key] = parked
-            known = [(account, need) for need in needs if (account := accounts.get(need.merchant_id)) is not None]
-            self._load_firsts(by_number, known)
-            self._load_sources(by_number, known)
-        return Loaded(now, records)
+        loading = Loading(needs)
 
-    def _load_firsts(self, by_number: Mapping[int, Record], known: _Known) -> None:
-        """Load what was recorded under the keys; and trials, which may have been granted under another."""
-        merchants = {account.number: account.merchant_id for account, _ in known}
-        hashed = rows.key_hash
-        keys = {(account.number, hashed(key)) for account, need in known for key in (need.key, need.source) if key}
-        for row in sql.find(self._writer, tables.transactions, ("account", "key_hash"), keys):
-            first = rows.transaction(merchants[row[0]], row)
-            by_number[row[0]].firsts[first.key] = first
-        trials = {(account.number, account.trial) for account, need in known if need.trial and account.trial}
-        for row in sql.find(self._writer, tables.transactions, ("account", "sequence"), trials):
-            by_number[row[0]].trial = rows.transaction(merchants[row[0]], row)
+        def find(
+            table: Table, columns: tuple[str, ...], places: Collection[Any], condition: str = "true"
+        ) -> Iterator[Row]:
+            return sql.find(self._writer, Find(table, columns, places, condition))
 
-    def _load_sources(self, by_number: Mapping[int, Record], known: _Known) -> None:
-        """Load what was given back of refunded orders and payments, and the grants on which those had drawn."""
-        sources = {
-            source
-            for account, need in known
-            if need.source and (source := by_number[account.number].firsts.get(need.source)) is not None
-        }
-        given = {(source.account, rows.key_hash(source.key)) for source in sources}
-        for row in sql.find(self._writer, tables.given_back, ("account", "key_hash"), given):
-            back = rows.given_back(row)
-            by_number[row[0]].given_back[back.key] = back
-        drawn = {(source.account, number) for source in sources for number, _ in source.draws}
-        for row in sql.find(self._writer, tables.grants, ("account", "number"), drawn):
-            grant = rows.grant(row)
-            by_number[row[0]].known_grants[grant.number] = grant
+        loading.found_accounts(
+            find(tables.accounts, ("merchant_id",), [(place,) for place in loading.merchants]), self._draw_number
+        )
+        numbers = {merchant: account.number for merchant, account in loading.accounts.items()}
+        if numbers:
+            every = [(number,) for number in loading.numbers]
+            loading.found_grants(find(tables.grants, ("account",), every, "remaining > 0"))
+            loading.found_parked(find(tables.parked, ("account",), every))
 
-    def _write(self, writes: Writes, granted: Mapping[int, int]) -> None:
+            def hashed(some: Iterable[tuple[UUID, bytes]]) -> list[tuple[int, bytes]]:
+                return [(numbers[merchant], hash_) for merchant, hash_ in some if merchant in numbers]
+
+            at_hash = ("account", "key_hash")
+            loading.found_firsts(find(tables.transactions, at_hash, hashed(loading.keys())))
+            loading.found_given_back(find(tables.given_back, at_hash, hashed(loading.sources())))
+            trials = [
+                (account.number, account.trial)
+                for merchant in loading.trials()
+                if (account := loading.accounts.get(merchant)) is not None and account.trial
+            ]
+            loading.found_trials(find(tables.transactions, ("account", "sequence"), trials))
+            loading.found_drawn(find(tables.grants, ("account", "number"), loading.drawn()))
+        return loading.loaded(now)
+
+    def _write_rows(self, writes: Writes, granted: Mapping[int, int]) -> None:
         """Write all of it. `granted`: the accounts that were there before, with the number of their last grant."""
 
-        def many(statement: str, new: Sequence[rows.Row]) -> None:
+        def many(statement: str, new: Sequence[Row]) -> None:
             if new:
                 self._writer.executemany(statement, new)
 
@@ -241,137 +228,6 @@ class SQLiteStore:
         """See `base.Store.now`."""
         return self._clock()
 
-    async def held(self, merchant_ids: Sequence[UUID], at: int) -> dict[UUID, Held]:
-        """See `base.Store.held`."""
-
-        def read(connection: sqlite3.Connection) -> dict[UUID, Held]:
-            accounts = _accounts(connection, merchant_ids)
-            return dict(zip(accounts, _with_due_grants(connection, accounts.values(), at), strict=True))
-
-        return await self._read(read)
-
-    async def accounts(self, query: AccountQuery, after: UUID | None, limit: int) -> list[Held]:
-        """See `base.Store.accounts`."""
-        values = _asked(query) | {"limit": limit} | ({} if after is None else {"after": after.bytes})
-        statement = sql.account_listing(frozenset(values))
-
-        def read(connection: sqlite3.Connection) -> list[Held]:
-            found = connection.execute(statement.sql, statement.bound(values)).fetchall()
-            return _with_due_grants(connection, map(rows.account, found), query.at)
-
-        return await self._read(read)
-
-    async def grants(self, account: int) -> list[Grant]:
-        """See `base.Store.grants`."""
-        return await self._read(lambda connection: list(_open_grants(connection, [account]).get(account, ())))
-
-    async def transaction(self, address: Address) -> Transaction | None:
-        """See `base.Store.transaction`."""
-        if address.kind != TRANSACTION:
-            return None
-
-        def read(connection: sqlite3.Connection) -> Transaction | None:
-            found = connection.execute(sql.TRANSACTION, (address.account, address.number)).fetchall()
-            return next(_with_merchants(connection, found), None)
-
-        return await self._read(read)
-
-    async def transactions(
-        self, query: TransactionQuery, before: int | None, limit: int, offset: int = 0
-    ) -> list[Positioned]:
-        """See `base.Store.transactions`."""
-        values = _asked(query) | {"limit": limit, "offset": offset} | ({} if before is None else {"before": before})
-        statement = sql.listing(frozenset(values))
-
-        def read(connection: sqlite3.Connection) -> list[Positioned]:
-            found = connection.execute(statement.sql, statement.bound(values)).fetchall()
-            positions = {(row[1], row[2]): row[0] for row in found}
-            return [
-                Positioned(positions[transaction.account, transaction.sequence], transaction)
-                for transaction in _with_merchants(connection, [row[1:] for row in found])
-            ]
-
-        return await self._read(read)
-
-    async def count(self, query: TransactionQuery) -> int:
-        """See `base.Store.count`."""
-        values = _asked(query)
-        statement = sql.listing(frozenset(values), counted=True)
-
-        def read(connection: sqlite3.Connection) -> int:
-            (found,) = connection.execute(statement.sql, statement.bound(values)).fetchone()
-            return int(found)
-
-        return await self._read(read)
-
-    async def totals(self, query: TransactionQuery) -> dict[str, PeriodTotal]:
-        """See `base.Store.totals`."""
-        values = _asked(query)
-        statement = sql.period_totals(frozenset(values))
-
-        def read(connection: sqlite3.Connection) -> dict[str, PeriodTotal]:
-            found = connection.execute(statement.sql, statement.bound(values))
-            return {row[0]: PeriodTotal(*row[1:]) for row in found}
-
-        return await self._read(read)
-
-    async def past(self, account: int, at: int) -> Past:
-        """See `base.Store.past`."""
-        values = {"account": account, "at": at, "sequence": 0}
-
-        def read(connection: sqlite3.Connection) -> Past:
-            def rows_of(statement: sql.Statement) -> list[rows.Row]:
-                return connection.execute(statement.sql, statement.bound(values)).fetchall()
-
-            balance = 0
-            for last, balance_after in rows_of(sql.LAST_BEFORE):
-                values["sequence"], balance = last, balance_after
-            (lapsed,) = rows_of(sql.LAPSED_SINCE)[0]
-            pending: dict[int, int] = dict(rows_of(sql.PENDING_THEN))
-            if pending:  # before it begins, a grant is only drawn on by a refund of its payment
-                for (draws,) in rows_of(sql.PAYMENTS_REFUNDED):
-                    for number, change in rows.draws(draws):
-                        if number in pending:
-                            pending[number] += change
-            return Past(balance - lapsed, sum(pending.values()))
-
-        return await self._read(read)
-
-    async def all_accounts(self, at: int, default_threshold: int) -> AllAccounts:
-        """See `base.Store.all_accounts`."""
-        values = {"at": at, "default_threshold": default_threshold}
-
-        def read(connection: sqlite3.Connection) -> AllAccounts:
-            statement = sql.ALL_IN_SUM
-            count, enabled, low, average = connection.execute(statement.sql, statement.bound(values)).fetchone()
-            return AllAccounts(count, enabled, count - enabled, low, average or 0.0)
-
-        return await self._read(read)
-
-    async def due_accounts(self, at: int) -> list[Held]:
-        """See `base.Store.due_accounts`."""
-
-        def read(connection: sqlite3.Connection) -> list[Held]:
-            found = connection.execute(sql.DUE_ACCOUNTS.sql, sql.DUE_ACCOUNTS.bound({"at": at})).fetchall()
-            return _with_due_grants(connection, map(rows.account, found), at)
-
-        return await self._read(read)
-
-    async def due(self, at: int, limit: int) -> list[UUID]:
-        """See `base.Store.due`."""
-        values = {"at": at, "limit": limit}
-
-        def read(connection: sqlite3.Connection) -> list[UUID]:
-            found = [
-                row
-                for statement in (sql.DUE, sql.OVERDUE)
-                for row in connection.execute(statement.sql, statement.bound(values))
-            ]
-            merchants = dict.fromkeys([merchant for _, merchant in sorted(found)])
-            return [UUID(bytes=merchant) for merchant in merchants][:limit]
-
-        return await self._read(read)
-
     async def books(self, merchant_ids: Sequence[UUID] | None = None) -> AsyncIterator[Books]:
         """See `base.Store.books`. All are read from one snapshot."""
         # One thread of its own, so that the connection is not closed before the last step has ended.
@@ -391,49 +247,20 @@ class SQLiteStore:
             connection.text_factory = lambda text: text.decode(errors="backslashreplace")
             connection.execute("BEGIN")
             if merchant_ids is None:
-                found: Iterable[rows.Row] = connection.execute(sql.ALL_ACCOUNTS)
+                found: Iterable[Row] = sql.ask(connection, Ask(statements.ALL_ACCOUNTS))
             else:
                 places = [(merchant_id.bytes,) for merchant_id in set(merchant_ids)]
-                found = sorted(sql.find(connection, tables.accounts, ("merchant_id",), places), key=itemgetter(1))
+                found = sorted(sql.find(connection, Find(tables.accounts, ("merchant_id",), places)), key=itemgetter(1))
             for row in found:
-                yield _books_of(connection, row)
-
-    async def strays(self) -> list[tuple[int, int]]:
-        """See `base.Store.strays`."""
-        return await self._read(lambda connection: connection.execute(sql.STRAYS.sql, sql.STRAYS.bound({})).fetchall())
-
-    # ---- API keys
-
-    async def add_key(self, key: ApiKey) -> None:
-        """See `base.Store.add_key`."""
-        await self._execute(sql.INSERT_KEY, [tuple(key)])
-
-    async def keys(self) -> list[ApiKey]:
-        """See `base.Store.keys`."""
-        return await self._read(lambda connection: [rows.api_key(row) for row in connection.execute(sql.KEYS)])
-
-    async def key(self, key_id: str) -> ApiKey | None:
-        """See `base.Store.key`."""
-
-        def read(connection: sqlite3.Connection) -> ApiKey | None:
-            row = connection.execute(sql.KEY, (key_id,)).fetchone()
-            return None if row is None else rows.api_key(row)
-
-        return await self._read(read)
-
-    async def revoke_key(self, key_id: str, at: int) -> bool:
-        """See `base.Store.revoke_key`."""
-        return await self._execute(sql.REVOKE_KEY, [(at, key_id)]) == 1
-
-    async def use_keys(self, used: Mapping[str, int]) -> None:
-        """See `base.Store.use_keys`."""
-        await self._execute(sql.USE_KEY, [(at, key_id) for key_id, at in used.items()])
+                values = {"account": row[0]}
+                grants = sql.ask(connection, Ask(statements.ALL_GRANTS, values))
+                yield books_of(row, grants, _history(connection, row[0]))
 
     # ---- housekeeping
 
     async def check(self) -> None:
         """See `base.Store.check`."""
-        await self._execute(sql.USE_KEY, [])  # to begin is enough: SQLite asks then whether it may write
+        await self._write([])  # to begin is enough: SQLite asks then whether it may write
 
     async def close(self) -> None:
         """See `base.Store.close`."""
@@ -446,25 +273,23 @@ class SQLiteStore:
             connection.close()
         self._lock.close()
 
-    async def _execute(self, statement: str, parameters: Sequence[Sequence[Any]]) -> int:
-        """Run a statement once for each of the parameters, in one transaction of the writer; the rows it changed."""
-
+    async def _write(self, asks: Sequence[Ask]) -> int:
         def run() -> int:
             with self._transaction():
-                return self._writer.executemany(statement, parameters).rowcount
+                return sum([sql.ask(self._writer, question).rowcount for question in asks])
 
         return await asyncio.get_running_loop().run_in_executor(self._writing, run)
 
-    async def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
+    async def _read(self, read: Callable[[], Read[T]]) -> T:
         def run() -> T:
             with translated():
                 connection = getattr(self._local, "connection", None)
                 if connection is None:
                     connection = self._local.connection = self._connect(*_READER)
                     self._readers.append(connection)
-                connection.execute("BEGIN")  # one snapshot for all statements of a read
+                connection.execute("BEGIN")  # one snapshot for all questions of a read
                 try:
-                    return read(connection)
+                    return answered(read(), partial(_answer, connection))
                 finally:
                     if connection.in_transaction:
                         connection.execute("COMMIT")
@@ -490,59 +315,17 @@ class SQLiteStore:
             return connection
 
 
-def _asked(query: AccountQuery | TransactionQuery) -> dict[str, Any]:
-    return {name: value for name, value in query._asdict().items() if value is not None}
+def _answer(connection: sqlite3.Connection, question: Question) -> list[Row]:
+    if isinstance(question, Find):
+        return list(sql.find(connection, question))
+    return sql.ask(connection, question).fetchall()
 
 
-def _accounts(connection: sqlite3.Connection, merchant_ids: Iterable[UUID]) -> dict[UUID, Account]:
-    asked = {merchant_id.bytes: merchant_id for merchant_id in merchant_ids}
-    found = sql.find(connection, tables.accounts, ("merchant_id",), [(place,) for place in asked])
-    return {asked[row[1]]: rows.account(row, asked[row[1]]) for row in found}
-
-
-def _open_grants(connection: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, tuple[Grant, ...]]:
-    found: dict[int, list[Grant]] = {}
-    places = [(number,) for number in numbers]
-    for row in sql.find(connection, tables.grants, ("account",), places, "remaining > 0"):
-        found.setdefault(row[0], []).append(rows.grant(row))
-    return {number: tuple(sorted(grants, key=burn_down_order)) for number, grants in found.items()}
-
-
-def _with_due_grants(connection: sqlite3.Connection, accounts: Iterable[Account], at: int) -> list[Held]:
-    accounts = list(accounts)
-    grants = _open_grants(connection, [a.number for a in accounts if a.next_due_at is not None and a.next_due_at <= at])
-    return [Held(account, grants.get(account.number, ())) for account in accounts]
-
-
-def _with_merchants(connection: sqlite3.Connection, found: Sequence[rows.Row]) -> Iterator[Transaction]:
-    """The transactions of these rows; those of no account are left out, they are for `strays` to tell."""
-    places = [(number,) for number in {row[0] for row in found}]
-    merchants = {row[0]: UUID(bytes=row[1]) for row in sql.find(connection, tables.accounts, ("number",), places)}
-    return (rows.transaction(merchants[row[0]], row) for row in found if row[0] in merchants)
-
-
-def _books_of(connection: sqlite3.Connection, row: rows.Row) -> Books:
-    faults: list[tuple[int | None, str]] = []
-    try:
-        account = rows.account(row)
-    except ValueError as error:
-        faults.append((None, f"the account's row cannot be read: {error}"))
-        account = rows.account((*row[: rows.BY_TYPE], "{}", "[]", *row[rows.BY_TYPE + 2 :]))
-    grants = [rows.grant(grant) for grant in connection.execute(sql.ALL_GRANTS, (account.number,))]
-
-    def history() -> Iterator[Transaction]:
-        with translated():
-            for found in connection.execute(sql.HISTORY, (account.number,)):
-                try:
-                    transaction = rows.transaction(account.merchant_id, found)
-                except (ValueError, TypeError) as error:
-                    faults.append((found[1], f"the row cannot be read: {error}"))
-                    continue
-                if found[9] != rows.key_hash(transaction.key):
-                    faults.append((found[1], "the hash of the idempotency key does not match the key"))
-                yield transaction
-
-    return Books(account, grants, history(), faults)
+def _history(connection: sqlite3.Connection, account: int) -> Iterator[Row]:
+    with translated():
+        # Not `yield from`, which would close the cursor when this is dropped, after the connection was closed.
+        for row in sql.ask(connection, Ask(statements.HISTORY, {"account": account})):  # noqa: UP028
+            yield row
 
 
 def revision(path: Path) -> str | None:

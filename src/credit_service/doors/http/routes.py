@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from hashlib import blake2b
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, Final, cast
 from urllib.parse import parse_qsl, urlencode
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -84,7 +84,7 @@ class ScopedRoute(APIRoute):
             except (Problem, Invalid, RequestValidationError, HTTPException):
                 raise
             except Exception as error:  # left to Starlette, it would be answered in plain text
-                raise as_problem(error, call.request_id) from None
+                raise as_problem(error) from None
 
         return scoped
 
@@ -118,10 +118,8 @@ def router(scope: str | None, *media_types: str) -> APIRouter:
     """A router whose routes all need a scope, None for those that anybody may call."""
     attributes = {"needed": scope, "media_types": ("application/json", *media_types)}
     route_class = type(f"{(scope or 'public').title()}Route", (ScopedRoute,), attributes)
-    responses: dict[int | str, dict[str, Any]] = {422: {"model": ProblemShape}}
-    if scope is not None:
-        responses |= {401: {"model": ProblemShape}, 403: {"model": ProblemShape}, 503: {"model": ProblemShape}}
-    return APIRouter(route_class=route_class, responses=responses)
+    # Filled in by `openapi.completed`; where it is, FastAPI does not describe errors of its own.
+    return APIRouter(route_class=route_class, responses={"default": {}})
 
 
 def _check_query(query: bytes, known: Collection[str]) -> None:
@@ -152,15 +150,34 @@ def parts_of(request: Request) -> Parts:
 
 CallOf = Annotated[Call, Depends(call_of)]
 PartsOf = Annotated[Parts, Depends(parts_of)]
-MerchantId = Annotated[str, Path(pattern=patterns.UUID, description="The merchant's UUID.")]
+
+# What stands in answers: how it is written, and what the examples of answers are made of.
+
+
+def _text(example: str, form: str | None = None) -> Any:
+    extra: dict[str, Any] = {} if form is None else {"format": form}
+    return Field(examples=[example], json_schema_extra=extra)
+
+
+MERCHANT: Final = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
+"""The merchant of every example."""
+MerchantId = Annotated[str, Path(pattern=patterns.UUID, description="The merchant's UUID.", examples=[MERCHANT])]
+MerchantText = Annotated[str, _text(MERCHANT, "uuid")]
+AccountText = Annotated[str, _text("a7800de5-8bd6-8a69-9000-000000000000", "uuid")]
+TransactionText = Annotated[str, _text("a7800de5-8bd6-8a69-9100-000000000002", "uuid")]
+GrantText = Annotated[str, _text("a7800de5-8bd6-8a69-9200-000000000001", "uuid")]
+Instant = Annotated[str, _text("2026-11-22T10:45:00.000000Z", "date-time")]
+RequestId = Annotated[str, _text("77f0a1b2c3d4e5f60718293a4b5c6d7e")]
+Unsaid = Field(examples=[None])
+"""For what is left out of examples, or null there."""
 
 
 class FaultShape(BaseModel):
     """One fault of a request."""
 
-    pointer: str
-    code: str
-    message: str
+    pointer: Annotated[str, _text("/amount")]
+    code: Annotated[str, _text("out_of_range")]
+    message: Annotated[str, _text("Input should be greater than or equal to 1.")]
 
 
 class ProblemShape(BaseModel):
@@ -170,7 +187,7 @@ class ProblemShape(BaseModel):
 
     type: str
     title: str
-    status: int
+    status: Annotated[int, Field(ge=400, le=599)]
     detail: str
     code: Annotated[str, Field(json_schema_extra={"enum": list(CODES)})]
     request_id: str | None
@@ -180,28 +197,28 @@ class ProblemShape(BaseModel):
 class Meta(BaseModel):
     """What is said about an answer."""
 
-    request_id: str
-    correlation_id: str
-    timestamp: str
+    request_id: RequestId
+    correlation_id: RequestId
+    timestamp: Instant
 
 
 class Pagination(BaseModel):
     """Where a page stands. `page` and `total` where pages are numbered."""
 
-    limit: int
-    next_cursor: str | None
+    limit: Annotated[int, Field(examples=[50])]
+    next_cursor: Annotated[str | None, Unsaid]
     has_next: bool
     has_previous: bool
-    page: int | None = None
-    total: int | None = None
+    page: Annotated[int | None, Unsaid] = None
+    total: Annotated[int | None, Unsaid] = None
 
 
 class Links(BaseModel):
     """Where to go from a page."""
 
-    self: str
-    next: str | None
-    prev: str | None
+    self: Annotated[str, _text(f"{PREFIX}/…?limit=50")]
+    next: Annotated[str | None, Unsaid]
+    prev: Annotated[str | None, Unsaid]
 
 
 def answer(call: Call, now: int, data: Any, status: int = 200, headers: Sequence[tuple[bytes, bytes]] = ()) -> Answer:
@@ -265,7 +282,9 @@ def _whole(value: Any) -> Any:
 
 WHOLE = BeforeValidator(_whole)
 """For whole numbers in a query: written with digits alone, where pydantic would also take 1_0 and 1.0."""
-_Entries = Annotated[int, Field(ge=1), WHOLE]
+_Entries = Annotated[
+    int, Field(ge=1, json_schema_extra={"maximum": Settings.model_fields["page_max_limit"].default}), WHOLE
+]
 Limit = Annotated[_Entries | None, Query(description="Entries on a page, 50 where it is not said.")]
 Cursor = Annotated[str | None, Query(max_length=200, description="Where to go on: `next_cursor` of the page before.")]
 
@@ -284,9 +303,11 @@ def page_limit(limit: int | None, settings: Settings) -> int:
     return limit
 
 
-def cursor_text(position: int | bytes, **query: Any) -> str:
+def cursor_text(position: int | bytes | tuple[int, ...], **query: Any) -> str:
     """An opaque cursor: a position, bound to the query it was made for."""
-    raw = position if isinstance(position, bytes) else position.to_bytes(8, "big")
+    if isinstance(position, int):
+        position = (position,)
+    raw = position if isinstance(position, bytes) else b"".join([part.to_bytes(8, "big") for part in position])
     return base64.urlsafe_b64encode(_binding(query) + raw).decode().rstrip("=")
 
 
@@ -301,12 +322,18 @@ def cursor_bytes(cursor: str, size: int, **query: Any) -> bytes:
     return raw[8:]
 
 
-def cursor_position(cursor: str, **query: Any) -> int:
-    """As `cursor_bytes`, for positions that are numbers."""
-    position = int.from_bytes(cursor_bytes(cursor, 8, **query), "big")
-    if position >> 63:
+def cursor_place(cursor: str, parts: int, **query: Any) -> tuple[int, ...]:
+    """As `cursor_bytes`, for positions that are so many numbers."""
+    raw = cursor_bytes(cursor, 8 * parts, **query)
+    place = tuple([int.from_bytes(raw[start : start + 8], "big") for start in range(0, len(raw), 8)])
+    if any(part >> 63 for part in place):
         raise _cursor_invalid()
-    return position
+    return place
+
+
+def cursor_position(cursor: str, **query: Any) -> int:
+    """As `cursor_bytes`, for positions that are one number."""
+    return cursor_place(cursor, 1, **query)[0]
 
 
 def _cursor_invalid() -> Problem:

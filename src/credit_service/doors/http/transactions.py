@@ -6,22 +6,31 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
+from credit_service.doors.http.openapi import QUEUED, examples, headers, problems
 from credit_service.doors.http.problems import Problem, of_faults, of_refusal
 from credit_service.doors.http.routes import (
+    MERCHANT,
     WHOLE,
+    AccountText,
     CallOf,
     Cursor,
+    GrantText,
+    Instant,
     Limit,
     Links,
+    MerchantText,
     Meta,
     Pagination,
     Parts,
     PartsOf,
     ProblemShape,
+    RequestId,
     Since,
+    TransactionText,
+    Unsaid,
     Until,
     answer,
-    cursor_position,
+    cursor_place,
     cursor_text,
     page,
     page_limit,
@@ -117,41 +126,44 @@ class BatchBody(Body):
 class DrawShape(BaseModel):
     """A change of one grant."""
 
-    grant_id: str
-    amount: int
+    grant_id: GrantText
+    amount: Annotated[int, Field(examples=[-25])]
 
 
 class ReferenceShape(BaseModel):
     """What a transaction is about."""
 
-    type: str
-    id: str
+    type: Annotated[str, Field(examples=["message"])]
+    id: Annotated[str, Field(examples=["1001"])]
 
 
 class TransactionShape(BaseModel):
     """One immutable, numbered entry in an account's history."""
 
-    id: str
-    merchant_id: str
-    account_id: str
-    sequence: int
-    operation_type: Literal["INCREASE", "DECREASE"]
-    transaction_type: TransactionType
-    amount: int
-    shortfall: int
-    balance_before: int
-    balance_after: int
-    debt_after: int
-    idempotency_key: str
+    id: TransactionText
+    merchant_id: MerchantText
+    account_id: AccountText
+    sequence: Annotated[int, Field(ge=1, examples=[2])]
+    operation_type: Annotated[Literal["INCREASE", "DECREASE"], Field(examples=["DECREASE"])]
+    transaction_type: Annotated[TransactionType, Field(examples=["USAGE"])]
+    amount: Annotated[int, Field(ge=0, examples=[25])]
+    shortfall: Annotated[int, Field(ge=0)]
+    balance_before: Annotated[int, Field(examples=[100])]
+    balance_after: Annotated[int, Field(examples=[75])]
+    debt_after: Annotated[int, Field(ge=0)]
+    idempotency_key: Annotated[str, Field(examples=["message-1001"])]
     reference: ReferenceShape | None
-    metadata: dict[str, Any] | None
+    metadata: Annotated[dict[str, Any] | None, Unsaid]
     draws: list[DrawShape]
-    reverses: str | None
-    actor: str
-    correlation_id: str | None
-    occurred_at: str
-    created_at: str
-    hash: str
+    reverses: Annotated[TransactionText | None, Unsaid]
+    actor: Annotated[str, Field(examples=["key:vzphnrglpgkp"])]
+    correlation_id: RequestId | None
+    occurred_at: Instant
+    created_at: Instant
+    hash: Annotated[
+        str,
+        Field(pattern="^[0-9a-f]{64}$", examples=["6fa79dff63ee173e79788aae91a4456223b815d680da1e5d6163b9fbec8dfdb3"]),
+    ]
 
 
 class OneTransaction(BaseModel):
@@ -175,7 +187,7 @@ class ResultShape(BaseModel):
 
     outcome: Literal["posted", "replayed", "refused"]
     transaction: TransactionShape | None = None
-    error: ProblemShape | None = None
+    error: Annotated[ProblemShape | None, Unsaid] = None
 
 
 class ResultsShape(BaseModel):
@@ -188,6 +200,47 @@ class BatchResults(BaseModel):
     """What became of a batch."""
 
     data: ResultsShape
+    meta: Meta
+
+
+class AnnouncementShape(BaseModel):
+    """What would be announced."""
+
+    type: Annotated[str, Field(examples=["consumed"])]
+    transaction_sequence: Annotated[int | None, Field(examples=[2])]
+    available: Annotated[int, Field(examples=[75])]
+
+
+class RehearsedShape(ResultShape):
+    """What would come of a posting."""
+
+    announcements: list[AnnouncementShape]
+
+
+class RehearsalShape(RehearsedShape):
+    """What would come of one posting."""
+
+    dry_run: Literal[True]
+
+
+class Rehearsal(BaseModel):
+    """A posting that was only rehearsed."""
+
+    data: RehearsalShape
+    meta: Meta
+
+
+class RehearsalsShape(BaseModel):
+    """What would come of the items, in their order."""
+
+    dry_run: Literal[True]
+    results: list[RehearsedShape]
+
+
+class BatchRehearsal(BaseModel):
+    """A batch that was only rehearsed."""
+
+    data: RehearsalsShape
     meta: Meta
 
 
@@ -420,17 +473,74 @@ async def hot_many(parts: Parts, call: Call) -> Answer | None:
 read, write = router("read"), router("write")
 DryRun = Annotated[bool, Query(description="Answer what would come of it, with draws and announcements; post nothing.")]
 _tags: list[Any] = ["transactions"]
-KeyHeader = {
-    "parameters": [
-        {
-            "name": "Idempotency-Key",
-            "in": "header",
-            "required": True,
-            "description": "The caller's name for this posting, kept for ever.",
-            "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY},
-        }
-    ]
+
+
+def key_header(
+    description: str = "The caller's name for this posting, kept for ever.", *, required: bool = True
+) -> Any:
+    """The Idempotency-Key as a parameter (for `openapi_extra`): FastAPI leaves reading it to `idempotency_key`."""
+    schema = {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": MAX_KEY,
+        "pattern": rf'^(?!"?{RESERVED_KEY_PREFIX})([!#-~][ -~]*|"[ !#-\[\]-~]+")$',  # bare, or quoted
+        "examples": ["message-1001"],
+    }
+    return {
+        "parameters": [
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "required": required,
+                "description": description,
+                "schema": schema,
+            }
+        ]
+    }
+
+
+REPLAYED: dict[str, Any] = {"description": "Replayed", "headers": headers("Idempotency-Replayed")}
+_POSTED = ("idempotency_key_invalid", "idempotency_key_reused", "account_not_found", "insufficient_credits")
+_REFUSED = (*_POSTED, "trial_already_granted", "amount_out_of_range", *QUEUED)
+_SPEND = {
+    "merchant_id": MERCHANT,
+    "operation_type": "DECREASE",
+    "transaction_type": "USAGE",
+    "amount": 25,
+    "reference": {"type": "message", "id": "1001"},
 }
+_PAYMENT = {
+    "merchant_id": MERCHANT,
+    "operation_type": "INCREASE",
+    "transaction_type": "PAYMENT",
+    "amount": 500,
+    "reference": {"type": "invoice", "id": "2026-0042"},
+    "metadata": {"plan": "starter"},
+    "grant": {"category": "paid", "priority": 50, "expires_at": "2099-12-31T23:59:59Z"},
+}
+_ADJUSTMENT = {
+    "merchant_id": MERCHANT,
+    "operation_type": "DECREASE",
+    "transaction_type": "MANUAL",
+    "amount": 5,
+    "metadata": {"reason": "booked twice by hand"},
+}
+_ORDER = {
+    "merchant_id": MERCHANT,
+    "operation_type": "DECREASE",
+    "transaction_type": "ORDER_PAID",
+    "amount": 2,
+    "reference": {"type": "order", "id": "1001"},
+    "idempotency_key": order_key("1001"),
+}
+_POSTINGS = examples(spend=_SPEND, payment_with_a_grant=_PAYMENT, adjustment=_ADJUSTMENT)
+_BATCHES = examples(
+    best_effort={"items": [{**_SPEND, "idempotency_key": "message-1002"}, _ORDER]},
+    all_or_nothing={
+        "atomic": True,
+        "items": [{**_PAYMENT, "idempotency_key": "invoice-0043"}, {**_SPEND, "idempotency_key": "message-1003"}],
+    },
+)
 
 
 @write.post(
@@ -438,17 +548,16 @@ KeyHeader = {
     operation_id="post_transaction",
     status_code=201,
     response_model=OneTransaction,
-    openapi_extra=KeyHeader,
+    openapi_extra=key_header(),
     tags=_tags,
     responses={
-        200: {"model": OneTransaction, "description": "Replayed"},
-        400: {"model": ProblemShape},
-        402: {"model": ProblemShape},
-        404: {"model": ProblemShape},
-        409: {"model": ProblemShape},
+        200: {**REPLAYED, "model": OneTransaction | Rehearsal, "description": "Replayed, or rehearsed"},
+        **problems("idempotency_key_missing", *_REFUSED),
     },
 )
-async def post_transaction(body: PostingBody, call: CallOf, parts: PartsOf, dry_run: DryRun = False) -> Response:
+async def post_transaction(
+    body: Annotated[PostingBody, _POSTINGS], call: CallOf, parts: PartsOf, dry_run: DryRun = False
+) -> Response:
     """Post one transaction. The same key with the same content answers the first result again, and posts nothing."""
     key = idempotency_key(call)
     command = command_of(body, key, call)
@@ -458,17 +567,13 @@ async def post_transaction(body: PostingBody, call: CallOf, parts: PartsOf, dry_
 @write.post(
     MANY,
     operation_id="post_transactions",
-    response_model=BatchResults,
+    response_model=BatchResults | BatchRehearsal,
     tags=_tags,
-    responses={
-        201: {"model": BatchResults, "description": "Posted atomically"},
-        400: {"model": ProblemShape},
-        402: {"model": ProblemShape},
-        404: {"model": ProblemShape},
-        409: {"model": ProblemShape},
-    },
+    responses={201: {"model": BatchResults, "description": "Posted atomically"}, **problems(*_REFUSED)},
 )
-async def post_transactions(body: BatchBody, call: CallOf, parts: PartsOf, dry_run: DryRun = False) -> Response:
+async def post_transactions(
+    body: Annotated[BatchBody, _BATCHES], call: CallOf, parts: PartsOf, dry_run: DryRun = False
+) -> Response:
     """Post up to 1,000 transactions in their order: best effort, each with its own result, or all or nothing."""
     commands = _commands(parts, call, body)
     return respond(await (_rehearse_many if dry_run else _post_many)(parts, call, commands, atomic=body.atomic))
@@ -479,7 +584,7 @@ async def post_transactions(body: BatchBody, call: CallOf, parts: PartsOf, dry_r
     operation_id="get_transaction",
     response_model=OneTransaction,
     tags=_tags,
-    responses={404: {"model": ProblemShape}},
+    responses=problems("transaction_not_found"),
 )
 async def get_transaction(transaction_id: Uuid, call: CallOf, parts: PartsOf) -> Response:
     """Read one transaction."""
@@ -492,7 +597,13 @@ async def get_transaction(transaction_id: Uuid, call: CallOf, parts: PartsOf) ->
     return respond(answer(call, await parts.store.now(), shapes.transaction(found)))
 
 
-@read.get(ONE, operation_id="list_transactions", response_model=TransactionPage, tags=_tags)
+@read.get(
+    ONE,
+    operation_id="list_transactions",
+    response_model=TransactionPage,
+    tags=_tags,
+    responses=problems("account_not_found", "cursor_invalid"),
+)
 async def list_transactions(
     call: CallOf,
     parts: PartsOf,
@@ -520,7 +631,7 @@ async def list_transactions(
         "reference_id": reference_id,
     }
     bound = {"list": "transactions", "merchant": merchant_id and merchant_id.lower(), **filters}
-    before = None if cursor is None else cursor_position(cursor, **bound)
+    before = None if cursor is None else cursor_place(cursor, 1 if merchant_id else parts.store.lanes, **bound)
     sequence = None
     if merchant_id is not None:
         held = (await parts.store.held([uuid(merchant_id)], now)).get(uuid(merchant_id))
@@ -535,7 +646,7 @@ async def list_transactions(
         if query == TransactionQuery(account=query.account):
             # Sequences have no gaps, so where a page begins is arithmetic, and the last page costs what the first does.
             total = sequence
-            before = (sequence or 0) + 1 - skipped
+            before = ((sequence or 0) + 1 - skipped,)
         else:
             total, offset = await parts.store.count(query), skipped
     found = await parts.store.transactions(query, before, limit + 1, offset)

@@ -1,0 +1,113 @@
+"""What a posting needs, gathered from the rows that an engine found for it.
+
+An engine locks, asks in its own way for what is named here, and hands over what it found: how that becomes the records
+on which `decide` works is the same for all.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from uuid import UUID
+
+from credit_service.ledger.account import Account, Grant, Transaction
+from credit_service.ledger.decide import Needs
+from credit_service.ledger.draft import burn_down_order
+from credit_service.storage import rows
+from credit_service.storage.base import Loaded, Record
+from credit_service.storage.rows import Row
+
+
+class Loading:
+    """What is loaded for one batch. `accounts` comes first, `drawn` last; the others in any order."""
+
+    def __init__(self, needs: Sequence[Needs]) -> None:
+        self._needs = needs
+        self.merchants = {need.merchant_id.bytes: need.merchant_id for need in needs}
+        self.accounts: dict[UUID, Account] = {}
+        self._by_number: dict[int, Record] = {}
+        self._records: dict[UUID, Record] = {}
+
+    def found_accounts(self, found: Iterable[Row], draw_number: Callable[[], int]) -> None:
+        """Take the rows of `accounts` of `merchants`; whoever has none is given a number to open one."""
+        accounts = self.accounts
+        for row in found:
+            merchant = self.merchants[row[1]]
+            accounts[merchant] = rows.account(row, merchant)
+        self._records = {merchant: Record(accounts.get(merchant), draw_number) for merchant in self.merchants.values()}
+        self._by_number = {account.number: self._records[merchant] for merchant, account in accounts.items()}
+
+    @property
+    def numbers(self) -> Iterable[int]:
+        """The accounts that there are: all of their open grants and parked refunds are needed."""
+        return self._by_number
+
+    def keys(self) -> set[tuple[UUID, bytes]]:
+        """Under which keys a transaction may be recorded, by merchant and hash."""
+        hashed = rows.key_hash
+        return {(need.merchant_id, hashed(key)) for need in self._needs for key in (need.key, need.source) if key}
+
+    def sources(self) -> set[tuple[UUID, bytes]]:
+        """The orders and payments that are refunded, by merchant and hash of the key."""
+        return {(need.merchant_id, rows.key_hash(need.source)) for need in self._needs if need.source}
+
+    def trials(self) -> set[UUID]:
+        """The merchants whose trial is needed, which may have been granted under any key."""
+        return {need.merchant_id for need in self._needs if need.trial}
+
+    def found_grants(self, found: Iterable[Row]) -> None:
+        """Take the rows of open grants."""
+        for number, grants in open_grants(found).items():
+            self._by_number[number].grants = grants
+
+    def found_parked(self, found: Iterable[Row]) -> None:
+        """Take the rows of parked refunds."""
+        for row in found:
+            parked = rows.parked(row)
+            self._by_number[row[0]].parked[parked.key] = parked
+
+    def found_firsts(self, found: Iterable[Row]) -> None:
+        """Take the rows of transactions that were recorded under `keys`."""
+        for row in found:
+            first = self._transaction(row)
+            self._by_number[row[0]].firsts[first.key] = first
+
+    def found_trials(self, found: Iterable[Row]) -> None:
+        """Take the rows of the trials of `trials`."""
+        for row in found:
+            self._by_number[row[0]].trial = self._transaction(row)
+
+    def found_given_back(self, found: Iterable[Row]) -> None:
+        """Take the rows of what was given back of `sources`."""
+        for row in found:
+            back = rows.given_back(row)
+            self._by_number[row[0]].given_back[back.key] = back
+
+    def drawn(self) -> set[tuple[int, int]]:
+        """The grants on which the sources had drawn, by account and number."""
+        return {
+            (source.account, number)
+            for need in self._needs
+            if need.source and (source := self._records[need.merchant_id].firsts.get(need.source)) is not None
+            for number, _ in source.draws
+        }
+
+    def found_drawn(self, found: Iterable[Row]) -> None:
+        """Take the rows of the grants of `drawn`."""
+        for row in found:
+            grant = rows.grant(row)
+            self._by_number[row[0]].known_grants[grant.number] = grant
+
+    def _transaction(self, row: Row) -> Transaction:
+        account = self._by_number[row[0]].account
+        assert account is not None, "only accounts that there are have transactions"
+        return rows.transaction(account.merchant_id, row)
+
+    def loaded(self, now: int) -> Loaded:
+        """All of it; `now` was read after the locks."""
+        return Loaded(now, self._records)
+
+
+def open_grants(found: Iterable[Row]) -> dict[int, tuple[Grant, ...]]:
+    """Open grants by account, in burn-down order."""
+    grants: dict[int, list[Grant]] = {}
+    for row in found:
+        grants.setdefault(row[0], []).append(rows.grant(row))
+    return {number: tuple(sorted(some, key=burn_down_order)) for number, some in grants.items()}

@@ -1,0 +1,325 @@
+"""Everything that is read of a ledger, said once for every engine.
+
+A read is a generator that yields its questions and is sent their rows; an engine answers them from one snapshot. So the
+engines differ in how they ask, and in nothing else.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from heapq import merge
+from operator import itemgetter
+from typing import Any, TypeVar
+from uuid import UUID
+
+from credit_service.ledger.account import GENESIS, Account, Grant, Transaction
+from credit_service.ledger.addresses import TRANSACTION, Address
+from credit_service.storage import rows, tables
+from credit_service.storage import statements as sql
+from credit_service.storage.base import (
+    AccountQuery,
+    AllAccounts,
+    ApiKey,
+    Books,
+    Held,
+    Past,
+    PeriodTotal,
+    Position,
+    Positioned,
+    TransactionQuery,
+)
+from credit_service.storage.loading import open_grants
+from credit_service.storage.rows import Row
+from credit_service.storage.statements import Ask, Find
+
+T = TypeVar("T")
+Question = Ask | Find
+Read = Generator[Question, list[Row], T]
+"""Yields questions, is sent their rows, returns the answer. It may be begun again from the start."""
+
+_NEWEST = 2**63 - 1
+
+
+class Reads(ABC):
+    """The reading half of `base.Store`, for an engine that can answer questions."""
+
+    lanes: int
+    streams: int
+
+    @abstractmethod
+    async def _read(self, read: Callable[[], Read[T]]) -> T:
+        """Answer the questions of a read from one snapshot."""
+
+    @abstractmethod
+    async def _write(self, asks: Sequence[Ask]) -> int:
+        """Carry out statements in one transaction of their own; the rows they changed."""
+
+    async def held(self, merchant_ids: Sequence[UUID], at: int) -> dict[UUID, Held]:
+        """See `base.Store.held`."""
+
+        def read() -> Read[dict[UUID, Held]]:
+            asked = {merchant_id.bytes: merchant_id for merchant_id in merchant_ids}
+            found = yield Find(tables.accounts, ("merchant_id",), [(place,) for place in asked])
+            accounts = [rows.account(row, asked[row[1]]) for row in found]
+            held = yield from _with_due_grants(accounts, at)
+            return {one.account.merchant_id: one for one in held}
+
+        return await self._read(read) if merchant_ids else {}
+
+    async def accounts(self, query: AccountQuery, after: UUID | None, limit: int) -> list[Held]:
+        """See `base.Store.accounts`."""
+        values = _asked(query) | {"limit": limit} | ({} if after is None else {"after": after.bytes})
+
+        def read() -> Read[list[Held]]:
+            found = yield Ask(sql.account_listing(frozenset(values)), values)
+            return (yield from _with_due_grants(map(rows.account, found), query.at))
+
+        return await self._read(read)
+
+    async def grants(self, account: int) -> list[Grant]:
+        """See `base.Store.grants`."""
+
+        def read() -> Read[list[Grant]]:
+            found = yield Find(tables.grants, ("account",), [(account,)], "remaining > 0")
+            return list(open_grants(found).get(account, ()))
+
+        return await self._read(read)
+
+    async def transaction(self, address: Address) -> Transaction | None:
+        """See `base.Store.transaction`."""
+        values = {"account": address.account, "sequence": address.number}
+
+        def read() -> Read[Transaction | None]:
+            found = yield Ask(sql.TRANSACTION, values)
+            return next((yield from _with_merchants(found)), None)
+
+        return await self._read(read) if address.kind == TRANSACTION else None
+
+    async def transactions(
+        self, query: TransactionQuery, before: Position | None, limit: int, offset: int = 0
+    ) -> list[Positioned]:
+        """See `base.Store.transactions`."""
+        values = _asked(query) | {"limit": limit, "offset": offset}
+
+        def history() -> Read[list[Positioned]]:
+            asked = values if before is None else values | {"before": before[0]}
+            found = yield Ask(sql.history(frozenset(asked)), asked)
+            transactions = yield from _with_merchants(found)
+            return [Positioned((one.sequence,), one) for one in transactions]
+
+        def listing() -> Read[list[Positioned]]:
+            start = before or (_NEWEST,) * self.lanes
+            places = {f"before_{lane}": position for lane, position in enumerate(start)}
+            asked = values | places | {"limit": limit + offset}
+            found = yield Ask(sql.listing(frozenset(_asked(query)), self.lanes), asked)
+            page = list(_newest_first(found, start))[offset : offset + limit]
+            transactions = {
+                (one.account, one.sequence): one for one in (yield from _with_merchants([row for _, row in page]))
+            }
+            return [
+                Positioned(position, transactions[row[0], row[1]])
+                for position, row in page
+                if (row[0], row[1]) in transactions
+            ]
+
+        return await self._read(listing if query.account is None else history)
+
+    async def count(self, query: TransactionQuery) -> int:
+        """See `base.Store.count`."""
+        values = _asked(query)
+        present = frozenset(values)
+
+        def read() -> Read[int]:
+            everybody = query.account is None
+            ((found,),) = yield Ask(
+                sql.listing(present, self.lanes, counted=True) if everybody else sql.history(present, counted=True),
+                values,
+            )
+            return int(found)
+
+        return await self._read(read)
+
+    async def totals(self, query: TransactionQuery) -> dict[str, PeriodTotal]:
+        """See `base.Store.totals`."""
+        values = _asked(query)
+
+        def read() -> Read[dict[str, PeriodTotal]]:
+            found = yield Ask(sql.period_totals(frozenset(values)), values)
+            return {type_: PeriodTotal(*map(int, sums)) for type_, *sums in found}
+
+        return await self._read(read)
+
+    async def past(self, account: int, at: int) -> Past:
+        """See `base.Store.past`."""
+
+        def read() -> Read[Past]:
+            values = {"account": account, "at": at, "sequence": 0}
+            balance = 0
+            for last, balance_after in (yield Ask(sql.LAST_BEFORE, values)):
+                values["sequence"], balance = last, balance_after
+            ((lapsed,),) = yield Ask(sql.LAPSED_SINCE, values)
+            pending: dict[int, int] = dict((yield Ask(sql.PENDING_THEN, values)))
+            if pending:  # before it begins, a grant is only drawn on by a refund of its payment
+                for (draws,) in (yield Ask(sql.PAYMENTS_REFUNDED, values)):
+                    for number, change in rows.draws(draws):
+                        if number in pending:
+                            pending[number] += change
+            return Past(balance - int(lapsed), sum(pending.values()))
+
+        return await self._read(read)
+
+    async def all_accounts(self, at: int, default_threshold: int) -> AllAccounts:
+        """See `base.Store.all_accounts`."""
+
+        def read() -> Read[AllAccounts]:
+            ((count, enabled, low, average),) = yield Ask(
+                sql.ALL_IN_SUM, {"at": at, "default_threshold": default_threshold}
+            )
+            return AllAccounts(count, enabled, count - enabled, low, float(average or 0))
+
+        return await self._read(read)
+
+    async def due_accounts(self, at: int) -> list[Held]:
+        """See `base.Store.due_accounts`."""
+
+        def read() -> Read[list[Held]]:
+            found = yield Ask(sql.DUE_ACCOUNTS, {"at": at})
+            return (yield from _with_due_grants(map(rows.account, found), at))
+
+        return await self._read(read)
+
+    async def due(self, at: int, limit: int) -> list[UUID]:
+        """See `base.Store.due`."""
+        values = {"at": at, "limit": limit}
+
+        def read() -> Read[list[UUID]]:
+            found = sorted([*(yield Ask(sql.DUE, values)), *(yield Ask(sql.OVERDUE, values))])
+            merchants = dict.fromkeys([merchant for _, merchant in found])
+            return [UUID(bytes=merchant) for merchant in merchants][:limit]
+
+        return await self._read(read)
+
+    async def drifting(self, after: UUID | None, limit: int) -> tuple[list[UUID], UUID | None]:
+        """See `base.Store.drifting`."""
+        values = {"after": b"" if after is None else after.bytes, "limit": limit, "genesis": GENESIS}
+
+        def read() -> Read[tuple[list[UUID], UUID | None]]:
+            found = yield Ask(sql.DRIFT, values)
+            drifting = [UUID(bytes=merchant) for merchant, disagrees in found if disagrees]
+            return drifting, UUID(bytes=found[-1][0]) if len(found) == limit else None
+
+        return await self._read(read)
+
+    async def parked_count(self) -> int:
+        """See `base.Store.parked_count`."""
+
+        def read() -> Read[int]:
+            ((count,),) = yield Ask(sql.PARKED_COUNT)
+            return int(count)
+
+        return await self._read(read)
+
+    async def strays(self) -> list[tuple[int, int]]:
+        """See `base.Store.strays`."""
+
+        def read() -> Read[list[tuple[int, int]]]:
+            return [(account, sequence) for account, sequence in (yield Ask(sql.STRAYS))]
+
+        return await self._read(read)
+
+    # ---- API keys
+
+    async def add_key(self, key: ApiKey) -> None:
+        """See `base.Store.add_key`."""
+        await self._write([Ask(sql.INSERT_KEY, key._asdict())])
+
+    async def keys(self) -> list[ApiKey]:
+        """See `base.Store.keys`."""
+
+        def read() -> Read[list[ApiKey]]:
+            return list(map(rows.api_key, (yield Ask(sql.KEYS))))
+
+        return await self._read(read)
+
+    async def key(self, key_id: str) -> ApiKey | None:
+        """See `base.Store.key`."""
+
+        def read() -> Read[ApiKey | None]:
+            return next(map(rows.api_key, (yield Ask(sql.KEY, {"id": key_id}))), None)
+
+        return await self._read(read)
+
+    async def revoke_key(self, key_id: str, at: int) -> bool:
+        """See `base.Store.revoke_key`."""
+        return await self._write([Ask(sql.REVOKE_KEY, {"key": key_id, "revoked": at})]) == 1
+
+    async def use_keys(self, used: Mapping[str, int]) -> None:
+        """See `base.Store.use_keys`."""
+        if used:
+            await self._write([Ask(sql.USE_KEY, {"key": key_id, "used": at}) for key_id, at in used.items()])
+
+
+def _asked(query: AccountQuery | TransactionQuery) -> dict[str, Any]:
+    return {name: value for name, value in query._asdict().items() if value is not None}
+
+
+def _with_due_grants(accounts: Iterable[Account], at: int) -> Read[list[Held]]:
+    accounts = list(accounts)
+    due = [(a.number,) for a in accounts if a.next_due_at is not None and a.next_due_at <= at]
+    grants = open_grants((yield Find(tables.grants, ("account",), due, "remaining > 0"))) if due else {}
+    return [Held(account, grants.get(account.number, ())) for account in accounts]
+
+
+def _with_merchants(found: Sequence[Row]) -> Read[Iterator[Transaction]]:
+    """The transactions of these rows; those of no account are left out, they are for `strays` to tell."""
+    if not found:
+        return iter(())
+    accounts = yield Find(tables.accounts, ("number",), [(number,) for number in {row[0] for row in found}])
+    merchants = {row[0]: UUID(bytes=row[1]) for row in accounts}
+    return (rows.transaction(merchants[row[0]], row) for row in found if row[0] in merchants)
+
+
+def _newest_first(found: Sequence[Row], start: Position) -> Iterator[tuple[Position, Row]]:
+    """The lanes' rows as one list, each with where all lanes stand after it.
+
+    A lane's rows keep their order, whatever their instants; among lanes the newest comes first.
+    """
+    by_lane: dict[int, list[Row]] = {}
+    for row in found:
+        by_lane.setdefault(row[0], []).append(row)
+    position = list(start)
+    for row in merge(*by_lane.values(), key=itemgetter(2), reverse=True):
+        position[row[0]] = row[1]
+        yield tuple(position), row[3:]
+
+
+def answered(read: Read[T], answer: Callable[[Question], list[Row]]) -> T:
+    """Run a read, with a function that answers its questions."""
+    try:
+        question = next(read)
+        while True:
+            question = read.send(answer(question))
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]  # what the generator returned
+
+
+def books_of(row: Row, grants: Iterable[Row], history: Iterable[Row]) -> Books:
+    """The books of an account from its rows; what cannot be read is a fault, not the end of the verification."""
+    faults: list[tuple[int | None, str]] = []
+    try:
+        account = rows.account(row)
+    except ValueError as error:
+        faults.append((None, f"the account's row cannot be read: {error}"))
+        account = rows.account((*row[: rows.BY_TYPE], "{}", "[]", *row[rows.BY_TYPE + 2 :]))
+
+    def transactions() -> Iterator[Transaction]:
+        for found in history:
+            try:
+                transaction = rows.transaction(account.merchant_id, found)
+            except (ValueError, TypeError) as error:
+                faults.append((found[1], f"the row cannot be read: {error}"))
+                continue
+            if found[9] != rows.key_hash(transaction.key):
+                faults.append((found[1], "the hash of the idempotency key does not match the key"))
+            yield transaction
+
+    return Books(account, [rows.grant(grant) for grant in grants], transactions(), faults)

@@ -1,0 +1,280 @@
+"""What is asked of every database, built from the one schema; each engine compiles it to its own text, once.
+
+What a statement means is said where it is used. How rows are written, and looked up by the thousand, is each engine's
+own: there every microsecond counts.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    ClauseElement,
+    Dialect,
+    LargeBinary,
+    Select,
+    Table,
+    bindparam,
+    case,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    union_all,
+    update,
+)
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from credit_service.ledger.announcements import OF_A_TRANSACTION
+from credit_service.storage import tables
+
+_ZERO: Final[Any] = literal_column("0")
+_ONE: Final[Any] = literal_column("1")
+_accounts, _transactions, _grants = tables.accounts, tables.transactions, tables.grants
+_parked, _events, _keys = tables.parked, tables.events, tables.api_keys
+
+
+class Ask(NamedTuple):
+    """A question: a statement of this module, with the values of its parameters."""
+
+    statement: ClauseElement
+    values: Mapping[str, Any] = {}
+
+
+class Find(NamedTuple):
+    """A question: the rows of a table at these places (values of `columns`), each named once; an index leads there."""
+
+    table: Table
+    columns: tuple[str, ...]
+    places: Collection[Sequence[Any]]
+    condition: str = "true"
+
+
+class Statement(NamedTuple):
+    """A compiled statement, with the names of its parameters in their order and the values of its constants."""
+
+    sql: str
+    names: tuple[str, ...]
+    constants: Mapping[str, Any]
+
+    def bound(self, values: Mapping[str, Any]) -> list[Any]:
+        """The parameters in their order; values that the statement does not ask for are left out."""
+        return [values[name] if name in values else self.constants[name] for name in self.names]
+
+
+def compiled(statement: ClauseElement, dialect: Dialect) -> Statement:
+    """A statement as an engine's driver takes it."""
+    made = statement.compile(dialect=dialect)
+    assert isinstance(made, SQLCompiler)
+    return Statement(str(made), tuple(made.positiontup or ()), dict(made.params))
+
+
+def _value(name: str) -> Any:
+    return bindparam(name)
+
+
+def _number(name: str) -> Any:
+    """A parameter that no column tells the type of."""
+    return bindparam(name, type_=BigInteger)
+
+
+# ---- accounts and grants
+
+ALL_GRANTS: Final = select(_grants).where(_grants.c.account == _value("account")).order_by(_grants.c.number)
+_available = _accounts.c.balance - _accounts.c.held - _accounts.c.pending
+_threshold = func.coalesce(_accounts.c.low_threshold, _number("default_threshold"))
+ALL_IN_SUM: Final = select(
+    func.count(),
+    func.coalesce(func.sum(case((_available > _ZERO, _ONE), else_=_ZERO)), _ZERO),
+    func.coalesce(
+        func.sum(case((_available <= _ZERO, _ZERO), (_available <= _threshold, _ONE), else_=_ZERO)),
+        _ZERO,
+    ),
+    func.avg(_accounts.c.balance),
+).where(or_(_accounts.c.next_due_at.is_(None), _accounts.c.next_due_at > _value("at")))
+DUE_ACCOUNTS: Final = select(_accounts).where(_accounts.c.next_due_at <= _value("at"))
+ALL_ACCOUNTS: Final = select(_accounts).order_by(_accounts.c.merchant_id)
+DUE: Final = (
+    select(_accounts.c.next_due_at, _accounts.c.merchant_id)
+    .where(_accounts.c.next_due_at.is_not(None), _accounts.c.next_due_at <= _value("at"))
+    .order_by(_accounts.c.next_due_at)
+    .limit(_number("limit"))
+)
+OVERDUE: Final = (
+    select(_parked.c.until, _accounts.c.merchant_id)
+    .join(_accounts, _parked.c.account == _accounts.c.number)
+    .where(_parked.c.until <= _value("at"))
+    .order_by(_parked.c.until)
+    .limit(_number("limit"))
+)
+PARKED_COUNT: Final = select(func.count()).select_from(_parked)
+
+
+def _drift() -> Select[Any]:
+    """The next accounts by merchant, and whether each disagrees with its last transaction or its open grants."""
+    a, t, g = _accounts.alias("a"), _transactions.alias("t"), _grants.alias("g")
+    last = select(func.max(_transactions.c.sequence)).where(_transactions.c.account == a.c.number).scalar_subquery()
+    granted = (
+        select(func.coalesce(func.sum(g.c.remaining), _ZERO))
+        .where(g.c.account == a.c.number, g.c.remaining > _ZERO)
+        .scalar_subquery()
+    )
+    disagrees = or_(
+        a.c.sequence != func.coalesce(t.c.sequence, _ZERO),
+        a.c.balance != func.coalesce(t.c.balance_after, _ZERO),
+        a.c.last_hash != func.coalesce(t.c.hash, bindparam("genesis", type_=LargeBinary)),
+        a.c.balance != granted - a.c.debt,
+    )
+    return (
+        select(a.c.merchant_id, disagrees)
+        .select_from(a.outerjoin(t, (t.c.account == a.c.number) & (t.c.sequence == last)))
+        .where(a.c.merchant_id > _value("after"))
+        .order_by(a.c.merchant_id)
+        .limit(_number("limit"))
+    )
+
+
+DRIFT: Final = _drift()
+
+
+@lru_cache(maxsize=32)
+def account_listing(present: frozenset[str]) -> Select[Any]:
+    """The statement that lists accounts by these conditions, and those of which only `settle` can tell by `at`."""
+    a = _accounts.c
+    status = case((_available <= 0, "EXHAUSTED"), (_available <= _threshold, "LOW"), else_="ACTIVE")
+    conditions = {
+        "status": status == _value("status"),
+        "min_balance": a.balance >= _value("min_balance"),
+        "max_balance": a.balance <= _value("max_balance"),
+    }
+    statement = select(_accounts)
+    for name, condition in conditions.items():
+        if name in present:
+            statement = statement.where(or_(condition, a.next_due_at <= _value("at")))
+    if "after" in present:
+        statement = statement.where(a.merchant_id > _value("after"))
+    return statement.order_by(a.merchant_id).limit(_number("limit"))
+
+
+# ---- transactions
+
+TRANSACTION: Final = select(_transactions).where(
+    _transactions.c.account == _value("account"), _transactions.c.sequence == _value("sequence")
+)
+HISTORY: Final = (
+    select(_transactions).where(_transactions.c.account == _value("account")).order_by(_transactions.c.sequence)
+)
+LAST_BEFORE: Final = (
+    select(_transactions.c.sequence, _transactions.c.balance_after)
+    .where(_transactions.c.account == _value("account"), _transactions.c.created_at <= _value("at"))
+    .order_by(_transactions.c.sequence.desc())
+    .limit(_ONE)
+)
+LAPSED_SINCE: Final = select(func.coalesce(func.sum(_transactions.c.amount), _ZERO)).where(
+    _transactions.c.account == _value("account"),
+    _transactions.c.sequence > _value("sequence"),
+    _transactions.c.type == literal_column("'EXPIRY'"),
+    _transactions.c.occurred_at <= _value("at"),
+)
+PENDING_THEN: Final = select(_grants.c.number, _grants.c.amount).where(
+    _grants.c.account == _value("account"),
+    _grants.c.sequence <= _value("sequence"),
+    _grants.c.effective_at > _value("at"),
+)
+PAYMENTS_REFUNDED: Final = select(_transactions.c.draws).where(
+    _transactions.c.account == _value("account"),
+    _transactions.c.sequence <= _value("sequence"),
+    _transactions.c.type == literal_column("'PAYMENT_REFUNDED'"),
+)
+STRAYS: Final = (
+    select(_transactions.c.account, _transactions.c.sequence)
+    .where(~select(_accounts.c.number).where(_accounts.c.number == _transactions.c.account).exists())
+    .limit(literal_column("100"))
+)
+
+
+def _matching(present: frozenset[str]) -> list[Any]:
+    t = _transactions.c
+    conditions = {
+        "operation": t.operation == _value("operation"),
+        "type": t.type == _value("type"),
+        "start_at": t.created_at >= _value("start_at"),
+        "end_at": t.created_at < _value("end_at"),
+        "reference_type": t.reference_type == _value("reference_type"),
+        "reference_id": t.reference_id == _value("reference_id"),
+    }
+    return [condition for name, condition in conditions.items() if name in present]
+
+
+@lru_cache(maxsize=256)
+def history(present: frozenset[str], *, counted: bool = False) -> Select[Any]:
+    """The statement that lists (or counts) an account's transactions by these conditions, the newest first.
+
+    All of an account, without a filter, is arithmetic: its sequence has no gap, so count and offset cost nothing.
+    """
+    t = _transactions.c
+    mine = t.account == _value("account")
+    wanted = _matching(present)
+    if "before" in present:
+        wanted.append(t.sequence < _number("before"))
+    offset = _number("offset")
+    if not wanted or present <= {"account", "before", "limit", "offset"}:
+        last = func.coalesce(func.max(t.sequence), _ZERO)
+        if counted:
+            return select(last).where(mine)
+        ends = [select(last + 1).where(mine).scalar_subquery()]
+        if "before" in present:
+            ends.append(_number("before"))
+        page = select(_transactions).where(mine, *[t.sequence < end - offset for end in ends])
+        return page.order_by(t.sequence.desc()).limit(_number("limit"))
+    if counted:
+        return select(func.count()).select_from(_transactions).where(mine, *wanted)
+    page = select(_transactions).where(mine, *wanted)
+    return page.order_by(t.sequence.desc()).limit(_number("limit")).offset(offset)
+
+
+@lru_cache(maxsize=256)
+def listing(present: frozenset[str], lanes: int, *, counted: bool = False) -> Any:
+    """The statement that lists (or counts) the transactions of all accounts, the newest of each lane first.
+
+    It goes by the outbox's key: each transaction has one announcement of its own, and those of a lane stand in the
+    order of their commits. Each row begins with the lane, the position in it, and the instant.
+    """
+    t, e = _transactions.c, _events.c
+    own = e.type.in_([literal_column(f"'{type_}'") for type_ in sorted(OF_A_TRANSACTION)])
+    joined = _events.join(_transactions, (t.account == e.account) & (t.sequence == e.sequence))
+    wanted = [own, *_matching(present)]
+    if counted:
+        return select(func.count()).select_from(joined).where(*wanted)
+    pages = []
+    for lane in range(lanes):
+        page = select(e.lane, e.id, e.at, _transactions).select_from(joined)
+        page = page.where(e.lane == literal_column(str(lane)), e.id < _number(f"before_{lane}"), *wanted)
+        pages.append(page.order_by(e.id.desc()).limit(_number("limit")))
+    if lanes == 1:
+        return pages[0]
+    return union_all(*[select(page.subquery()) for page in pages])
+
+
+@lru_cache(maxsize=64)
+def period_totals(present: frozenset[str]) -> Select[Any]:
+    """What an account's transactions in a period come to, by their type."""
+    t = _transactions.c
+    added = case((t.operation == literal_column("'INCREASE'"), t.amount), else_=_ZERO)
+    sums = (func.count(), func.sum(added), func.sum(t.amount - added), func.max(t.created_at))
+    return select(t.type, *sums).where(t.account == _value("account"), *_matching(present)).group_by(t.type)
+
+
+# ---- API keys
+
+INSERT_KEY: Final = insert(_keys)
+KEY: Final = select(_keys).where(_keys.c.id == _value("id"))
+KEYS: Final = select(_keys).order_by(_keys.c.created_at.desc(), _keys.c.id)
+REVOKE_KEY: Final = (
+    update(_keys)
+    .where(_keys.c.id == _value("key"))
+    .values(revoked_at=func.coalesce(_keys.c.revoked_at, _value("revoked")))
+)
+USE_KEY: Final = update(_keys).where(_keys.c.id == _value("key")).values(last_used_at=_value("used"))
