@@ -100,6 +100,11 @@ class Loading:
         assert account is not None, "only accounts that there are have transactions"
         return rows.transaction(account.merchant_id, row)
 
+    @property
+    def granted(self) -> dict[int, int]:
+        """The accounts that were there before, with the number of their last grant."""
+        return {account.number: account.granted for account in self.accounts.values()}
+
     def loaded(self, now: int) -> Loaded:
         """All of it; `now` was read after the locks."""
         return Loaded(now, self._records)

@@ -4,8 +4,11 @@ A read is a generator that yields its questions and is sent their rows; an engin
 engines differ in how they ask, and in nothing else.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from heapq import merge
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -52,6 +55,23 @@ class Reads(ABC):
     @abstractmethod
     async def _write(self, asks: Sequence[Ask]) -> int:
         """Carry out statements in one transaction of their own; the rows they changed."""
+
+    @abstractmethod
+    def _books(self, merchant_ids: Sequence[UUID] | None) -> Generator[Books]:
+        """The books one after the other, all from one snapshot; runs in a thread of its own."""
+
+    async def books(self, merchant_ids: Sequence[UUID] | None = None) -> AsyncIterator[Books]:
+        """See `base.Store.books`."""
+        # One thread, so that the connection is not closed before the last step has ended.
+        thread = ThreadPoolExecutor(1, "books")
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, thread)
+        steps = self._books(merchant_ids)
+        try:
+            while (books := await in_thread(next, steps, None)) is not None:
+                yield books
+        finally:
+            await in_thread(steps.close)
+            thread.shutdown()
 
     async def held(self, merchant_ids: Sequence[UUID], at: int) -> dict[UUID, Held]:
         """See `base.Store.held`."""

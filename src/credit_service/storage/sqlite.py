@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
@@ -126,11 +126,9 @@ class SQLiteStore(Reads):
 
     def _post(self, needs: Sequence[Needs], work: Work) -> Writes:
         with self._transaction():
-            loaded = self._load(needs)
-            # As they were: `work` brings the records up to date.
-            granted = {record.number: record.account.granted for record in loaded.records.values() if record.account}
-            writes = work(loaded)
-            self._write_rows(writes, granted)
+            loading = Loading(needs)
+            writes = work(self._load(loading))
+            self._write_rows(writes, loading.granted)
         return writes
 
     @contextmanager
@@ -157,9 +155,8 @@ class SQLiteStore(Reads):
         if self._writer.in_transaction:  # after some errors SQLite has done it by itself
             self._writer.execute("ROLLBACK")
 
-    def _load(self, needs: Sequence[Needs]) -> Loaded:
+    def _load(self, loading: Loading) -> Loaded:
         now = self._clock()
-        loading = Loading(needs)
 
         def find(
             table: Table, columns: tuple[str, ...], places: Collection[Any], condition: str = "true"
@@ -227,19 +224,6 @@ class SQLiteStore(Reads):
     async def now(self) -> int:
         """See `base.Store.now`."""
         return self._clock()
-
-    async def books(self, merchant_ids: Sequence[UUID] | None = None) -> AsyncIterator[Books]:
-        """See `base.Store.books`. All are read from one snapshot."""
-        # One thread of its own, so that the connection is not closed before the last step has ended.
-        thread = ThreadPoolExecutor(1, "sqlite-books")
-        in_thread = partial(asyncio.get_running_loop().run_in_executor, thread)
-        steps = self._books(merchant_ids)
-        try:
-            while (books := await in_thread(next, steps, None)) is not None:
-                yield books
-        finally:
-            await in_thread(steps.close)
-            thread.shutdown()
 
     def _books(self, merchant_ids: Sequence[UUID] | None) -> Generator[Books]:
         with closing(self._connect(*_READER)) as connection, translated():

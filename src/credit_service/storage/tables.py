@@ -57,8 +57,8 @@ def _check(name: str, sql: str) -> CheckConstraint:
     return CheckConstraint(sql, name=name)
 
 
-def _table(name: str, *parts: Any) -> Table:
-    return Table(name, metadata, *parts, sqlite_strict=True)
+def _table(name: str, *parts: Any, **options: Any) -> Table:
+    return Table(name, metadata, *parts, sqlite_strict=True, **options)
 
 
 accounts = _table(
@@ -101,7 +101,8 @@ accounts = _table(
     _check("hash_length", "length(last_hash) = 32 AND length(merchant_id) = 16"),
 )
 # The sweep and the reads that must not trust a row whose time has come.
-Index(None, accounts.c.next_due_at, sqlite_where=text("next_due_at IS NOT NULL"))
+_due = text("next_due_at IS NOT NULL")
+Index(None, accounts.c.next_due_at, sqlite_where=_due, postgresql_where=_due)
 
 transactions = _table(
     "transactions",
@@ -160,7 +161,8 @@ grants = _table(
     _check("category", "category IN ('paid', 'promotional')"),
 )
 # An account may have many spent grants and few open ones; only the open ones are loaded for a posting.
-Index("ix_grants_open", grants.c.account, sqlite_where=text("remaining > 0"))
+_open = text("remaining > 0")
+Index("ix_grants_open", grants.c.account, sqlite_where=_open, postgresql_where=_open)
 
 given_back = _table(
     "given_back",

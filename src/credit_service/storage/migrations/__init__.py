@@ -1,10 +1,11 @@
-"""The schema's history, and the one function that brings a database up to date.
+"""The schema's history, and what brings a database up to date.
 
-Alembic runs it without a configuration file. On SQLite all of it happens inside one BEGIN IMMEDIATE, since a migration
-that dies half-way would otherwise leave half its tables.
+Alembic runs it without a configuration file. All of it happens in one transaction, since a migration that dies half-way
+would otherwise leave half its tables; on SQLite that is BEGIN IMMEDIATE.
 """
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,12 +15,17 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, NullPool, create_engine, event, inspect
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from credit_service.storage import tables
 from credit_service.storage.base import SchemaError
+from credit_service.storage.postgres import connector, name_of
+from credit_service.storage.postgres import translated as postgres_translated
+from credit_service.storage.postgres_statements import LOCKS
 from credit_service.storage.sqlite import locked, translated
 
 HERE = Path(__file__).parent
+_LOCK_SECONDS = 10
 
 
 def _config() -> Config:
@@ -55,6 +61,51 @@ def is_migrated(path: Path) -> bool:
     """Whether the SQLite file at `path` has the schema of this release; changes nothing. Raises as `migrate`."""
     with _begun(path, "BEGIN") as connection:
         return is_current(connection, str(path))
+
+
+def migrate_postgres(url: str) -> bool:
+    """Bring the PostgreSQL database at `url` up to date. Returns whether anything was done.
+
+    Others that migrate it at the same time wait; a lock on a table that is in use is given up after a while, so that
+    nothing queues behind it. Raises SchemaError, Conflict or StorageUnavailable, as `migrate`.
+    """
+
+    def run(connection: Connection) -> bool:
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCKS}, -1)")
+        if is_current(connection, name_of(url)):
+            return False
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        return True
+
+    return _in_postgres(url, run)
+
+
+def is_migrated_postgres(url: str) -> bool:
+    """Whether the PostgreSQL database at `url` has the schema of this release. Raises as `migrate_postgres`."""
+    return _in_postgres(url, lambda connection: is_current(connection, name_of(url)))
+
+
+def _in_postgres(url: str, run: Callable[[Connection], bool]) -> bool:
+    connect = connector(url, timeout_seconds=_LOCK_SECONDS)
+
+    async def in_transaction() -> bool:
+        engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+        try:
+            async with engine.begin() as connection:
+                return await connection.run_sync(run)
+        finally:
+            await engine.dispose()
+
+    with postgres_translated(name_of(url)):
+        try:
+            return asyncio.run(in_transaction())
+        except DBAPIError as error:
+            # SQLAlchemy's error, around its dialect's, around asyncpg's own.
+            cause = error.orig.__cause__ if error.orig is not None else None
+            raise cause or error from None
 
 
 @contextmanager

@@ -63,6 +63,7 @@ def upgrade() -> None:
         ["next_due_at"],
         unique=False,
         sqlite_where=sa.text("next_due_at IS NOT NULL"),
+        postgresql_where=sa.text("next_due_at IS NOT NULL"),
     )
 
     op.create_table(
@@ -137,7 +138,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("account", "number", name=op.f("pk_grants")),
         sqlite_strict=True,
     )
-    op.create_index("ix_grants_open", "grants", ["account"], unique=False, sqlite_where=sa.text("remaining > 0"))
+    op.create_index(
+        "ix_grants_open",
+        "grants",
+        ["account"],
+        unique=False,
+        sqlite_where=sa.text("remaining > 0"),
+        postgresql_where=sa.text("remaining > 0"),
+    )
 
     op.create_table(
         "parked",

@@ -1,0 +1,453 @@
+"""The ledger in PostgreSQL, for any number of processes and hosts.
+
+A posting locks its lanes, loads, decides and writes in four messages to the server, however large its batch is. The
+lane of a merchant is locked before anything of it is read, so the truth is always in the database and never in the
+memory of a process, and the events of a lane commit in the order of their numbers. The statements stand in
+`postgres_statements`.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from threading import Thread
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+from uuid import UUID
+from zlib import crc32
+
+import asyncpg
+
+from credit_service.ledger.decide import Needs
+from credit_service.storage import postgres_statements as sql
+from credit_service.storage import rows, statements, tables
+from credit_service.storage.base import (
+    BadRow,
+    Books,
+    Conflict,
+    OutcomeUnknown,
+    StorageUnavailable,
+    Work,
+    Writes,
+)
+from credit_service.storage.loading import Loading
+from credit_service.storage.reads import Question, Read, Reads, books_of
+from credit_service.storage.rows import Row
+from credit_service.storage.statements import Ask, Find
+
+T = TypeVar("T")
+Connection = Any
+"""An asyncpg connection, or one of its pool."""
+
+LANES: Final = 16
+_CLOCK_SECONDS = 10.0
+"""How long the database's clock is reckoned from this process's before it is asked again."""
+_ROWS_AT_ONCE = 1000
+
+_TRANSIENT: Final = (
+    asyncpg.TransactionRollbackError,  # serialization failures and deadlocks
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+    asyncpg.InvalidCachedStatementError,
+)
+_AWAY: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.PostgresSystemError,
+    asyncpg.InterfaceError,
+    OSError,
+    TimeoutError,
+)
+
+
+def lane_of(merchant_id: UUID) -> int:
+    """The lane of a merchant's postings and events. Part of what is stored: it may never change."""
+    return crc32(merchant_id.bytes) % LANES
+
+
+@contextmanager
+def translated(name: str) -> Iterator[None]:
+    """Turn the driver's errors into the store's; an unknown one is raised as it is, never dropped.
+
+    `name` is what a message calls the database. Nothing the server or the driver says of a connection is passed on but
+    the kind of the error: it may hold a password.
+    """
+    try:
+        yield
+    except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError) as error:
+        raise BadRow(str(error)) from error
+    except _TRANSIENT as error:
+        raise Conflict(f"{name} had a conflict: {_kind(error)}.") from error
+    except _AWAY as error:
+        raise StorageUnavailable(f"{name} cannot be used: {_kind(error)}.") from error
+
+
+def _kind(error: BaseException) -> str:
+    if isinstance(error, asyncpg.PostgresError):
+        return str(error.args[0] if error.args else type(error).__name__)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return "it did not answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+
+
+class PostgresStore(Reads):
+    """The ledger's store in a PostgreSQL database.
+
+    `url`: postgresql://user:password@host:port/database, whose schema must be up to date. `streams`: postings at once.
+    `pool_size`: connections for reads. `timeout_seconds` bounds each wait for the server. `pooled`: behind a pooler
+    that gives a connection for one transaction at a time, as PgBouncer does. `clock` gives microseconds since 1970 in
+    place of the database's, and `draw_number` a new account's number (62 random bits); tests replace both.
+    """
+
+    lanes = LANES
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        streams: int = 4,
+        pool_size: int = 10,
+        timeout_seconds: float = 5.0,
+        pooled: bool = False,
+        clock: Callable[[], int] | None = None,
+        draw_number: Callable[[], int] = lambda: secrets.randbits(62),
+    ) -> None:
+        self.name = name_of(url)
+        self.streams = streams
+        self._timeout = timeout_seconds
+        self._clock = clock
+        self._draw_number = draw_number
+        self._connect = connector(url, timeout_seconds=timeout_seconds, pooled=pooled)
+        self._lines = [_Line(self._connect) for _ in range(streams)]
+        self._readers = _Readers(self._connect, pool_size)
+        self._ahead = 0  # of the database's clock, against this process's
+        self._clock_read_at = float("-inf")
+
+    def stream_of(self, merchant_id: UUID) -> int:
+        """See `base.Store.stream_of`: a stream serves a fixed share of the lanes."""
+        return lane_of(merchant_id) % self.streams
+
+    # ---- postings
+
+    async def post(self, needs: Sequence[Needs], work: Work) -> Writes:
+        """See `base.Store.post`."""
+        line = self._lines[self.stream_of(needs[0].merchant_id) if needs else 0]
+        async with line.taken(self.name, self._timeout) as connection:
+            with translated(self.name):
+                loading = Loading(needs)
+                now, last = await self._load(connection, loading)
+                writes = work(loading.loaded(now))
+                if not await self._write_rows(connection, writes, loading.granted, last):
+                    await connection.execute("ROLLBACK")
+                    return writes
+            await self._commit(connection)
+        return writes
+
+    async def _commit(self, connection: Connection) -> None:
+        try:
+            await connection.execute("COMMIT")
+        except (asyncpg.TransactionRollbackError, asyncpg.IntegrityConstraintViolationError):
+            raise  # the server says that it did not
+        except Exception as error:
+            raise OutcomeUnknown(f"{self.name} did not say whether it committed: {_kind(error)}.") from error
+
+    async def _load(self, connection: Connection, loading: Loading) -> tuple[int, dict[int, int]]:
+        """Lock, then load; the time after the locks, and the last event of each of the lanes."""
+        lanes = sorted({lane_of(merchant_id) for merchant_id in loading.merchants.values()})
+        keys, sources, trials = loading.keys(), loading.sources(), loading.trials()
+        places = [
+            [*loading.merchants],
+            lanes,
+            [merchant.bytes for merchant, _ in keys],
+            [hash_ for _, hash_ in keys],
+        ]
+        if sources:
+            places += [[merchant.bytes for merchant, _ in sources], [hash_ for _, hash_ in sources]]
+        if trials:
+            places.append([merchant.bytes for merchant in trials])
+        await connection.execute(sql.begin(lanes, int(self._timeout * 1000)))
+        now, last, *found = await connection.fetchrow(sql.load(bool(sources), bool(trials)), *places)
+        self._reckon(now)
+        accounts, grants, parked, firsts, given_back, trials_found = [some or () for some in found]
+        loading.found_accounts(accounts, self._draw_number)
+        loading.found_grants(grants)
+        loading.found_parked(parked)
+        loading.found_firsts(firsts)
+        loading.found_given_back(given_back)
+        loading.found_trials(trials_found)
+        if drawn := loading.drawn():
+            question = Find(tables.grants, ("account", "number"), list(drawn))
+            loading.found_drawn(await _answer(connection, question))
+        return now if self._clock is None else self._clock(), dict(zip(lanes, last or (), strict=True))
+
+    async def _write_rows(
+        self, connection: Connection, writes: Writes, granted: Mapping[int, int], last: dict[int, int]
+    ) -> bool:
+        """Write all of it, and return whether there was anything to write.
+
+        `granted`: the accounts that were there before, with the number of their last grant. `last`: the last event of
+        each of the lanes.
+        """
+        if writes.unparked:
+            gone = [(account, rows.key_hash(key)) for account, key in writes.unparked]
+            await connection.execute(sql.DELETE_PARKED, *sql.by_column(gone))
+        parts = [(part, some) for part, some in _parts(writes, granted, last) if some]
+        if parts:
+            values = [column for _, some in parts for column in sql.by_column(some)]
+            await connection.execute(sql.write(tuple([part for part, _ in parts])), *values)
+        return bool(parts or writes.unparked)
+
+    # ---- reads
+
+    async def now(self) -> int:
+        """See `base.Store.now`. Reckoned from this process's clock, whose distance every posting measures anew."""
+        if self._clock is not None:
+            return self._clock()
+        if time.monotonic() - self._clock_read_at > _CLOCK_SECONDS:
+            async with self._reading() as connection:
+                self._reckon(await connection.fetchval(sql.NOW))
+        return time.time_ns() // 1000 + self._ahead
+
+    def _reckon(self, now: int) -> None:
+        self._ahead = now - time.time_ns() // 1000
+        self._clock_read_at = time.monotonic()
+
+    async def _read(self, read: Callable[[], Read[T]]) -> T:
+        async with self._reading() as connection:
+            try:
+                steps = read()
+                steps.send(await _answer(connection, next(steps)))
+            except StopIteration as stop:
+                return stop.value  # type: ignore[no-any-return]  # what the generator returned
+            # Few reads ask a second question. Those begin again, so that one snapshot answers all they ask.
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                steps = read()
+                question = next(steps)
+                try:
+                    while True:
+                        question = steps.send(await _answer(connection, question))
+                except StopIteration as stop:
+                    return stop.value  # type: ignore[no-any-return]  # what the generator returned
+
+    async def _write(self, asks: Sequence[Ask]) -> int:
+        changed = 0
+        async with self._reading() as connection, connection.transaction():
+            for question in asks:
+                made = sql.compiled(question.statement)
+                status = await connection.execute(made.sql, *made.bound(question.values))
+                changed += int(status.rpartition(" ")[2])
+        return changed
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[Connection]:
+        with translated(self.name):
+            async with asyncio.timeout(self._timeout), self._readers.taken() as connection:
+                yield connection
+
+    def _books(self, merchant_ids: Sequence[UUID] | None) -> Generator[Books]:
+        with translated(self.name), _loop_beside() as run:
+            connection = run(self._connect())
+            try:
+                run(connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+
+                def asked(question: Ask) -> Iterator[Row]:
+                    made = sql.compiled(question.statement)
+
+                    async def opened() -> Any:
+                        return await connection.cursor(made.sql, *made.bound(question.values))
+
+                    with translated(self.name):
+                        cursor = run(opened())
+                        while found := run(cursor.fetch(_ROWS_AT_ONCE)):
+                            yield from map(tuple, found)
+
+                accounts: Iterable[Row] = asked(Ask(statements.ALL_ACCOUNTS))
+                if merchant_ids is not None:
+                    places = [(merchant_id.bytes,) for merchant_id in sorted(set(merchant_ids))]
+                    accounts = run(_answer(connection, Find(tables.accounts, ("merchant_id",), places)))
+                for row in accounts:
+                    values = {"account": row[0]}
+                    grants = asked(Ask(statements.ALL_GRANTS, values))
+                    yield books_of(row, grants, asked(Ask(statements.HISTORY, values)))
+            finally:
+                with suppress(Exception):
+                    run(connection.close(timeout=self._timeout))
+
+    # ---- housekeeping
+
+    async def check(self) -> None:
+        """See `base.Store.check`."""
+        async with self._reading() as connection:
+            if await connection.fetchval(sql.IS_READ_ONLY):
+                raise StorageUnavailable(f"{self.name} can only be read.")
+
+    async def close(self) -> None:
+        """See `base.Store.close`."""
+        for line in self._lines:
+            await line.close()
+        await self._readers.close()
+
+
+def name_of(url: str) -> str:
+    """What messages call a database: its place, without user and password."""
+    parts = urlsplit(url)
+    place = parts.hostname or "local"
+    return f"PostgreSQL {place}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
+
+def connector(url: str, *, timeout_seconds: float, pooled: bool = False) -> Callable[[], Any]:
+    """How a connection is made."""
+    # Behind a pooler the next statement may meet another connection, which knows nothing of what was prepared or set.
+    direct: Mapping[str, Any] = {"server_settings": {"application_name": "credit-service", "jit": "off"}}
+    behind: Mapping[str, Any] = {"statement_cache_size": 0}
+
+    async def connect() -> Connection:
+        return await asyncpg.connect(
+            url.replace("postgresql+asyncpg://", "postgresql://", 1),
+            timeout=timeout_seconds,
+            command_timeout=timeout_seconds,
+            **(behind if pooled else direct),
+        )
+
+    return connect
+
+
+def _parts(
+    writes: Writes, granted: Mapping[int, int], last: dict[int, int]
+) -> Iterator[tuple[sql.Part, Sequence[Row]]]:
+    """What is to be written, table by table, and the rows of each."""
+    accounts = list(map(rows.account_row, writes.accounts.values()))
+    yield (tables.accounts, "insert"), [row for row in accounts if row[0] not in granted]
+    yield (tables.accounts, "update"), [(*row[3:], row[0]) for row in accounts if row[0] in granted]
+    yield (tables.transactions, "insert"), list(map(rows.transaction_row, writes.transactions))
+    new_grants, old_grants = [], []
+    for (account, number), grant in writes.grants.items():
+        if number > granted.get(account, 0):
+            new_grants.append(rows.grant_row(account, grant))
+        else:
+            old_grants.append((grant.remaining, grant.lapses, account, number))
+    yield (tables.grants, "insert"), new_grants
+    yield (tables.grants, "update"), old_grants
+    lanes = {number: lane_of(account.merchant_id) for number, account in writes.accounts.items()}
+    events = []
+    for account, announcement in writes.announcements:
+        lane = lanes.get(account, 0)
+        last[lane] = last.get(lane, 0) + 1
+        events.append(rows.event_row(lane, last[lane], account, announcement))
+    yield (tables.events, "insert"), events
+    given = [rows.given_back_row(account, given) for (account, _), given in writes.given_back.items()]
+    yield (tables.given_back, "upsert"), given
+    parked = [rows.parked_row(account, parked) for (account, _), parked in writes.parked.items()]
+    yield (tables.parked, "insert"), parked
+    letters = [rows.dead_letter_row(account, letter) for account, letter in writes.dead_letters]
+    yield (tables.dead_letters, "insert"), letters
+
+
+@contextmanager
+def _loop_beside() -> Iterator[Callable[[Coroutine[Any, Any, T]], T]]:
+    """An event loop in a thread of its own: it runs what is awaited for whoever cannot await, in any thread."""
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever, name="postgres-books")
+    thread.start()
+    try:
+        yield lambda awaited: asyncio.run_coroutine_threadsafe(awaited, loop).result()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+class _Line:
+    """A connection for the postings of a stream, made again when it was lost."""
+
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        self._connect = connect
+        self._connection: Connection | None = None
+        self._turn = asyncio.Lock()
+
+    @asynccontextmanager
+    async def taken(self, name: str, seconds: float) -> AsyncIterator[Connection]:
+        """The connection, for one transaction: whatever goes wrong, what was begun is undone."""
+        async with self._turn:
+            if self._connection is None or self._connection.is_closed():
+                with translated(name):
+                    self._connection = await self._connect()
+            connection = self._connection
+            try:
+                async with asyncio.timeout(seconds):
+                    yield connection
+            except BaseException as error:
+                await self._undo(connection)
+                if isinstance(error, TimeoutError):
+                    raise StorageUnavailable(f"{name} did not answer in time.") from error
+                if isinstance(error, StorageUnavailable) and connection.is_closed():
+                    # It was lost in the midst of a transaction, which is undone then; a new one may be had at once.
+                    raise Conflict(str(error)) from error
+                raise
+
+    async def _undo(self, connection: Connection) -> None:
+        try:
+            if not connection.is_closed() and connection.is_in_transaction():
+                await connection.execute("ROLLBACK", timeout=1)
+        except BaseException:
+            connection.terminate()
+
+    async def close(self) -> None:
+        """Finish what is under way, and disconnect."""
+        async with self._turn:
+            if self._connection is not None:
+                await _closed(self._connection)
+
+
+class _Readers:
+    """Connections for reads, made as they are needed."""
+
+    def __init__(self, connect: Callable[[], Any], size: int) -> None:
+        self._connect = connect
+        self._free: list[Connection] = []
+        self._room = asyncio.Semaphore(size)
+
+    @asynccontextmanager
+    async def taken(self) -> AsyncIterator[Connection]:
+        """A connection that nobody else has; one that something went wrong with is not used again."""
+        async with self._room:
+            connection = None
+            while connection is None or connection.is_closed():
+                connection = self._free.pop() if self._free else await self._connect()
+            try:
+                yield connection
+            except BaseException:
+                if connection.is_closed() or connection.is_in_transaction():
+                    connection.terminate()
+                else:
+                    self._free.append(connection)
+                raise
+            self._free.append(connection)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        for connection in self._free:
+            await _closed(connection)
+        self._free.clear()
+
+
+async def _closed(connection: Connection) -> None:
+    try:
+        await connection.close(timeout=2)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        connection.terminate()
+
+
+async def _answer(connection: Connection, question: Question) -> list[Row]:
+    if isinstance(question, Find):
+        table, columns, places, condition = question
+        arrays = sql.by_column(list(places)) or [()] * len(columns)
+        return list(map(tuple, await connection.fetch(sql.rows_at(table, columns, condition), *arrays)))
+    made = sql.compiled(question.statement)
+    return list(map(tuple, await connection.fetch(made.sql, *made.bound(question.values))))

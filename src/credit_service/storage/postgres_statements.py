@@ -1,0 +1,175 @@
+"""How PostgreSQL is asked: its dialect, one statement that loads a posting and one that writes it.
+
+Whatever the size of a batch, its values go as arrays, a column each, so the number of statements does not grow. What
+the statements mean is said where they are used.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import count
+from typing import Any, Final
+
+from sqlalchemy import BigInteger, ClauseElement, LargeBinary, Table
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+
+from credit_service.storage import statements, tables
+from credit_service.storage.statements import Statement
+
+_DIALECT: Final = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlchemy's own gap
+LOCKS: Final = 0x63726564
+"""The first half of the advisory locks' keys, so that they are not those of something else in the database."""
+
+CLOCK: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+NOW: Final = f"SELECT {CLOCK}"
+IS_READ_ONLY: Final = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'"
+SAFETY: Final = f"""
+SELECT {CLOCK}, current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit')
+"""
+LOADED: Final = ("accounts", "grants", "parked", "firsts", "given_back", "trials")
+"""What `load` finds, beside the clock and the outbox' last positions, in this order."""
+
+
+@lru_cache(maxsize=512)
+def compiled(statement: ClauseElement) -> Statement:
+    """A statement as asyncpg takes it."""
+    return statements.compiled(statement, _DIALECT)
+
+
+def begin(lanes: Sequence[int], lock_milliseconds: int) -> str:
+    """Begin a posting, and lock these lanes, ascending so that no two postings wait for each other.
+
+    The lanes are locked before anything is read, so what is read then is what the last posting left. In one message to
+    the server: each would cost a lone caller as much again. The planner is kept from scanning a table that was small
+    when it looked, and from compiling (both would cost a batch far more than they can save).
+    """
+    locks = "".join([f"SELECT pg_advisory_xact_lock({LOCKS}, {lane});" for lane in sorted(lanes)])
+    return (
+        f"BEGIN ISOLATION LEVEL READ COMMITTED;SET LOCAL lock_timeout={lock_milliseconds};SET LOCAL jit=off;"
+        f"SET LOCAL enable_seqscan=off;SET LOCAL enable_hashjoin=off;SET LOCAL enable_mergejoin=off;{locks}"
+    )
+
+
+def _type(table: Table, column: str) -> str:
+    kind = table.columns[column].type
+    return "bigint" if isinstance(kind, BigInteger) else "bytea" if isinstance(kind, LargeBinary) else "text"
+
+
+def _names(table: Table, of: str = "") -> str:
+    return ", ".join([f"{of}{column.name}" for column in table.columns])
+
+
+# LATERAL with OFFSET 0 is how PostgreSQL is told to look up each place by the index; left to itself it may scan.
+_LOOK_UP: Final = "CROSS JOIN LATERAL (SELECT {what} FROM {table} WHERE {where} OFFSET 0) {name}"
+
+
+def _of_account(table: Table, where: str, name: str) -> str:
+    looked_up = _LOOK_UP.format(what=_names(table), table=table.name, where=where, name=name)
+    return f"(SELECT array_agg(ROW({_names(table, f'{name}.')})) FROM {{places}} {_ACCOUNT} {looked_up})"
+
+
+_ACCOUNT: Final = _LOOK_UP.format(
+    what="number, trial", table="accounts", where="merchant_id = place.merchant_id", name="mine"
+)
+_ALL: Final = "unnest($1::bytea[]) place(merchant_id)"
+_MATCHING: Final = "account = mine.number AND key_hash = place.key_hash"
+
+
+@lru_cache(maxsize=8)
+def load(sources: bool, trials: bool) -> str:
+    """The statement that loads a posting, with or without what only refunds and trials need.
+
+    Parameters: merchants; lanes; merchants and hashes of keys; the same of sources; merchants of trials. Each table's
+    rows come as one array of rows.
+    """
+    number = count(5)
+    found = {
+        "accounts": "(SELECT array_agg(ROW({names})) FROM {places} {look_up})".format(
+            names=_names(tables.accounts, "found."),
+            places=_ALL,
+            look_up=_LOOK_UP.format(
+                what=_names(tables.accounts),
+                table="accounts",
+                where="merchant_id = place.merchant_id",
+                name="found",
+            ),
+        ),
+        "grants": _of_account(tables.grants, "account = mine.number AND remaining > 0", "open").format(places=_ALL),
+        "parked": _of_account(tables.parked, "account = mine.number", "waiting").format(places=_ALL),
+        "firsts": _of_account(tables.transactions, _MATCHING, "first").format(
+            places="unnest($3::bytea[], $4::bytea[]) place(merchant_id, key_hash)"
+        ),
+    }
+    if sources:
+        places = f"unnest(${next(number)}::bytea[], ${next(number)}::bytea[]) place(merchant_id, key_hash)"
+        found["given_back"] = _of_account(tables.given_back, _MATCHING, "back").format(places=places)
+    if trials:
+        where = "account = mine.number AND sequence = mine.trial"
+        places = f"unnest(${next(number)}::bytea[]) place(merchant_id)"
+        found["trials"] = _of_account(tables.transactions, where, "trial").format(places=places)
+    last = "(SELECT coalesce(max(id), 0) FROM events WHERE lane = wanted.lane)"
+    lanes = f"(SELECT array_agg({last} ORDER BY place) FROM unnest($2::bigint[]) WITH ORDINALITY wanted(lane, place))"
+    parts = ", ".join([found.get(name, "NULL") for name in LOADED])
+    return f"SELECT {CLOCK}, {lanes}, {parts}"
+
+
+@lru_cache(maxsize=128)
+def rows_at(table: Table, columns: tuple[str, ...], condition: str) -> str:
+    """The statement that finds a table's rows at places, which are given as an array for each of the columns."""
+    arrays = ", ".join([f"${index}::{_type(table, name)}[]" for index, name in enumerate(columns, 1)])
+    where = " AND ".join([f"{name} = place.{name}" for name in columns])
+    looked_up = _LOOK_UP.format(what=_names(table), table=table.name, where=f"{where} AND {condition}", name="found")
+    return f"SELECT {_names(table, 'found.')} FROM unnest({arrays}) place({', '.join(columns)}) {looked_up}"
+
+
+Part = tuple[Table, str]
+"""A table, and what is done to its rows: insert, update or upsert."""
+
+_KEYS: Final = {"accounts": ("number",), "grants": ("account", "number"), "given_back": ("account", "key_hash")}
+_CHANGED: Final = {
+    "accounts": tuple(column.name for column in tables.accounts.columns)[3:],
+    "grants": ("remaining", "lapses"),
+    "given_back": ("money_micros", "by_money", "credits"),
+}
+
+
+def columns_of(part: Part) -> tuple[str, ...]:
+    """The columns whose values a part takes, in their order."""
+    table, how = part
+    if how == "update":
+        return (*_CHANGED[table.name], *_KEYS[table.name])
+    return tuple(column.name for column in table.columns if not (table is tables.dead_letters and column.name == "id"))
+
+
+@lru_cache(maxsize=256)
+def write(parts: tuple[Part, ...]) -> str:
+    """The statement that writes these parts, all at once; each takes an array for each of its columns."""
+    number = count(1)
+    return "WITH {} SELECT 1".format(
+        ", ".join([f"part_{index} AS ({_part(part, number)})" for index, part in enumerate(parts)])
+    )
+
+
+def _part(part: Part, number: "count[int]") -> str:
+    table, how = part
+    columns = columns_of(part)
+    values = f"unnest({', '.join([f'${next(number)}::{_type(table, name)}[]' for name in columns])})"
+    if how == "update":
+        settings = ", ".join([f"{name} = new.{name}" for name in _CHANGED[table.name]])
+        where = " AND ".join([f"old.{name} = new.{name}" for name in _KEYS[table.name]])
+        return f"UPDATE {table.name} old SET {settings} FROM {values} new({', '.join(columns)}) WHERE {where}"
+    text = f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT * FROM {values}"
+    if how == "upsert":
+        changes = ", ".join([f"{name} = excluded.{name}" for name in _CHANGED[table.name]])
+        text += f" ON CONFLICT ({', '.join(_KEYS[table.name])}) DO UPDATE SET {changes}"
+    return text
+
+
+DELETE_PARKED: Final = (
+    "DELETE FROM parked USING unnest($1::bigint[], $2::bytea[]) gone(account, key_hash) "
+    "WHERE parked.account = gone.account AND parked.key_hash = gone.key_hash"
+)
+
+
+def by_column(some: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+    """Rows as arrays, one for each column."""
+    return list(zip(*some, strict=True))
