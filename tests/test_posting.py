@@ -115,7 +115,8 @@ class After(NamedTuple):
 class MemoryStore:
     """The records of merchants, and a script for the next postings; where it says nothing all goes well."""
 
-    def __init__(self) -> None:
+    def __init__(self, streams: int = 1) -> None:
+        self.streams = streams
         self.records: dict[UUID, Record] = {}
         self.transactions: list[Transaction] = []
         self.writes: list[Writes] = []
@@ -126,6 +127,9 @@ class MemoryStore:
         self.free = asyncio.Event()
         self.free.set()
         self.numbers = count(1)
+
+    def stream_of(self, merchant_id: UUID) -> int:
+        return merchant_id.int % self.streams
 
     async def post(self, needs: Sequence[Needs], work: Work) -> Writes:
         self.batches.append([need.key for need in needs])
@@ -210,6 +214,39 @@ async def answers(tasks: Sequence[Awaitable[Any]]) -> list[Any]:
 
 def was_posted(outcome: Any, key: str) -> bool:
     return isinstance(outcome, Posted) and outcome.transaction is not None and outcome.transaction.key == key
+
+
+# ---- streams
+
+
+async def test_a_store_with_two_streams_takes_two_postings_at_once_and_each_merchant_keeps_its_order():
+    store = MemoryStore(streams=2)
+    others = [UUID(int=number) for number in (2, 3)]  # one of each stream
+    async with Desk(store) as desk:
+        store.free.clear()
+        (first, second) = await desk.hand_in(*[of(one, payment("P", 9)) for one in others])
+        await asyncio.sleep(0)
+        assert len(store.batches) == 2  # both are in the store
+        later = [await desk.started(desk.posting.submit(of(one, use(1, key)))) for key in "ab" for one in others]
+        assert desk.posting.queued == 4
+        store.free.set()
+        await answers([first, second, *later])
+        assert [sorted(batch) for batch in store.batches[2:]] == [["a", "b"]] * 2
+        for one in others:
+            assert [each.key for each in store.transactions if each.merchant_id == one][1:] == ["a", "b"]
+
+
+async def test_draining_waits_for_every_stream():
+    store = MemoryStore(streams=2)
+    desk = Desk(store)
+    desk.posting.start()
+    store.free.clear()
+    tasks = await desk.hand_in(*[of(UUID(int=number), payment("P", 9)) for number in (2, 3)])
+    draining = await desk.started(desk.posting.drain())
+    assert not draining.done()
+    store.free.set()
+    await draining
+    assert all(isinstance(outcome, Posted) for outcome in await answers(tasks))
 
 
 # ---- batches

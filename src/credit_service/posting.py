@@ -2,7 +2,8 @@
 
 Commands wait in a bounded queue. While one batch commits, the next gathers; as soon as the store is free, everything
 waiting becomes one database transaction. There are no timers: an idle service answers one command at once, a busy one
-shares a commit among hundreds, and a hot account is no convoy. The rules are the ledger's (`decide`), the database is
+shares a commit among hundreds, and a hot account is no convoy. A store that takes several postings at once has a stream
+for each, and each merchant belongs to one. The rules are the ledger's (`decide`), the database is
 the store's; this module owns the queue, the batch, and what happens when either goes wrong.
 """
 
@@ -80,6 +81,17 @@ class _Unit(NamedTuple):
     rehearsal: bool = False  # decided like the others, and then dropped; may be of several merchants
 
 
+class _Stream:
+    """Commands that wait for one of the streams of the store, in their order."""
+
+    __slots__ = ("arrived", "queue", "watch")
+
+    def __init__(self) -> None:
+        self.queue: deque[_Unit] = deque()
+        self.arrived = asyncio.Event()
+        self.watch: asyncio.TimerHandle | None = None  # for the deadline of the first
+
+
 _Decided = list[Sequence[Outcome] | RefusedAt]
 _Lost = dict[tuple[_Job, int, int, bytes | None], Posted]
 """What attempts posted whose answer was lost, by job, position, index and the hash of the transaction."""
@@ -112,23 +124,22 @@ class Posting:
         self._deadline_seconds = deadline_seconds
         self._max_batch = max_batch
         self._max_queue = max_queue
-        self._queue: deque[_Unit] = deque()
+        self._streams = [_Stream() for _ in range(store.streams)]
         self._queued = 0
-        self._arrived = asyncio.Event()
         self._draining = False
-        self._watch: asyncio.TimerHandle | None = None
-        self._runner: asyncio.Task[None] | None = None
+        self._runners: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to take batches from the queue."""
-        self._runner = asyncio.get_running_loop().create_task(self._run(), name="posting")
+        loop = asyncio.get_running_loop()
+        self._runners = [loop.create_task(self._run(stream), name="posting") for stream in self._streams]
 
     async def drain(self) -> None:
         """Refuse what comes from now on, finish what is queued, and stop; giving up waiting for it stops nothing."""
         self._draining = True
-        self._arrived.set()
-        if self._runner is not None:
-            await asyncio.shield(self._runner)
+        for stream in self._streams:
+            stream.arrived.set()
+        await asyncio.shield(asyncio.gather(*self._runners))
 
     @property
     def draining(self) -> bool:
@@ -185,45 +196,48 @@ class Posting:
             return []
         loop = asyncio.get_running_loop()
         job = _Job(loop.create_future(), loop.time() + self._deadline_seconds, len(groups))
+        streams = self._streams
         for index, commands in enumerate(groups):
             needed = tuple([needs(command) for command in commands])
-            self._queue.append(_Unit(job, index, commands, needed, rehearsal))
+            stream = streams[self._store.stream_of(commands[0].merchant_id)]
+            stream.queue.append(_Unit(job, index, commands, needed, rehearsal))
+            stream.arrived.set()
+            if stream.watch is None:
+                stream.watch = loop.call_at(job.deadline, self._give_up, stream)
         self._queued += count
-        self._arrived.set()
-        if self._watch is None:
-            self._watch = loop.call_at(job.deadline, self._give_up)
         await job.answer
         return [outcomes for outcomes in job.outcomes if outcomes is not None]
 
-    async def _run(self) -> None:
+    async def _run(self, stream: _Stream) -> None:
         while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            while self._queue:
-                await self._post(self._gather())
+            await stream.arrived.wait()
+            stream.arrived.clear()
+            while stream.queue:
+                await self._post(self._gather(stream.queue))
             if self._draining:
                 return
 
-    def _give_up(self) -> None:
+    def _give_up(self, stream: _Stream) -> None:
         """Answer those whose deadline passed in the queue, also while the store does not answer.
 
         All have the same span, so the deadlines stand in the queue in their order and one timer watches them all.
         """
         now = asyncio.get_running_loop().time()
-        while self._queue and self._queue[0].job.deadline <= now:
-            unit = self._queue.popleft()
+        queue = stream.queue
+        while queue and queue[0].job.deadline <= now:
+            unit = queue.popleft()
             self._queued -= len(unit.commands)
             unit.job.failed(DeadlineExceeded())
-        self._watch = None
-        if self._queue:
-            self._watch = asyncio.get_running_loop().call_at(self._queue[0].job.deadline, self._give_up)
+        stream.watch = None
+        if queue:
+            stream.watch = asyncio.get_running_loop().call_at(queue[0].job.deadline, self._give_up, stream)
 
-    def _gather(self) -> list[_Unit]:
+    def _gather(self, queue: deque[_Unit]) -> list[_Unit]:
         """Everything that waits, up to the size of a batch."""
         batch: list[_Unit] = []
         size = 0
-        while self._queue and (not batch or size + len(self._queue[0].commands) <= self._max_batch):
-            unit = self._queue.popleft()
+        while queue and (not batch or size + len(queue[0].commands) <= self._max_batch):
+            unit = queue.popleft()
             size += len(unit.commands)
             batch.append(unit)
         self._queued -= size
