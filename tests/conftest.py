@@ -1,4 +1,4 @@
-"""Hypothesis profiles for the whole suite; choose one with HYPOTHESIS_PROFILE."""
+"""Hypothesis profiles for the whole suite, chosen with HYPOTHESIS_PROFILE; and real servers, for who asks for one."""
 
 import os
 
@@ -12,3 +12,5 @@ settings.register_profile(
     "mutation", parent=settings.get_profile("default"), max_examples=15, derandomize=True, database=None
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+pytest_plugins = ["tests.servers.fixtures"]

@@ -2,16 +2,19 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from fastapi.openapi.models import OpenAPI
 
 from credit_service.doors.http.problems import CODES
 from scripts.openapi import COMMITTED, text
-from tests.doors.running import Running
+from tests.doors.running import API, Running
 
+MERCHANT = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
+OPEN = f"{API}/credits/accounts"
 METHODS = {"get", "post", "put", "patch", "delete"}
 
 
@@ -29,6 +32,24 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
             yield path, method, operation
 
 
+def responses(document: dict[str, Any], operation: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for status, response in operation["responses"].items():
+        yield status, resolved(document, response)
+
+
+def examples(document: dict[str, Any], content: dict[str, Any]) -> list[Any]:
+    named = [resolved(document, example)["value"] for example in content.get("examples", {}).values()]
+    return [content["example"], *named] if "example" in content else named
+
+
+def resolved(document: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" not in part:
+        return part
+    _, _, kind, name = part["$ref"].split("/")
+    found: dict[str, Any] = document["components"][kind][name]
+    return found
+
+
 def test_the_served_document_is_the_committed_one(document: dict[str, Any]) -> None:
     committed = COMMITTED.read_text(encoding="utf-8")
     assert json.loads(committed) == document, "accept the change with: uv run python -m scripts.openapi"
@@ -40,10 +61,10 @@ def test_it_is_openapi_3_1(document: dict[str, Any]) -> None:
     OpenAPI.model_validate(document)
 
 
-def test_all_its_references_lead_somewhere_and_all_its_schemas_are_used(document: dict[str, Any]) -> None:
+def test_all_its_references_lead_somewhere_and_all_its_components_are_used(document: dict[str, Any]) -> None:
     references = set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(document)))
-    names = {reference.removeprefix("#/components/schemas/") for reference in references}
-    assert names == set(document["components"]["schemas"])
+    kinds = ("schemas", "responses", "examples", "headers")
+    assert references == {f"#/components/{kind}/{name}" for kind in kinds for name in document["components"][kind]}
 
 
 def test_every_operation_has_a_stable_id_a_tag_and_a_sentence(document: dict[str, Any]) -> None:
@@ -62,18 +83,53 @@ def test_every_parameter_of_a_path_is_declared(document: dict[str, Any]) -> None
         assert declared == set(re.findall(r"\{(\w+)\}", path))
 
 
-def test_errors_are_problems_of_their_media_type(document: dict[str, Any]) -> None:
-    for _, _, operation in operations(document):
+def test_errors_are_problems_of_their_media_type_with_an_example_of_each_code(document: dict[str, Any]) -> None:
+    for path, _, operation in operations(document):
         assert "default" in operation["responses"]
-        for status, response in operation["responses"].items():
+        for status, response in responses(document, operation):
             content = response.get("content", {})
             if status >= "400":  # "default" too
-                assert content == {
-                    "application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemShape"}}
-                }
+                assert list(content) == ["application/problem+json"]
+                assert content["application/problem+json"]["schema"] == {"$ref": "#/components/schemas/ProblemShape"}
+                codes = list(content["application/problem+json"]["examples"])
+                assert codes
+                assert {str(CODES[code].status) for code in codes} == {status} or status == "default"
             elif status != "304":
-                assert list(content) == ["application/json"]
+                assert list(content) == ["text/plain" if path == "/metrics" else "application/json"]
     assert document["components"]["schemas"]["ProblemShape"]["properties"]["code"]["enum"] == list(CODES)
+
+
+def test_every_body_and_every_answer_has_an_example_that_fits_its_schema(document: dict[str, Any]) -> None:
+    for path, method, operation in operations(document):
+        bodies = operation.get("requestBody", {}).get("content", {})
+        answered = [response.get("content", {}) for _, response in responses(document, operation)]
+        for media_type, content in [found for contents in (bodies, *answered) for found in contents.items()]:
+            schema = {**content["schema"], "components": document["components"]}
+            validator = jsonschema_rs.validator_for(schema, validate_formats=True)
+            found = examples(document, content)
+            assert found, (method, path, media_type)
+            for example in found:
+                assert [str(error) for error in validator.iter_errors(example)] == [], (method, path, example)
+
+
+def test_every_request_that_it_gives_as_an_example_is_done(
+    document: dict[str, Any], start: Callable[..., Running]
+) -> None:
+    service = start()
+    asked = [
+        (method, path.replace("{merchant_id}", MERCHANT), media_type, example)
+        for path, method, operation in operations(document)
+        for media_type, content in operation.get("requestBody", {}).get("content", {}).items()
+        for example in examples(document, content)
+    ]
+    # An account has to be opened before anything can be asked of it.
+    for count, (method, path, media_type, example) in enumerate(sorted(asked, key=lambda one: one[1] != OPEN)):
+        headers = {"content-type": media_type, "idempotency-key": f"example-{count}"}
+        more = {"content": json.dumps(example), "headers": headers}
+        answer = service.call(method.upper(), path.removeprefix(API), "admin", **more)
+        assert answer.status_code in (200, 201), (method, path, example, answer.text)
+        outcomes = re.findall('"outcome":"([a-z]+)"', answer.text)
+        assert set(outcomes) <= {"posted", "replayed"}, (path, example, answer.text)
 
 
 def test_it_says_who_may_call_what(document: dict[str, Any], running: Running) -> None:
@@ -94,7 +150,10 @@ def test_it_says_who_may_call_what(document: dict[str, Any], running: Running) -
     [
         ("/api/v1/credits/transactions", ["application/json"]),
         ("/api/v1/credits/transactions/batch", ["application/json"]),
-        ("/api/v1/credits/events", ["application/cloudevents+json", "application/cloudevents-batch+json"]),
+        (
+            "/api/v1/credits/events",
+            ["application/cloudevents+json", "application/cloudevents-batch+json", "application/json"],
+        ),
     ],
 )
 def test_the_hot_routes_are_in_it_with_their_bodies(document: dict[str, Any], path: str, types: list[str]) -> None:

@@ -5,22 +5,29 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from credit_service.doors.http.openapi import QUEUED, examples, problems
 from credit_service.doors.http.problems import Problem, of_faults, of_refusal
 from credit_service.doors.http.routes import (
+    MERCHANT,
     WHOLE,
+    AccountText,
     CallOf,
     Cursor,
+    GrantText,
+    Instant,
     Limit,
     Links,
     MerchantId,
+    MerchantText,
     Meta,
     Pagination,
     Parts,
     PartsOf,
-    ProblemShape,
     Since,
+    TransactionText,
+    Unsaid,
     Until,
     answer,
     cursor_bytes,
@@ -44,6 +51,7 @@ from credit_service.storage.base import AccountQuery, Held, TransactionQuery
 ACCOUNTS = "/credits/accounts"
 ONE = ACCOUNTS + "/{merchant_id}"
 Balance = Annotated[int, Field(ge=-MAX_CREDITS, le=MAX_CREDITS), WHOLE]
+Left = Annotated[int, Field(examples=[75])]
 
 
 class OpenBody(Body):
@@ -55,21 +63,21 @@ class OpenBody(Body):
 class AccountShape(BaseModel):
     """One merchant's credits, with the terms in force."""
 
-    id: str
-    merchant_id: str
-    balance: int
+    id: AccountText
+    merchant_id: MerchantText
+    balance: Left
     held: int
     pending: int
-    available: int
-    status: Status
-    low_threshold: int
+    available: Left
+    status: Annotated[Status, Field(examples=["ACTIVE"])]
+    low_threshold: Annotated[int, Field(examples=[20])]
     when_insufficient: Literal["overdraft", "partial", "reject"]
-    overdraft_limit: int | None
-    sequence: int
-    last_transaction_id: str | None
-    last_transaction_at: str | None
-    created_at: str
-    updated_at: str
+    overdraft_limit: Annotated[int | None, Unsaid]
+    sequence: Annotated[int, Field(examples=[2])]
+    last_transaction_id: TransactionText | None
+    last_transaction_at: Instant | None
+    created_at: Instant
+    updated_at: Instant
 
 
 class OneAccount(BaseModel):
@@ -91,6 +99,8 @@ class AccountPage(BaseModel):
 class TermsBody(Body):
     """What to change of an account's own terms; null goes back to the default, what is not said stays."""
 
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
     low_threshold: Credits | None = None
     when_insufficient: Literal["overdraft", "partial", "reject"] | None = None
     overdraft_limit: Credits | None = None
@@ -107,12 +117,22 @@ class TypeTotalShape(BaseModel):
 class StatsShape(BaseModel):
     """What was posted: sums of credits, and how many transactions."""
 
-    merchant_id: str
-    total_increases: int
-    total_decreases: int
-    transaction_count: int
-    last_transaction_at: str | None
-    by_type: dict[str, TypeTotalShape]
+    merchant_id: MerchantText
+    total_increases: Annotated[int, Field(examples=[100])]
+    total_decreases: Annotated[int, Field(examples=[25])]
+    transaction_count: Annotated[int, Field(examples=[2])]
+    last_transaction_at: Instant | None
+    by_type: Annotated[
+        dict[str, TypeTotalShape],
+        Field(
+            examples=[
+                {
+                    "TRIAL": {"transaction_count": 1, "total_increases": 100, "total_decreases": 0},
+                    "USAGE": {"transaction_count": 1, "total_increases": 0, "total_decreases": 25},
+                }
+            ]
+        ),
+    ]
 
 
 class OneStats(BaseModel):
@@ -125,12 +145,12 @@ class OneStats(BaseModel):
 class BalanceShape(BaseModel):
     """How much there is: available = balance - held - pending."""
 
-    merchant_id: str
-    balance: int
+    merchant_id: MerchantText
+    balance: Left
     held: int
     pending: int
-    available: int
-    as_of: str
+    available: Left
+    as_of: Instant
 
 
 class OneBalance(BaseModel):
@@ -143,14 +163,14 @@ class OneBalance(BaseModel):
 class GrantShape(BaseModel):
     """What an INCREASE left to be spent."""
 
-    id: str
-    transaction_id: str
-    category: Literal["paid", "promotional"]
-    priority: int
-    amount: int
-    remaining: int
-    effective_at: str
-    expires_at: str | None
+    id: GrantText
+    transaction_id: Annotated[TransactionText, Field(examples=["a7800de5-8bd6-8a69-9100-000000000001"])]
+    category: Annotated[Literal["paid", "promotional"], Field(examples=["promotional"])]
+    priority: Annotated[int, Field(examples=[100])]
+    amount: Annotated[int, Field(examples=[100])]
+    remaining: Left
+    effective_at: Instant
+    expires_at: Annotated[Instant | None, Unsaid]
 
 
 class GrantPage(BaseModel):
@@ -164,7 +184,7 @@ class GrantPage(BaseModel):
 
 read, write, admin = router("read"), router("write"), router("admin")
 _tags: list[Any] = ["accounts"]
-_missing: dict[int | str, dict[str, Any]] = {404: {"model": ProblemShape}}
+_missing = problems("account_not_found")
 
 
 async def held_of(parts: Parts, merchant_id: str, now: int) -> Held:
@@ -186,9 +206,14 @@ def _shape(parts: Parts, held: Held, now: int) -> dict[str, Any]:
     status_code=201,
     response_model=OneAccount,
     tags=_tags,
-    responses={200: {"model": OneAccount, "description": "It was open already"}},
+    responses={
+        200: {"model": OneAccount, "description": "It was open already"},
+        **problems("idempotency_key_reused", "amount_out_of_range", *QUEUED),
+    },
 )
-async def open_account(body: OpenBody, call: CallOf, parts: PartsOf) -> Response:
+async def open_account(
+    body: Annotated[OpenBody, examples(open={"merchant_id": MERCHANT})], call: CallOf, parts: PartsOf
+) -> Response:
     """Open a merchant's account and grant the trial; again is the same account, with the trial if it had none."""
     merchant_id = uuid(body.merchant_id)
     command = OpenAccount(
@@ -206,7 +231,13 @@ async def open_account(body: OpenBody, call: CallOf, parts: PartsOf) -> Response
     return respond(answer(call, now, _shape(parts, held, now), 201 if opened else 200))
 
 
-@read.get(ACCOUNTS, operation_id="list_accounts", response_model=AccountPage, tags=_tags)
+@read.get(
+    ACCOUNTS,
+    operation_id="list_accounts",
+    response_model=AccountPage,
+    tags=_tags,
+    responses=problems("cursor_invalid"),
+)
 async def list_accounts(
     call: CallOf,
     parts: PartsOf,
@@ -257,8 +288,23 @@ async def get_account(merchant_id: MerchantId, call: CallOf, parts: PartsOf) -> 
     return respond(answer(call, now, _shape(parts, held, now)))
 
 
-@admin.patch(ONE, operation_id="change_terms", response_model=OneAccount, tags=_tags, responses=_missing)
-async def change_terms(merchant_id: MerchantId, body: TermsBody, call: CallOf, parts: PartsOf) -> Response:
+_TERMS = examples(
+    warn_sooner={"low_threshold": 50},
+    no_debt={"when_insufficient": "reject"},
+    some_debt={"when_insufficient": "overdraft", "overdraft_limit": 500},
+)
+
+
+@admin.patch(
+    ONE,
+    operation_id="change_terms",
+    response_model=OneAccount,
+    tags=_tags,
+    responses=problems("account_not_found", *QUEUED),
+)
+async def change_terms(
+    merchant_id: MerchantId, body: Annotated[TermsBody, _TERMS], call: CallOf, parts: PartsOf
+) -> Response:
     """Change an account's own low threshold, policy for orders that cannot be covered, and overdraft limit."""
     said = body.model_dump(include=body.model_fields_set)
     if not said:
@@ -350,7 +396,13 @@ def _sum(inside: TypeTotal, total: TypeTotal, before: TypeTotal) -> TypeTotal:
     return (inside[0] + total[0] - before[0], inside[1] + total[1] - before[1], inside[2] + total[2] - before[2])
 
 
-@read.get(ONE + "/grants", operation_id="list_grants", response_model=GrantPage, tags=_tags, responses=_missing)
+@read.get(
+    ONE + "/grants",
+    operation_id="list_grants",
+    response_model=GrantPage,
+    tags=_tags,
+    responses=problems("account_not_found", "cursor_invalid"),
+)
 async def list_grants(
     merchant_id: MerchantId, call: CallOf, parts: PartsOf, limit: Limit = None, cursor: Cursor = None
 ) -> Response:

@@ -1,17 +1,19 @@
 """Adjustments: an administrator adds or takes credits, and says why. Who it was is the key that called."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Response
 from pydantic import Field
 
-from credit_service.doors.http.routes import CallOf, PartsOf, ProblemShape, respond, router
+from credit_service.doors.http.openapi import QUEUED, examples, problems
+from credit_service.doors.http.routes import MERCHANT, CallOf, PartsOf, respond, router
 from credit_service.doors.http.transactions import (
-    KeyHeader,
+    REPLAYED,
     OneTransaction,
     PostingBody,
     command_of,
     idempotency_key,
+    key_header,
     post_one,
 )
 from credit_service.ledger.account import MANUAL
@@ -30,7 +32,9 @@ class AdjustmentBody(Body):
 
 
 admin = router("admin")
-_refusals: dict[int | str, dict[str, Any]] = {status: {"model": ProblemShape} for status in (400, 402, 404)}
+_KEY = ("idempotency_key_missing", "idempotency_key_invalid", "idempotency_key_reused")
+_REFUSED = (*_KEY, "account_not_found", "insufficient_credits", "amount_out_of_range", *QUEUED)
+_EXAMPLE = {"merchant_id": MERCHANT, "operation_type": "INCREASE", "amount": 50, "reason": "goodwill, ticket 4711"}
 
 
 @admin.post(
@@ -38,11 +42,13 @@ _refusals: dict[int | str, dict[str, Any]] = {status: {"model": ProblemShape} fo
     operation_id="adjust_credits",
     status_code=201,
     response_model=OneTransaction,
-    openapi_extra=KeyHeader,
+    openapi_extra=key_header(),
     tags=["adjustments"],
-    responses={200: {"model": OneTransaction, "description": "Replayed"}, **_refusals},
+    responses={200: {**REPLAYED, "model": OneTransaction}, **problems(*_REFUSED)},
 )
-async def adjust_credits(body: AdjustmentBody, call: CallOf, parts: PartsOf) -> Response:
+async def adjust_credits(
+    body: Annotated[AdjustmentBody, examples(goodwill=_EXAMPLE)], call: CallOf, parts: PartsOf
+) -> Response:
     """Add or take credits by hand. The reason is kept in the transaction's metadata."""
     posting = PostingBody(
         merchant_id=body.merchant_id,

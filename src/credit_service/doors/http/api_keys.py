@@ -7,16 +7,18 @@ from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, Field
 
 from credit_service.doors.http.keys import new_key
+from credit_service.doors.http.openapi import examples, headers, problems
 from credit_service.doors.http.problems import Problem, of_faults
 from credit_service.doors.http.routes import (
     CallOf,
     Cursor,
+    Instant,
     Limit,
     Links,
     Meta,
     Pagination,
     PartsOf,
-    ProblemShape,
+    Unsaid,
     answer,
     cursor_position,
     cursor_text,
@@ -31,6 +33,7 @@ from credit_service.messages.fields import Body, Time, parse_time
 
 KEYS = "/api-keys"
 _ID = re.compile(r"^[a-z2-7]{12}$")
+_KEY_ID = "vzphnrglpgkp"
 
 
 class KeyBody(Body):
@@ -44,19 +47,19 @@ class KeyBody(Body):
 class KeyShape(BaseModel):
     """An API key, without its secret."""
 
-    id: str
-    name: str
-    scope: Literal["read", "write", "admin"]
-    created_at: str
-    expires_at: str | None
-    revoked_at: str | None
-    last_used_at: str | None
+    id: Annotated[str, Field(pattern=_ID.pattern, examples=[_KEY_ID])]
+    name: Annotated[str, Field(examples=["billing"])]
+    scope: Annotated[Literal["read", "write", "admin"], Field(examples=["write"])]
+    created_at: Instant
+    expires_at: Annotated[Instant | None, Unsaid]
+    revoked_at: Annotated[Instant | None, Unsaid]
+    last_used_at: Annotated[Instant | None, Unsaid]
 
 
 class NewKeyShape(KeyShape):
     """An API key just made, with the whole of it, which is shown this once."""
 
-    key: str
+    key: Annotated[str, Field(examples=[f"cs_{_KEY_ID}_{'…' * 43}"])]
 
 
 class OneNewKey(BaseModel):
@@ -84,10 +87,21 @@ class KeyPage(BaseModel):
 
 admin = router("admin")
 _tags: list[Any] = ["api keys"]
+_KEYS = examples(
+    for_a_service={"name": "billing", "scope": "write"},
+    for_a_while={"name": "auditors", "scope": "read", "expires_at": "2099-12-31T23:59:59Z"},
+)
 
 
-@admin.post(KEYS, operation_id="create_api_key", status_code=201, response_model=OneNewKey, tags=_tags)
-async def create_api_key(body: KeyBody, call: CallOf, parts: PartsOf) -> Response:
+@admin.post(
+    KEYS,
+    operation_id="create_api_key",
+    status_code=201,
+    response_model=OneNewKey,
+    tags=_tags,
+    responses={201: {"headers": headers("Cache-Control")}},
+)
+async def create_api_key(body: Annotated[KeyBody, _KEYS], call: CallOf, parts: PartsOf) -> Response:
     """Make an API key. The answer holds the whole key, this once."""
     now = await parts.store.now()
     expires_at = None if body.expires_at is None else parse_time(body.expires_at)
@@ -100,7 +114,7 @@ async def create_api_key(body: KeyBody, call: CallOf, parts: PartsOf) -> Respons
     )
 
 
-@admin.get(KEYS, operation_id="list_api_keys", response_model=KeyPage, tags=_tags)
+@admin.get(KEYS, operation_id="list_api_keys", response_model=KeyPage, tags=_tags, responses=problems("cursor_invalid"))
 async def list_api_keys(call: CallOf, parts: PartsOf, limit: Limit = None, cursor: Cursor = None) -> Response:
     """List the API keys, newest first."""
     limit = page_limit(limit, parts.settings)
@@ -121,10 +135,12 @@ async def list_api_keys(call: CallOf, parts: PartsOf, limit: Limit = None, curso
     operation_id="revoke_api_key",
     response_model=OneKey,
     tags=_tags,
-    responses={404: {"model": ProblemShape}},
+    responses=problems("key_not_found"),
 )
 async def revoke_api_key(
-    key_id: Annotated[str, Path(description="The key's id, the part after cs_.")], call: CallOf, parts: PartsOf
+    key_id: Annotated[str, Path(description="The key's id, the part after cs_.", examples=[_KEY_ID])],
+    call: CallOf,
+    parts: PartsOf,
 ) -> Response:
     """Revoke an API key, everywhere within 5 seconds. It stays in the list."""
     now = await parts.store.now()

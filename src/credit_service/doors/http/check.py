@@ -1,12 +1,23 @@
 """Check: may this be spent? With `consume` it is spent in the same breath. The answer is always 200, allowed or not."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+from credit_service.doors.http.openapi import QUEUED, examples, problems
 from credit_service.doors.http.problems import of_refusal
-from credit_service.doors.http.routes import CallOf, Meta, Parts, PartsOf, ProblemShape, answer, respond, router
+from credit_service.doors.http.routes import (
+    MERCHANT,
+    CallOf,
+    Meta,
+    Parts,
+    PartsOf,
+    Unsaid,
+    answer,
+    respond,
+    router,
+)
 from credit_service.doors.http.shell import Call
 from credit_service.doors.http.transactions import (
     PostingBody,
@@ -14,6 +25,7 @@ from credit_service.doors.http.transactions import (
     TransactionShape,
     command_of,
     idempotency_key,
+    key_header,
 )
 from credit_service.ledger.account import DECREASE, USAGE
 from credit_service.ledger.decide import Replayed
@@ -40,11 +52,11 @@ class CheckBody(Body):
 class CheckShape(BaseModel):
     """Whether it may be spent, or was."""
 
-    allowed: bool
-    reason: Literal["insufficient_credits", "account_not_found"] | None
-    available: int
-    required: int
-    transaction: TransactionShape | None
+    allowed: Annotated[bool, Field(examples=[True])]
+    reason: Annotated[Literal["insufficient_credits", "account_not_found"] | None, Unsaid]
+    available: Annotated[int, Field(examples=[75])]
+    required: Annotated[int, Field(examples=[25])]
+    transaction: Annotated[TransactionShape | None, Unsaid]
 
 
 class OneCheck(BaseModel):
@@ -55,18 +67,25 @@ class OneCheck(BaseModel):
 
 
 read = router("read")
+_KEY = ("idempotency_key_missing", "idempotency_key_invalid", "idempotency_key_reused")
+_CHECKS = examples(
+    look={"merchant_id": MERCHANT, "amount": 25},
+    spend={"merchant_id": MERCHANT, "amount": 25, "consume": True, "reference": {"type": "message", "id": "1004"}},
+)
 
 
 @read.post(
     CHECK,
     operation_id="check_credits",
     response_model=OneCheck,
+    openapi_extra=key_header("With consume: the caller's name for this spend, kept for ever.", required=False),
     tags=["check"],
-    responses={400: {"model": ProblemShape}},
+    responses=problems(*_KEY, *QUEUED),
 )
-async def check_credits(body: CheckBody, call: CallOf, parts: PartsOf) -> Response:
+async def check_credits(body: Annotated[CheckBody, _CHECKS], call: CallOf, parts: PartsOf) -> Response:
     """Whether credits may be spent. With `consume` they are: that needs scope write and an Idempotency-Key."""
-    data = await _consume(body, call, parts) if body.consume else await _look(body, parts)
+    key = idempotency_key(call) if body.consume or call.sent(b"idempotency-key") else ""
+    data = await _consume(body, key, call, parts) if body.consume else await _look(body, parts)
     return respond(answer(call, await parts.store.now(), data))
 
 
@@ -77,7 +96,7 @@ async def _look(body: CheckBody, parts: Parts) -> dict[str, Any]:
     return _told(body, available, None if available >= body.amount else Refusal.INSUFFICIENT_CREDITS)
 
 
-async def _consume(body: CheckBody, call: Call, parts: Parts) -> dict[str, Any]:
+async def _consume(body: CheckBody, key: str, call: Call, parts: Parts) -> dict[str, Any]:
     await call.caller("write")
     posting = PostingBody(
         merchant_id=body.merchant_id,
@@ -87,7 +106,7 @@ async def _consume(body: CheckBody, call: Call, parts: Parts) -> dict[str, Any]:
         reference=body.reference,
         metadata=body.metadata,
     )
-    outcome = await parts.posting.submit(command_of(posting, idempotency_key(call), call))
+    outcome = await parts.posting.submit(command_of(posting, key, call))
     match outcome:
         case Posted(transaction=transaction, account=account) if transaction is not None:
             return _told(body, account.available, None) | {"transaction": shapes.transaction(transaction)}

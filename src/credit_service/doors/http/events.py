@@ -1,18 +1,22 @@
 """Inbound events as CloudEvents: the same effect as over a broker, with the results in the answer."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import models_json_schema
 
+from credit_service.doors.http.openapi import QUEUED, problems
 from credit_service.doors.http.problems import Problem, of_faults, of_refusal
 from credit_service.doors.http.routes import (
+    MERCHANT,
     CallOf,
     Meta,
     Parts,
     PartsOf,
     ProblemShape,
+    Unsaid,
     answer,
     respond,
     router,
@@ -34,6 +38,8 @@ from credit_service.messages.envelope import (
     read_fast,
 )
 from credit_service.messages.faults import Fault, Invalid
+from credit_service.messages.fields import Time
+from credit_service.messages.inbound import CATALOGUE
 
 EVENTS = "/credits/events"
 
@@ -41,11 +47,11 @@ EVENTS = "/credits/events"
 class EventResult(BaseModel):
     """What became of an event; of an event with several orders, one for each."""
 
-    event_id: str | None
+    event_id: Annotated[str | None, Field(examples=["e-1"])]
     outcome: Literal["posted", "replayed", "parked", "refused"]
     transactions: list[TransactionShape]
-    order_id: str | None = None
-    error: ProblemShape | None = None
+    order_id: Annotated[str | None, Unsaid] = None
+    error: Annotated[ProblemShape | None, Unsaid] = None
 
 
 class EventResultsShape(BaseModel):
@@ -128,13 +134,69 @@ async def hot_event(parts: Parts, call: Call) -> Answer | None:
 
 
 write = router("write", MEDIA_TYPE, BATCH_MEDIA_TYPE)
-_SCHEMA = CloudEvent.model_json_schema()
+
+
+class OlderEvent(BaseModel):
+    """An event in the platform's older envelope. Of what else it carries only `correlation_id` is kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    event_type: Annotated[str, Field(min_length=1, max_length=255, examples=sorted(CATALOGUE))]
+    payload: dict[str, Any]
+    event_id: Annotated[str | None, Field(min_length=1, max_length=255)] = None
+    timestamp: Time | None = None
+
+
+def _event(id_: str, type_: str, **data: Any) -> dict[str, Any]:
+    data = {"merchant_id": MERCHANT, **data}
+    return {"specversion": "1.0", "id": id_, "source": "shop", "type": type_, "data": data}
+
+
+_CREATED = _event("e-1", "evt.merchant.created")
+_PAID = _event("e-2", "evt.shopify.webhook.order_paid", order_id=1002, total="149.90", currency="GBP")
+_REFUNDED = _event(
+    "e-3",
+    "evt.shopify.webhook.order_refunded",
+    refund_id=9001,
+    order_id=1002,
+    refund_amount="149.90",
+    currency="GBP",
+)
+_OLDER = {
+    "event_type": "evt.shopify.webhook.order_paid",
+    "event_id": "e-4",
+    "timestamp": "2026-11-22T10:45:00Z",
+    "correlation_id": "checkout-77",
+    "payload": {"merchant_id": MERCHANT, "order_id": 1003, "total": "20.00", "currency": "GBP"},
+}
+
+
+_TYPES = {"enum": list(CATALOGUE)}
+_EXTENSION = {"propertyNames": {"pattern": "^[a-z0-9]{1,64}$"}}
+_MODELS: list[tuple[type[BaseModel], Literal["validation"]]] = [(CloudEvent, "validation"), (OlderEvent, "validation")]
+_DEFINED = models_json_schema(_MODELS, ref_template="#/components/schemas/{model}")[1]["$defs"]
+_DEFINED["CloudEvent"] |= _EXTENSION
+_DEFINED["CloudEvent"]["properties"]["type"] |= _TYPES
+_DEFINED["OlderEvent"]["properties"]["event_type"] |= _TYPES
+_EVENT = {"$ref": "#/components/schemas/CloudEvent"}
+
+
+def _sent(schema: Any, **named: Any) -> dict[str, Any]:
+    """What may be sent as one media type; `openapi.completed` moves definitions to where all schemas are."""
+    return {"schema": schema, "examples": {name: {"value": value} for name, value in named.items()}}
+
+
 _BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            MEDIA_TYPE: {"schema": _SCHEMA},
-            BATCH_MEDIA_TYPE: {"schema": {"type": "array", "items": _SCHEMA, "minItems": 1, "maxItems": 1000}},
+            MEDIA_TYPE: _sent(
+                {**_EVENT, "$defs": _DEFINED}, merchant_created=_CREATED, order_paid=_PAID, order_refunded=_REFUNDED
+            ),
+            BATCH_MEDIA_TYPE: _sent(
+                {"type": "array", "items": _EVENT, "minItems": 1, "maxItems": 1000}, told_again=[_CREATED, _PAID]
+            ),
+            "application/json": _sent({"$ref": "#/components/schemas/OlderEvent"}, older_envelope=_OLDER),
         },
     }
 }
@@ -146,7 +208,7 @@ _BODY = {
     response_model=EventResults,
     openapi_extra=_BODY,
     tags=["events"],
-    responses={402: {"model": ProblemShape}, 404: {"model": ProblemShape}},
+    responses=problems("event_type_unknown", *QUEUED),
 )
 async def post_events(request: Request, call: CallOf, parts: PartsOf) -> Response:
     """Tell of one event, or of up to 1,000. A repeat is known by what happened, not by the event's id."""

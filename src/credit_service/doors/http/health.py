@@ -2,27 +2,85 @@
 
 import contextlib
 import time
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, Field
 
+from credit_service.doors.http.openapi import problems
 from credit_service.doors.http.problems import Problem
-from credit_service.doors.http.routes import CallOf, PartsOf, ProblemShape, answer, respond, router
+from credit_service.doors.http.routes import CallOf, Meta, Parts, PartsOf, Unsaid, answer, respond, router
 from credit_service.doors.http.shell import Answer
+from credit_service.ledger.settle import standing_at
 from credit_service.messages.shapes import encode
-from credit_service.storage.base import StorageError
+from credit_service.storage.base import AccountQuery, StorageError
+
+
+class StateShape(BaseModel):
+    """That it is alive."""
+
+    status: Literal["ok"]
+
+
+class Health(BaseModel):
+    """Whether the service is alive."""
+
+    data: StateShape
+
+
+class DatabaseShape(BaseModel):
+    """The database: how long it took to answer, or why it is away."""
+
+    status: Literal["ok", "unavailable"]
+    reason: Annotated[str | None, Unsaid] = None
+    latency_ms: Annotated[float, Field(ge=0, examples=[0.252])]
+
+
+class QueueShape(BaseModel):
+    """The queue of postings."""
+
+    status: Literal["ok"]
+    queued: Annotated[int, Field(ge=0)]
+
+
+class ComponentsShape(BaseModel):
+    """Each component."""
+
+    database: DatabaseShape
+    posting: QueueShape
+
+
+class DetailedShape(BaseModel):
+    """How the service is, and each of its components."""
+
+    status: Literal["ok", "degraded"]
+    components: ComponentsShape
+
+
+class DetailedHealth(BaseModel):
+    """How the service is."""
+
+    data: DetailedShape
+    meta: Meta
+
 
 public, read, bare = router(None), router("read"), router(None)
 _tags: list[Any] = ["health"]
+_AT_ONCE = 1000  # accounts in one question to the store
+_METRICS = "# TYPE credits_posting_queue_depth gauge\ncredits_posting_queue_depth 0.0\n"
+_BARE = {"type": "object", "properties": {"status": {"const": "ok"}}, "required": ["status"]}
+_ok: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"schema": _BARE}}}}
 
 
-@public.get("/health", operation_id="get_health", tags=_tags)
+@public.get("/health", operation_id="get_health", response_model=Health, tags=_tags)
 async def get_health() -> Response:
     """Whether the service is alive."""
     return respond(Answer(200, encode({"data": {"status": "ok"}})))
 
 
-@read.get("/health/detailed", operation_id="get_health_detailed", tags=_tags)
+@read.get("/health/detailed", operation_id="get_health_detailed", response_model=DetailedHealth, tags=_tags)
 async def get_health_detailed(call: CallOf, parts: PartsOf) -> Response:
     """Each component, with its latency and state."""
     started = time.perf_counter()
@@ -37,13 +95,13 @@ async def get_health_detailed(call: CallOf, parts: PartsOf) -> Response:
     return respond(answer(call, time.time_ns() // 1000, {"status": status, "components": components}))
 
 
-@bare.get("/livez", operation_id="livez", tags=_tags)
+@bare.get("/livez", operation_id="livez", tags=_tags, responses=_ok)
 async def livez() -> Response:
     """The process answers."""
     return respond(Answer(200, encode({"status": "ok"})))
 
 
-@bare.get("/readyz", operation_id="readyz", tags=_tags, responses={503: {"model": ProblemShape}})
+@bare.get("/readyz", operation_id="readyz", tags=_tags, responses=_ok | problems("overloaded", "storage_unavailable"))
 async def readyz(parts: PartsOf) -> Response:
     """The process can take postings."""
     if parts.posting.draining:
@@ -52,14 +110,34 @@ async def readyz(parts: PartsOf) -> Response:
     return respond(Answer(200, encode({"status": "ok"})))
 
 
-@bare.get("/metrics", operation_id="metrics", tags=_tags, responses={404: {"model": ProblemShape}})
+@bare.get(
+    "/metrics",
+    operation_id="metrics",
+    tags=_tags,
+    response_class=PlainTextResponse,
+    responses={200: {"content": {"text/plain": {"example": _METRICS}}}, **problems("not_found")},
+)
 async def metrics(parts: PartsOf) -> Response:
     """What Prometheus may ask, in its text format."""
     if not parts.settings.metrics_enabled:
         raise Problem("not_found", "Metrics are turned off (METRICS_ENABLED).")
+    balances: list[tuple[str, int]] = []
     with contextlib.suppress(StorageError):
-        parts.metrics.merchants(await parts.gate.totals())
+        parts.metrics.stored(await parts.gate.totals(), await parts.store.parked_count())
+        if parts.settings.metrics_balance_per_merchant:
+            balances = [balance async for balance in _balances(parts)]
+    parts.metrics.balances = balances
     return Response(parts.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _balances(parts: Parts) -> AsyncIterator[tuple[str, int]]:
+    """The balance of every merchant."""
+    now, after = await parts.store.now(), None
+    while page := await parts.store.accounts(AccountQuery(now, parts.policy.default_threshold), after, _AT_ONCE):
+        for held in page:
+            account = standing_at(held.account, held.grants, parts.policy, now).account
+            yield str(account.merchant_id), account.balance
+        after = page[-1].account.merchant_id
 
 
 ROUTERS: tuple[APIRouter, ...] = (public, read)

@@ -10,8 +10,20 @@ from uuid import UUID
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
+from credit_service.doors.http.openapi import examples, headers
 from credit_service.doors.http.problems import of_faults
-from credit_service.doors.http.routes import PREFIX, CallOf, MerchantId, Parts, PartsOf, respond, router
+from credit_service.doors.http.routes import (
+    MERCHANT,
+    PREFIX,
+    CallOf,
+    Instant,
+    MerchantId,
+    MerchantText,
+    Parts,
+    PartsOf,
+    respond,
+    router,
+)
 from credit_service.doors.http.shell import Answer, Call
 from credit_service.gate.status import Answer as Status
 from credit_service.gate.status import shape
@@ -33,10 +45,10 @@ Reason = Literal["available", "exhausted", "unknown_merchant", "unavailable"]
 class StatusShape(BaseModel):
     """Whether a merchant's plugin may run, and why."""
 
-    merchant_id: str
+    merchant_id: MerchantText
     status: Literal["enabled", "disabled"]
     reason: Reason
-    as_of: str
+    as_of: Instant
 
 
 class OneStatus(BaseModel):
@@ -61,18 +73,20 @@ class ShortStatus(BaseModel):
 class Statuses(BaseModel):
     """Plugin statuses by merchant_id."""
 
-    statuses: dict[str, ShortStatus]
+    statuses: Annotated[
+        dict[str, ShortStatus], Field(examples=[{MERCHANT: {"status": "enabled", "reason": "available"}}])
+    ]
 
 
 class TotalsShape(BaseModel):
     """All merchants in sum; zero_balance_count are those with nothing available."""
 
-    total_merchants: int
-    enabled_count: int
-    disabled_count: int
-    enabled_percentage: float
-    average_balance: float
-    zero_balance_count: int
+    total_merchants: Annotated[int, Field(examples=[8])]
+    enabled_count: Annotated[int, Field(examples=[7])]
+    disabled_count: Annotated[int, Field(examples=[1])]
+    enabled_percentage: Annotated[float, Field(ge=0, le=100, examples=[87.5])]
+    average_balance: Annotated[float, Field(examples=[341.25])]
+    zero_balance_count: Annotated[int, Field(examples=[1])]
 
 
 class OneTotals(BaseModel):
@@ -152,6 +166,17 @@ def _told(status: Status, headers: Mapping[bytes, bytes]) -> Answer:
 
 public, read = router(None), router("read")
 _tags: list[Any] = ["plugin status"]
+_IF_NONE_MATCH = {
+    "parameters": [
+        {
+            "name": "If-None-Match",
+            "in": "header",
+            "required": False,
+            "description": "The ETag of the answer before.",
+            "schema": {"type": "string", "examples": ['"87e427c28550b42401"']},
+        }
+    ]
+}
 
 
 @public.get(
@@ -159,7 +184,11 @@ _tags: list[Any] = ["plugin status"]
     operation_id="get_plugin_status",
     response_model=OneStatus,
     tags=_tags,
-    responses={304: {"description": "It is as the ETag sent in If-None-Match says"}},
+    openapi_extra=_IF_NONE_MATCH,
+    responses={
+        200: {"headers": headers("ETag", "Cache-Control")},
+        304: {"description": "It is as the ETag sent says", "headers": headers("ETag", "Cache-Control")},
+    },
 )
 async def get_plugin_status(merchant_id: MerchantId, call: CallOf, parts: PartsOf) -> Response:
     """Whether a merchant's plugin may run. Answers 200 for any UUID, also while the database is away."""
@@ -183,7 +212,9 @@ async def get_plugin_status_totals(parts: PartsOf) -> Response:
 
 
 @read.post(STATUS + "/batch", operation_id="get_plugin_statuses", response_model=ManyStatuses, tags=_tags)
-async def get_plugin_statuses(body: StatusesBody, parts: PartsOf) -> Response:
+async def get_plugin_statuses(
+    body: Annotated[StatusesBody, examples(one={"merchant_ids": [MERCHANT]})], parts: PartsOf
+) -> Response:
     """Whether the plugins of up to 1,000 merchants may run."""
     most = parts.settings.batch_max_items
     if len(body.merchant_ids) > most:

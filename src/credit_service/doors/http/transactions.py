@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from credit_service.doors.http.openapi import QUEUED, examples, headers, problems
 from credit_service.doors.http.problems import Problem, of_faults, of_refusal
@@ -98,8 +98,36 @@ class GrantBody(Body):
     expires_at: Time | None = None
 
 
+def _where(name: str, value: str, then: dict[str, Any], otherwise: dict[str, Any]) -> dict[str, Any]:
+    return {"if": {"properties": {name: {"const": value}}}, "then": then, "else": otherwise}
+
+
+_HOW_FIELDS_FIT: dict[str, Any] = {
+    "allOf": [
+        _where(
+            "operation_type",
+            INCREASE,
+            {"properties": {"transaction_type": {"enum": list(ALLOWED[INCREASE])}}},
+            {"properties": {"transaction_type": {"enum": list(ALLOWED[DECREASE])}, "grant": {"type": "null"}}},
+        ),
+        _where(
+            "transaction_type",
+            ORDER_PAID,
+            {
+                "required": ["reference"],
+                "properties": {"reference": {"properties": {"type": {"const": "order"}}, "type": "object"}},
+            },
+            {"properties": {"amount": {"minimum": 1}}},
+        ),
+    ]
+}
+"""What `_faults` demands of fields together, for the OpenAPI document."""
+
+
 class PostingBody(Body):
     """One posting."""
+
+    model_config = ConfigDict(json_schema_extra=_HOW_FIELDS_FIT)
 
     merchant_id: Uuid
     operation_type: Literal["INCREASE", "DECREASE"]
