@@ -1,13 +1,10 @@
-"""Write docs/settings.md from the settings themselves: `python -m scripts.settings`; a test holds the two equal."""
+"""docs/settings.md: what each setting does. Written by scripts.pages."""
 
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 from credit_service.settings import Settings
-
-PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 
 _HEAD = """# Settings
 
@@ -36,7 +33,3 @@ def _row(name: str, field: FieldInfo) -> str:
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
     one_of = f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
     return f"| `{name.upper()}` | `{default}` | {field.description}{one_of} |\n"
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")

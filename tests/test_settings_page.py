@@ -9,11 +9,6 @@ from scripts import settings as generator
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_page_of_settings_is_the_generated_one() -> None:
-    page = generator.PAGE.read_text(encoding="utf-8")
-    assert page == generator.page(), "run: python -m scripts.settings"
-
-
 def test_every_setting_says_what_it_does() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 

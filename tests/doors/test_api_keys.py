@@ -90,9 +90,29 @@ def test_a_key_tells_when_it_was_last_used(running: Running) -> None:
     made = make(running)
     assert authorized(running, made["key"]) == 200
     running.run(running.service.keyring.flush())
+    assert made["created_at"] <= last_used(running, made["id"])
+
+
+def test_a_key_is_rotated_without_a_moment_in_which_nobody_may_call(running: Running) -> None:
+    first = make(running, "write", name="till")
+    assert authorized(running, first["key"]) == 200
+    running.run(running.service.keyring.flush())
+    second = make(running, "write", name="till, second")
+    assert [authorized(running, key["key"]) for key in (first, second)] == [200, 200]
+    # The callers are switched over: only the second is used from now on, and the first stands still.
+    running.run(running.service.keyring.flush())
+    uses = last_used(running, first["id"])
+    assert authorized(running, second["key"]) == 200
+    running.run(running.service.keyring.flush())
+    assert last_used(running, first["id"]) == uses is not None
+    assert last_used(running, second["id"]) is not None
+    assert running.call("DELETE", f"/api-keys/{first['id']}").status_code == 200
+    assert [authorized(running, key["key"]) for key in (first, second)] == [401, 200]
+
+
+def last_used(running: Running, key_id: str) -> Any:
     listed = running.get("/api-keys", "admin", params={"limit": 200}).json()["data"]
-    (told,) = [key for key in listed if key["id"] == made["id"]]
-    assert made["created_at"] <= told["last_used_at"]
+    return {key["id"]: key["last_used_at"] for key in listed}[key_id]
 
 
 def routes() -> list[tuple[str, str, str | None]]:

@@ -2,15 +2,18 @@
 
 import ast
 import re
+from html import unescape
 from pathlib import Path
 
 import pytest
 
 from credit_service import doors
+from credit_service.doors.http.errors import ADVICE, EXAMPLES
 from credit_service.doors.http.problems import CODES, Problem, of_faults, of_refusal
 from credit_service.ledger.refusals import Refusal, Refused
 from credit_service.messages.faults import Fault
-from tests.doors.running import Running
+from credit_service.settings import Settings
+from tests.doors.running import Running, posting
 
 # Every code there may ever be, with its status. A new one is a change of what the service promises.
 PROMISED = {
@@ -86,14 +89,45 @@ def test_a_code_that_is_not_in_the_list_cannot_be_told() -> None:
         Problem("something_else", "There is no such code.")
 
 
-def test_every_code_is_documented_where_its_type_points(running: Running) -> None:
-    page = running.client.get("/docs/errors")
-    assert page.status_code == 200
-    assert page.headers["content-type"].startswith("text/html")
-    assert re.findall(r"<h2 id='([a-z_]+)'", page.text) == list(CODES)
-    for code, meaning in CODES.items():
-        assert f"<h2 id={code!r}>{code}</h2><p>{meaning.status} &middot; {meaning.title}.</p>" in page.text
-        assert Problem(code, "").shape(None)["type"] == f"/docs/errors#{code}"
+def test_every_code_says_what_happened_and_what_to_do_and_nothing_else_does() -> None:
+    assert list(ADVICE) == list(CODES)
+    for code, (happened, do) in ADVICE.items():
+        assert len(happened) + len(do) > 90, code
+        assert happened.endswith((".", ").")), code
+        assert do.endswith((".", ").")), code
+        assert ("`Retry-After`" in do) == (CODES[code].status in (429, 503)), code
+    assert set(re.findall("`([A-Z]+_[A-Z_]+)`", str(ADVICE))) - {"ORDER_PAID"} <= {
+        name.upper() for name in Settings.model_fields
+    }
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_the_type_of_a_problem_leads_to_what_its_code_means(running: Running, code: str) -> None:
+    page, _, anchor = Problem(code, "").shape(None)["type"].partition("#")
+    answer = running.client.get(page)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/html")
+    (section,) = re.findall(rf'<h2 id="{anchor}">{code}</h2>(.*?)(?=<h2|</html>)', answer.text, flags=re.DOTALL)
+    told = unescape(re.sub("<[^>]+>", "", section))
+    for text in (f"{CODES[code].status} · {CODES[code].title}.", *ADVICE[code]):
+        assert text.replace("`", "") in told
+
+
+def test_the_page_of_errors_needs_nothing_else(running: Running) -> None:
+    page = running.client.get("/docs/errors").text
+    assert re.findall(r'<h2 id="([a-z_]+)"', page) == list(CODES)
+    assert re.findall(r"https?:|src=|href=|@import|url\(", page) == []
+
+
+def test_the_examples_are_what_is_answered(running: Running) -> None:
+    merchant = running.open()
+    answers = {
+        "validation_failed": running.transact(posting(merchant, amount="1", memo="x")),
+        "insufficient_credits": [running.spend(merchant, 30), running.spend(merchant, 1000)][-1],
+    }
+    assert list(answers) == list(EXAMPLES)
+    for code, answer in answers.items():
+        assert answer.json() == EXAMPLES[code].shape(answer.headers["x-request-id"])
 
 
 def test_a_problem_has_one_shape() -> None:

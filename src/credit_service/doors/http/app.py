@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from html import escape
 from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
@@ -20,13 +19,14 @@ from credit_service.doors.http import (
     adjustments,
     api_keys,
     check,
+    errors,
     events,
     health,
     plugin_status,
     transactions,
 )
 from credit_service.doors.http.openapi import completed
-from credit_service.doors.http.problems import CODES, ERRORS, Problem, of_faults
+from credit_service.doors.http.problems import ERRORS, Problem, of_faults
 from credit_service.doors.http.routes import PREFIX, Parts, ScopedRoute, call_of, respond
 from credit_service.doors.http.shell import JSON, Application, Shell, problem_answer
 from credit_service.messages.envelope import MEDIA_TYPE
@@ -69,6 +69,8 @@ def make_fastapi(parts: Parts | None, running: Lifespan | None = None) -> FastAP
         license_info={"name": "Apache License 2.0", "identifier": "Apache-2.0"},
         redirect_slashes=False,
         lifespan=running,
+        # Its own would tell of each request once more, with all of its query.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.parts = parts
     for prefix, routers in _ROUTERS:
@@ -91,7 +93,7 @@ def _scopes() -> dict[str, str | None]:
 
 
 async def _errors(request: Request) -> Response:
-    return HTMLResponse(_errors_page())
+    return HTMLResponse(errors.page())
 
 
 def _told(request: Request, problem: Problem) -> Response:
@@ -142,12 +144,3 @@ def _allowed(path: str) -> set[str]:
         if isinstance(route, APIRoute) and path.startswith(prefix) and route.path_regex.match(path[len(prefix) :])
         for method in route.methods or ()
     }
-
-
-def _errors_page() -> str:
-    """What `type` of a problem links to: each code, with its status and what it means."""
-    rows = "".join(
-        f"<h2 id={name!r}>{name}</h2><p>{code.status} &middot; {escape(code.title)}.</p>"
-        for name, code in CODES.items()
-    )
-    return f"<!doctype html><html lang=en><meta charset=utf-8><title>Errors</title><h1>Errors</h1>{rows}</html>"

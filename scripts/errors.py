@@ -1,0 +1,25 @@
+"""docs/errors.md: what the service itself shows at /docs/errors. Written by scripts.pages."""
+
+from textwrap import fill
+
+from credit_service.doors.http.errors import ADVICE, INTRODUCTION, example
+from credit_service.doors.http.problems import CODES
+
+_SOURCE = (
+    "This page is generated from `src/credit_service/doors/http/errors.py`; each service shows it at `/docs/errors`."
+)
+
+
+def page() -> str:
+    """The page."""
+    parts = ["# Errors", *map(_wrapped, INTRODUCTION), _SOURCE]
+    for code, (status, title) in CODES.items():
+        happened, do = ADVICE[code]
+        shown = example(code)
+        parts += [f"## {code}", _wrapped(f"**{status} · {title}.** {happened}"), _wrapped(f"**What to do.** {do}")]
+        parts += [] if shown is None else [f"```json\n{shown}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _wrapped(text: str) -> str:
+    return fill(text, 120, break_long_words=False, break_on_hyphens=False)
