@@ -22,9 +22,10 @@ import pytest
 from credit_service.doors.http.keys import Keyring
 from credit_service.ledger.commands import OpenAccount, trial_key
 from credit_service.ledger.draft import Posted
-from credit_service.service import Service, first_key, open_store, serve
+from credit_service.service import Service, first_key, serve
 from credit_service.settings import Settings
 from credit_service.storage.base import StorageError
+from credit_service.storage.databases import database_of
 from tests.doors.running import posting
 from tests.served import reaped, served, start
 
@@ -39,25 +40,25 @@ def settings(database: Path, **given: Any) -> Settings:
 
 
 async def test_the_first_key_of_an_empty_service_is_written_for_its_owner_alone(tmp_path: Path) -> None:
-    store = open_store(settings(tmp_path / "a.db"))
+    store = await database_of(settings(tmp_path / "a.db")).opened()
     try:
-        said = await first_key(store, tmp_path / "a.db", terminal=False)
+        said = await first_key(store, tmp_path / "a.db.admin-key", terminal=False)
         file = tmp_path / "a.db.admin-key"
         assert said == f"$(cat {file})"
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         whole = file.read_text().strip()
         key = await Keyring(store).authenticate([f"Bearer {whole}".encode()])
         assert (key.scope, key.expires_at) == ("admin", None)
-        assert await first_key(store, tmp_path / "a.db", terminal=False) is None
+        assert await first_key(store, tmp_path / "a.db.admin-key", terminal=False) is None
         assert file.read_text().strip() == whole
     finally:
         await store.close()
 
 
 async def test_on_a_terminal_the_first_key_is_returned_and_written_nowhere(tmp_path: Path) -> None:
-    store = open_store(settings(tmp_path / "a.db"))
+    store = await database_of(settings(tmp_path / "a.db")).opened()
     try:
-        said = await first_key(store, tmp_path / "a.db", terminal=True)
+        said = await first_key(store, tmp_path / "a.db.admin-key", terminal=True)
         assert said is not None
         assert (await Keyring(store).authenticate([f"Bearer {said}".encode()])).scope == "admin"
         assert not (tmp_path / "a.db.admin-key").exists()
@@ -69,9 +70,9 @@ async def test_a_file_that_was_there_before_does_not_get_the_key(tmp_path: Path)
     file, elsewhere = tmp_path / "a.db.admin-key", tmp_path / "elsewhere"
     elsewhere.write_text("mine")
     file.symlink_to(elsewhere)
-    store = open_store(settings(tmp_path / "a.db"))
+    store = await database_of(settings(tmp_path / "a.db")).opened()
     try:
-        await first_key(store, tmp_path / "a.db", terminal=False)
+        await first_key(store, tmp_path / "a.db.admin-key", terminal=False)
     finally:
         await store.close()
     assert elsewhere.read_text() == "mine"
@@ -84,9 +85,9 @@ def test_a_path_with_spaces_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
     directory.mkdir()
 
     async def make() -> str | None:
-        store = open_store(settings(directory / "a.db"))
+        store = await database_of(settings(directory / "a.db")).opened()
         try:
-            return await first_key(store, directory / "a.db", terminal=False)
+            return await first_key(store, directory / "a.db.admin-key", terminal=False)
         finally:
             await store.close()
 
@@ -152,7 +153,7 @@ async def test_a_host_that_cannot_be_listened_on_is_one_readable_line(tmp_path: 
 
 
 async def test_a_second_process_on_the_same_database_is_one_readable_line(tmp_path: Path) -> None:
-    store = open_store(settings(tmp_path / "a.db"))
+    store = await database_of(settings(tmp_path / "a.db")).opened()
     try:
         said = await refused(database=tmp_path / "a.db")
         assert "a.db is in use by another credit-service process" in said
@@ -170,7 +171,7 @@ async def test_a_database_that_cannot_be_opened_is_one_readable_line(tmp_path: P
 async def test_a_first_key_that_cannot_be_written_is_one_readable_line(tmp_path: Path) -> None:
     (tmp_path / "a.db.admin-key").mkdir()
     assert "admin-key: the first admin key cannot be written" in await refused(database=tmp_path / "a.db")
-    store = open_store(settings(tmp_path / "a.db"))  # it was let go of
+    store = await database_of(settings(tmp_path / "a.db")).opened()  # it was let go of
     await store.close()
 
 
@@ -219,7 +220,7 @@ def test_a_signal_ends_it_when_all_that_was_sent_is_posted_and_answered(tmp_path
 
 async def look(database: Path) -> tuple[int, int | None]:
     """How many transactions the one account has, and when the one key was last used."""
-    store = open_store(settings(database))
+    store = await database_of(settings(database)).opened()
     (books,) = [books async for books in store.books()]
     (key,) = await store.keys()
     await store.close()
@@ -227,7 +228,7 @@ async def look(database: Path) -> tuple[int, int | None]:
 
 
 async def test_what_is_queued_is_posted_before_the_store_is_closed(tmp_path: Path) -> None:
-    store = open_store(settings(tmp_path / "a.db"))
+    store = await database_of(settings(tmp_path / "a.db")).opened()
     service = Service(store, settings(tmp_path / "a.db"))
     merchants = [uuid4() for _ in range(2500)]
     async with service.running():
@@ -239,7 +240,7 @@ async def test_what_is_queued_is_posted_before_the_store_is_closed(tmp_path: Pat
 
 
 async def test_a_store_is_closed_also_where_the_end_goes_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = open_store(settings(tmp_path / "a.db"))
+    store = await database_of(settings(tmp_path / "a.db")).opened()
     service = Service(store, settings(tmp_path / "a.db"))
 
     async def broken() -> None:
@@ -249,7 +250,7 @@ async def test_a_store_is_closed_also_where_the_end_goes_wrong(tmp_path: Path, m
     with pytest.raises(RuntimeError):
         async with service.running():
             pass
-    again = open_store(settings(tmp_path / "a.db"))  # its lock was let go of
+    again = await database_of(settings(tmp_path / "a.db")).opened()  # its lock was let go of
     await again.close()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import prometheus_client as prometheus
 import structlog
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from credit_service.gate.status import Totals
@@ -48,12 +48,14 @@ def configure_logs(settings: Settings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[_plain, *last]))
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+    logging.captureWarnings(True)
     # It warns of every request that is not HTTP; those are answered, and would fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
 def _plain(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Without what the standard library's records bring along."""
+    """Without what the standard library's records bring along, and in one line."""
+    event["event"] = " ".join(str(event["event"]).split())
     return {key: value for key, value in event.items() if not key.startswith("_")}
 
 
@@ -83,6 +85,8 @@ class Metrics:
         self._enabled = gauge("credits_plugin_status", "Merchants by their plugin status", ["status"])
         self._exhausted = gauge("credits_merchants_zero_balance", "Merchants with nothing available")
         self._low = gauge("credits_merchants_low_balance", "Merchants at or below their threshold, but not at zero")
+        self._parked = gauge("credits_parked_events", "Refunds that wait for their order or payment")
+        self.balances: list[tuple[str, int]] = []  # by merchant, asked for at each scrape and only where it is set
         self._http = prometheus.Histogram(
             "credits_http_request_duration_seconds",
             "Time to answer a request",
@@ -121,12 +125,13 @@ class Metrics:
         """Count an answered request, by its route's template."""
         self._http.labels(method, route, str(status)).observe(seconds)
 
-    def merchants(self, totals: Totals) -> None:
-        """Note how many merchants there are of each kind, as asked of the store just now."""
+    def stored(self, totals: Totals, parked: int) -> None:
+        """Note how many merchants there are of each kind, and refunds that wait, as asked of the store just now."""
         self._enabled.labels("enabled").set(totals.enabled)
         self._enabled.labels("disabled").set(totals.exhausted)
         self._exhausted.set(totals.exhausted)
         self._low.set(totals.low)
+        self._parked.set(parked)
 
     def gauge(self, name: str, what: str, value: Callable[[], float]) -> None:
         """A gauge whose value is asked for when Prometheus asks."""
@@ -158,3 +163,8 @@ class _PlainNumbers(Collector):
         bounds = [*map(str, _SECONDS), "+Inf"]
         processing.add_metric([], list(zip(bounds, counts, strict=True)), self._metrics.processing_seconds)
         yield processing
+        if self._metrics.balances:
+            balances = GaugeMetricFamily("credits_balance_total", "Balance of each merchant", labels=["merchant_id"])
+            for merchant_id, balance in self._metrics.balances:
+                balances.add_metric([merchant_id], balance)
+            yield balances

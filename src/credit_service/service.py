@@ -7,13 +7,15 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import uvicorn
 
 from credit_service import __version__
+from credit_service.doors.auditor import Auditor
 from credit_service.doors.http import plugin_status
 from credit_service.doors.http.app import make_app
 from credit_service.doors.http.keys import Keyring, new_key
@@ -22,28 +24,18 @@ from credit_service.doors.http.routes import PREFIX, Parts
 from credit_service.doors.http.shell import Application
 from credit_service.doors.sweeper import keep_sweeping
 from credit_service.gate.status import Gate
+from credit_service.ledger.decide import Outcome
 from credit_service.observability import Metrics
 from credit_service.posting import Posting
 from credit_service.settings import Settings
 from credit_service.storage.base import StorageError, Store, Writes
-from credit_service.storage.sqlite import SQLiteStore, revision
-from credit_service.storage.tables import REVISION
+from credit_service.storage.databases import database_of
+
+if TYPE_CHECKING:
+    from credit_service.doors.http.tracing import Tracing
 
 _KEY_USE_SECONDS = 60
 _log = structlog.get_logger()
-
-
-def open_store(settings: Settings) -> Store:
-    """The store that the settings name. The embedded default is created and migrated on the way.
-
-    Raises StorageError, with one line for an operator.
-    """
-    path = settings.database_path
-    if revision(path) != REVISION:
-        from credit_service.storage.migrations import migrate  # Alembic takes long to import, and is rarely needed
-
-        migrate(path)
-    return SQLiteStore(path)
 
 
 class Service:
@@ -65,7 +57,7 @@ class Service:
             store,
             policy,
             on_committed=self._committed,
-            on_measured=self.metrics.decided,
+            on_measured=self._measured,
             deadline_seconds=settings.posting_deadline_seconds,
             max_queue=settings.posting_queue_size,
         )
@@ -73,13 +65,27 @@ class Service:
         self.store = store
         self.settings = settings
         self.keyring = Keyring(store)
+        self.auditor = Auditor(store)
+        drifting = "Accounts that disagree with their last transaction or their grants"
+        self.metrics.gauge("credits_ledger_drift_accounts", drifting, lambda: self.auditor.drifting)
         self.app: Application = make_app(
             Parts(store, self.posting, self.gate, self.keyring, policy, settings, self.metrics), self.running
         )
+        self.tracing: Tracing | None = None
+        if settings.tracing_enabled:
+            from credit_service.doors.http import tracing  # takes long to import, and is rarely asked for
+
+            self.tracing = tracing.Tracing(settings)
+            self.app = self.tracing.around(self.app)
 
     def _committed(self, writes: Writes) -> None:
         self.gate.committed(writes.accounts.values())
         self.metrics.committed(writes)
+
+    def _measured(self, outcomes: Sequence[Outcome], seconds: Sequence[float]) -> None:
+        self.metrics.decided(outcomes, seconds)
+        if self.tracing is not None:
+            self.tracing.posted(outcomes, seconds)
 
     @contextlib.asynccontextmanager
     async def running(self, app: object = None) -> AsyncIterator[None]:
@@ -89,6 +95,8 @@ class Service:
             asyncio.create_task(keep_sweeping(self.store, self.posting, self.settings.sweep_seconds), name="sweeper"),
             asyncio.create_task(self._keep_key_uses(), name="key uses"),
         ]
+        if accounts := self.settings.audit_accounts_per_second:
+            tasks.append(asyncio.create_task(self.auditor.keep_auditing(accounts), name="auditor"))
         try:
             yield
         finally:
@@ -101,6 +109,8 @@ class Service:
                     await self.keyring.flush()
             finally:
                 await self.store.close()
+                if self.tracing is not None:
+                    await self.tracing.close()
 
     async def _keep_key_uses(self) -> None:
         while True:
@@ -109,11 +119,16 @@ class Service:
                 await self.keyring.flush()
 
 
+def key_file(settings: Settings) -> Path:
+    """Where the first admin key is written: beside the SQLite file, else where the service was started."""
+    return Path("credit-service.admin-key" if settings.is_postgres else f"{settings.database_path}.admin-key")
+
+
 async def first_key(store: Store, path: Path, *, terminal: bool) -> str | None:
     """Make the first admin key of a service that has none; returns how to say it in a shell, None where there is one.
 
-    On a terminal the key itself is returned, to be shown once. Elsewhere it is written beside the database, readable by
-    its owner alone.
+    On a terminal the key itself is returned, to be shown once. Elsewhere it is written to `path`, readable by its owner
+    alone.
     """
     if await store.keys():
         return None
@@ -122,7 +137,7 @@ async def first_key(store: Store, path: Path, *, terminal: bool) -> str | None:
         await store.add_key(made.key)
         return made.whole
     # The file first: a key that exists and that nobody can read would lock everybody out.
-    file = _write_key(Path(f"{path}.admin-key"), made.whole)
+    file = _write_key(path, made.whole)
     await store.add_key(made.key)
     _log.info("first_admin_key_written", path=str(file))
     return f"$(cat {shlex.quote(str(file))})"
@@ -139,16 +154,17 @@ def _write_key(file: Path, key: str) -> Path:
 async def serve(settings: Settings) -> None:
     """Serve until told to stop. Raises StorageError where the start fails, with one readable line."""
     with contextlib.closing(_listen(settings)) as listening:
-        store = open_store(settings)
+        database = database_of(settings)
+        store = await database.opened()
         try:
-            key = await first_key(store, settings.database_path, terminal=sys.stdout.isatty())
+            key = await first_key(store, key_file(settings), terminal=sys.stdout.isatty())
         except OSError as error:
             await store.close()
             raise StorageError(f"{error.filename}: the first admin key cannot be written: {error.strerror}.") from None
         quieten_garbage_collection()
         server = uvicorn.Server(server_config(Service(store, settings), settings))
         host, port = listening.getsockname()[:2]
-        _greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", settings.database_path, key)
+        _greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", database.name, key)
         await server.serve(sockets=[listening])
 
 
@@ -199,9 +215,9 @@ def _listen(settings: Settings) -> socket.socket:
     return listening
 
 
-def _greet(url: str, path: Path, key: str | None) -> None:
+def _greet(url: str, ledger: str, key: str | None) -> None:
     """Say where the service is, and how to make the first call."""
-    print(f"credit-service {__version__} on {url}, ledger in {path}", flush=True)
+    print(f"credit-service {__version__} on {url}, ledger in {ledger}", flush=True)
     if key is None:
         return
     if key.startswith("cs_"):

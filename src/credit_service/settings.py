@@ -4,7 +4,9 @@ An impossible value, or an unknown name in YAML, stops the start with one readab
 hold a secret are never shown.
 """
 
+import re
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +24,17 @@ from credit_service.ledger.policy import Policy
 
 YAML_FILE = "credit-service.yaml"
 _SQLITE = "sqlite:///"
+# What is no file's name, but a URL or credentials that were mistaken for one: a file's name is shown.
+_CREDENTIALS = re.compile(r"://|:[^/]*@")
+# User, password, host and port, database, options. What is special must be written as %40, or a part of the password
+# would be taken for something that is shown.
+_POSTGRES = re.compile(
+    r"(?:postgres|postgresql|postgresql\+asyncpg)://"
+    r"((?:[^:@/?#\s]+(?::[^:@/?#\s]*)?@)?(?:[\w.\-]*|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?/[^:@/?#\s]+(?:\?[^@#\s]*)?)"
+)
+_WORD = re.compile(r"\w{1,64}")
+_PLAIN_URL = re.compile(r"https?://[^/?#@\s]+(/[^?#@\s]*)?")
+_FOR_TRACING = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
 
 Credits = Annotated[int, Field(ge=0, le=MAX_CREDITS)]
 Share = Annotated[Decimal, Field(ge=0, le=1_000_000, max_digits=12, decimal_places=6)]
@@ -44,7 +57,9 @@ class _Yaml(YamlConfigSettingsSource):
             raise SettingsError(f"{YAML_FILE}: must be lines like trial_credits: 100.")
         for name in found:
             if name not in Settings.model_fields:
-                raise SettingsError(f"{name}: there is no such setting ({YAML_FILE}).")
+                # What is no word may be anything, a secret on a line of its own for one.
+                shown = name if _WORD.fullmatch(str(name)) else "A name that is none"
+                raise SettingsError(f"{shown}: there is no such setting ({YAML_FILE}).")
         return found
 
 
@@ -63,7 +78,17 @@ class Settings(BaseSettings):
     service_host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     service_port: int = Field(8015, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     service_source: str = Field("credit-service", min_length=1, description="`source` of the events that go out.")
-    database_url: SecretStr = Field(SecretStr("sqlite:///credit-service.db"), description="Where the ledger is kept.")
+    database_url: SecretStr = Field(
+        SecretStr("sqlite:///credit-service.db"), description="Where the ledger is kept: an SQLite file, or PostgreSQL."
+    )
+    database_pool_size: int = Field(10, ge=1, le=1000, description="Connections of a process for reads (PostgreSQL).")
+    database_timeout_seconds: Seconds = Field(5, description="Seconds to wait for PostgreSQL at most, each time.")
+    database_pooled: bool = Field(
+        False, description="Whether PgBouncer, or the like, stands before PostgreSQL in transaction mode."
+    )
+    database_allow_unsafe: bool = Field(
+        False, description="Whether PostgreSQL may have fsync off, or a clock that is not ours."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
     log_format: Literal["console", "json"] = Field("console", description="How it is logged.")
 
@@ -90,6 +115,9 @@ class Settings(BaseSettings):
     gate_fail: Literal["closed", "open"] = Field("closed", description="The plugin status after that.")
 
     posting_deadline_seconds: Seconds = Field(5, description="Seconds a posting may wait before it is given up.")
+    posting_streams: int = Field(
+        4, ge=1, le=16, description="Postings of a process that PostgreSQL takes at once; SQLite takes one."
+    )
     posting_queue_size: int = Field(20_000, ge=1, description="Postings that may wait at once.")
     sweep_seconds: Seconds = Field(1, description="Seconds between two sweeps for what time has done.")
 
@@ -106,6 +134,21 @@ class Settings(BaseSettings):
     )
     cors_origins: str = Field("", description="Origins whose pages may call, separated by commas; * means any.")
     metrics_enabled: bool = Field(True, description="Whether /metrics is served.")
+    metrics_balance_per_merchant: bool = Field(
+        False, description="Whether /metrics tells the balance of every merchant: a series for each of them."
+    )
+    audit_accounts_per_second: int = Field(
+        200, ge=0, le=100_000, description="Accounts a second that are compared with what they rest on; 0 for none."
+    )
+    tracing_enabled: bool = Field(
+        False, description="Whether traces are sent to a collector; needs the extra `credit-service[tracing]`."
+    )
+    tracing_endpoint: str = Field(
+        "http://127.0.0.1:4318/v1/traces", description="The collector of traces, which speaks OTLP over HTTP."
+    )
+    tracing_sample_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        1, description="Share of the traces begun here that are sent; of others their `traceparent` decides."
+    )
 
     body_max_bytes: int = Field(64 * 1024, ge=1024, description="Size of a request's body.")
     batch_body_max_bytes: int = Field(1024 * 1024, ge=1024, description="Size of the body of a batch, or of events.")
@@ -129,9 +172,31 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, url: SecretStr) -> SecretStr:
-        path = url.get_secret_value().removeprefix(_SQLITE)
-        if path == url.get_secret_value() or not path or path == ":memory:":
-            raise ValueError(f"must be the URL of an SQLite file, like {_SQLITE}credit-service.db")
+        text = url.get_secret_value()
+        if text.startswith(_SQLITE):
+            path = text.removeprefix(_SQLITE)
+            if path and path != ":memory:" and not _CREDENTIALS.search(path):
+                return url
+        elif (found := _POSTGRES.fullmatch(text)) is not None:
+            return SecretStr(f"postgresql://{found[1]}")
+        raise ValueError(
+            f"must be the URL of an SQLite file, like {_SQLITE}credit-service.db, or of a PostgreSQL database, like "
+            "postgresql://user:password@host:5432/credits (what is special in the password written as %40)"
+        )
+
+    @field_validator("tracing_enabled")
+    @classmethod
+    def _can_trace(cls, enabled: bool) -> bool:
+        if enabled and not all(map(_is_installed, _FOR_TRACING)):
+            raise ValueError('needs more to be installed: pip install "credit-service[tracing]"')
+        return enabled
+
+    @field_validator("tracing_endpoint")
+    @classmethod
+    def _without_credentials(cls, url: str) -> str:
+        if not _PLAIN_URL.fullmatch(url):
+            example = "http://127.0.0.1:4318/v1/traces"
+            raise ValueError(f"must be a URL like {example}; credentials go into OTEL_EXPORTER_OTLP_HEADERS")
         return url
 
     @classmethod
@@ -145,6 +210,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over `.env`, and that over YAML; the command line comes as arguments, before all."""
         return (init_settings, env_settings, dotenv_settings, _Yaml(settings_cls))
+
+    @property
+    def is_postgres(self) -> bool:
+        """Whether the ledger is kept in PostgreSQL, and not in an SQLite file."""
+        return not self.database_url.get_secret_value().startswith(_SQLITE)
 
     @property
     def database_path(self) -> Path:
@@ -172,11 +242,24 @@ def load(**given: Any) -> Settings:
 
     Raises SettingsError with one line that names the first setting that cannot be.
     """
+    # Raised outside the handlers: their errors hold what was given, and would hang on to ours as its context.
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
-        raise SettingsError(f"{name.upper()}: {first['msg'].removeprefix('Value error, ')}.") from None
+        fault = f"{name.upper()}: {first['msg'].removeprefix('Value error, ')}."
+    except yaml.MarkedYAMLError as error:  # whose own words quote the file
+        mark = error.problem_mark or error.context_mark
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        fault = f"{YAML_FILE} cannot be read: this is not YAML{place}."
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SettingsError(f"{YAML_FILE} or .env cannot be read: {' '.join(str(error).split())}") from None
+        fault = f"{YAML_FILE} or .env cannot be read: {' '.join(str(error).split())}"
+    raise SettingsError(fault)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even what it is a part of
+        return False

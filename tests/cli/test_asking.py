@@ -97,13 +97,15 @@ def test_the_version_is_said(tmp_path: Path) -> None:
             "replay nothing.csv --url http://x --key k --database-url sqlite:///x.db",
             "--url and --database-url: say one of them.",
         ),
-        ("verify", "credit-service.db: there is no such database."),
-        ("verify --database-url sqlite:///other.db", "other.db: there is no such database."),
-        ("keys list", "credit-service.db: there is no such database."),
-        ("keys revoke abc", "credit-service.db: there is no such database."),
+        ("verify", "credit-service.db: there is no such ledger."),
+        ("verify --database-url sqlite:///other.db", "other.db: there is no such ledger."),
+        ("keys list", "credit-service.db: there is no such ledger."),
+        ("keys revoke abc", "credit-service.db: there is no such ledger."),
         (
             "migrate --database-url mysql://somebody:secret@host/db",
-            "DATABASE_URL: must be the URL of an SQLite file, like sqlite:///credit-service.db.",
+            "DATABASE_URL: must be the URL of an SQLite file, like sqlite:///credit-service.db, or of a PostgreSQL "
+            "database, like postgresql://user:password@host:5432/credits (what is special in the password written as "
+            "%40).",
         ),
         ("serve --workers 2", "--workers 2: an SQLite ledger has one serving process."),
         ("serve --port 70000", "SERVICE_PORT: Input should be less than or equal to 65535."),

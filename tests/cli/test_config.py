@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from credit_service.cli.config import _masked
 from credit_service.settings import Settings
 from tests.commands import command
 
@@ -28,3 +31,16 @@ def test_what_is_shown_can_be_given_back_as_settings(tmp_path: Path) -> None:
 def test_the_command_line_wins(tmp_path: Path) -> None:
     shown = command("config", "--json", "--database-url", "sqlite:///other.db", cwd=tmp_path).json
     assert shown["database_url"] == "sqlite:///other.db"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sqlite:///credit-service.db", "sqlite:///credit-service.db"),
+        ("postgresql://user:hunter2@host:5432/db", "postgresql://user:***@host:5432/db"),
+        ("postgresql://u@host/db?password=hunter2&sslmode=on", "postgresql://u@host/db?password=masked&sslmode=on"),
+        ("postgresql://u@host/db?sslpassword=hunter2", "postgresql://u@host/db?sslpassword=masked"),
+    ],
+)
+def test_passwords_of_a_database_are_masked_wherever_they_stand(url: str, shown: str) -> None:
+    assert _masked(url) == shown

@@ -19,6 +19,7 @@ from credit_service import service
 from credit_service.doors.http.keys import new_key
 from credit_service.doors.http.problems import CODES
 from credit_service.settings import Settings
+from credit_service.storage.databases import database_of
 
 T = TypeVar("T")
 API = "/api/v1"
@@ -58,7 +59,7 @@ class Running:
 
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
-        store = service.open_store(self.settings)
+        store = await database_of(self.settings).opened()
         self.service = service.Service(store, self.settings)
         for scope in SCOPES:
             made = new_key(scope, scope, await store.now())

@@ -42,20 +42,20 @@ def settings_of(**given: Any) -> "Settings":
 
 @contextlib.asynccontextmanager
 async def opened(settings: "Settings", *, instead: str, create: bool = False) -> "AsyncIterator[Store]":
-    """The store of the settings, for this process alone.
+    """The store of the settings; of an SQLite file, for this process alone.
 
     `instead` says what to do while a service has it; `create` allows one that is not there yet.
     """
-    from credit_service import service
     from credit_service.observability import configure_logs
     from credit_service.storage.base import InUse, StorageError
+    from credit_service.storage.databases import database_of
 
     configure_logs(settings)
-    path = settings.database_path
-    if not create and not path.exists():
-        raise wrong(f"{path}: there is no such database.")
+    database = database_of(settings)
     try:
-        store = service.open_store(settings)
+        if not create and not await database.exists():
+            raise wrong(f"{database.name}: there is no such ledger.")
+        store = await database.opened()
     except InUse as error:
         raise wrong(f"{error} {instead}") from None
     except StorageError as error:

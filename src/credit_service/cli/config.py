@@ -23,8 +23,15 @@ def config(json_: Json = False, database_url: DatabaseUrl = None) -> None:
 
 def shown(settings: "Settings") -> dict[str, Any]:
     """Settings as they may be shown to anybody."""
+    values = settings.model_dump(mode="json")
+    values["database_url"] = _masked(settings.database_url.get_secret_value())
+    return values
+
+
+def _masked(url: str) -> str:
+    """A database's URL without its passwords, of which some drivers take one as a parameter."""
     from sqlalchemy.engine import make_url
 
-    values = settings.model_dump(mode="json")
-    values["database_url"] = make_url(settings.database_url.get_secret_value()).render_as_string(hide_password=True)
-    return values
+    parsed = make_url(url)
+    query = {name: "masked" if "pass" in name.lower() else value for name, value in parsed.query.items()}
+    return parsed.set(query=query).render_as_string(hide_password=True)

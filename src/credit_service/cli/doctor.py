@@ -1,5 +1,6 @@
 """`credit-service doctor`."""
 
+import asyncio
 import json
 import shutil
 import socket
@@ -56,6 +57,10 @@ def _runtime(settings: "Settings") -> Iterator[Finding]:
 
 
 def _database(settings: "Settings") -> Iterator[Finding]:
+    yield from _server(settings) if settings.is_postgres else _file(settings)
+
+
+def _file(settings: "Settings") -> Iterator[Finding]:
     path = settings.database_path
     folder = path.absolute().parent
     if not folder.is_dir():
@@ -71,19 +76,37 @@ def _database(settings: "Settings") -> Iterator[Finding]:
     yield _schema(settings)
 
 
-def _schema(settings: "Settings") -> Finding:
-    from credit_service.storage import migrations
+def _server(settings: "Settings") -> Iterator[Finding]:
     from credit_service.storage.base import StorageError
+    from credit_service.storage.databases import database_of
 
-    path = settings.database_path
+    database = database_of(settings)
     try:
-        migrated = migrations.is_migrated(path)
+        exists = asyncio.run(database.exists())
+    except StorageError as error:
+        remedy = "Mend the server, or point DATABASE_URL at another: no start succeeds until then."
+        yield Finding("database", False, str(error), remedy)
+        return
+    if not exists:
+        yield Finding("database", True, f"{database.name} holds no ledger yet; serve or migrate creates it")
+        return
+    yield _schema(settings)
+
+
+def _schema(settings: "Settings") -> Finding:
+    from credit_service.storage.base import StorageError
+    from credit_service.storage.databases import database_of
+    from credit_service.storage.tables import REVISION
+
+    database = database_of(settings)
+    try:
+        migrated = database.is_migrated()
     except StorageError as error:
         return Finding("database", False, str(error), "Point DATABASE_URL at a ledger of this release, or upgrade.")
     if not migrated:
-        seen = f"{path} does not have schema {migrations.head()}, which this release works with"
+        seen = f"{database.name} does not have schema {REVISION}, which this release works with"
         return Finding("database", False, seen, "Stop the service and run: credit-service migrate")
-    return Finding("database", True, f"{path}, schema {migrations.head()}")
+    return Finding("database", True, f"{database.name}, schema {REVISION}")
 
 
 def _port(settings: "Settings") -> Iterator[Finding]:

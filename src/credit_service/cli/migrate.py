@@ -12,22 +12,22 @@ def migrate(json_: Json = False, database_url: DatabaseUrl = None) -> None:
 
     Stop the service first: an older one cannot work with a newer schema.
     """
-    from credit_service.storage import migrations
-    from credit_service.storage.base import StorageError
+    import asyncio
 
-    settings = settings_of(database_url=database_url)
-    path = settings.database_path
-    existed = path.exists()
+    from credit_service.storage.base import StorageError
+    from credit_service.storage.databases import database_of
+    from credit_service.storage.tables import REVISION
+
+    database = database_of(settings_of(database_url=database_url))
+    name = database.name
     try:
-        migrated = migrations.migrate(path)
-        revision = migrations.head()
+        existed = asyncio.run(database.exists())
+        migrated = database.migrate()
     except StorageError as error:
         raise wrong(str(error)) from None
     if json_:
-        typer.echo(
-            json.dumps({"database": str(path), "schema": revision, "created": not existed, "migrated": migrated})
-        )
+        typer.echo(json.dumps({"database": name, "schema": REVISION, "created": not existed, "migrated": migrated}))
     elif not migrated:
-        typer.echo(f"{path} is up to date (schema {revision}).")
+        typer.echo(f"{name} is up to date (schema {REVISION}).")
     else:
-        typer.echo(f"{path} was {'brought up to' if existed else 'created with'} schema {revision}.")
+        typer.echo(f"{name} was {'brought up to' if existed else 'created with'} schema {REVISION}.")

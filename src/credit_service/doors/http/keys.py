@@ -31,6 +31,9 @@ class NewKey(NamedTuple):
     key: ApiKey
     whole: str
 
+    def __repr__(self) -> str:
+        return f"NewKey(id={self.key.id!r})"
+
 
 def new_key(name: str, scope: str, created_at: int, expires_at: int | None = None) -> NewKey:
     """Make a key. Instants in microseconds since 1970."""

@@ -30,6 +30,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 _ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
+_TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 JSON = b"application/json"
 API = "/api/"
 _NONE: Headers = []
@@ -131,7 +132,8 @@ class Shell:
 
     `hot`: routes by (method, path, media type), answered before FastAPI. `status`: the beginning of the paths of single
     plugin statuses, their route while they are known, and their hot route. `large`: paths whose bodies may be as large
-    as a batch. `measured` is told of each answer: method, route, status, seconds.
+    as a batch. `measured` is told of each answer but those from `status` while they are known: method, route, status,
+    seconds.
     """
 
     def __init__(
@@ -153,6 +155,10 @@ class Shell:
         self._limits = Limits(settings.key_max_length, settings.metadata_max_bytes)
         self._hot = hot
         self._status_prefix, self._known_status, self._status = status
+        # Where every request is told of, those that are answered from memory go the way of all others.
+        self._tells_each = settings.log_level == "debug" or settings.tracing_enabled
+        if self._tells_each:
+            self._known_status = _nothing_known
         self._large = large
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -165,7 +171,8 @@ class Shell:
         started_at = perf_counter()
         headers = dict(scope["headers"])
         own_id = _own_or_new(headers.get(b"x-request-id"))
-        shared_id = _own_or_new(headers.get(b"x-correlation-id"), own_id)
+        trace_id = _trace_id(scope["headers"]) if b"traceparent" in headers else None
+        shared_id = _own_or_new(headers.get(b"x-correlation-id"), trace_id or own_id)
         ids = [(b"x-request-id", own_id), (b"x-correlation-id", shared_id)]
         if scope["method"] == "GET" and scope["path"].startswith(self._status_prefix) and not self._is_oversized(scope):
             # Asked by every storefront page, so without what only other requests need: half the time goes into that.
@@ -174,6 +181,11 @@ class Shell:
                 await _answer(send, self._refused(scope, own_id) or known, ids)
                 return
         request_id, correlation_id = own_id.decode(), shared_id.decode()
+        # A pipelined request's task begins with the names of the one before it.
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id, correlation_id=correlation_id)
+        if trace_id is not None:
+            structlog.contextvars.bind_contextvars(trace_id=trace_id.decode())
         started = 0
 
         async def named(message: Message) -> None:
@@ -187,7 +199,19 @@ class Shell:
         try:
             await self._guarded(scope, receive, send, named, call, lambda: started)
         finally:
-            self._measured(scope["method"], _route(scope), started, perf_counter() - started_at)
+            route, seconds = _route(scope), perf_counter() - started_at
+            self._measured(scope["method"], route, started, seconds)
+            if self._tells_each:
+                self._tell(scope, route, started, seconds)
+
+    @staticmethod
+    def _tell(scope: Scope, route: str, status: int, seconds: float) -> None:
+        """Tell the log of an answered request, and whoever put `credit.traced` into its scope."""
+        milliseconds = round(seconds * 1000, 3)
+        _log.debug("request", method=scope["method"], route=route, status=status, milliseconds=milliseconds)
+        traced: Callable[[str, int], None] | None = scope.get("credit.traced")
+        if traced is not None:
+            traced(route, status)
 
     async def _guarded(
         self, scope: Scope, receive: Receive, send: Send, named: Send, call: Call, started: Callable[[], int]
@@ -204,12 +228,12 @@ class Shell:
         except Exception as error:
             if started():
                 raise
-            await _answer(named, problem_answer(as_problem(error, request_id), request_id))
+            await _answer(named, problem_answer(as_problem(error), request_id))
         except asyncio.CancelledError:
             # The server stops, and has waited for long enough.
             if started():
                 raise
-            await _answer(named, problem_answer(as_problem(OutcomeUnknown(), request_id), request_id))
+            await _answer(named, problem_answer(as_problem(OutcomeUnknown()), request_id))
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, call: Call) -> None:
         if self._is_oversized(scope):
@@ -274,13 +298,33 @@ class Shell:
             raise Problem("request_timeout", detail, headers={"Connection": "close"}) from None
 
 
+def _nothing_known(path: str, headers: Mapping[bytes, bytes]) -> None:
+    """For a shell that answers nothing at once."""
+
+
+def _trace_id(headers: Headers) -> bytes | None:
+    """The trace that a caller names in the one `traceparent` of these headers, where it is well formed (W3C)."""
+    (given, *more) = [value for name, value in headers if name == b"traceparent"]
+    match = _TRACEPARENT.fullmatch(given)
+    if match is None or more or (match[1] == b"00" and match[3] is not None):  # only later versions may add to it
+        return None
+    return match[2]
+
+
 def _address(scope: Scope) -> str:
     return str(scope["client"][0]) if scope.get("client") else ""
 
 
 def _route(scope: Scope) -> str:
     """The template of the route that served a request, so that there are as many as there are routes."""
-    return str(scope.get("credit.route") or getattr(scope.get("route"), "path", "none"))
+    if "credit.route" in scope:
+        return str(scope["credit.route"])
+    template = getattr(scope.get("route"), "path", None)
+    if template is None:
+        return "none"
+    # FastAPI's is that of the router, without the prefix (/api/v1) under which it was included.
+    prefix = "/".join(scope["path"].split("/", 3)[:3]) if scope["path"].startswith(API) else ""
+    return f"{prefix}{template}"
 
 
 def _without_body(send: Send) -> Send:
@@ -351,7 +395,7 @@ def problem_answer(problem: Problem, request_id: str | None) -> Answer:
     return Answer(problem.status, problem.body(request_id), headers, MEDIA_TYPE)
 
 
-def as_problem(error: Exception, request_id: str) -> Problem:
+def as_problem(error: Exception) -> Problem:
     """The problem behind an exception; what nobody foresaw is logged, and answered without a word about its inside."""
     match error:
         case Problem():
@@ -364,10 +408,10 @@ def as_problem(error: Exception, request_id: str) -> Problem:
             detail = "Whether it was posted is not known. Repeat the request with the same key to find out."
             return Problem("outcome_unknown", detail)
         case Conflict() | StorageError():
-            _log.warning("storage_unavailable", reason=str(error), request_id=request_id)
+            _log.warning("storage_unavailable", reason=str(error))
             return Problem(
                 "storage_unavailable",
                 "The database cannot be used right now. Repeat it later, a posting with the same key.",
             )
-    _log.error("internal_error", request_id=request_id, exc_info=error)
+    _log.error("internal_error", exc_info=error)
     return Problem("internal", "Something broke on our side. The log names this request.")

@@ -1,0 +1,50 @@
+"""The audit: compares accounts, one after the other and round after round, with the transactions and grants below them.
+
+`credit-service verify` recomputes everything; this costs a few look-ups for each account, so that it can always run.
+"""
+
+import asyncio
+from typing import NoReturn
+from uuid import UUID
+
+import structlog
+
+from credit_service.storage.base import StorageError, Store
+
+_log = structlog.get_logger()
+
+
+class Auditor:
+    """Goes round all accounts by merchant id, and remembers those that do not agree."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._after: UUID | None = None
+        self._before: set[UUID] = set()  # found in the last whole round
+        self._found: set[UUID] = set()  # found so far in this one
+
+    @property
+    def drifting(self) -> int:
+        """How many accounts do not agree: in the last whole round or so far in this one, whichever are more."""
+        return max(len(self._before), len(self._found))
+
+    async def audit(self, accounts: int) -> None:
+        """Look at the next accounts, so many of them. Raises StorageError."""
+        drifting, self._after = await self._store.drifting(self._after, accounts)
+        for merchant_id in drifting:
+            if merchant_id not in self._before:  # else it was told of already
+                _log.error("ledger_drift", merchant_id=str(merchant_id))
+        self._found.update(drifting)
+        if self._after is None:
+            self._before, self._found = self._found, set()
+
+    async def keep_auditing(self, accounts_per_second: int) -> NoReturn:
+        """Audit for ever, this many accounts each second."""
+        while True:
+            try:
+                await self.audit(accounts_per_second)
+            except StorageError as error:
+                _log.warning("audit_failed", reason=str(error))
+            except Exception as error:  # an auditor that is dead would be missed by nobody
+                _log.error("audit_failed", exc_info=error)
+            await asyncio.sleep(1)

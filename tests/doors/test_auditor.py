@@ -1,0 +1,102 @@
+"""The audit: it goes round all accounts, tells of each that drifts once, and nothing stops it for good."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+from uuid import UUID
+
+import pytest
+from structlog.testing import capture_logs
+
+from credit_service.doors.auditor import Auditor
+from credit_service.storage.base import StorageUnavailable
+from tests.doors.running import Running
+
+
+class Ledger:
+    """A store of ten accounts, of which some drift."""
+
+    def __init__(self, *drifting: int) -> None:
+        self.wrong = set(drifting)
+        self.failures: list[Exception] = []
+        self.asked: list[int] = []
+
+    async def drifting(self, after: UUID | None, limit: int) -> tuple[list[UUID], UUID | None]:
+        if self.failures:
+            raise self.failures.pop(0)
+        first = 0 if after is None else after.int + 1
+        self.asked.append(first)
+        page = range(first, min(first + limit, 10))
+        found = [UUID(int=number) for number in page if number in self.wrong]
+        return found, UUID(int=page[-1]) if page[-1] < 9 else None
+
+
+async def test_a_round_goes_by_merchant_through_all_accounts_and_begins_again() -> None:
+    ledger: Any = Ledger()
+    auditor = Auditor(ledger)
+    for _ in range(4):
+        await auditor.audit(4)
+    assert ledger.asked == [0, 4, 8, 0]
+
+
+async def test_what_drifts_counts_from_when_it_is_found_until_a_whole_round_was_without_it() -> None:
+    ledger: Any = Ledger(1, 8)
+    auditor = Auditor(ledger)
+    counted = []
+    for number in range(9):
+        if number == 3:
+            ledger.wrong = {8}
+        await auditor.audit(4)
+        counted.append(auditor.drifting)
+    assert counted == [1, 1, 2, 2, 2, 1, 1, 1, 1]
+
+
+async def test_each_account_that_drifts_is_told_of_once_and_again_when_it_had_been_well() -> None:
+    ledger: Any = Ledger(1, 8)
+    auditor = Auditor(ledger)
+    with capture_logs() as told:
+        for _ in range(2):
+            await auditor.audit(10)
+        ledger.wrong = {8}
+        await auditor.audit(10)
+        ledger.wrong = {1, 8}
+        await auditor.audit(10)
+    assert [(line["event"], line["log_level"], UUID(line["merchant_id"]).int) for line in told] == [
+        ("ledger_drift", "error", 1),
+        ("ledger_drift", "error", 8),
+        ("ledger_drift", "error", 1),
+    ]
+
+
+@pytest.mark.parametrize("failure", [StorageUnavailable("gone"), RuntimeError("a bug")], ids=repr)
+async def test_an_audit_that_fails_goes_on_where_it_was(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger: Any = Ledger()
+    rested = []
+
+    async def rest(seconds: float) -> None:
+        rested.append(seconds)
+        if len(rested) == 2:
+            ledger.failures = [failure, failure]
+        if len(rested) == 6:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr("asyncio.sleep", rest)
+    with pytest.raises(asyncio.CancelledError), capture_logs() as told:
+        await Auditor(ledger).keep_auditing(4)
+    assert ledger.asked == [0, 4, 8, 0]
+    assert [line["event"] for line in told] == ["audit_failed"] * 2
+    assert rested == [1] * 6
+
+
+def test_an_account_that_was_changed_by_hand_shows_in_the_metrics(start: Callable[..., Running]) -> None:
+    running = start(audit_accounts_per_second=0)
+    well, wrong = running.open(), running.open()
+    with closing(sqlite3.connect(running.settings.database_path)) as database, database:
+        database.execute("UPDATE accounts SET last_hash = zeroblob(32) WHERE merchant_id = ?", [UUID(wrong).bytes])
+    with capture_logs() as told:
+        running.run(running.service.auditor.audit(10))
+    assert [line["merchant_id"] for line in told] == [wrong]
+    assert well != wrong
+    assert "\ncredits_ledger_drift_accounts 1.0\n" in running.client.get("/metrics").text

@@ -1,0 +1,337 @@
+"""No secret comes out: canaries are put wherever a secret can be, and looked for in everything that is said."""
+
+import contextlib
+import json
+import sqlite3
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from structlog.testing import capture_logs
+
+from credit_service.doors.http.keys import Keyring, new_key
+from credit_service.doors.http.problems import Problem
+from credit_service.service import Service, first_key
+from credit_service.settings import YAML_FILE, Settings, SettingsError, load
+from credit_service.storage.databases import database_of
+from credit_service.storage.databases import database_of
+from tests.commands import clean_environment, command
+from tests.doors.running import Running
+from tests.served import served
+
+CANARY = "Canary-in-the-mine"
+MERCHANT = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
+NOBODY = "127.0.0.1:1"
+"""Where nobody listens."""
+
+URLS = (
+    f"postgresql://user:{CANARY}@{NOBODY}/credits",
+    f"postgres://user:{CANARY}@{NOBODY}/credits",
+    f"postgresql+asyncpg://user:{CANARY}@{NOBODY}/credits",
+    f"postgresql://user@{NOBODY}/credits?password={CANARY}",
+    f"postgresql://user@{NOBODY}/credits?sslpassword={CANARY}&sslmode=disable",
+    f"postgresql://user:{CANARY}@127.0.0.1:port/credits",
+    f"postgresql://user@127.0.0.1:{CANARY}/credits",
+    f"postgresql://user:{CANARY}@@{NOBODY}/credits",
+    f"postgresql://user:%{CANARY}@{NOBODY}/credits",
+    f"postgresql://user:{CANARY}@[::1/credits",
+    f"postgresql//user:{CANARY}@{NOBODY}/credits",
+    f"postgresql:///{CANARY}:{CANARY}@{NOBODY}/credits",
+    f"mysql://user:{CANARY}@{NOBODY}/credits",
+    f"sqlite://user:{CANARY}@{NOBODY}/credits",
+    f"sqlite:///user:{CANARY}@{NOBODY}/credits",
+    f"sqlite:///postgresql://user:{CANARY}@{NOBODY}/credits",
+    f"user:{CANARY}@{NOBODY}/credits",
+    CANARY,
+)
+"""Databases with a password: good ones, and such as somebody in a hurry writes."""
+
+COMMANDS = (
+    ("config",),
+    ("config", "--json"),
+    ("doctor",),
+    ("doctor", "--json"),
+    ("migrate",),
+    ("verify",),
+    ("keys", "create", "--name", "x", "--scope", "read"),
+    ("serve", "--port", "0"),
+)
+
+
+@pytest.fixture(autouse=True)
+def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty directory, and an environment without settings."""
+    monkeypatch.chdir(tmp_path)
+    environment = clean_environment()
+    for name in [name for name in Settings.model_fields if name.upper() not in environment]:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """An exception, and all that hang on to it, whether a traceback would show them or not."""
+    left, seen = [error], set[int]()
+    while left:
+        one = left.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            left += [other for other in (one.__cause__, one.__context__) if other is not None]
+
+
+def told_by(error: BaseException) -> str:
+    """Everything that an exception says."""
+    return "\n".join(
+        text
+        for one in chain(error)
+        for text in (str(one), repr(one), repr(one.args), repr(vars(one)), *traceback.format_exception(one))
+    )
+
+
+def of(thing: Any) -> str:
+    """Everything that a value says of itself."""
+    return "\n".join((repr(thing), str(thing), f"{thing}", repr([thing]), repr({"it": thing})))
+
+
+def is_quiet(*texts: str, canary: str = CANARY) -> bool:
+    """Whether a canary is in none of these, nor in another way of writing it."""
+    ways = {canary, canary.lower(), canary.upper(), canary.encode().hex()}
+    return not any(way in text for text in texts for way in ways)
+
+
+# ---- passwords in the URL of the database
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_no_command_tells_a_password_of_the_database_wherever_it_was_set(url: str, tmp_path: Path) -> None:
+    for arguments in COMMANDS:
+        ran = command(*arguments, cwd=tmp_path, DATABASE_URL=url, LOG_LEVEL="debug")
+        assert is_quiet(ran.out, ran.err), arguments
+        ran = command(*arguments, "--database-url", url, cwd=tmp_path)
+        assert is_quiet(ran.out, ran.err), arguments
+    for file, text in ((".env", f"DATABASE_URL={url}\n"), (YAML_FILE, f"database_url: '{url}'\n")):
+        (tmp_path / file).write_text(text)
+        for arguments in COMMANDS[:3]:
+            ran = command(*arguments, cwd=tmp_path)
+            assert is_quiet(ran.out, ran.err), (file, arguments)
+        (tmp_path / file).unlink()
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_neither_settings_nor_their_refusal_hold_a_password_of_the_database(url: str) -> None:
+    with contextlib.suppress(SettingsError):
+        settings = load(database_url=url)
+        database = database_of(settings)
+        assert is_quiet(
+            of(settings), settings.model_dump_json(), str(settings.model_dump()), of(database), database.name
+        )
+        return
+    with pytest.raises(SettingsError) as refused:
+        load(database_url=url)
+    assert is_quiet(told_by(refused.value))
+
+
+# ---- wrong settings
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"database_url: [{CANARY}\n",
+        f"database_url: '{CANARY}\n",
+        f"database_url: {{a: {CANARY}}}\n",
+        f"database_url: *{CANARY}\n",
+        f"database_url: !{CANARY} x\n",
+        f"database_url: !!python/name:{CANARY} x\n",
+        f"database_url: &{CANARY}\n  - *x\n",
+        f"database_url: x\n  {CANARY}: :\n",
+        f"%{CANARY} 1\n---\nx\n",
+        f"%TAG ! {CANARY}\n",
+        f"postgresql://user:{CANARY}@host/db: x\n",
+        f"? [{CANARY}]\n: x\n",
+        f"? {{{CANARY}: 1}}\n: x\n",
+        f"- {CANARY}\n",
+        f"{CANARY}\n",
+        f"trial_credits: {CANARY}\n",
+        f"trial_credits: [{CANARY}]\n",
+        f"log_level: {CANARY}\n",
+        f"tracing_endpoint: http://user:{CANARY}@host/\n",
+    ],
+)
+def test_a_wrong_line_of_yaml_is_not_quoted(text: str, tmp_path: Path) -> None:
+    (tmp_path / YAML_FILE).write_text(text)
+    with pytest.raises(SettingsError) as refused:
+        load()
+    assert is_quiet(told_by(refused.value))
+    ran = command("config", cwd=tmp_path)
+    assert ran.code == 2
+    assert is_quiet(ran.out, ran.err)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"DATABASE_URL={CANARY}\n".encode(),
+        f"DATABASE_URL='{CANARY}\nTRIAL_CREDITS=x\n".encode(),
+        f"export {CANARY}\nTRIAL_CREDITS=x\n".encode(),
+        f"TRIAL_CREDITS={CANARY}\n".encode(),
+        f"DATABASE_URL={CANARY}".encode() + b"\xff\n",
+        f"{CANARY}=\n== {CANARY}\nTRIAL_CREDITS=-1".encode(),
+    ],
+)
+def test_a_wrong_line_of_env_is_not_quoted(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(content)
+    with pytest.raises(SettingsError) as refused:
+        load()
+    assert is_quiet(told_by(refused.value))
+    ran = command("config", cwd=tmp_path)
+    assert ran.code == 2
+    assert is_quiet(ran.out, ran.err)
+
+
+# ---- keys in memory
+
+
+async def test_no_part_of_the_service_tells_a_key_by_showing_itself(tmp_path: Path) -> None:
+    settings = load(database_url=f"sqlite:///{tmp_path / 'a.db'}")
+    store = await database_of(settings).opened()
+    try:
+        whole = await first_key(store, tmp_path / "a.db", terminal=True)
+        assert whole is not None
+        made = new_key("x", "read", 0)
+        await store.add_key(made.key)
+        service = Service(store, settings)
+        await service.keyring.authenticate([f"Bearer {whole}".encode()])
+        for secret in (whole.split("_", 2)[2], made.whole.split("_", 2)[2]):
+            for thing in (settings, store, service, service.keyring, service.app, service.posting, service.gate, made):
+                assert is_quiet(of(thing), canary=secret)
+            assert is_quiet(of(await store.keys()), of(made.key), canary=secret)
+        for wrong in (f"{whole}x", f"{whole[:-1]}!", f"Basic {whole}"):
+            with pytest.raises(Problem) as refused:
+                await Keyring(store).authenticate([f"Bearer {wrong}".encode()])
+            assert is_quiet(told_by(refused.value), of(refused.value.shape("r")), canary=whole.split("_", 2)[2])
+    finally:
+        await store.close()
+
+
+def test_what_breaks_on_the_way_holds_no_header(start_broken: Callable[[], Running]) -> None:
+    running = start_broken()
+    with capture_logs() as told:
+        answer = running.post("/credits/accounts", {"merchant_id": MERCHANT}, "admin")
+    assert answer.status_code == 500
+    (line,) = [line for line in told if line["event"] == "internal_error"]
+    secret = running.keys["admin"].split("_", 2)[2]
+    assert is_quiet(told_by(line["exc_info"]), repr(told), answer.text, canary=secret)
+
+
+@pytest.fixture
+def start_broken(tmp_path: Path) -> Iterator[Callable[[], Running]]:
+    """Starts a service one of whose tables is gone."""
+    with Running(tmp_path) as running:
+
+        def started() -> Running:
+            with closing(sqlite3.connect(running.settings.database_path)) as database:
+                database.execute("DROP TABLE grants")
+            return running
+
+        yield started
+
+
+# ---- keys sent to a service
+
+
+def spoken(url: str, *keys: str) -> str:
+    """All that is answered to requests with these keys in the right place and in wrong ones."""
+    said: list[str] = []
+
+    def ask(method: str, path: str, headers: dict[str, str], **more: Any) -> None:
+        answer = httpx2.request(method, f"{url}{path}", headers=headers, timeout=60, **more)
+        said.append(f"{answer.status_code} {answer.headers} {answer.text}")
+
+    opening = {"content": json.dumps({"merchant_id": MERCHANT}).encode()}
+    for key in keys:
+        placed: list[dict[str, str]] = [
+            {"authorization": f"Bearer {key}"},
+            {"authorization": f"bearer  {key}"},
+            {"authorization": f"Bearer {key}x"},
+            {"authorization": f"Bearer {key[:-1]}"},
+            {"authorization": f"Bearer cs_{key}"},
+            {"authorization": f"Basic {key}"},
+            {"authorization": key},
+            {"x-api-key": key},
+            {"cookie": f"key={key}"},
+        ]
+        for headers in placed:
+            ask("GET", "/api/v1/credits/accounts", headers)
+            ask("GET", "/api/v1/health/detailed", headers)
+            ask("POST", "/api/v1/credits/accounts", {**headers, "content-type": "application/json"}, **opening)
+            ask("POST", "/api/v1/credits/transactions", {**headers, "content-type": "application/json"}, content=b"{")
+        for query in (f"api_key={key}", f"access_token={key}", f"limit={key}", f"cursor={key}"):
+            for headers in ({}, placed[0]):
+                ask("GET", f"/api/v1/credits/accounts?{query}", headers)
+        ask("GET", f"/livez?key={key}", {})
+    for path in ("/metrics", "/openapi.json", "/docs", "/docs/errors", "/readyz", "/api/v1/health"):
+        ask("GET", path, {})
+    return "\n".join(said)
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_a_service_tells_no_key_in_its_log_nor_in_its_answers(tmp_path: Path, log_format: str) -> None:
+    settings = {
+        "LOG_FORMAT": log_format,
+        "LOG_LEVEL": "debug",
+        "TRACING_ENABLED": "true",
+        "TRACING_ENDPOINT": f"http://{NOBODY}/v1/traces",
+        "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{CANARY}",
+    }
+    with served(tmp_path / "a.db", settings=settings) as service:
+        with service.client() as client:
+            made = client.post("/api-keys", json={"name": "x", "scope": "read"}).json()["data"]["key"]
+            unknown = f"cs_abcdefghijkl_{CANARY:x<43}"
+            secrets = [service.key.split("_", 2)[2], made.split("_", 2)[2], CANARY]
+            answers = [spoken(service.url, service.key, made, unknown, CANARY), client.get("/api-keys").text]
+            # A table is gone, so that a request with a good key fails as nobody foresaw.
+            with closing(sqlite3.connect(tmp_path / "a.db")) as database:
+                database.execute("DROP TABLE grants")
+            broken = client.post("/credits/accounts", json={"merchant_id": "00000000-0000-4000-8000-000000000000"})
+            assert broken.json()["code"] == "internal"
+            answers += [broken.text, spoken(service.url, service.key, made)]
+        service.process.terminate()
+        service.process.wait(30)
+        assert service.process.stdout is not None
+        said = service.process.stdout.read()
+        log = service.errors()
+        assert "internal_error" in log
+        assert '"request"' in log or "request  " in log
+        assert all(is_quiet(log, said, *answers, canary=secret) for secret in secrets)
+        assert "authorization" not in log.lower()
+
+
+# ---- keys given to the command line
+
+
+def test_replay_tells_neither_its_key_nor_the_password_of_its_url(tmp_path: Path) -> None:
+    (tmp_path / "orders.csv").write_text("merchant_id,order_id,total,currency\n")
+    events = tmp_path / "events.jsonl"
+    events.write_text(
+        json.dumps({"specversion": "1.0", "id": "1", "source": "s", "type": "evt.merchant.created"}) + "\n"
+    )
+    for url in (f"http://user:{CANARY}@{NOBODY}", f"http://{NOBODY}/?key={CANARY}", f"{CANARY}", f"http://[{CANARY}"):
+        whole = f"cs_abcdefghijkl_{CANARY:x<43}"
+        for key in (whole, f"{whole} ", f"{whole}\n", CANARY):
+            ran = command("replay", events, "--url", url, "--key", key, cwd=tmp_path)
+            assert ran.code != 0
+            assert is_quiet(ran.out, ran.err), (url, key)
+            ran = command("replay", events, "--url", f"http://{NOBODY}", cwd=tmp_path, CREDIT_SERVICE_KEY=key)
+            assert is_quiet(ran.out, ran.err)
+
+
+def test_a_new_key_is_printed_once_on_standard_output_and_nowhere_else(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path / 'a.db'}"
+    assert command("migrate", cwd=tmp_path, DATABASE_URL=database).code == 0
+    ran = command(*COMMANDS[6], cwd=tmp_path, DATABASE_URL=database, LOG_LEVEL="debug")
+    assert ran.out.startswith("cs_")
+    assert is_quiet(ran.err, canary=ran.out.strip().split("_", 2)[2])
