@@ -7,8 +7,10 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import structlog
@@ -21,7 +23,7 @@ from credit_service.doors.http.app import make_app
 from credit_service.doors.http.keys import Keyring, new_key
 from credit_service.doors.http.protocol import LimitedProtocol
 from credit_service.doors.http.routes import PREFIX, Parts
-from credit_service.doors.http.shell import Application
+from credit_service.doors.http.shell import Application, Receive, Scope, Send
 from credit_service.doors.sweeper import keep_sweeping
 from credit_service.gate.status import Gate
 from credit_service.ledger.decide import Outcome
@@ -64,12 +66,14 @@ class Service:
         self.metrics.gauge("credits_posting_queue_depth", "Commands that wait for a batch", lambda: self.posting.queued)
         self.store = store
         self.settings = settings
+        self.stopping = False  # told to, and about to
         self.keyring = Keyring(store)
         self.auditor = Auditor(store)
         drifting = "Accounts that disagree with their last transaction or their grants"
         self.metrics.gauge("credits_ledger_drift_accounts", drifting, lambda: self.auditor.drifting)
         self.app: Application = make_app(
-            Parts(store, self.posting, self.gate, self.keyring, policy, settings, self.metrics), self.running
+            Parts(store, self.posting, self.gate, self.keyring, policy, settings, self.metrics, lambda: self.stopping),
+            self.running,
         )
         self.tracing: Tracing | None = None
         if settings.tracing_enabled:
@@ -153,19 +157,95 @@ def _write_key(file: Path, key: str) -> Path:
 
 async def serve(settings: Settings) -> None:
     """Serve until told to stop. Raises StorageError where the start fails, with one readable line."""
-    with contextlib.closing(_listen(settings)) as listening:
-        database = database_of(settings)
-        store = await database.opened()
+    with contextlib.closing(listen(settings)) as listening:
+        await _serve(settings, listening, await _prepared(settings, listening))
+
+
+async def prepare(settings: Settings, listening: socket.socket) -> None:
+    """What is done once before several workers serve: the schema, the first key, the greeting."""
+    store = await _prepared(settings, listening)
+    await store.close()
+
+
+async def serve_on(settings: Settings, listening: socket.socket, worker: int) -> None:
+    """Serve on a socket that several workers share, everything being prepared."""
+    await _serve(settings, listening, await database_of(settings).opened(), worker)
+
+
+async def _prepared(settings: Settings, listening: socket.socket) -> Store:
+    database = database_of(settings)
+    store = await database.opened()
+    try:
+        key = await first_key(store, key_file(settings), terminal=sys.stdout.isatty())
+    except OSError as error:
+        await store.close()
+        raise StorageError(f"{error.filename}: the first admin key cannot be written: {error.strerror}.") from None
+    host, port = listening.getsockname()[:2]
+    _greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", database.name, key)
+    return store
+
+
+async def _serve(settings: Settings, listening: socket.socket, store: Store, worker: int = 0) -> None:
+    quieten_garbage_collection()
+    service = Service(store, settings)
+    with contextlib.ExitStack() as stack:
+        beside = None
+        if settings.metrics_port:
+            try:
+                own = stack.enter_context(contextlib.closing(listen(settings, settings.metrics_port + worker)))
+            except StorageError:
+                await store.close()
+                raise
+            beside = asyncio.create_task(_MetricsServer(service, settings).serve([own]), name="metrics")
         try:
-            key = await first_key(store, key_file(settings), terminal=sys.stdout.isatty())
-        except OSError as error:
-            await store.close()
-            raise StorageError(f"{error.filename}: the first admin key cannot be written: {error.strerror}.") from None
-        quieten_garbage_collection()
-        server = uvicorn.Server(server_config(Service(store, settings), settings))
-        host, port = listening.getsockname()[:2]
-        _greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", database.name, key)
-        await server.serve(sockets=[listening])
+            await Server(service, settings).serve([listening])
+        finally:
+            if beside is not None:
+                beside.cancel()
+                await asyncio.gather(beside, return_exceptions=True)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which says for a while that it is about to stop before it does (SHUTDOWN_DELAY_SECONDS)."""
+
+    def __init__(self, service: Service, settings: Settings) -> None:
+        super().__init__(server_config(service, settings))
+        self._service = service
+        self._delay = settings.shutdown_delay_seconds
+        self._loop = asyncio.get_running_loop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins the stop, a second one ends the delay."""
+        if self._delay and not self._service.stopping:
+            self._service.stopping = True
+            end = partial(super().handle_exit, sig, frame)
+            self._loop.call_soon_threadsafe(self._loop.call_later, self._delay, end)
+        else:
+            super().handle_exit(sig, frame)
+
+
+class _MetricsServer(uvicorn.Server):
+    """Serves /metrics of this process alone, for Prometheus to see each worker; it ends with the service."""
+
+    def __init__(self, service: Service, settings: Settings) -> None:
+        async def only_metrics(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["path"] != "/metrics":
+                scope = {**scope, "path": "/", "raw_path": b"/"}
+            await service.app(scope, receive, send)
+
+        config = server_config(service, settings)
+        config.app, config.lifespan = only_metrics, "off"
+        super().__init__(config)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are for the service's own server."""
+        yield
+
+
+def longest_stop_seconds(settings: Settings) -> float:
+    """How long a service may take to stop: requests under way are finished, and what was queued is posted."""
+    return settings.shutdown_delay_seconds + 2 * settings.posting_deadline_seconds + 5
 
 
 def quieten_garbage_collection() -> None:
@@ -199,9 +279,9 @@ def server_config(service: Service, settings: Settings) -> uvicorn.Config:
     )
 
 
-def _listen(settings: Settings) -> socket.socket:
+def listen(settings: Settings, port: int | None = None) -> socket.socket:
     """The listening socket, bound before anything else is opened: a port in use is the commonest fault of a start."""
-    host, port = settings.service_host, settings.service_port
+    host, port = settings.service_host, settings.service_port if port is None else port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

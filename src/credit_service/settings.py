@@ -119,6 +119,9 @@ class Settings(BaseSettings):
         4, ge=1, le=16, description="Postings of a process that PostgreSQL takes at once; SQLite takes one."
     )
     posting_queue_size: int = Field(20_000, ge=1, description="Postings that may wait at once.")
+    shutdown_delay_seconds: Annotated[float, Field(ge=0, le=600)] = Field(
+        0, description="Seconds that /readyz answers 503 before the service stops."
+    )
     sweep_seconds: Seconds = Field(1, description="Seconds between two sweeps for what time has done.")
 
     rate_limit_enabled: bool = Field(True, description="Whether callers are limited in how often they may call.")
@@ -134,6 +137,12 @@ class Settings(BaseSettings):
     )
     cors_origins: str = Field("", description="Origins whose pages may call, separated by commas; * means any.")
     metrics_enabled: bool = Field(True, description="Whether /metrics is served.")
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65_000,
+        description="Port that serves /metrics of the first worker, the next one of the second; or 0.",
+    )
     metrics_balance_per_merchant: bool = Field(
         False, description="Whether /metrics tells the balance of every merchant: a series for each of them."
     )

@@ -23,11 +23,16 @@ def serve(
     from credit_service.storage.base import StorageError
 
     settings = settings_of(service_host=host, service_port=port, database_url=database_url)
-    if workers > 1:
+    if workers > 1 and not settings.is_postgres:
         raise wrong(f"--workers {workers}: an SQLite ledger has one serving process.")
     configure_logs(settings)
     try:
-        uvloop.run(service.serve(settings))
+        if workers > 1:
+            from credit_service.workers import serve as serve_with
+
+            serve_with(settings, workers)
+        else:
+            uvloop.run(service.serve(settings))
     except StorageError as error:
         raise wrong(str(error)) from None
     except KeyboardInterrupt:

@@ -47,7 +47,7 @@ from credit_service.ledger.commands import (
     source_key,
 )
 from credit_service.ledger.draft import Draft, Posted
-from credit_service.ledger.policy import Policy, threshold_of
+from credit_service.ledger.policy import Policy
 from credit_service.ledger.pricing import order_price
 from credit_service.ledger.refunds import refund_order, refund_payment
 from credit_service.ledger.refusals import Refusal, Refused
@@ -157,7 +157,6 @@ def _seen_before(state: State, command: Command) -> Replayed | Waiting | Refused
 
 def _open(state: State, command: Command, policy: Policy, now: int) -> Draft:
     account = Account(state.number, command.merchant_id, opened_at=now, settled_at=now)
-    account = account._replace(threshold=threshold_of(account, policy))
     draft = Draft(account, (), {}, policy, now, opened=True)
     draft.announce(ACCOUNT_CREATED)
     return draft
@@ -172,7 +171,6 @@ def _settled(state: State, account: Account, policy: Policy, now: int) -> Draft:
 def _changed_nothing(posted: Posted, account: Account) -> bool:
     return not (
         posted.transactions
-        or posted.announcements
         or posted.dead_letters
         or posted.account != account._replace(settled_at=posted.account.settled_at)
     )

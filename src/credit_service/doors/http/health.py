@@ -104,7 +104,7 @@ async def livez() -> Response:
 @bare.get("/readyz", operation_id="readyz", tags=_tags, responses=_ok | problems("overloaded", "storage_unavailable"))
 async def readyz(parts: PartsOf) -> Response:
     """The process can take postings."""
-    if parts.posting.draining:
+    if parts.is_stopping() or parts.posting.draining:
         raise Problem("overloaded", "The service is stopping.")
     await parts.store.check()
     return respond(Answer(200, encode({"status": "ok"})))

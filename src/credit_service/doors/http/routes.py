@@ -45,7 +45,9 @@ class Parts:
         policy: Policy,
         settings: Settings,
         metrics: Metrics,
+        is_stopping: Callable[[], bool],
     ) -> None:
+        self.is_stopping = is_stopping
         self.metrics = metrics
         self.store = store
         self.keyring = keyring
