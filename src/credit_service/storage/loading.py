@@ -1,18 +1,21 @@
 """What a posting needs, gathered from the rows that an engine found for it.
 
-An engine locks, asks in its own way for what is named here, and hands over what it found: how that becomes the records
-on which `decide` works is the same for all.
+An engine locks, finds what `questions` ask for (or, in its own way, what they come to), and hands it over: how that
+becomes the records on which `decide` works is the same for all.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from uuid import UUID
+
+from sqlalchemy import Table
 
 from credit_service.ledger.account import Account, Grant, Transaction
 from credit_service.ledger.decide import Needs
 from credit_service.ledger.draft import burn_down_order
-from credit_service.storage import rows
+from credit_service.storage import rows, tables
 from credit_service.storage.base import Loaded, Record
 from credit_service.storage.rows import Row
+from credit_service.storage.statements import Find
 
 
 class Loading:
@@ -25,6 +28,29 @@ class Loading:
         self._by_number: dict[int, Record] = {}
         self._records: dict[UUID, Record] = {}
 
+    def questions(self, draw_number: Callable[[], int]) -> Generator[Find, Iterable[Row], None]:
+        """Everything that is needed, one question after the other; is sent what was found."""
+        merchants = [(place,) for place in self.merchants]
+        self.found_accounts((yield Find(tables.accounts, ("merchant_id",), merchants)), draw_number)
+        if not self.accounts:
+            return
+        numbers = {merchant: account.number for merchant, account in self.accounts.items()}
+
+        def of_key(table: Table, some: set[tuple[UUID, bytes]]) -> Find:
+            places = [(numbers[merchant], hash_) for merchant, hash_ in some if merchant in numbers]
+            return Find(table, ("account", "key_hash"), places)
+
+        every = [(number,) for number in self._by_number]
+        self.found_grants((yield Find(tables.grants, ("account",), every, tables.OPEN)))
+        self.found_parked((yield Find(tables.parked, ("account",), every)))
+        self.found_firsts((yield of_key(tables.transactions, self.keys())))
+        if sources := self.sources():
+            self.found_given_back((yield of_key(tables.given_back, sources)))
+            self.found_drawn((yield self.drawn()))
+        if granted := [account for m in self.trials() if (account := self.accounts.get(m)) is not None]:
+            trials = [(account.number, account.trial) for account in granted if account.trial]
+            self.found_trials((yield Find(tables.transactions, ("account", "sequence"), trials)))
+
     def found_accounts(self, found: Iterable[Row], draw_number: Callable[[], int]) -> None:
         """Take the rows of `accounts` of `merchants`; whoever has none is given a number to open one."""
         accounts = self.accounts
@@ -33,11 +59,6 @@ class Loading:
             accounts[merchant] = rows.account(row, merchant)
         self._records = {merchant: Record(accounts.get(merchant), draw_number) for merchant in self.merchants.values()}
         self._by_number = {account.number: self._records[merchant] for merchant, account in accounts.items()}
-
-    @property
-    def numbers(self) -> Iterable[int]:
-        """The accounts that there are: all of their open grants and parked refunds are needed."""
-        return self._by_number
 
     def keys(self) -> set[tuple[UUID, bytes]]:
         """Under which keys a transaction may be recorded, by merchant and hash."""
@@ -80,14 +101,15 @@ class Loading:
             back = rows.given_back(row)
             self._by_number[row[0]].given_back[back.key] = back
 
-    def drawn(self) -> set[tuple[int, int]]:
-        """The grants on which the sources had drawn, by account and number."""
-        return {
+    def drawn(self) -> Find:
+        """The grants on which the sources had drawn."""
+        places = {
             (source.account, number)
             for need in self._needs
             if need.source and (source := self._records[need.merchant_id].firsts.get(need.source)) is not None
             for number, _ in source.draws
         }
+        return Find(tables.grants, ("account", "number"), places)
 
     def found_drawn(self, found: Iterable[Row]) -> None:
         """Take the rows of the grants of `drawn`."""

@@ -9,8 +9,19 @@ memory of a process, and the events of a lane commit in the order of their numbe
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from threading import Thread
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -18,6 +29,7 @@ from uuid import UUID
 from zlib import crc32
 
 import asyncpg
+from sqlalchemy import Table
 
 from credit_service.ledger.decide import Needs
 from credit_service.storage import postgres_statements as sql
@@ -27,6 +39,7 @@ from credit_service.storage.base import (
     Books,
     Conflict,
     OutcomeUnknown,
+    StorageError,
     StorageUnavailable,
     Work,
     Writes,
@@ -41,9 +54,16 @@ Connection = Any
 """An asyncpg connection, or one of its pool."""
 
 LANES: Final = 16
+_KNOCK_SECONDS = 0.1
+"""How long nobody tries to connect after an attempt that failed."""
 _CLOCK_SECONDS = 10.0
 """How long the database's clock is reckoned from this process's before it is asked again."""
 _ROWS_AT_ONCE = 1000
+_FEW: Final = 4
+"""Up to so many merchants are loaded by one statement, which is slower for each and waits once."""
+_COPIED: Final = 50
+"""From so many new rows on, a message of their own to the server costs less than what it saves."""
+_DEFAULTS: Final = {"jit": "off"}
 
 _TRANSIENT: Final = (
     asyncpg.TransactionRollbackError,  # serialization failures and deadlocks
@@ -58,7 +78,7 @@ _AWAY: Final = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
     asyncpg.InsufficientPrivilegeError,
-    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InvalidTransactionStateError,  # read-only, or undone by the server since we were silent
     asyncpg.PostgresSystemError,
     asyncpg.InterfaceError,
     OSError,
@@ -93,7 +113,8 @@ def _kind(error: BaseException) -> str:
         return str(error.args[0] if error.args else type(error).__name__)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return "it did not answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+    late = isinstance(error, (TimeoutError, asyncio.CancelledError))
+    return "it did not answer in time" if late else type(error).__name__
 
 
 class PostgresStore(Reads):
@@ -124,8 +145,19 @@ class PostgresStore(Reads):
         self._clock = clock
         self._draw_number = draw_number
         self._connect = connector(url, timeout_seconds=timeout_seconds, pooled=pooled)
-        self._lines = [_Line(self._connect) for _ in range(streams)]
-        self._readers = _Readers(self._connect, pool_size)
+        patience = str(int(timeout_seconds * 1000))
+        # Of a process that vanished in the midst of a posting the server may hear nothing for hours, not even its end.
+        for_posting = {
+            "lock_timeout": patience,
+            "idle_in_transaction_session_timeout": patience,
+            **sql.POSTING_SETTINGS,
+        }
+        # A pooled connection has no settings of its own, so each posting brings them along.
+        self._local = for_posting if pooled else {}
+        connect = connector(url, timeout_seconds=timeout_seconds, pooled=pooled, settings=for_posting)
+        door = _Door(self.name)
+        self._lines = [_Line(partial(door.connected, connect)) for _ in range(streams)]
+        self._readers = _Readers(self.name, partial(door.connected, self._connect), pool_size)
         self._ahead = 0  # of the database's clock, against this process's
         self._clock_read_at = float("-inf")
 
@@ -138,42 +170,56 @@ class PostgresStore(Reads):
     async def post(self, needs: Sequence[Needs], work: Work) -> Writes:
         """See `base.Store.post`."""
         line = self._lines[self.stream_of(needs[0].merchant_id) if needs else 0]
-        async with line.taken(self.name, self._timeout) as connection:
+        async with line.taken() as connection:
             with translated(self.name):
-                loading = Loading(needs)
-                now, last = await self._load(connection, loading)
-                writes = work(loading.loaded(now))
-                if not await self._write_rows(connection, writes, loading.granted, last):
-                    await connection.execute("ROLLBACK")
-                    return writes
-            await self._commit(connection)
+                async with asyncio.timeout(self._timeout):  # not of the commit: its silence means something else
+                    loading = Loading(needs)
+                    now, last = await self._load(connection, loading)
+                    writes = work(loading.loaded(now))
+                    if not await self._write_rows(connection, writes, loading.granted, last):
+                        await connection.execute("ROLLBACK")
+                        return writes
+                await self._commit(connection)
         return writes
 
     async def _commit(self, connection: Connection) -> None:
         try:
-            await connection.execute("COMMIT")
+            done = await connection.execute("COMMIT")
         except (asyncpg.TransactionRollbackError, asyncpg.IntegrityConstraintViolationError):
             raise  # the server says that it did not
         except Exception as error:
             raise OutcomeUnknown(f"{self.name} did not say whether it committed: {_kind(error)}.") from error
+        if done != "COMMIT":
+            raise Conflict(f"{self.name} undid a posting at its commit.")
 
     async def _load(self, connection: Connection, loading: Loading) -> tuple[int, dict[int, int]]:
         """Lock, then load; the time after the locks, and the last event of each of the lanes."""
         lanes = sorted({lane_of(merchant_id) for merchant_id in loading.merchants.values()})
+        await connection.execute(sql.begin(lanes, self._local))
+        load = self._load_few if len(loading.merchants) <= _FEW else self._load_many
+        now, last = await load(connection, loading, lanes)
+        self._reckon(now)
+        return now if self._clock is None else self._clock(), dict(zip(lanes, last or (), strict=True))
+
+    async def _load_many(self, connection: Connection, loading: Loading, lanes: list[int]) -> tuple[int, list[int]]:
+        """Load in several messages to the server, which finds a thousand places faster when they are of one table."""
+        now, last = await connection.fetchrow(sql.STATE, lanes)
+        steps = loading.questions(self._draw_number)
+        with suppress(StopIteration):
+            question = next(steps)
+            while True:
+                question = steps.send(await _answer(connection, question))
+        return now, last
+
+    async def _load_few(self, connection: Connection, loading: Loading, lanes: list[int]) -> tuple[int, list[int]]:
+        """Load in one message: a lone caller waits for each of them."""
         keys, sources, trials = loading.keys(), loading.sources(), loading.trials()
-        places = [
-            [*loading.merchants],
-            lanes,
-            [merchant.bytes for merchant, _ in keys],
-            [hash_ for _, hash_ in keys],
-        ]
+        places = [[*loading.merchants], lanes, *_by_merchant(keys)]
         if sources:
-            places += [[merchant.bytes for merchant, _ in sources], [hash_ for _, hash_ in sources]]
+            places += _by_merchant(sources)
         if trials:
             places.append([merchant.bytes for merchant in trials])
-        await connection.execute(sql.begin(lanes, int(self._timeout * 1000)))
         now, last, *found = await connection.fetchrow(sql.load(bool(sources), bool(trials)), *places)
-        self._reckon(now)
         accounts, grants, parked, firsts, given_back, trials_found = [some or () for some in found]
         loading.found_accounts(accounts, self._draw_number)
         loading.found_grants(grants)
@@ -181,10 +227,9 @@ class PostgresStore(Reads):
         loading.found_firsts(firsts)
         loading.found_given_back(given_back)
         loading.found_trials(trials_found)
-        if drawn := loading.drawn():
-            question = Find(tables.grants, ("account", "number"), list(drawn))
-            loading.found_drawn(await _answer(connection, question))
-        return now if self._clock is None else self._clock(), dict(zip(lanes, last or (), strict=True))
+        if sources:
+            loading.found_drawn(await _answer(connection, loading.drawn()))
+        return now, last
 
     async def _write_rows(
         self, connection: Connection, writes: Writes, granted: Mapping[int, int], last: dict[int, int]
@@ -197,11 +242,21 @@ class PostgresStore(Reads):
         if writes.unparked:
             gone = [(account, rows.key_hash(key)) for account, key in writes.unparked]
             await connection.execute(sql.DELETE_PARKED, *sql.by_column(gone))
-        parts = [(part, some) for part, some in _parts(writes, granted, last) if some]
+        written = bool(writes.unparked)
+        parts: list[sql.Part] = []
+        values: list[Any] = []
+        for table, how, some in _parts(writes, granted, last):
+            if len(some) > _COPIED and how == "insert":
+                names = sql.columns_of(sql.Part(table, how))
+                await connection.copy_records_to_table(table.name, records=some, columns=names)
+                written = True
+            elif some:
+                many = len(some) > 1
+                parts.append(sql.Part(table, how, many))
+                values += sql.by_column(some) if many else some[0]
         if parts:
-            values = [column for _, some in parts for column in sql.by_column(some)]
-            await connection.execute(sql.write(tuple([part for part, _ in parts])), *values)
-        return bool(parts or writes.unparked)
+            await connection.execute(sql.write(tuple(parts)), *values)
+        return bool(parts or written)
 
     # ---- reads
 
@@ -210,8 +265,7 @@ class PostgresStore(Reads):
         if self._clock is not None:
             return self._clock()
         if time.monotonic() - self._clock_read_at > _CLOCK_SECONDS:
-            async with self._reading() as connection:
-                self._reckon(await connection.fetchval(sql.NOW))
+            self._reckon(await self._asked(lambda connection: connection.fetchval(sql.NOW)))
         return time.time_ns() // 1000 + self._ahead
 
     def _reckon(self, now: int) -> None:
@@ -219,7 +273,7 @@ class PostgresStore(Reads):
         self._clock_read_at = time.monotonic()
 
     async def _read(self, read: Callable[[], Read[T]]) -> T:
-        async with self._reading() as connection:
+        async def ask(connection: Connection) -> T:
             try:
                 steps = read()
                 steps.send(await _answer(connection, next(steps)))
@@ -234,6 +288,17 @@ class PostgresStore(Reads):
                         question = steps.send(await _answer(connection, question))
                 except StopIteration as stop:
                     return stop.value  # type: ignore[no-any-return]  # what the generator returned
+
+        return await self._asked(ask)
+
+    async def _asked(self, ask: Callable[[Connection], Awaitable[T]]) -> T:
+        """What is answered; asked again where the connection had been lost, since to ask changes nothing."""
+        try:
+            async with self._reading() as connection:
+                return await ask(connection)
+        except Conflict:
+            async with self._reading() as connection:
+                return await ask(connection)
 
     async def _write(self, asks: Sequence[Ask]) -> int:
         changed = 0
@@ -283,9 +348,12 @@ class PostgresStore(Reads):
 
     async def check(self) -> None:
         """See `base.Store.check`."""
-        async with self._reading() as connection:
+
+        async def ask(connection: Connection) -> None:
             if await connection.fetchval(sql.IS_READ_ONLY):
-                raise StorageUnavailable(f"{self.name} can only be read.")
+                raise Conflict(f"{self.name} can only be read.")  # which a session begun later may not be told
+
+        await self._asked(ask)
 
     async def close(self) -> None:
         """See `base.Store.close`."""
@@ -301,10 +369,12 @@ def name_of(url: str) -> str:
     return f"PostgreSQL {place}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
 
-def connector(url: str, *, timeout_seconds: float, pooled: bool = False) -> Callable[[], Any]:
-    """How a connection is made."""
+def connector(
+    url: str, *, timeout_seconds: float, pooled: bool = False, settings: Mapping[str, str] = _DEFAULTS
+) -> Callable[[], Any]:
+    """How a connection is made; `settings` are those of the server."""
     # Behind a pooler the next statement may meet another connection, which knows nothing of what was prepared or set.
-    direct: Mapping[str, Any] = {"server_settings": {"application_name": "credit-service", "jit": "off"}}
+    direct: Mapping[str, Any] = {"server_settings": {"application_name": "credit-service", **settings}}
     behind: Mapping[str, Any] = {"statement_cache_size": 0}
 
     async def connect() -> Connection:
@@ -318,35 +388,39 @@ def connector(url: str, *, timeout_seconds: float, pooled: bool = False) -> Call
     return connect
 
 
+def _by_merchant(some: Iterable[tuple[UUID, bytes]]) -> list[list[bytes]]:
+    return [[merchant.bytes for merchant, _ in some], [hash_ for _, hash_ in some]]
+
+
 def _parts(
     writes: Writes, granted: Mapping[int, int], last: dict[int, int]
-) -> Iterator[tuple[sql.Part, Sequence[Row]]]:
-    """What is to be written, table by table, and the rows of each."""
+) -> Iterator[tuple[Table, str, Sequence[Row]]]:
+    """What is to be written, table by table: how, and the rows."""
     accounts = list(map(rows.account_row, writes.accounts.values()))
-    yield (tables.accounts, "insert"), [row for row in accounts if row[0] not in granted]
-    yield (tables.accounts, "update"), [(*row[3:], row[0]) for row in accounts if row[0] in granted]
-    yield (tables.transactions, "insert"), list(map(rows.transaction_row, writes.transactions))
+    yield tables.accounts, "insert", [row for row in accounts if row[0] not in granted]
+    yield tables.accounts, "update", [(*row[3:], row[0]) for row in accounts if row[0] in granted]
+    yield tables.transactions, "insert", list(map(rows.transaction_row, writes.transactions))
     new_grants, old_grants = [], []
     for (account, number), grant in writes.grants.items():
         if number > granted.get(account, 0):
             new_grants.append(rows.grant_row(account, grant))
         else:
-            old_grants.append((grant.remaining, grant.lapses, account, number))
-    yield (tables.grants, "insert"), new_grants
-    yield (tables.grants, "update"), old_grants
+            old_grants.append((grant.remaining, grant.lapses, rows.is_open(grant), account, number))
+    yield tables.grants, "insert", new_grants
+    yield tables.grants, "update", old_grants
     lanes = {number: lane_of(account.merchant_id) for number, account in writes.accounts.items()}
     events = []
     for account, announcement in writes.announcements:
         lane = lanes.get(account, 0)
         last[lane] = last.get(lane, 0) + 1
         events.append(rows.event_row(lane, last[lane], account, announcement))
-    yield (tables.events, "insert"), events
+    yield tables.events, "insert", events
     given = [rows.given_back_row(account, given) for (account, _), given in writes.given_back.items()]
-    yield (tables.given_back, "upsert"), given
+    yield tables.given_back, "upsert", given
     parked = [rows.parked_row(account, parked) for (account, _), parked in writes.parked.items()]
-    yield (tables.parked, "insert"), parked
+    yield tables.parked, "insert", parked
     letters = [rows.dead_letter_row(account, letter) for account, letter in writes.dead_letters]
-    yield (tables.dead_letters, "insert"), letters
+    yield tables.dead_letters, "insert", letters
 
 
 @contextmanager
@@ -363,6 +437,38 @@ def _loop_beside() -> Iterator[Callable[[Coroutine[Any, Any, T]], T]]:
         loop.close()
 
 
+class _Door:
+    """Makes connections. While the server lets nobody in one caller at a time knocks; others are refused at once.
+
+    Else each of the thousands who wait for a server that is just coming back would knock, and find it silent for long.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._refusal: str | None = None
+        self._knocking = False
+        self._next_at = 0.0
+
+    async def connected(self, connect: Callable[[], Any]) -> Connection:
+        """A new connection. Raises StorageUnavailable."""
+        if self._refusal is not None and (self._knocking or time.monotonic() < self._next_at):
+            raise StorageUnavailable(self._refusal)
+        self._knocking = True
+        try:
+            with translated(self._name):
+                connection = await connect()
+        except BaseException as error:
+            refusal = str(error) if isinstance(error, StorageError) else f"{self._name} refused us: {_kind(error)}."
+            self._refusal, self._next_at = refusal, time.monotonic() + _KNOCK_SECONDS
+            if isinstance(error, Conflict):
+                raise StorageUnavailable(refusal) from error
+            raise
+        finally:
+            self._knocking = False
+        self._refusal = None
+        return connection
+
+
 class _Line:
     """A connection for the postings of a stream, made again when it was lost."""
 
@@ -372,28 +478,29 @@ class _Line:
         self._turn = asyncio.Lock()
 
     @asynccontextmanager
-    async def taken(self, name: str, seconds: float) -> AsyncIterator[Connection]:
+    async def taken(self) -> AsyncIterator[Connection]:
         """The connection, for one transaction: whatever goes wrong, what was begun is undone."""
         async with self._turn:
             if self._connection is None or self._connection.is_closed():
-                with translated(name):
-                    self._connection = await self._connect()
+                self._connection = await self._connect()
             connection = self._connection
             try:
-                async with asyncio.timeout(seconds):
-                    yield connection
+                yield connection
             except BaseException as error:
-                await self._undo(connection)
-                if isinstance(error, TimeoutError):
-                    raise StorageUnavailable(f"{name} did not answer in time.") from error
-                if isinstance(error, StorageUnavailable) and connection.is_closed():
-                    # It was lost in the midst of a transaction, which is undone then; a new one may be had at once.
+                lost = connection.is_closed()
+                if isinstance(error, StorageUnavailable | OutcomeUnknown) or not isinstance(error, Exception):
+                    # It is silent, or its server cannot do what another one at this address may.
+                    connection.terminate()
+                else:
+                    await self._undo(connection)
+                if lost and isinstance(error, StorageUnavailable):
+                    # In the midst of a transaction, which is undone then; a new one may be had at once.
                     raise Conflict(str(error)) from error
                 raise
 
     async def _undo(self, connection: Connection) -> None:
         try:
-            if not connection.is_closed() and connection.is_in_transaction():
+            if connection.is_in_transaction():
                 await connection.execute("ROLLBACK", timeout=1)
         except BaseException:
             connection.terminate()
@@ -408,7 +515,8 @@ class _Line:
 class _Readers:
     """Connections for reads, made as they are needed."""
 
-    def __init__(self, connect: Callable[[], Any], size: int) -> None:
+    def __init__(self, name: str, connect: Callable[[], Any], size: int) -> None:
+        self._name = name
         self._connect = connect
         self._free: list[Connection] = []
         self._room = asyncio.Semaphore(size)
@@ -422,11 +530,14 @@ class _Readers:
                 connection = self._free.pop() if self._free else await self._connect()
             try:
                 yield connection
-            except BaseException:
-                if connection.is_closed() or connection.is_in_transaction():
-                    connection.terminate()
-                else:
-                    self._free.append(connection)
+            except BaseException as error:
+                lost = connection.is_closed()
+                # What befell it has befallen those, too, that just nobody uses.
+                for one in (connection, *self._free):
+                    one.terminate()
+                self._free.clear()
+                if lost and isinstance(error, _AWAY):
+                    raise Conflict(f"{self._name} lost a connection: {_kind(error)}.") from error
                 raise
             self._free.append(connection)
 
@@ -447,7 +558,11 @@ async def _closed(connection: Connection) -> None:
 async def _answer(connection: Connection, question: Question) -> list[Row]:
     if isinstance(question, Find):
         table, columns, places, condition = question
-        arrays = sql.by_column(list(places)) or [()] * len(columns)
+        if not places:
+            return []
+        arrays = sql.by_column(list(places))
         return list(map(tuple, await connection.fetch(sql.rows_at(table, columns, condition), *arrays)))
     made = sql.compiled(question.statement)
-    return list(map(tuple, await connection.fetch(made.sql, *made.bound(question.values))))
+    # No text holds a NUL there, nor may one be asked for; \1 is as little in anything that is looked for.
+    values = [one.replace("\0", "\1") if isinstance(one, str) else one for one in made.bound(question.values)]
+    return list(map(tuple, await connection.fetch(made.sql, *values)))

@@ -4,10 +4,10 @@ Whatever the size of a batch, its values go as arrays, a column each, so the num
 the statements mean is said where they are used.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import BigInteger, ClauseElement, LargeBinary, Table
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
@@ -35,18 +35,29 @@ def compiled(statement: ClauseElement) -> Statement:
     return statements.compiled(statement, _DIALECT)
 
 
-def begin(lanes: Sequence[int], lock_milliseconds: int) -> str:
-    """Begin a posting, and lock these lanes, ascending so that no two postings wait for each other.
+POSTING_SETTINGS: Final = {
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+}
+"""How the server is told to go about a posting's statements.
+
+Planned once, since planning one takes longer than running it; without compiling, for the same reason; and by the
+indexes alone, since a plan outlives the moment when a table was small enough to be scanned.
+"""
+
+
+def begin(lanes: Sequence[int], settings: Mapping[str, str]) -> str:
+    """Begin a posting with these settings, and lock these lanes, ascending so that no two wait for each other.
 
     The lanes are locked before anything is read, so what is read then is what the last posting left. In one message to
-    the server: each would cost a lone caller as much again. The planner is kept from scanning a table that was small
-    when it looked, and from compiling (both would cost a batch far more than they can save).
+    the server: each would cost a lone caller as much again.
     """
+    local = "".join([f"SET LOCAL {name} = {value};" for name, value in settings.items()])
     locks = "".join([f"SELECT pg_advisory_xact_lock({LOCKS}, {lane});" for lane in sorted(lanes)])
-    return (
-        f"BEGIN ISOLATION LEVEL READ COMMITTED;SET LOCAL lock_timeout={lock_milliseconds};SET LOCAL jit=off;"
-        f"SET LOCAL enable_seqscan=off;SET LOCAL enable_hashjoin=off;SET LOCAL enable_mergejoin=off;{locks}"
-    )
+    return f"BEGIN ISOLATION LEVEL READ COMMITTED;{local}{locks}"
 
 
 def _type(table: Table, column: str) -> str:
@@ -93,7 +104,7 @@ def load(sources: bool, trials: bool) -> str:
                 name="found",
             ),
         ),
-        "grants": _of_account(tables.grants, "account = mine.number AND remaining > 0", "open").format(places=_ALL),
+        "grants": _of_account(tables.grants, f"account = mine.number AND {tables.OPEN}", "open").format(places=_ALL),
         "parked": _of_account(tables.parked, "account = mine.number", "waiting").format(places=_ALL),
         "firsts": _of_account(tables.transactions, _MATCHING, "first").format(
             places="unnest($3::bytea[], $4::bytea[]) place(merchant_id, key_hash)"
@@ -106,10 +117,17 @@ def load(sources: bool, trials: bool) -> str:
         where = "account = mine.number AND sequence = mine.trial"
         places = f"unnest(${next(number)}::bytea[]) place(merchant_id)"
         found["trials"] = _of_account(tables.transactions, where, "trial").format(places=places)
+    return f"SELECT {_state('$2')}, {', '.join([found.get(name, 'NULL') for name in LOADED])}"
+
+
+def _state(lanes: str) -> str:
+    """The time, and the last event of each of the lanes."""
     last = "(SELECT coalesce(max(id), 0) FROM events WHERE lane = wanted.lane)"
-    lanes = f"(SELECT array_agg({last} ORDER BY place) FROM unnest($2::bigint[]) WITH ORDINALITY wanted(lane, place))"
-    parts = ", ".join([found.get(name, "NULL") for name in LOADED])
-    return f"SELECT {CLOCK}, {lanes}, {parts}"
+    wanted = f"unnest({lanes}::bigint[]) WITH ORDINALITY wanted(lane, place)"
+    return f"{CLOCK}, (SELECT array_agg({last} ORDER BY place) FROM {wanted})"
+
+
+STATE: Final = f"SELECT {_state('$1')}"
 
 
 @lru_cache(maxsize=128)
@@ -121,20 +139,25 @@ def rows_at(table: Table, columns: tuple[str, ...], condition: str) -> str:
     return f"SELECT {_names(table, 'found.')} FROM unnest({arrays}) place({', '.join(columns)}) {looked_up}"
 
 
-Part = tuple[Table, str]
-"""A table, and what is done to its rows: insert, update or upsert."""
+class Part(NamedTuple):
+    """What is done to a table (insert, update, upsert), and whether to several rows or to a single one."""
+
+    table: Table
+    how: str
+    many: bool = True
+
 
 _KEYS: Final = {"accounts": ("number",), "grants": ("account", "number"), "given_back": ("account", "key_hash")}
 _CHANGED: Final = {
     "accounts": tuple(column.name for column in tables.accounts.columns)[3:],
-    "grants": ("remaining", "lapses"),
+    "grants": ("remaining", "lapses", "open"),
     "given_back": ("money_micros", "by_money", "credits"),
 }
 
 
 def columns_of(part: Part) -> tuple[str, ...]:
     """The columns whose values a part takes, in their order."""
-    table, how = part
+    table, how, _ = part
     if how == "update":
         return (*_CHANGED[table.name], *_KEYS[table.name])
     return tuple(column.name for column in table.columns if not (table is tables.dead_letters and column.name == "id"))
@@ -142,25 +165,35 @@ def columns_of(part: Part) -> tuple[str, ...]:
 
 @lru_cache(maxsize=256)
 def write(parts: tuple[Part, ...]) -> str:
-    """The statement that writes these parts, all at once; each takes an array for each of its columns."""
+    """The statement that writes these parts, all at once; each takes a value for each of its columns.
+
+    Where it writes many rows, these values are arrays. A single row without them costs a lone caller half as much.
+    """
     number = count(1)
-    return "WITH {} SELECT 1".format(
-        ", ".join([f"part_{index} AS ({_part(part, number)})" for index, part in enumerate(parts)])
-    )
+    texts = [f"part_{index} AS ({_part(part, number)})" for index, part in enumerate(parts)]
+    return f"WITH {', '.join(texts)} SELECT 1"
 
 
 def _part(part: Part, number: "count[int]") -> str:
-    table, how = part
-    columns = columns_of(part)
-    values = f"unnest({', '.join([f'${next(number)}::{_type(table, name)}[]' for name in columns])})"
+    table, how, many = part
+    name, columns = table.name, columns_of(part)
+    types = [_type(table, column) for column in columns]
+    places = [f"${next(number)}::{type_}{'[]' if many else ''}" for type_ in types]
+    if how == "update" and many:
+        changes = ", ".join([f"{column} = new.{column}" for column in _CHANGED[name]])
+        where = " AND ".join([f"old.{column} = new.{column}" for column in _KEYS[name]])
+        values = f"unnest({', '.join(places)}) new({', '.join(columns)})"
+        return f"UPDATE {name} old SET {changes} FROM {values} WHERE {where}"
     if how == "update":
-        settings = ", ".join([f"{name} = new.{name}" for name in _CHANGED[table.name]])
-        where = " AND ".join([f"old.{name} = new.{name}" for name in _KEYS[table.name]])
-        return f"UPDATE {table.name} old SET {settings} FROM {values} new({', '.join(columns)}) WHERE {where}"
-    text = f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT * FROM {values}"
+        values_of = dict(zip(columns, places, strict=True))
+        changes = ", ".join([f"{column} = {values_of[column]}" for column in _CHANGED[name]])
+        where = " AND ".join([f"{column} = {values_of[column]}" for column in _KEYS[name]])
+        return f"UPDATE {name} SET {changes} WHERE {where}"
+    source = f"SELECT * FROM unnest({', '.join(places)})" if many else f"VALUES ({', '.join(places)})"
+    text = f"INSERT INTO {name} ({', '.join(columns)}) {source}"
     if how == "upsert":
-        changes = ", ".join([f"{name} = excluded.{name}" for name in _CHANGED[table.name]])
-        text += f" ON CONFLICT ({', '.join(_KEYS[table.name])}) DO UPDATE SET {changes}"
+        changes = ", ".join([f"{column} = excluded.{column}" for column in _CHANGED[name]])
+        text += f" ON CONFLICT ({', '.join(_KEYS[name])}) DO UPDATE SET {changes}"
     return text
 
 

@@ -35,6 +35,8 @@ from credit_service.storage.rows import Row
 from credit_service.storage.statements import Ask, Find
 
 T = TypeVar("T")
+Q = TypeVar("Q")
+R = TypeVar("R")
 Question = Ask | Find
 Read = Generator[Question, list[Row], T]
 """Yields questions, is sent their rows, returns the answer. It may be begun again from the start."""
@@ -99,7 +101,7 @@ class Reads(ABC):
         """See `base.Store.grants`."""
 
         def read() -> Read[list[Grant]]:
-            found = yield Find(tables.grants, ("account",), [(account,)], "remaining > 0")
+            found = yield Find(tables.grants, ("account",), [(account,)], tables.OPEN)
             return list(open_grants(found).get(account, ()))
 
         return await self._read(read)
@@ -285,7 +287,7 @@ def _asked(query: AccountQuery | TransactionQuery) -> dict[str, Any]:
 def _with_due_grants(accounts: Iterable[Account], at: int) -> Read[list[Held]]:
     accounts = list(accounts)
     due = [(a.number,) for a in accounts if a.next_due_at is not None and a.next_due_at <= at]
-    grants = open_grants((yield Find(tables.grants, ("account",), due, "remaining > 0"))) if due else {}
+    grants = open_grants((yield Find(tables.grants, ("account",), due, tables.OPEN))) if due else {}
     return [Held(account, grants.get(account.number, ())) for account in accounts]
 
 
@@ -312,8 +314,8 @@ def _newest_first(found: Sequence[Row], start: Position) -> Iterator[tuple[Posit
         yield tuple(position), row[3:]
 
 
-def answered(read: Read[T], answer: Callable[[Question], list[Row]]) -> T:
-    """Run a read, with a function that answers its questions."""
+def answered(read: Generator[Q, R, T], answer: Callable[[Q], R]) -> T:
+    """Run a generator of questions, with a function that answers them."""
     try:
         question = next(read)
         while True:

@@ -91,14 +91,19 @@ def transaction(merchant_id: UUID, row: Row) -> Transaction:
     )
 
 
+def is_open(grant: Grant) -> int:
+    """Whether a grant has credits left, as a number."""
+    return 1 if grant.remaining else 0
+
+
 def grant_row(account_number: int, grant: Grant) -> Row:
     """A row of `grants`."""
-    return (account_number, *grant)
+    return (account_number, *grant, is_open(grant))
 
 
 def grant(row: Row) -> Grant:
     """A grant from its row."""
-    return Grant(*row[1:])
+    return Grant(*row[1:-1])
 
 
 def event_row(lane: int, identifier: int, account_number: int, announcement: Announcement) -> Row:

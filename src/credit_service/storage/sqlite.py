@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
@@ -20,8 +20,6 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from uuid import UUID
-
-from sqlalchemy import Table
 
 from credit_service.ledger.decide import Needs
 from credit_service.storage import rows, statements, tables
@@ -157,34 +155,7 @@ class SQLiteStore(Reads):
 
     def _load(self, loading: Loading) -> Loaded:
         now = self._clock()
-
-        def find(
-            table: Table, columns: tuple[str, ...], places: Collection[Any], condition: str = "true"
-        ) -> Iterator[Row]:
-            return sql.find(self._writer, Find(table, columns, places, condition))
-
-        loading.found_accounts(
-            find(tables.accounts, ("merchant_id",), [(place,) for place in loading.merchants]), self._draw_number
-        )
-        numbers = {merchant: account.number for merchant, account in loading.accounts.items()}
-        if numbers:
-            every = [(number,) for number in loading.numbers]
-            loading.found_grants(find(tables.grants, ("account",), every, "remaining > 0"))
-            loading.found_parked(find(tables.parked, ("account",), every))
-
-            def hashed(some: Iterable[tuple[UUID, bytes]]) -> list[tuple[int, bytes]]:
-                return [(numbers[merchant], hash_) for merchant, hash_ in some if merchant in numbers]
-
-            at_hash = ("account", "key_hash")
-            loading.found_firsts(find(tables.transactions, at_hash, hashed(loading.keys())))
-            loading.found_given_back(find(tables.given_back, at_hash, hashed(loading.sources())))
-            trials = [
-                (account.number, account.trial)
-                for merchant in loading.trials()
-                if (account := loading.accounts.get(merchant)) is not None and account.trial
-            ]
-            loading.found_trials(find(tables.transactions, ("account", "sequence"), trials))
-            loading.found_drawn(find(tables.grants, ("account", "number"), loading.drawn()))
+        answered(loading.questions(self._draw_number), partial(sql.find, self._writer))
         return loading.loaded(now)
 
     def _write_rows(self, writes: Writes, granted: Mapping[int, int]) -> None:
@@ -203,7 +174,7 @@ class SQLiteStore(Reads):
             if number > granted.get(account, 0):
                 new_grants.append(rows.grant_row(account, grant))
             else:
-                old_grants.append((grant.remaining, grant.lapses, account, number))
+                old_grants.append((grant.remaining, grant.lapses, rows.is_open(grant), account, number))
         many(sql.INSERT_GRANT, new_grants)
         many(sql.UPDATE_GRANT, old_grants)
         if writes.announcements:

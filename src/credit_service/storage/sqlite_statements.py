@@ -66,7 +66,7 @@ INSERT_GRANT: Final = _sql(insert(_grants))
 UPDATE_GRANT: Final = _sql(
     update(_grants)
     .where(_grants.c.account == _value("a"), _grants.c.number == _value("n"))
-    .values(_values("remaining", "lapses"))
+    .values(_values("remaining", "lapses", "open"))
 )
 LAST_EVENT: Final = _sql(select(func.coalesce(func.max(_events.c.id), _ZERO)).where(_events.c.lane == _value("lane")))
 INSERT_EVENT: Final = _sql(insert(_events))

@@ -118,7 +118,7 @@ def _drift() -> Select[Any]:
     last = select(func.max(_transactions.c.sequence)).where(_transactions.c.account == a.c.number).scalar_subquery()
     granted = (
         select(func.coalesce(func.sum(g.c.remaining), _ZERO))
-        .where(g.c.account == a.c.number, g.c.remaining > _ZERO)
+        .where(g.c.account == a.c.number, g.c.open == _ONE)
         .scalar_subquery()
     )
     disagrees = or_(

@@ -55,6 +55,7 @@ def upgrade() -> None:
         sa.CheckConstraint("trial BETWEEN 1 AND sequence", name=op.f("ck_accounts_trial_is_one_of_its_own")),
         sa.PrimaryKeyConstraint("number", name=op.f("pk_accounts")),
         sa.UniqueConstraint("merchant_id", name=op.f("uq_accounts_merchant_id")),
+        postgresql_with={"fillfactor": 60},
         sqlite_strict=True,
     )
     op.create_index(
@@ -133,9 +134,12 @@ def upgrade() -> None:
         sa.Column("amount", BIG, nullable=False),
         sa.Column("remaining", BIG, nullable=False),
         sa.Column("lapses", BIG, nullable=False),
+        sa.Column("open", BIG, nullable=False),
         sa.CheckConstraint("category IN ('paid', 'promotional')", name=op.f("ck_grants_category")),
         sa.CheckConstraint("remaining BETWEEN 0 AND amount", name=op.f("ck_grants_remaining")),
+        sa.CheckConstraint("open = CASE WHEN remaining > 0 THEN 1 ELSE 0 END", name=op.f("ck_grants_open")),
         sa.PrimaryKeyConstraint("account", "number", name=op.f("pk_grants")),
+        postgresql_with={"fillfactor": 60},
         sqlite_strict=True,
     )
     op.create_index(
@@ -143,8 +147,8 @@ def upgrade() -> None:
         "grants",
         ["account"],
         unique=False,
-        sqlite_where=sa.text("remaining > 0"),
-        postgresql_where=sa.text("remaining > 0"),
+        sqlite_where=sa.text("open = 1"),
+        postgresql_where=sa.text("open = 1"),
     )
 
     op.create_table(
