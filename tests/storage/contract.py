@@ -696,6 +696,33 @@ class StoreContract:
         assert await store.transaction(Address(NUMBER, TRANSACTION, 1)) is None
         assert await store.transactions(TransactionQuery(), None, 10) == []
 
+    # ---- the past
+
+    async def test_L7_the_past_counts_an_expiry_from_its_instant_and_nothing_that_came_later(
+        self, engine: Engine, store: Store
+    ):
+        (first, *_) = await posted(store, payment("P", 100), payment("Q", 50, expires_at=days(2)))
+        engine.clock.now = days(5)
+        # It is settled only now; and of what is posted now, some lapses at once at an instant long past.
+        await tell(store, payment("R", 7, expires_at=days(1)), use(10))
+        instants = [days(0) - 1, days(0), days(2) - 1, days(2), days(5) - 1, days(5)]
+        assert [(await store.past(first.account, at)).balance for at in instants] == [0, 150, 150, 100, 100, 90]
+
+    async def test_the_past_of_a_long_history_is_right_at_every_transaction(self, engine: Engine, store: Store):
+        balances = {}
+        for day in range(37):
+            engine.clock.now = days(day)
+            (last,) = await posted(store, payment(f"P{day}", day + 1))
+            balances[day] = last.balance_after
+        number = (await store.held([MERCHANT], days(40)))[MERCHANT].account.number
+        for day, balance in balances.items():
+            assert (await store.past(number, days(day))).balance == balance
+            between = TransactionQuery(account=number, start_at=days(day), end_at=days(day + 2))
+            assert await store.count(between) == min(2, 37 - day)
+            assert [one.transaction.amount for one in await store.transactions(between, None, 1, 1)] == [day + 1] * (
+                day < 36
+            )
+
     # ---- what is due
 
     async def test_L7_due_are_merchants_to_whom_time_did_something_longest_due_first(self, store: Store):

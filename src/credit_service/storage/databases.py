@@ -139,13 +139,13 @@ class PostgresDatabase(NamedTuple):
         """See `Database.is_migrated`."""
         from credit_service.storage import migrations
 
-        return migrations.is_migrated_postgres(self.url)
+        return migrations.is_migrated_postgres(self.url, pooled=self.pooled)
 
     def migrate(self) -> bool:
         """See `Database.migrate`."""
         from credit_service.storage import migrations
 
-        return migrations.migrate_postgres(self.url)
+        return migrations.migrate_postgres(self.url, pooled=self.pooled)
 
     async def opened(self) -> Store:
         """See `Database.opened`. Also refuses a server that could lose what it has committed, or whose clock is off."""

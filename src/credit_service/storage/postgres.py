@@ -81,6 +81,7 @@ _AWAY: Final = (
     asyncpg.InvalidTransactionStateError,  # read-only, or undone by the server since we were silent
     asyncpg.PostgresSystemError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     OSError,
     TimeoutError,
 )
@@ -370,9 +371,14 @@ def name_of(url: str) -> str:
 
 
 def connector(
-    url: str, *, timeout_seconds: float, pooled: bool = False, settings: Mapping[str, str] = _DEFAULTS
+    url: str,
+    *,
+    timeout_seconds: float,
+    pooled: bool = False,
+    patient: bool = False,
+    settings: Mapping[str, str] = _DEFAULTS,
 ) -> Callable[[], Any]:
-    """How a connection is made; `settings` are those of the server."""
+    """How a connection is made. `patient` waits for answers as long as they take; `settings` are the server's."""
     # Behind a pooler the next statement may meet another connection, which knows nothing of what was prepared or set.
     direct: Mapping[str, Any] = {"server_settings": {"application_name": "credit-service", **settings}}
     behind: Mapping[str, Any] = {"statement_cache_size": 0}
@@ -381,7 +387,7 @@ def connector(
         return await asyncpg.connect(
             url.replace("postgresql+asyncpg://", "postgresql://", 1),
             timeout=timeout_seconds,
-            command_timeout=timeout_seconds,
+            command_timeout=None if patient else timeout_seconds,
             **(behind if pooled else direct),
         )
 
@@ -456,7 +462,10 @@ class _Door:
         self._knocking = True
         try:
             with translated(self._name):
-                connection = await connect()
+                try:
+                    connection = await connect()
+                except (asyncpg.PostgresConnectionError, ConnectionError):  # what has just cut all others cut this, too
+                    connection = await connect()
         except BaseException as error:
             refusal = str(error) if isinstance(error, StorageError) else f"{self._name} refused us: {_kind(error)}."
             self._refusal, self._next_at = refusal, time.monotonic() + _KNOCK_SECONDS
@@ -467,6 +476,11 @@ class _Door:
             self._knocking = False
         self._refusal = None
         return connection
+
+
+def _is_lost(connection: Connection, error: BaseException) -> bool:
+    """Whether that was its end. The driver may have heard the server's last word, and not yet that it was the last."""
+    return connection.is_closed() or isinstance(error.__cause__ or error, asyncpg.InternalClientError)
 
 
 class _Line:
@@ -487,7 +501,7 @@ class _Line:
             try:
                 yield connection
             except BaseException as error:
-                lost = connection.is_closed()
+                lost = _is_lost(connection, error)
                 if isinstance(error, StorageUnavailable | OutcomeUnknown) or not isinstance(error, Exception):
                     # It is silent, or its server cannot do what another one at this address may.
                     connection.terminate()
@@ -531,7 +545,7 @@ class _Readers:
             try:
                 yield connection
             except BaseException as error:
-                lost = connection.is_closed()
+                lost = _is_lost(connection, error)
                 # What befell it has befallen those, too, that just nobody uses.
                 for one in (connection, *self._free):
                     one.terminate()

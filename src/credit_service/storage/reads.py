@@ -123,8 +123,8 @@ class Reads(ABC):
         values = _asked(query) | {"limit": limit, "offset": offset}
 
         def history() -> Read[list[Positioned]]:
-            asked = values if before is None else values | {"before": before[0]}
-            found = yield Ask(sql.history(frozenset(asked)), asked)
+            between = yield from _between(query, None if before is None else before[0], counting=offset > 0)
+            found = yield Ask(sql.history(_filters(query)), values | between)
             transactions = yield from _with_merchants(found)
             return [Positioned((one.sequence,), one) for one in transactions]
 
@@ -148,24 +148,26 @@ class Reads(ABC):
     async def count(self, query: TransactionQuery) -> int:
         """See `base.Store.count`."""
         values = _asked(query)
-        present = frozenset(values)
 
-        def read() -> Read[int]:
-            everybody = query.account is None
-            ((found,),) = yield Ask(
-                sql.listing(present, self.lanes, counted=True) if everybody else sql.history(present, counted=True),
-                values,
-            )
+        def history() -> Read[int]:
+            between = yield from _between(query, None, counting=True)
+            if not _filters(query):
+                return between["before"] - between["after"] - 1
+            ((found,),) = yield Ask(sql.history(_filters(query), counted=True), values | between)
             return int(found)
 
-        return await self._read(read)
+        def listing() -> Read[int]:
+            ((found,),) = yield Ask(sql.listing(frozenset(values), self.lanes, counted=True), values)
+            return int(found)
+
+        return await self._read(listing if query.account is None else history)
 
     async def totals(self, query: TransactionQuery) -> dict[str, PeriodTotal]:
         """See `base.Store.totals`."""
-        values = _asked(query)
 
         def read() -> Read[dict[str, PeriodTotal]]:
-            found = yield Ask(sql.period_totals(frozenset(values)), values)
+            between = yield from _between(query, None)
+            found = yield Ask(sql.TOTALS, between | {"account": query.account})
             return {type_: PeriodTotal(*map(int, sums)) for type_, *sums in found}
 
         return await self._read(read)
@@ -174,10 +176,8 @@ class Reads(ABC):
         """See `base.Store.past`."""
 
         def read() -> Read[Past]:
-            values = {"account": account, "at": at, "sequence": 0}
-            balance = 0
-            for last, balance_after in (yield Ask(sql.LAST_BEFORE, values)):
-                values["sequence"], balance = last, balance_after
+            sequence, balance = yield from _last_by(account, at)
+            values = {"account": account, "at": at, "sequence": sequence}
             ((lapsed,),) = yield Ask(sql.LAPSED_SINCE, values)
             pending: dict[int, int] = dict((yield Ask(sql.PENDING_THEN, values)))
             if pending:  # before it begins, a grant is only drawn on by a refund of its payment
@@ -282,6 +282,46 @@ class Reads(ABC):
 
 def _asked(query: AccountQuery | TransactionQuery) -> dict[str, Any]:
     return {name: value for name, value in query._asdict().items() if value is not None}
+
+
+def _filters(query: TransactionQuery) -> frozenset[str]:
+    """The conditions of a query on what is in a transaction: whose and when are answered by sequences."""
+    return frozenset(_asked(query)) - {"account", "start_at", "end_at"}
+
+
+def _between(query: TransactionQuery, before: int | None, *, counting: bool = False) -> Read[dict[str, int]]:
+    """Between which sequences an account's transactions of a query lie, both exclusive.
+
+    `counting`: the upper one must be that of a transaction, or the next one.
+    """
+    assert query.account is not None
+    after, end = 0, _NEWEST if before is None else before
+    if query.start_at is not None:
+        after, _ = yield from _last_by(query.account, query.start_at - 1)
+    if query.end_at is not None:
+        last, _ = yield from _last_by(query.account, query.end_at - 1)
+        end = min(end, last + 1)
+    elif counting:
+        ((last,),) = yield Ask(sql.LAST_SEQUENCE, {"account": query.account})
+        end = min(end, last + 1)
+    return {"after": after, "before": max(end, after + 1)}
+
+
+def _last_by(account: int, at: int) -> Read[tuple[int, int]]:
+    """An account's last transaction up to an instant, and the balance after it; (0, 0) where there is none.
+
+    Found by halving, since time never goes back along an account (L2): an index by time would cost every posting.
+    """
+    ((end,),) = yield Ask(sql.LAST_SEQUENCE, {"account": account})
+    found = (0, 0)
+    while found[0] < end:
+        middle = (found[0] + end + 1) // 2
+        rows_there = yield Ask(sql.AT_SEQUENCE, {"account": account, "sequence": middle})
+        if rows_there and rows_there[0][0] <= at:
+            found = (middle, rows_there[0][1])
+        else:
+            end = middle - 1
+    return found
 
 
 def _with_due_grants(accounts: Iterable[Account], at: int) -> Read[list[Held]]:

@@ -166,16 +166,29 @@ TRANSACTION: Final = select(_transactions).where(
 HISTORY: Final = (
     select(_transactions).where(_transactions.c.account == _value("account")).order_by(_transactions.c.sequence)
 )
-LAST_BEFORE: Final = (
-    select(_transactions.c.sequence, _transactions.c.balance_after)
-    .where(_transactions.c.account == _value("account"), _transactions.c.created_at <= _value("at"))
-    .order_by(_transactions.c.sequence.desc())
-    .limit(_ONE)
+LAST_SEQUENCE: Final = select(func.coalesce(func.max(_transactions.c.sequence), _ZERO)).where(
+    _transactions.c.account == _value("account")
 )
+AT_SEQUENCE: Final = select(_transactions.c.created_at, _transactions.c.balance_after).where(
+    _transactions.c.account == _value("account"), _transactions.c.sequence == _value("sequence")
+)
+_later = _transactions.alias("later")
+_next = (
+    select(_later.c.sequence)
+    .where(
+        _later.c.account == _value("account"),
+        _later.c.sequence > _value("sequence"),
+        _later.c.type != literal_column("'EXPIRY'"),
+    )
+    .order_by(_later.c.sequence)
+    .limit(_ONE)
+    .scalar_subquery()
+)
+# The first posting after an instant begins with all expiries up to then: none of those is behind anything else.
 LAPSED_SINCE: Final = select(func.coalesce(func.sum(_transactions.c.amount), _ZERO)).where(
     _transactions.c.account == _value("account"),
     _transactions.c.sequence > _value("sequence"),
-    _transactions.c.type == literal_column("'EXPIRY'"),
+    _transactions.c.sequence < func.coalesce(_next, literal_column(str(2**63 - 1))),
     _transactions.c.occurred_at <= _value("at"),
 )
 PENDING_THEN: Final = select(_grants.c.number, _grants.c.amount).where(
@@ -208,31 +221,23 @@ def _matching(present: frozenset[str]) -> list[Any]:
     return [condition for name, condition in conditions.items() if name in present]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)
 def history(present: frozenset[str], *, counted: bool = False) -> Select[Any]:
     """The statement that lists (or counts) an account's transactions by these conditions, the newest first.
 
-    All of an account, without a filter, is arithmetic: its sequence has no gap, so count and offset cost nothing.
+    Those between two sequences, `after` and `before`; without a condition on their content an offset is arithmetic,
+    since sequences have no gaps.
     """
     t = _transactions.c
-    mine = t.account == _value("account")
     wanted = _matching(present)
-    if "before" in present:
-        wanted.append(t.sequence < _number("before"))
-    offset = _number("offset")
-    if not wanted or present <= {"account", "before", "limit", "offset"}:
-        last = func.coalesce(func.max(t.sequence), _ZERO)
-        if counted:
-            return select(last).where(mine)
-        ends = [select(last + 1).where(mine).scalar_subquery()]
-        if "before" in present:
-            ends.append(_number("before"))
-        page = select(_transactions).where(mine, *[t.sequence < end - offset for end in ends])
-        return page.order_by(t.sequence.desc()).limit(_number("limit"))
+    end, offset = _number("before"), _number("offset")
+    inside = [t.account == _value("account"), t.sequence > _number("after"), *wanted]
     if counted:
-        return select(func.count()).select_from(_transactions).where(mine, *wanted)
-    page = select(_transactions).where(mine, *wanted)
-    return page.order_by(t.sequence.desc()).limit(_number("limit")).offset(offset)
+        return select(func.count()).select_from(_transactions).where(*inside, t.sequence < end)
+    page = select(_transactions).order_by(t.sequence.desc()).limit(_number("limit"))
+    if wanted:
+        return page.where(*inside, t.sequence < end).offset(offset)
+    return page.where(*inside, t.sequence < end - offset)
 
 
 @lru_cache(maxsize=256)
@@ -258,14 +263,16 @@ def listing(present: frozenset[str], lanes: int, *, counted: bool = False) -> An
     return union_all(*[select(page.subquery()) for page in pages])
 
 
-@lru_cache(maxsize=64)
-def period_totals(present: frozenset[str]) -> Select[Any]:
-    """What an account's transactions in a period come to, by their type."""
+def _totals() -> Select[Any]:
+    """What an account's transactions between two sequences come to, by their type."""
     t = _transactions.c
     added = case((t.operation == literal_column("'INCREASE'"), t.amount), else_=_ZERO)
     sums = (func.count(), func.sum(added), func.sum(t.amount - added), func.max(t.created_at))
-    return select(t.type, *sums).where(t.account == _value("account"), *_matching(present)).group_by(t.type)
+    between = (t.account == _value("account"), t.sequence > _number("after"), t.sequence < _number("before"))
+    return select(t.type, *sums).where(*between).group_by(t.type)
 
+
+TOTALS: Final = _totals()
 
 # ---- API keys
 

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from alembic import command
 from alembic.config import Config
@@ -25,7 +26,9 @@ from credit_service.storage.postgres_statements import LOCKS
 from credit_service.storage.sqlite import locked, translated
 
 HERE = Path(__file__).parent
+_CONNECT_SECONDS = 10
 _LOCK_SECONDS = 10
+"""How long the lock of a table is waited for: all that is asked of the table later queues behind."""
 
 
 def _config() -> Config:
@@ -63,7 +66,7 @@ def is_migrated(path: Path) -> bool:
         return is_current(connection, str(path))
 
 
-def migrate_postgres(url: str) -> bool:
+def migrate_postgres(url: str, *, pooled: bool = False) -> bool:
     """Bring the PostgreSQL database at `url` up to date. Returns whether anything was done.
 
     Others that migrate it at the same time wait; a lock on a table that is in use is given up after a while, so that
@@ -71,8 +74,8 @@ def migrate_postgres(url: str) -> bool:
     """
 
     def run(connection: Connection) -> bool:
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCKS}, -1)")
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
         if is_current(connection, name_of(url)):
             return False
         config = _config()
@@ -80,19 +83,23 @@ def migrate_postgres(url: str) -> bool:
         command.upgrade(config, "head")
         return True
 
-    return _in_postgres(url, run)
+    return _in_postgres(url, pooled, run)
 
 
-def is_migrated_postgres(url: str) -> bool:
+def is_migrated_postgres(url: str, *, pooled: bool = False) -> bool:
     """Whether the PostgreSQL database at `url` has the schema of this release. Raises as `migrate_postgres`."""
-    return _in_postgres(url, lambda connection: is_current(connection, name_of(url)))
+    return _in_postgres(url, pooled, lambda connection: is_current(connection, name_of(url)))
 
 
-def _in_postgres(url: str, run: Callable[[Connection], bool]) -> bool:
-    connect = connector(url, timeout_seconds=_LOCK_SECONDS)
+def _in_postgres(url: str, pooled: bool, run: Callable[[Connection], bool]) -> bool:
+    connecting = {
+        "async_creator_fn": connector(url, timeout_seconds=_CONNECT_SECONDS, pooled=pooled, patient=True),
+        # Behind a pooler others may have prepared a statement under the driver's own names on the same connection.
+        "prepared_statement_name_func": lambda: f"migration_{uuid4().hex}",
+    }
 
     async def in_transaction() -> bool:
-        engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+        engine = create_async_engine("postgresql+asyncpg://", connect_args=connecting, poolclass=NullPool)
         try:
             async with engine.begin() as connection:
                 return await connection.run_sync(run)
