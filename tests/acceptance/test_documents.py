@@ -34,6 +34,10 @@ SAID = {
 
 NOT_TYPED = {
     "README.md": ["make run", "make test", "make help", "make check", "make bench"],
+    "docs/postgresql.md": [
+        "export DATABASE_URL=postgresql://credits:password@db.example:5432/credits",
+        "credit-service serve --workers 4",
+    ],
     "docs/quickstart.md": ["make run"],
 }
 """What stands as ```console, since it cannot be typed in a test. Anything more is a choice: prefer ```sh."""
@@ -47,7 +51,7 @@ def test_what_is_not_typed_here_is_known() -> None:
         for name, blocks in BLOCKS.items()
     }
     assert {name: lines for name, lines in consoles.items() if lines} == NOT_TYPED
-    assert {language for blocks in BLOCKS.values() for language, _ in blocks} <= {"sh", "console", "json", "text", ""}
+    assert {language for blocks in BLOCKS.values() for language, _ in blocks} <= {"sh", "console", "json", "sql", "text", ""}
     assert {name for name, blocks in BLOCKS.items() if "sh" in dict(blocks)} == set(SAID)
 
 
