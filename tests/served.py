@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
+_numbers = count(1)
 
 
 def die_with_parent() -> None:
@@ -47,13 +49,26 @@ def start(*arguments: str | Path, cwd: Path, **popen: Any) -> subprocess.Popen[s
 class Served:
     """A service that answers, with its URL and its first admin key."""
 
-    def __init__(self, database: Path, *, port: int = 0, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        database: Path | str,
+        *,
+        folder: Path | None = None,
+        port: int = 0,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start it on an SQLite file, in its folder; or in a folder on the PostgreSQL database of a URL."""
         self.database = database
-        self._errors = database.with_name(f"{database.name}.stderr").open("a+")
+        if isinstance(database, Path):
+            folder, name, url = database.parent, database.name, f"sqlite:///{database}"
+        else:
+            assert folder is not None, "where the first admin key is, or will be"
+            name, url = "credit-service", database
+        self._errors = (folder / f"{name}.{next(_numbers)}.stderr").open("a+")
         self.process = start(
             *("serve", "--port", str(port)),
-            cwd=database.parent,
-            env={"DATABASE_URL": f"sqlite:///{database}", **(settings or {})},
+            cwd=folder,
+            env={"DATABASE_URL": url, **(settings or {})},
             stdout=subprocess.PIPE,
             stderr=self._errors,
         )
@@ -64,7 +79,7 @@ class Served:
             self.kill()
             raise
         self.port = int(self.url.rpartition(":")[2])
-        self.key = database.with_name(f"{database.name}.admin-key").read_text().strip()
+        self.key = (folder / f"{name}.admin-key").read_text().strip()
 
     def _read_url(self) -> str:
         assert self.process.stdout is not None
@@ -114,9 +129,11 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(database: Path, *, port: int = 0, settings: Mapping[str, str] | None = None) -> Iterator[Served]:
-    """A service on this SQLite file, with these settings (DATABASE_URL apart) in its environment."""
-    service = Served(database, port=port, settings=settings)
+def served(
+    database: Path | str, *, folder: Path | None = None, port: int = 0, settings: Mapping[str, str] | None = None
+) -> Iterator[Served]:
+    """A service on this database, with these settings (DATABASE_URL apart) in its environment; see `Served`."""
+    service = Served(database, folder=folder, port=port, settings=settings)
     try:
         yield service
     finally:

@@ -257,8 +257,12 @@ class Posting:
                 decided[:] = [_decide_unit(unit, loaded, self._policy, writes) for unit in units]
                 return writes
 
+            late = _Late(units)
             try:
-                writes = await self._store.post([need for unit in units for need in unit.needs], work)
+                try:
+                    writes = await self._store.post([need for unit in units for need in unit.needs], work)
+                finally:
+                    late.cancel()
             except (Conflict, OutcomeUnknown) as error:
                 if isinstance(error, OutcomeUnknown):
                     lost = (lost or {}) | _posted(units, decided)
@@ -302,6 +306,22 @@ class Posting:
         except Exception as error:
             context = {"message": "what happens after a commit failed", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
+
+
+class _Late:
+    """Answers callers whose deadline passes while their batch is in the store, which may still post what they asked."""
+
+    def __init__(self, units: list[_Unit]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_at(units[0].job.deadline, self._answer, units)
+
+    def _answer(self, units: list[_Unit]) -> None:
+        if waiting := _in_time(units, OutcomeUnknown("The database did not answer in time.")):
+            self._timer = self._loop.call_at(waiting[0].job.deadline, self._answer, waiting)
+
+    def cancel(self) -> None:
+        """The store has answered."""
+        self._timer.cancel()
 
 
 def _in_time(units: list[_Unit], late: Exception) -> list[_Unit]:

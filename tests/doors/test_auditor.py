@@ -1,9 +1,7 @@
 """The audit: it goes round all accounts, tells of each that drifts once, and nothing stops it for good."""
 
 import asyncio
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +10,8 @@ from structlog.testing import capture_logs
 
 from credit_service.doors.auditor import Auditor
 from credit_service.storage.base import StorageUnavailable
-from tests.doors.running import Running
+from tests.doors.running import Running, new_merchant
+from tests.storage import values
 
 
 class Ledger:
@@ -86,17 +85,17 @@ async def test_an_audit_that_fails_goes_on_where_it_was(failure: Exception, monk
     with pytest.raises(asyncio.CancelledError), capture_logs() as told:
         await Auditor(ledger).keep_auditing(4)
     assert ledger.asked == [0, 4, 8, 0]
-    assert [line["event"] for line in told] == ["audit_failed"] * 2
+    # What the database says again and again is told once; a bug each time.
+    assert [line["event"] for line in told] == ["audit_failed"] * (1 if isinstance(failure, StorageUnavailable) else 2)
     assert rested == [1] * 6
 
 
-def test_an_account_that_was_changed_by_hand_shows_in_the_metrics(start: Callable[..., Running]) -> None:
+def test_an_account_without_its_last_transaction_shows_in_the_metrics(start: Callable[..., Running]) -> None:
     running = start(audit_accounts_per_second=0)
-    well, wrong = running.open(), running.open()
-    with closing(sqlite3.connect(running.settings.database_path)) as database, database:
-        database.execute("UPDATE accounts SET last_hash = zeroblob(32) WHERE merchant_id = ?", [UUID(wrong).bytes])
+    running.open()
+    torn = values.account(7, UUID(new_merchant()), sequence=3)
+    running.run(running.service.store.post([], lambda loaded: values.writes(torn)))
     with capture_logs() as told:
         running.run(running.service.auditor.audit(10))
-    assert [line["merchant_id"] for line in told] == [wrong]
-    assert well != wrong
+    assert [line["merchant_id"] for line in told] == [str(torn.merchant_id)]
     assert "\ncredits_ledger_drift_accounts 1.0\n" in running.client.get("/metrics").text

@@ -39,12 +39,16 @@ class Auditor:
             self._before, self._found = self._found, set()
 
     async def keep_auditing(self, accounts_per_second: int) -> NoReturn:
-        """Audit for ever, this many accounts each second."""
+        """Audit for ever, this many accounts each second. What fails again and again is told once."""
+        told = None
         while True:
             try:
                 await self.audit(accounts_per_second)
+                told = None
             except StorageError as error:
-                _log.warning("audit_failed", reason=str(error))
+                if str(error) != told:
+                    _log.warning("audit_failed", reason=str(error))
+                told = str(error)
             except Exception as error:  # an auditor that is dead would be missed by nobody
                 _log.error("audit_failed", exc_info=error)
             await asyncio.sleep(1)

@@ -26,13 +26,18 @@ async def sweep(store: Store, posting: Posting) -> int:
 
 
 async def keep_sweeping(store: Store, posting: Posting, seconds: float) -> NoReturn:
-    """Sweep for ever, with this pause where nothing was left to do."""
+    """Sweep for ever, with this pause where nothing was left to do. What fails again and again is told once."""
+    told = None
     while True:
         swept = 0
         try:
             swept = await sweep(store, posting)
+            told = None
         except (StorageError, Overloaded, DeadlineExceeded) as error:
-            _log.warning("sweep_failed", reason=str(error) or type(error).__name__)
+            reason = str(error) or type(error).__name__
+            if reason != told:
+                _log.warning("sweep_failed", reason=reason)
+            told = reason
         except Exception as error:  # a sweeper that is dead would be missed by nobody for long
             _log.error("sweep_failed", exc_info=error)
         if swept < AT_ONCE:

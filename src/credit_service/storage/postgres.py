@@ -114,6 +114,8 @@ def _kind(error: BaseException) -> str:
         return str(error.args[0] if error.args else type(error).__name__)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, ConnectionError) and "SSL" in str(error):
+        return "it does not offer TLS"
     late = isinstance(error, (TimeoutError, asyncio.CancelledError))
     return "it did not answer in time" if late else type(error).__name__
 
@@ -303,11 +305,13 @@ class PostgresStore(Reads):
 
     async def _write(self, asks: Sequence[Ask]) -> int:
         changed = 0
-        async with self._reading() as connection, connection.transaction():
+        async with self._reading() as connection:
+            await connection.execute("BEGIN")
             for question in asks:
                 made = sql.compiled(question.statement)
                 status = await connection.execute(made.sql, *made.bound(question.values))
                 changed += int(status.rpartition(" ")[2])
+            await self._commit(connection)
         return changed
 
     @asynccontextmanager
@@ -358,9 +362,7 @@ class PostgresStore(Reads):
 
     async def close(self) -> None:
         """See `base.Store.close`."""
-        for line in self._lines:
-            await line.close()
-        await self._readers.close()
+        await asyncio.gather(*[line.close() for line in self._lines], self._readers.close())
 
 
 def name_of(url: str) -> str:
@@ -384,12 +386,15 @@ def connector(
     behind: Mapping[str, Any] = {"statement_cache_size": 0}
 
     async def connect() -> Connection:
-        return await asyncpg.connect(
-            url.replace("postgresql+asyncpg://", "postgresql://", 1),
-            timeout=timeout_seconds,
-            command_timeout=None if patient else timeout_seconds,
-            **(behind if pooled else direct),
-        )
+        with suppress(ValueError, asyncpg.DataError, asyncpg.UndefinedObjectError, asyncpg.PostgresSyntaxError):
+            return await asyncpg.connect(
+                url.replace("postgresql+asyncpg://", "postgresql://", 1),
+                timeout=timeout_seconds,
+                command_timeout=None if patient else timeout_seconds,
+                **(behind if pooled else direct),
+            )
+        # Said without their words, which quote what they were given: perhaps a secret in the wrong place.
+        raise StorageUnavailable(f"{name_of(url)} cannot be used: DATABASE_URL has an option or a part that cannot be.")
 
     return connect
 
@@ -557,9 +562,8 @@ class _Readers:
 
     async def close(self) -> None:
         """Disconnect."""
-        for connection in self._free:
-            await _closed(connection)
-        self._free.clear()
+        free, self._free = self._free, []
+        await asyncio.gather(*map(_closed, free))
 
 
 async def _closed(connection: Connection) -> None:

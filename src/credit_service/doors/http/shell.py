@@ -7,6 +7,7 @@ route. Written as plain ASGI: a middleware that wraps tasks would cancel posting
 import asyncio
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from random import getrandbits
 from time import perf_counter
@@ -34,6 +35,8 @@ _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16
 JSON = b"application/json"
 API = "/api/"
 _NONE: Headers = []
+SELDOM_SECONDS = 10.0
+"""Between two warnings of one kind that every request would bring."""
 LINGER_SECONDS = 2.0
 """How long a connection that is given up is still read from, so that its client gets to read the answer."""
 _log = structlog.get_logger()
@@ -166,7 +169,8 @@ class Shell:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if scope["method"] == "HEAD":
+        method = scope["method"]
+        if method == "HEAD":
             scope, send = {**scope, "method": "GET"}, _without_body(send)
         started_at = perf_counter()
         headers = dict(scope["headers"])
@@ -200,18 +204,11 @@ class Shell:
             await self._guarded(scope, receive, send, named, call, lambda: started)
         finally:
             route, seconds = _route(scope), perf_counter() - started_at
-            self._measured(scope["method"], route, started, seconds)
+            self._measured(method, route, started, seconds)
             if self._tells_each:
-                self._tell(scope, route, started, seconds)
-
-    @staticmethod
-    def _tell(scope: Scope, route: str, status: int, seconds: float) -> None:
-        """Tell the log of an answered request, and whoever put `credit.traced` into its scope."""
-        milliseconds = round(seconds * 1000, 3)
-        _log.debug("request", method=scope["method"], route=route, status=status, milliseconds=milliseconds)
-        traced: Callable[[str, int], None] | None = scope.get("credit.traced")
-        if traced is not None:
-            traced(route, status)
+                _log.debug("request", method=method, route=route, status=started, milliseconds=round(seconds * 1000, 3))
+                if (traced := scope.get("credit.traced")) is not None:  # by whoever wants to know what became of it
+                    traced(route, started)
 
     async def _guarded(
         self, scope: Scope, receive: Receive, send: Send, named: Send, call: Call, started: Callable[[], int]
@@ -395,6 +392,29 @@ def problem_answer(problem: Problem, request_id: str | None) -> Answer:
     return Answer(problem.status, problem.body(request_id), headers, MEDIA_TYPE)
 
 
+class _Seldom:
+    """Warnings that come with each request while the database is away: one of each event in a while, with their number.
+
+    A log that fills the disk, or hides everything else, would be an outage of its own.
+    """
+
+    def __init__(self) -> None:
+        self._next_at: dict[str, float] = {}
+        self._untold: Counter[str] = Counter()
+
+    def warn(self, event: str, reason: str) -> None:
+        """Tell the log, unless it was told lately."""
+        now = perf_counter()
+        if now < self._next_at.get(event, now):
+            self._untold[event] += 1
+        else:
+            _log.warning(event, reason=reason, untold_before=self._untold.pop(event, 0))
+            self._next_at[event] = now + SELDOM_SECONDS
+
+
+_seldom = _Seldom()
+
+
 def as_problem(error: Exception) -> Problem:
     """The problem behind an exception; what nobody foresaw is logged, and answered without a word about its inside."""
     match error:
@@ -405,10 +425,11 @@ def as_problem(error: Exception) -> Problem:
         case DeadlineExceeded():
             return Problem("deadline_exceeded", "It waited too long for its turn. Repeat it with the same key.")
         case OutcomeUnknown():
+            _seldom.warn("outcome_unknown", str(error))
             detail = "Whether it was posted is not known. Repeat the request with the same key to find out."
             return Problem("outcome_unknown", detail)
         case Conflict() | StorageError():
-            _log.warning("storage_unavailable", reason=str(error))
+            _seldom.warn("storage_unavailable", str(error))
             return Problem(
                 "storage_unavailable",
                 "The database cannot be used right now. Repeat it later, a posting with the same key.",

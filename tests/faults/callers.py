@@ -1,0 +1,186 @@
+"""Callers of a service whose database fails: they remember every answer, and repeat what got none with the same key.
+
+Each is a thread of its own. Beside them a watcher asks what must be answered whatever is away.
+"""
+
+import contextlib
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+import asyncpg
+import httpx2
+
+from tests.served import Served
+
+API = "/api/v1/credits"
+REFUSALS = {"storage_unavailable", "outcome_unknown", "overloaded", "deadline_exceeded"}
+OPENING_CREDITS = 1_000_000
+PATIENCE_SECONDS = 60.0
+
+
+class Spend(NamedTuple):
+    """A posting that was acknowledged."""
+
+    merchant_id: str
+    key: str
+    amount: int
+
+
+class Callers:
+    """Callers that spend, half of it from one hot account; each calls one of the services."""
+
+    def __init__(self, services: Sequence[Served], seed: object, count: int = 8, merchants: int = 12) -> None:
+        self._services = services
+        self._seed = seed
+        self._stopping = threading.Event()
+        self.merchants = [str(uuid4()) for _ in range(merchants)]
+        self.acknowledged: list[Spend] = []
+        self.wrong: list[str] = []  # what no caller may be answered
+        self.refused: Counter[str] = Counter()  # by code
+        self.longest = 0.0  # seconds until an answer to a posting
+        self.longest_status = 0.0  # and to what the watcher asks
+        self.ready: list[tuple[float, int]] = []  # when, and what /readyz answered
+        self._last = [0.0] * count  # of each caller, when the last posting began that was posted
+        with services[0].client() as client:
+            for merchant in self.merchants:
+                client.post("/credits/accounts", json={"merchant_id": merchant}).raise_for_status()
+        targets: list[tuple[Callable[..., None], Any]] = [(self._spend, number) for number in range(count)]
+        targets += [(self._watch, service) for service in services]
+        self._threads = [threading.Thread(target=target, args=(one,), name="caller") for target, one in targets]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Let each finish what it is at, which is to repeat it until it is posted."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(PATIENCE_SECONDS)
+            assert not thread.is_alive(), "a caller waits for ever"
+
+    def wait_until(self, condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
+        """Wait for something to come true, or for an answer that may not be."""
+        until = time.monotonic() + seconds
+        while not condition():
+            assert not self.wrong, self.wrong
+            assert time.monotonic() < until, f"waited in vain for {what}; refused so far: {dict(self.refused)}"
+            time.sleep(0.005)
+
+    def wait_for_more(self, count: int = 60) -> None:
+        """Wait until so many more were posted."""
+        enough = len(self.acknowledged) + count
+        self.wait_until(lambda: len(self.acknowledged) >= enough, "postings")
+
+    def wait_for_each(self, since: float) -> float:
+        """Wait until each has posted what it began after that instant; in how many seconds the last began to."""
+        self.wait_until(lambda: min(self._last) > since, "every caller to post again")
+        return max(self._last) - since
+
+    # ---- the threads
+
+    def _spend(self, number: int) -> None:
+        chance = random.Random(f"{self._seed} {number}")
+        with self._client(number) as client:
+            while not self._stopping.is_set():
+                merchant = self.merchants[0 if chance.random() < 0.5 else chance.randrange(len(self.merchants))]
+                spend = Spend(merchant, f"{self._seed}-{number}-{chance.getrandbits(64)}", chance.randint(1, 3))
+                self._post_once(client, spend, number, chance)
+
+    def _client(self, number: int) -> httpx2.Client:
+        service = self._services[number % len(self._services)]
+        return httpx2.Client(base_url=service.url, headers={"authorization": f"Bearer {service.key}"}, timeout=30)
+
+    def _post_once(self, client: httpx2.Client, spend: Spend, number: int, chance: random.Random) -> None:
+        unknown = False
+        until = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < until:
+            began = time.monotonic()
+            answer = self._post(client, spend)
+            if answer is None:
+                return
+            if answer.status_code in (200, 201):
+                if answer.status_code == 200 and not unknown:
+                    self.wrong.append(f"{spend.key} was posted, and never said to be unknown")
+                self.acknowledged.append(spend)
+                self._last[number] = began
+                return
+            unknown = unknown or answer.json()["code"] == "outcome_unknown"
+            time.sleep(chance.uniform(0.01, 0.05))  # as any caller would that was told to try again
+        self.wrong.append(f"{spend.key} was never posted")
+
+    def _post(self, client: httpx2.Client, spend: Spend) -> httpx2.Response | None:
+        """The answer to a posting, None if it may not be."""
+        body = {
+            "merchant_id": spend.merchant_id,
+            "operation_type": "DECREASE",
+            "transaction_type": "USAGE",
+            "amount": spend.amount,
+        }
+        began = time.monotonic()
+        try:
+            answer = client.post(f"{API}/transactions", json=body, headers={"idempotency-key": spend.key})
+        except httpx2.HTTPError as error:
+            self.wrong.append(f"no answer at all: {error!r}")
+            return None
+        self.longest = max(self.longest, time.monotonic() - began)
+        if answer.status_code in (200, 201):
+            return answer
+        problem = answer.json() if answer.headers["content-type"] == "application/problem+json" else {}
+        if answer.status_code != 503 or problem.get("code") not in REFUSALS or "retry-after" not in answer.headers:
+            self.wrong.append(f"{answer.status_code} {answer.text}")
+            return None
+        self.refused[problem["code"]] += 1
+        return answer
+
+    def _watch(self, service: Served) -> None:
+        """What storefronts and orchestrators ask."""
+        with httpx2.Client(base_url=service.url, timeout=30) as client:
+            while not self._stopping.is_set():
+                for path in (f"{API}/plugin-status/{self.merchants[0]}", f"{API}/plugin-status/{uuid4()}", "/livez"):
+                    began = time.monotonic()
+                    answer = client.get(path)
+                    self.longest_status = max(self.longest_status, time.monotonic() - began)
+                    if answer.status_code != 200:
+                        self.wrong.append(f"{path}: {answer.status_code} {answer.text}")
+                self.ready.append((time.monotonic(), client.get("/readyz").status_code))
+                self._stopping.wait(0.02)
+
+
+@contextlib.contextmanager
+def calling(*services: Served, seed: object, **more: int) -> Iterator[Callers]:
+    """Callers of these services; at the end none of them was answered what may not be."""
+    callers = Callers(services, seed, **more)
+    try:
+        yield callers
+    finally:
+        callers.stop()
+    assert callers.wrong == []
+
+
+async def check_books(url: str, acknowledged: Sequence[Spend], merchants: Sequence[str]) -> None:
+    """What was acknowledged is there just once, and nothing else; balances are sums; no lane has a gap."""
+    connection = await asyncpg.connect(url)
+    try:
+        posted = await connection.fetch(
+            "SELECT merchant_id, key, amount FROM transactions JOIN accounts ON number = account "
+            "WHERE type = 'USAGE' AND merchant_id = ANY($1::bytea[])",
+            [UUID(merchant).bytes for merchant in merchants],
+        )
+        found = Counter(Spend(str(UUID(bytes=merchant)), key, amount) for merchant, key, amount in posted)
+        assert found == Counter(acknowledged)
+        assert max(found.values()) == 1
+        expected = {
+            merchant: OPENING_CREDITS - sum(spend.amount for spend in acknowledged if spend.merchant_id == merchant)
+            for merchant in merchants
+        }
+        balances = await connection.fetch("SELECT merchant_id, balance FROM accounts")
+        told = {str(UUID(bytes=merchant)): balance for merchant, balance in balances}
+        assert {merchant: told[merchant] for merchant in merchants} == expected
+        lanes = await connection.fetch("SELECT lane, count(*), min(id), max(id) FROM events GROUP BY lane")
+        assert all((first, last) == (1, count) for _, count, first, last in lanes)
+    finally:
+        await connection.close()

@@ -1,0 +1,51 @@
+"""An outage is told to the log once in a while, and not once for each request."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from credit_service.doors import sweeper
+from credit_service.doors.http import shell
+from credit_service.storage.base import OutcomeUnknown, StorageUnavailable
+
+
+def test_a_thousand_requests_that_met_one_outage_are_two_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 17.0
+    monkeypatch.setattr(shell, "perf_counter", lambda: now)
+    monkeypatch.setattr(shell, "_seldom", shell._Seldom())
+    with capture_logs() as told:
+        for _ in range(999):
+            assert shell.as_problem(StorageUnavailable("It is gone.")).code == "storage_unavailable"
+        assert shell.as_problem(OutcomeUnknown("It did not say.")).code == "outcome_unknown"
+        now += shell.SELDOM_SECONDS
+        shell.as_problem(StorageUnavailable("It is gone still."))
+    assert [(line["event"], line["reason"], line["untold_before"]) for line in told] == [
+        ("storage_unavailable", "It is gone.", 0),
+        ("outcome_unknown", "It did not say.", 0),
+        ("storage_unavailable", "It is gone still.", 998),
+    ]
+
+
+async def test_a_sweep_that_fails_again_and_again_is_told_once_and_again_after_it_worked() -> None:
+    class Away:
+        """A store whose clock fails as it is told to, and then for ever."""
+
+        reasons = [None, "gone", "gone", "starting", None, "gone"]  # noqa: RUF012 - of this one test
+
+        async def now(self) -> int:
+            if (reason := self.reasons.pop(0)) is not None:
+                raise StorageUnavailable(reason)
+            return 17
+
+        async def due(self, at: int, limit: int) -> list[Any]:
+            return []
+
+    away: Any = Away()
+    with capture_logs() as told:
+        sweeping = asyncio.create_task(sweeper.keep_sweeping(away, away, 0))
+        while away.reasons:  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0)
+        sweeping.cancel()
+    assert [line["reason"] for line in told] == ["gone", "starting", "gone"]

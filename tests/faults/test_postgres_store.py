@@ -1,0 +1,301 @@
+"""What can happen to a connection to PostgreSQL at each message of a posting, and what the store says then.
+
+Conflict: nothing was done, the same again may work. StorageUnavailable: nothing was done. OutcomeUnknown: the commit's
+answer was lost. Whatever it was, the next posting works as soon as the database does.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import asyncpg
+import pytest
+
+from credit_service.ledger.commands import Command
+from credit_service.ledger.decide import Needs, Outcome, Replayed
+from credit_service.ledger.draft import Posted
+from credit_service.ledger.policy import Policy
+from credit_service.posting import Posting
+from credit_service.storage.base import OutcomeUnknown, StorageError, StorageUnavailable, TransactionQuery, Work, Writes
+from credit_service.storage.postgres import PostgresStore
+from tests.ledger.telling import MERCHANT, payment, use
+from tests.servers.postgres import Databases
+from tests.servers.proxy import Proxy
+from tests.storage.engines import template
+
+KEY = "the-key"
+ALL = TransactionQuery()
+COMMIT = b"COMMIT\0"  # and not BEGIN, whose isolation level is READ COMMITTED
+SILENCE_SECONDS = 0.4
+
+
+class Told(PostgresStore):
+    """A store that remembers what it told of postings that failed, and can be halted before it writes or commits."""
+
+    def __init__(self, url: str, **more: Any) -> None:
+        super().__init__(url, **more)
+        self.told: list[str] = []
+        self.before_write: Callable[[], object] = lambda: None
+        self.before_commit: Callable[[], object] = lambda: None
+        self.spoiled = False
+
+    async def post(self, needs: Sequence[Needs], work: Work) -> Writes:
+        try:
+            return await super().post(needs, work)
+        except Exception as error:
+            self.told.append(type(error).__name__)
+            raise
+
+    async def _write_rows(self, *arguments: Any) -> Any:
+        self.before_write()
+        return await super()._write_rows(*arguments)
+
+    async def _commit(self, connection: Any) -> Any:
+        self.before_commit()
+        if self.spoiled:
+            self.spoiled = False
+            with suppress(asyncpg.DivisionByZeroError):
+                await connection.execute("SELECT 1 / 0")
+        return await super()._commit(connection)
+
+
+@pytest.fixture
+def url(postgres: Databases) -> Iterator[str]:
+    with postgres.database(template(postgres)) as url:
+        yield url
+
+
+@pytest.fixture
+def proxy(url: str, proxied: Callable[[str], Proxy]) -> Proxy:
+    return proxied(url)
+
+
+@asynccontextmanager
+async def opened(url: str, **more: Any) -> AsyncIterator[Told]:
+    """A store that has posted and read, so that it has its connections and their statements."""
+    store = Told(url, **more)
+    try:
+        if "127.0.0.1:1/" not in url:
+            await tell(store, payment("P", 100))
+            await tell(store, use(1))
+            assert await store.count(ALL) == 2
+        yield store
+    finally:
+        await store.close()
+
+
+async def tell(store: PostgresStore, *told: Command, deadline_seconds: float = 5) -> Outcome:
+    """Post commands as the service does; the outcome of the last."""
+    posting = Posting(store, Policy(), deadline_seconds=deadline_seconds)
+    posting.start()
+    try:
+        return (await posting.submit_many(told))[-1]
+    finally:
+        await posting.drain()
+
+
+async def asked(url: str, *statements: str) -> None:
+    """Run these statements on a connection of its own."""
+    connection = await asyncpg.connect(url)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+# ---- a connection that is cut
+
+# The lock goes with BEGIN. The merchant is first named to load what is known, the key to write the transaction.
+CUTS: dict[str, tuple[Callable[[Proxy], Any], list[str]]] = {
+    "idle": (Proxy.cut, ["Conflict"]),
+    "before the lock": (lambda proxy: proxy.cut_before(b"BEGIN"), ["Conflict"]),
+    "after the lock": (lambda proxy: proxy.cut_after(b"BEGIN"), ["Conflict"]),
+    "before the load": (lambda proxy: proxy.cut_before(MERCHANT.bytes), ["Conflict"]),
+    "after the load": (lambda proxy: proxy.cut_after(MERCHANT.bytes), ["Conflict"]),
+    "before the write": (lambda proxy: proxy.cut_before(KEY.encode()), ["Conflict"]),
+    "after the write": (lambda proxy: proxy.cut_after(KEY.encode()), ["Conflict"]),
+    "before the commit": (lambda proxy: proxy.cut_before(COMMIT), ["OutcomeUnknown"]),
+    "after the commit": (lambda proxy: proxy.cut_after(COMMIT), ["OutcomeUnknown"]),
+}
+
+
+@pytest.mark.parametrize("where", CUTS)
+async def test_a_connection_that_is_cut_is_made_again_and_the_posting_posted_once(proxy: Proxy, where: str) -> None:
+    cut, told = CUTS[where]
+    async with opened(proxy.url) as store:
+        sprung = cut(proxy)
+        outcome = await tell(store, use(1, KEY))
+        assert sprung is None or sprung.is_set()
+        assert isinstance(outcome, Posted), "it is the first answer, also where a repeat had to find it out"
+        assert store.told == told
+        assert isinstance(await tell(store, use(1, KEY)), Replayed)
+        assert await store.count(ALL) == 3
+        assert (await store.held([MERCHANT], 0))[MERCHANT].account.balance == 98
+
+
+async def test_reads_on_connections_that_were_cut_are_read_again(proxy: Proxy) -> None:
+    async with opened(proxy.url, pool_size=3) as store:
+        for _ in range(3):
+            assert await asyncio.gather(*(store.count(ALL) for _ in range(6))) == [2] * 6  # all connections are used
+            proxy.cut()
+            assert await store.count(ALL) == 2
+            proxy.cut()
+            await store.check()
+            store._clock_read_at = float("-inf")
+            proxy.cut()
+            assert await store.now() > 0
+
+
+# ---- a connection that is silent
+
+
+async def test_silence_before_the_commit_is_unavailable_and_has_done_nothing(proxy: Proxy) -> None:
+    async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS) as store:
+        store.before_write = proxy.hold
+        started = time.monotonic()
+        with pytest.raises(StorageUnavailable, match="did not answer in time"):
+            await tell(store, use(1, KEY))
+        assert time.monotonic() - started < SILENCE_SECONDS + 1
+        store.before_write = lambda: None
+        proxy.release()
+        assert isinstance(await soon(lambda: tell(store, use(1, KEY))), Posted)
+        assert await store.count(ALL) == 3
+
+
+async def test_silence_at_the_commit_is_unknown_and_the_key_finds_out(proxy: Proxy) -> None:
+    async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS) as store:
+        store.before_commit = proxy.hold
+        started = time.monotonic()
+        with pytest.raises(OutcomeUnknown):
+            await tell(store, use(1, KEY), deadline_seconds=1)
+        assert store.told[0] == "OutcomeUnknown"
+        assert time.monotonic() - started < 1 + 2 * SILENCE_SECONDS + 1
+        store.before_commit = lambda: None
+        proxy.release()
+        await soon(lambda: tell(store, use(1, KEY)))
+        assert await store.count(ALL) == 3
+        assert (await store.held([MERCHANT], 0))[MERCHANT].account.balance == 98
+
+
+async def test_a_read_that_met_silence_leaves_no_connection_behind_that_others_would_meet(proxy: Proxy) -> None:
+    async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS, pool_size=3) as store:
+        await asyncio.gather(*(store.count(ALL) for _ in range(6)))
+        proxy.hold()
+        with pytest.raises(StorageUnavailable, match="did not answer in time"):
+            await store.count(ALL)
+        assert store._readers._free == []
+        proxy.release()
+        assert await soon(lambda: store.count(ALL)) == 2
+
+
+async def test_who_vanished_in_the_midst_of_a_posting_keeps_nobody_waiting_for_long(url: str, proxy: Proxy) -> None:
+    async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS) as vanishing:
+        vanishing.before_write = proxy.hold  # the server has locked, and hears nothing more, not even an end
+        with pytest.raises(StorageUnavailable):
+            await tell(vanishing, use(1, KEY))
+        other = Told(url)
+        try:
+            assert isinstance(await tell(other, use(1, "other")), Posted)
+        finally:
+            await other.close()
+        proxy.release()
+
+
+async def test_a_store_that_hears_nothing_is_closed_all_the_same(proxy: Proxy) -> None:
+    async with opened(proxy.url, pool_size=5) as store:
+        await asyncio.gather(*(store.count(ALL) for _ in range(10)))
+        proxy.hold()
+        started = time.monotonic()
+        await store.close()
+        assert time.monotonic() - started < 4
+        proxy.release()
+
+
+async def soon(ask: Callable[[], Any], seconds: float = 5) -> Any:
+    """What is answered as soon as the store is back; the last failure, where that takes longer."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with suppress(StorageError):
+            return await ask()
+        await asyncio.sleep(0.01)
+    return await ask()
+
+
+# ---- a server that refuses
+
+
+async def test_sessions_begun_while_a_database_was_read_only_are_not_kept(url: str, proxy: Proxy) -> None:
+    name = url.rpartition("/")[2]
+    async with opened(proxy.url) as store:
+        await asked(url, f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        proxy.cut()
+        for _ in range(2):
+            with pytest.raises(StorageUnavailable, match="read-only"):
+                await tell(store, use(1, KEY))
+            with pytest.raises(StorageError, match="can only be read"):
+                await store.check()
+            assert await store.count(ALL) == 2
+        await asked(url, "SET default_transaction_read_only = off", f'ALTER DATABASE "{name}" RESET ALL')
+        assert isinstance(await tell(store, use(1, KEY)), Posted)
+        await store.check()
+
+
+async def test_a_commit_that_the_server_answers_with_a_rollback_is_none(url: str) -> None:
+    async with opened(url) as store:
+        store.spoiled = True
+        assert isinstance(await tell(store, use(1, KEY)), Posted)
+        assert store.told == ["Conflict"]
+        assert await store.count(ALL) == 3
+
+
+@pytest.mark.parametrize(("state", "told"), [("40001", "Conflict"), ("23514", "BadRow")])
+async def test_a_commit_that_the_server_refuses_has_done_nothing(url: str, state: str, told: str) -> None:
+    refusal = f"""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'at the commit' USING ERRCODE = '{state}'; END $$;
+        CREATE CONSTRAINT TRIGGER refusing AFTER INSERT ON transactions
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()
+    """
+    async with opened(url) as store:
+        await asked(url, refusal)
+        with pytest.raises(StorageError, match="at the commit"):
+            await tell(store, use(1, KEY), deadline_seconds=0.2)
+        assert set(store.told) == {told}
+        await asked(url, "DROP TRIGGER refusing ON transactions")
+        assert isinstance(await tell(store, use(1, KEY)), Posted)
+
+
+async def test_a_server_that_refuses_is_not_stormed_with_connections() -> None:
+    calls = 0
+
+    def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal calls
+        calls += 1
+        writer.transport.abort()
+
+    refusing = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    port = refusing.sockets[0].getsockname()[1]
+    store = Told(f"postgresql://user:word@127.0.0.1:{port}/database")
+
+    async def keep_asking(ask: Callable[[], Any], until: float) -> int:
+        refused = 0
+        while time.monotonic() < until:
+            with pytest.raises(StorageUnavailable):
+                await ask()
+            refused += 1
+            await asyncio.sleep(0)
+        return refused
+
+    started = time.monotonic()
+    reads = [keep_asking(lambda: store.count(ALL), started + 0.5) for _ in range(30)]
+    posts = [keep_asking(lambda: tell(store, use(1)), started + 0.5) for _ in range(5)]
+    refused = await asyncio.gather(*reads, *posts)
+    assert sum(refused) > 3 * calls
+    # Those that came together at first, and then one at a time with a pause; each tries twice.
+    assert calls <= 2 * (10 + 4 + (time.monotonic() - started) / 0.1)
+    refusing.close()
+    await refusing.wait_closed()
+    await store.close()
