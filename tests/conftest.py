@@ -2,15 +2,21 @@
 
 import os
 
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 # A failure prints the blob that reproduces it (@reproduce_failure); machines are shared, so no example has a deadline.
 settings.register_profile("default", max_examples=150, deadline=None, print_blob=True)
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=2_000)
-# Mutation tests run the suite thousands of times: the same few examples each time, and nothing remembered.
+# Mutation tests run the suite thousands of times: the same few examples each time, nothing remembered, and a failure is
+# enough, be it large.
 settings.register_profile(
-    "mutation", parent=settings.get_profile("default"), max_examples=15, derandomize=True, database=None
+    "mutation",
+    parent=settings.get_profile("default"),
+    max_examples=15,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
-pytest_plugins = ["tests.servers.fixtures"]
+pytest_plugins = ["tests.servers.fixtures", "tests.storage.engines"]

@@ -4,7 +4,7 @@ from collections import Counter
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from credit_service.ledger.account import ORDER_REFUNDED, PAYMENT_REFUNDED
@@ -57,6 +57,7 @@ def test_L5_a_spend_posts_all_or_is_refused_for_want_of_credits(policy: Policy, 
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40))
+@example(have=0, owe=0, price=1)
 def test_L5_an_order_that_is_not_covered_follows_the_policy(have: int, owe: int, price: int) -> None:
     """What each policy posts, from any available (below zero, too)."""
     available = have - owe

@@ -193,7 +193,9 @@ def test_L8_a_refund_that_cannot_be_worth_anything_is_a_dead_letter(
     assert late.refused(said).refusal == refusal
     assert isinstance(early.do(said), Waiting)
     early.tell(paid)
-    assert [(letter.code, letter.fact) for letter in early.dead_letters] == [(refusal.code, said)]
+    assert [(letter.code, letter.reason, letter.fact) for letter in early.dead_letters] == [
+        (refusal.code, refusal.sentence, said)
+    ]
     # The order is not held up by it, and the refund's key is free again.
     assert early.remaining() == late.remaining()
     assert early.refused(said).refusal == refusal

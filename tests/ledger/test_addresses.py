@@ -43,6 +43,7 @@ def test_different_rows_have_different_ids(one: tuple[int, int, int], other: tup
 )
 def test_the_layout_of_an_id_is_fixed(account: int, kind: int, number: int, written: str) -> None:
     assert text(account, kind, number) == written
+    assert parse(UUID(written)) == Address(account, kind, number)
 
 
 @pytest.mark.parametrize(

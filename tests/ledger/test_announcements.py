@@ -155,3 +155,9 @@ def test_a_warning_names_the_grant_by_its_id() -> None:
         "remaining": 5,
         "expires_at": days(30),
     }
+
+
+def test_the_plugin_stops_with_the_last_credit_be_it_the_only_one() -> None:
+    book = Book(Policy(trial_credits=1))
+    book.tell(opening())
+    assert told(book.tell(use(1)))[-1] == ("plugin_status_changed", 2, 0)

@@ -6,8 +6,8 @@ from decimal import Decimal
 
 import pytest
 
-from credit_service.ledger.account import MAX_CREDITS, Reference
-from credit_service.ledger.commands import UNCHANGED, Command
+from credit_service.ledger.account import MAX_CREDITS, Operation, Reference, TransactionType
+from credit_service.ledger.commands import UNCHANGED, ChangeTerms, Command
 from credit_service.ledger.decide import Needs, Replayed, Waiting, needs
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
@@ -21,6 +21,7 @@ from tests.ledger.telling import (
     order,
     payment,
     payment_refund,
+    post,
     refund,
     renewal,
     sweep,
@@ -120,6 +121,12 @@ def test_the_refusals_of_a_refund_come_in_order_of_precedence() -> None:
         book = Book(Policy(trial_credits=0, auto_create=False))
         telling(book)
         assert _refusal(book, command) == refusal
+
+
+def test_a_payment_by_command_that_does_not_fit_is_refused_like_any_other() -> None:
+    book = Book(NO_TRIAL)
+    is_full(book)
+    assert _refusal(book, add(1, type_="PAYMENT")) == Refusal.OUT_OF_RANGE
 
 
 def _refusal(book: Book, command: Command) -> Refusal | None:
@@ -261,6 +268,12 @@ def test_terms_that_are_not_said_stay_as_they_are() -> None:
         assert (account.low_threshold, account.when_insufficient, account.overdraft_limit) == now
 
 
+def test_a_change_of_terms_that_says_nothing_changes_nothing() -> None:
+    book = Book()
+    book.tell(opening(), terms(low_threshold=5, when_insufficient="reject", overdraft_limit=9))
+    assert book.do(ChangeTerms(merchant_id=MERCHANT, key="k")) == Replayed(None)
+
+
 def test_an_account_of_its_own_threshold_equal_to_the_default_is_a_change_without_an_announcement() -> None:
     book = Book()
     book.tell(opening())
@@ -273,6 +286,22 @@ def test_an_account_opened_again_is_settled_on_the_way() -> None:
     book.tell(opening(), add(5, expires_at=days(1)))
     told = book.wait(days=2).tell(opening())
     assert (told.transaction, [done.type for done in told.transactions]) == (None, ["EXPIRY"])
+
+
+# ---- what an account and its grants say
+
+
+def test_a_grant_names_the_transaction_that_made_it() -> None:
+    book = Book()
+    book.tell(opening(), add(5), use(1), add(6))
+    assert {number: grant.sequence for number, grant in book.grants.items()} == {1: 1, 2: 2, 3: 4}
+
+
+def test_an_account_remembers_when_its_last_transaction_was() -> None:
+    book = Book(NO_TRIAL)
+    assert book.tell(opening()).account.last_transaction_at is None
+    assert book.wait(days=1).tell(add(5)).account.last_transaction_at == days(1)
+    assert book.wait(days=1).tell(terms(low_threshold=1)).account.last_transaction_at == days(1)
 
 
 # ---- what must be loaded
@@ -305,10 +334,13 @@ def test_each_command_says_what_it_needs(
 # ---- what a transaction says
 
 
-def test_a_transaction_carries_what_its_command_said() -> None:
+@pytest.mark.parametrize(("operation", "type_"), [("INCREASE", "SUBSCRIPTION"), ("DECREASE", "USAGE")])
+def test_a_transaction_carries_what_its_command_said(operation: Operation, type_: TransactionType) -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), add(5))
-    command = use(
+    command = post(
+        operation,
+        type_,
         2,
         key="k",
         reference=Reference("job", "7"),
@@ -323,7 +355,25 @@ def test_a_transaction_carries_what_its_command_said() -> None:
     assert (done.key, done.content, done.reference) == ("k", command.content, ("job", "7"))
     assert (done.metadata, done.metadata_salt, done.actor, done.correlation_id) == ('{"a":1}', b"0" * 16, "key:9", "c")
     assert (done.occurred_at, done.created_at, done.reverses) == (days(-3), days(1), None)
-    assert (done.operation, done.type, done.merchant_id) == ("DECREASE", "USAGE", MERCHANT)
+    assert (done.operation, done.type, done.merchant_id) == (operation, type_, MERCHANT)
+
+
+def test_each_type_of_transaction_either_adds_credits_or_takes_them() -> None:
+    book = Book()
+    book.tell(opening(), payment("1", 9), renewal("A", "1", 5), add(9, expires_at=days(1)))
+    book.tell(order("1", 4), refund("1", "1", credits=4), payment_refund("1", "1", 9), use(1))
+    book.wait(days=1).tell(sweep())
+    assert [(done.type, done.operation) for done in book.transactions] == [
+        ("TRIAL", "INCREASE"),
+        ("PAYMENT", "INCREASE"),
+        ("SUBSCRIPTION", "INCREASE"),
+        ("MANUAL", "INCREASE"),
+        ("ORDER_PAID", "DECREASE"),
+        ("ORDER_REFUNDED", "INCREASE"),
+        ("PAYMENT_REFUNDED", "DECREASE"),
+        ("USAGE", "DECREASE"),
+        ("EXPIRY", "DECREASE"),
+    ]
 
 
 @pytest.mark.parametrize(

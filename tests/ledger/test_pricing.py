@@ -51,6 +51,7 @@ def price(fixed: str, percent: str, minimum: str, total: str | None) -> int:
         ("0", "100", "0", "999999999999.5", 1_000_000_000_000),
         ("0", "100", "0", "999999999999.499999", 999_999_999_999),
         ("0", "33.333333", "0", "1000000000000", 333_333_330_000),
+        ("0", "99.999999", "0", "999950000100.000001", 999_949_990_100),  # …100.49999999999999
     ],
 )
 def test_an_order_costs_the_largest_of_three_rounded_half_up_once(
@@ -81,6 +82,12 @@ def test_an_order_that_says_its_credits_is_not_priced() -> None:
     book.tell(opening(), order("1", 2, total=50), order("2", 0), order("3", total=50))
     assert [done.amount for done in book.transactions[1:]] == [2, 0, 7]
     assert [done.total_micros for done in book.transactions[1:]] == [50_000_000, None, 50_000_000]
+
+
+def test_an_order_that_does_not_say_its_credits_is_priced_from_its_total() -> None:
+    book = Book(Policy(order_percent=Decimal(10)))
+    book.tell(opening(), order("1", total=50), order("2"))
+    assert [done.amount for done in book.transactions[1:]] == [5, 1]
 
 
 def test_the_settings_of_an_operator_who_chose_nothing() -> None:

@@ -114,6 +114,10 @@ def test_the_canonical_form_of_a_reversal_and_of_a_shortfall_has_its_own_line() 
     assert (lines[7], lines[19]) == ("3", "7")
 
 
+def test_metadata_without_a_salt_is_hashed_alone() -> None:
+    assert metadata_hash("{}", None) == sha256(b"{}").digest()
+
+
 # ---- what verification says, fault by fault; each broken history is chained anew, so that only its sums betray it
 
 
@@ -174,6 +178,12 @@ def test_a_broken_link_is_named_at_the_transaction_that_no_longer_fits() -> None
     assert book.account is not None
     fault = "the hash does not match the transaction and its predecessor"
     assert list(verify(book.account, book.grants.values(), forged)) == [Fault(1, fault)]
+
+
+def test_the_last_credit_of_a_grant_is_not_forgotten() -> None:
+    book = Book(Policy(trial_credits=0))
+    book.tell(opening(), add(10), use(9))
+    assert book.faults() == []
 
 
 def test_an_account_without_transactions_has_no_fault() -> None:

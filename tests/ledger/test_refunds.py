@@ -3,6 +3,7 @@
 import pytest
 
 from credit_service.ledger.account import Draw
+from credit_service.ledger.commands import Command
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.refunds import own_draws
 from tests.ledger.book import Book
@@ -105,6 +106,44 @@ def test_two_refunds_parked_for_one_order_share_it_in_the_order_of_their_arrival
     assert book.given["shopify:order:1"] == ("shopify:order:1", 10_000_000, 2, 6)
 
 
+@pytest.mark.parametrize("command", [refund("1", "1", money=5), payment_refund("1", "1", 5)])
+def test_a_refund_is_the_transaction_of_its_own_posting(command: Command) -> None:
+    told = opened(payment("1", 9), order("1", 8, total=10)).tell(command)
+    assert told.transactions == (told.transaction,)
+
+
+@pytest.mark.parametrize(
+    ("total", "money", "gives"),
+    [
+        ("10", ["5", "5"], [(4, 0), (4, 0)]),
+        ("10", ["5", "9"], [(4, 0), (4, 0)]),
+        ("10", ["10", "5"], [(8, 0), (0, 0)]),
+        ("0", ["0"], [(8, 0)]),  # all of nothing was refunded
+    ],
+)
+def test_each_refund_of_money_gives_what_those_before_it_did_not(
+    total: str, money: list[str], gives: list[tuple[int, int]]
+) -> None:
+    book = opened(add(9), order("1", 8, total=total))
+    done = [book.tell(refund(str(number), "1", money=part)).transactions[0] for number, part in enumerate(money)]
+    assert [(one.amount, one.shortfall) for one in done] == gives
+
+
+def test_a_refund_whose_wait_is_over_does_not_keep_the_next_one_from_its_order() -> None:
+    book = opened(add(10))
+    book.do(refund("early", "1", credits=1))
+    book.wait(days=1).do(refund("late", "1", credits=2))
+    told = book.wait(days=6).tell(order("1", 6))
+    assert [done.key for done in told.transactions] == ["shopify:order:1", "shopify:refund:late"]
+    assert [letter.code for letter in told.dead_letters] == ["order_unknown"]
+    assert book.parked == {}
+
+
+def test_a_refund_of_no_order_and_of_no_credits_leaves_its_transaction_and_no_grant() -> None:
+    (done,) = opened().tell(refund("1", credits=0)).transactions
+    assert (done.amount, done.shortfall, done.draws) == (0, 0, ())
+
+
 def test_a_payment_is_taken_back_from_its_own_grant_although_another_would_pay_first() -> None:
     book = opened(payment("1", 10), add(5, priority=1), use(7))
     # The first to pay was the other grant, so eight are left of the payment's own.
@@ -146,6 +185,7 @@ def test_a_payment_refund_that_waited_does_not_need_the_grants_that_time_used_up
     worthless.do(payment_refund("1", "1", 6))
     worthless.wait(days=1).tell(sweep())
     told = worthless.tell(payment("1", 0))
+    assert worthless.faults() == []
     assert [(done.amount, done.shortfall, done.draws) for done in told.transactions] == [(0, 0, ((1, -5),)), (0, 6, ())]
 
 

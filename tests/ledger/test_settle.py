@@ -34,6 +34,12 @@ def test_at_one_instant_grants_expire_before_others_begin() -> None:
     ]
 
 
+def test_at_one_instant_grants_begin_before_others_are_announced_as_expiring_soon() -> None:
+    book = opened(add(5, expires_at=days(8)), add(7, effective_at=days(1)))
+    told = book.wait(days=1).tell(sweep())
+    assert [(said.type, said.available) for said in told.announcements] == [(EXPIRING_SOON, 12)]
+
+
 def test_all_that_begin_at_one_instant_begin_together_and_then_pay_the_debt() -> None:
     book = opened(order("1", 10), add(3, effective_at=days(1)), add(20, effective_at=days(1), priority=1))
     account = book.wait(days=1).tell(sweep()).account
