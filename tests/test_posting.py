@@ -14,6 +14,7 @@ from uuid import UUID
 
 import pytest
 
+from credit_service import posting
 from credit_service.ledger.account import Transaction
 from credit_service.ledger.commands import Command
 from credit_service.ledger.decide import Needs, Outcome, Replayed, Waiting, decide
@@ -219,21 +220,54 @@ def was_posted(outcome: Any, key: str) -> bool:
 # ---- streams
 
 
-async def test_a_store_with_two_streams_takes_two_postings_at_once_and_each_merchant_keeps_its_order():
+OF_STREAMS = [UUID(int=number) for number in (2, 3)]  # one merchant of each of two streams
+
+
+async def test_large_batches_of_two_streams_are_in_the_store_at_once_and_each_merchant_keeps_its_order(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(posting, "LARGE_BATCH", 1)
     store = MemoryStore(streams=2)
-    others = [UUID(int=number) for number in (2, 3)]  # one of each stream
     async with Desk(store) as desk:
         store.free.clear()
-        (first, second) = await desk.hand_in(*[of(one, payment("P", 9)) for one in others])
+        firsts = await desk.hand_in(*[of(one, payment("P", 9)) for one in OF_STREAMS])
         await asyncio.sleep(0)
         assert len(store.batches) == 2  # both are in the store
-        later = [await desk.started(desk.posting.submit(of(one, use(1, key)))) for key in "ab" for one in others]
+        later = [await desk.started(desk.posting.submit(of(one, use(1, key)))) for key in "ab" for one in OF_STREAMS]
         assert desk.posting.queued == 4
         store.free.set()
-        await answers([first, second, *later])
+        await answers([*firsts, *later])
         assert [sorted(batch) for batch in store.batches[2:]] == [["a", "b"]] * 2
-        for one in others:
+        for one in OF_STREAMS:
             assert [each.key for each in store.transactions if each.merchant_id == one][1:] == ["a", "b"]
+
+
+async def test_what_is_little_is_posted_together_one_batch_after_the_other():
+    store = MemoryStore(streams=2)
+    async with Desk(store) as desk:
+        store.free.clear()
+        (first,) = await desk.hand_in(of(OF_STREAMS[0], payment("P", 9)))
+        await asyncio.sleep(0)
+        later = await desk.hand_in(*[of(one, payment(key, 9)) for key in "QR" for one in OF_STREAMS])
+        await asyncio.sleep(0)
+        assert (len(store.batches), desk.posting.queued) == (1, 4)  # the second stream waits for the first
+        store.free.set()
+        await answers([first, *later])
+        assert [len(batch) for batch in store.batches] == [1, 4]
+
+
+async def test_a_stream_that_fills_up_goes_ahead_beside_the_one_that_is_under_way():
+    store = MemoryStore(streams=2)
+    async with Desk(store) as desk:
+        store.free.clear()
+        (first,) = await desk.hand_in(of(OF_STREAMS[0], payment("P", 9)))
+        await asyncio.sleep(0)
+        many = [of(OF_STREAMS[1], payment(f"{number}", 9)) for number in range(posting.LARGE_BATCH)]
+        later = await desk.started(desk.posting.submit_many(many))
+        await asyncio.sleep(0)
+        assert [len(batch) for batch in store.batches] == [1, posting.LARGE_BATCH]
+        store.free.set()
+        await answers([first, later])
 
 
 @timeless

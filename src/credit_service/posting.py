@@ -30,6 +30,8 @@ from credit_service.storage.base import (
     Writes,
 )
 
+LARGE_BATCH = 200
+"""From so many waiting commands on, a stream posts beside the others instead of together with them."""
 FIRST_PAUSE_SECONDS = 0.005
 LONGEST_PAUSE_SECONDS = 0.25
 
@@ -84,11 +86,12 @@ class _Unit(NamedTuple):
 class _Stream:
     """Commands that wait for one of the streams of the store, in their order."""
 
-    __slots__ = ("arrived", "queue", "watch")
+    __slots__ = ("may_go", "queue", "under_way", "watch")
 
     def __init__(self) -> None:
         self.queue: deque[_Unit] = deque()
-        self.arrived = asyncio.Event()
+        self.may_go = asyncio.Event()  # set when it is worth to look whether a batch can begin
+        self.under_way = False  # a batch with commands of this stream is in the store
         self.watch: asyncio.TimerHandle | None = None  # for the deadline of the first
 
 
@@ -138,7 +141,7 @@ class Posting:
         """Refuse what comes from now on, finish what is queued, and stop; giving up waiting for it stops nothing."""
         self._draining = True
         for stream in self._streams:
-            stream.arrived.set()
+            stream.may_go.set()
         await asyncio.shield(asyncio.gather(*self._runners))
 
     @property
@@ -201,7 +204,7 @@ class Posting:
             needed = tuple([needs(command) for command in commands])
             stream = streams[self._store.stream_of(commands[0].merchant_id)]
             stream.queue.append(_Unit(job, index, commands, needed, rehearsal))
-            stream.arrived.set()
+            stream.may_go.set()
             if stream.watch is None:
                 stream.watch = loop.call_at(job.deadline, self._give_up, stream)
         self._queued += count
@@ -209,13 +212,25 @@ class Posting:
         return [outcomes for outcomes in job.outcomes if outcomes is not None]
 
     async def _run(self, stream: _Stream) -> None:
-        while True:
-            await stream.arrived.wait()
-            stream.arrived.clear()
-            while stream.queue:
-                await self._post(self._gather(stream.queue))
-            if self._draining:
-                return
+        while not (self._draining and not stream.queue):
+            await stream.may_go.wait()
+            stream.may_go.clear()
+            while stream.queue and self._may_begin(stream):
+                taken, units = self._gather(stream)
+                for other in taken:
+                    other.under_way = True
+                await self._post(units)
+                for other in taken:
+                    other.under_way = False
+                for other in self._streams:
+                    if other is not stream and other.queue:
+                        other.may_go.set()
+
+    def _may_begin(self, stream: _Stream) -> bool:
+        """Whether a batch of this stream can begin, and is not better joined by those of others in a while."""
+        if stream.under_way:
+            return False
+        return len(stream.queue) >= LARGE_BATCH or not any(other.under_way for other in self._streams)
 
     def _give_up(self, stream: _Stream) -> None:
         """Answer those whose deadline passed in the queue, also while the store does not answer.
@@ -232,16 +247,27 @@ class Posting:
         if queue:
             stream.watch = asyncio.get_running_loop().call_at(queue[0].job.deadline, self._give_up, stream)
 
-    def _gather(self, queue: deque[_Unit]) -> list[_Unit]:
-        """Everything that waits, up to the size of a batch."""
+    def _gather(self, stream: _Stream) -> tuple[list[_Stream], list[_Unit]]:
+        """Everything that waits, up to the size of a batch; of other streams what is too little for one of its own.
+
+        Two small batches at once cost more than one after the other: each waits for the database as long.
+        """
+        taken: list[_Stream] = []
         batch: list[_Unit] = []
         size = 0
-        while queue and (not batch or size + len(queue[0].commands) <= self._max_batch):
-            unit = queue.popleft()
-            size += len(unit.commands)
-            batch.append(unit)
+        for other in (stream, *[other for other in self._streams if other is not stream]):
+            queue = other.queue
+            if other.under_way or not queue or (other is not stream and len(queue) >= LARGE_BATCH):
+                continue
+            before = len(batch)
+            while queue and (not batch or size + len(queue[0].commands) <= self._max_batch):
+                unit = queue.popleft()
+                size += len(unit.commands)
+                batch.append(unit)
+            if len(batch) > before:
+                taken.append(other)
         self._queued -= size
-        return batch
+        return taken, batch
 
     async def _post(self, units: list[_Unit], lost: _Lost | None = None) -> None:
         """Post a batch, again after a conflict or a lost answer, within the deadlines of those who wait for it.

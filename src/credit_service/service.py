@@ -252,7 +252,7 @@ def quieten_garbage_collection() -> None:
     """What is loaded by now stays; looked through again and again, it would make every batch wait."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(200_000, 20, 100)
 
 
 def server_config(service: Service, settings: Settings) -> uvicorn.Config:

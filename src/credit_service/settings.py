@@ -30,7 +30,8 @@ _CREDENTIALS = re.compile(r"://|:[^/]*@")
 # would be taken for something that is shown.
 _POSTGRES = re.compile(
     r"(?:postgres|postgresql|postgresql\+asyncpg)://"
-    r"((?:[^:@/?#\s]+(?::[^:@/?#\s]*)?@)?(?:[\w.\-]*|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?/[^:@/?#\s]+(?:\?[^@#\s]*)?)"
+    r"((?:[^:@/?#\s]+(?::[^:@/?#\s]*)?@)?(?:[\w.\-]*|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?"
+    r"/[^:@/?#\s]+(?:\?[^@#\s]*)?)"
 )
 _WORD = re.compile(r"\w{1,64}")
 _PLAIN_URL = re.compile(r"https?://[^/?#@\s]+(/[^?#@\s]*)?")
@@ -186,7 +187,7 @@ class Settings(BaseSettings):
             path = text.removeprefix(_SQLITE)
             if path and path != ":memory:" and not _CREDENTIALS.search(path):
                 return url
-        elif (found := _POSTGRES.fullmatch(text)) is not None:
+        elif (found := _POSTGRES.fullmatch(text)) is not None and int(found["port"] or 0) < 65_536:
             return SecretStr(f"postgresql://{found[1]}")
         raise ValueError(
             f"must be the URL of an SQLite file, like {_SQLITE}credit-service.db, or of a PostgreSQL database, like "
