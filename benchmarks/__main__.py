@@ -14,9 +14,27 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import batches, group_commit, http_spend, lone_caller, machine, plugin_status, where_time_goes
+from benchmarks import (
+    batches,
+    group_commit,
+    growth,
+    growth_postgres,
+    http_spend,
+    lone_caller,
+    machine,
+    memory,
+    plugin_status,
+    postgres_batches,
+    postgres_callers,
+    postgres_http,
+    postgres_status,
+    postgres_streams,
+    postgres_time,
+    where_time_goes,
+)
 from benchmarks.measure import Figure
 from credit_service.service import quieten_garbage_collection
+from tests.servers.processes import Missing
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -27,7 +45,19 @@ BENCHMARKS: Mapping[str, Callable[[bool], Awaitable[Sequence[Figure]]]] = {
     "lone_caller": lone_caller.run,
     "http_spend": http_spend.run,
     "where_time_goes": where_time_goes.run,
+    "postgres_batches": postgres_batches.run,
+    "postgres_callers": postgres_callers.run,
+    "postgres_time": postgres_time.run,
+    "growth": growth.run,
+    "postgres_http": postgres_http.run,
+    "postgres_status": postgres_status.run,
+    "postgres_streams": postgres_streams.run,
+    "memory": memory.run,
+    "growth_postgres": growth_postgres.run,
 }
+LONG = {"growth", "growth_postgres", "memory"}
+"""Those that take minutes, and are only run by their names."""
+
 HEADERS = ("figure", "median", "lowest … highest", "owed", "aim")
 
 
@@ -35,7 +65,7 @@ def main() -> None:
     """Run the benchmarks that were named, or all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure, print and write down.")
     parser.add_argument(
-        "names", nargs="*", metavar="name", help=f"one of {', '.join(BENCHMARKS)}; all, if none is given"
+        "names", nargs="*", metavar="name", help=f"one of {', '.join(BENCHMARKS)}; if none is given, all but the long"
     )
     parser.add_argument("--quick", action="store_true", help="measure less, and write nothing")
     given = parser.parse_args()
@@ -47,9 +77,13 @@ def main() -> None:
     described = machine.describe()
     for name, value in described.items():
         console.print(f"{name}: {value}", highlight=False)
-    for name in given.names or BENCHMARKS:
+    for name in given.names or [name for name in BENCHMARKS if name not in LONG]:
         neighbours = machine.Neighbours()
-        figures = uvloop.run(_measure(name, quick=given.quick))
+        try:
+            figures = uvloop.run(_measure(name, quick=given.quick))
+        except Missing as missing:
+            console.print(f"\n{name} was left out. {missing}", highlight=False)
+            continue
         described["taken by others meanwhile"] = f"{neighbours.cores():.2f} cores"
         console.print()
         console.print(_table(name, figures))

@@ -22,8 +22,8 @@ async def run(quick: bool) -> list[Figure]:
             rates = await interleaved(
                 rounds,
                 {
-                    "grouped": partial(_rate, ledger, 1_000, spends, grouped, waits),
-                    "alone": partial(_rate, ledger, 1, spends, alone, []),
+                    "grouped": partial(rate, ledger, 1_000, spends, grouped, waits),
+                    "alone": partial(rate, ledger, 1, spends, alone, []),
                 },
             )
             figures += [
@@ -40,7 +40,7 @@ async def run(quick: bool) -> list[Figure]:
     return figures
 
 
-async def _rate(
+async def rate(
     ledger: Ledger, max_batch: int, spends: Callable[[int], Sequence[Command]], each: int, waits: list[float]
 ) -> float:
     """Postings per second by callers of whom each awaits every one of his own."""

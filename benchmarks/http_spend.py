@@ -23,7 +23,7 @@ async def run(quick: bool) -> list[Figure]:
         for name, some in (("uniform", merchants), ("one hot account", merchants[:1])):
             rates, p99s = [], []
             for _ in range(rounds):
-                requests = [_spend(server, some[index % len(some)]) for index in range(number)]
+                requests = [spend(server, some[index % len(some)]) for index in range(number)]
                 ran = load(server.port, requests, CONNECTIONS, 201)
                 rates.append(number / ran.seconds)
                 p99s.append(percentile(ran.waits, 99) * 1e3)
@@ -45,7 +45,8 @@ def open_accounts(server: Server, number: int) -> Sequence[UUID]:
     return merchants
 
 
-def _spend(server: Server, merchant: UUID) -> bytes:
+def spend(server: Server, merchant: UUID) -> bytes:
+    """The request that spends a credit of this merchant, with a key of its own."""
     number = next(_numbers)
     body = {
         "merchant_id": str(merchant),

@@ -16,6 +16,7 @@ from credit_service.ledger.commands import Command, OpenAccount, Post, trial_key
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
 from credit_service.posting import Posting
+from credit_service.storage.base import Store
 from credit_service.storage.migrations import migrate
 from credit_service.storage.sqlite import SQLiteStore
 
@@ -44,7 +45,7 @@ def database() -> Iterator[Path]:
 class Ledger:
     """A store with open accounts, and postings in front of it."""
 
-    def __init__(self, store: SQLiteStore, merchants: Sequence[UUID]) -> None:
+    def __init__(self, store: Store, merchants: Sequence[UUID]) -> None:
         self.store = store
         self.merchants = merchants
 
@@ -68,24 +69,24 @@ class Ledger:
         assert all(isinstance(outcome, Posted) for outcome in outcomes)
         return len(commands) / took
 
-    def uniform(self, number: int) -> list[Command]:
-        """Spends of all merchants in turn, in an order of their own each time round."""
+    def uniform(self, number: int, prefix: str = "usage") -> list[Post]:
+        """Spends of all merchants in turn, in an order of their own each time round; other processes, other keys."""
         merchants: list[UUID] = []
         while len(merchants) < number:
             merchants += random.sample(self.merchants, len(self.merchants))
-        return [spend(merchant) for merchant in merchants[:number]]
+        return [spend(merchant, prefix) for merchant in merchants[:number]]
 
-    def hot(self, number: int) -> list[Command]:
+    def hot(self, number: int) -> list[Post]:
         """Spends of a single merchant."""
         return [spend(self.merchants[0]) for _ in range(number)]
 
 
-def spend(merchant: UUID) -> Command:
+def spend(merchant: UUID, prefix: str = "usage") -> Post:
     """A spend of one credit, as a door makes it, under a key of its own."""
     number = next(_numbers)
     return Post(
         merchant_id=merchant,
-        key=f"usage-{number:012}",
+        key=f"{prefix}-{number:012}",
         content=os.urandom(16),
         actor="key:abcdefghijkl",
         correlation_id=f"{number:032x}",
@@ -98,13 +99,18 @@ def spend(merchant: UUID) -> Command:
 
 @asynccontextmanager
 async def open_ledger() -> AsyncIterator[Ledger]:
-    """A new ledger in which every merchant has an account and credits."""
+    """A new ledger in an SQLite file in which every merchant has an account and credits."""
     with database() as path:
-        store = SQLiteStore(path)
-        merchants = [UUID(bytes=os.urandom(16), version=4) for _ in range(MERCHANTS)]
-        ledger = Ledger(store, merchants)
-        await ledger.rate(MERCHANTS, [OpenAccount(merchant_id=m, key=trial_key(m)) for m in merchants])
-        try:
+        async with with_accounts(SQLiteStore(path), MERCHANTS) as ledger:
             yield ledger
-        finally:
-            await store.close()
+
+
+@asynccontextmanager
+async def with_accounts(store: Store, number: int) -> AsyncIterator[Ledger]:
+    """The ledger of a store, with so many new accounts; the store is closed in the end."""
+    try:
+        ledger = Ledger(store, [UUID(bytes=os.urandom(16), version=4) for _ in range(number)])
+        await ledger.rate(MERCHANTS, [OpenAccount(merchant_id=m, key=trial_key(m)) for m in ledger.merchants])
+        yield ledger
+    finally:
+        await store.close()

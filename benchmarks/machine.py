@@ -3,11 +3,15 @@
 import os
 import platform
 import sqlite3
+import subprocess
 import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+
+from tests.servers.postgres import find_binaries
+from tests.servers.processes import Missing
 
 # Beside the code and not in the system's folder for temporary files, which is often in memory: what is owed is owed on
 # a disk.
@@ -23,6 +27,7 @@ def describe() -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "SQLite": f"{sqlite3.sqlite_version}, journal_mode WAL, synchronous FULL",
+        "PostgreSQL": _postgres(),
         "HTTP": f"uvicorn {version('uvicorn')}, uvloop {version('uvloop')}, httptools {version('httptools')}",
         "filesystem": f"{_filesystem(DATA)}; writing 4 KiB and their fsync take {_sync_micros():.0f} µs",
         "load before": " ".join([f"{load:.2f}" for load in os.getloadavg()]),
@@ -45,6 +50,19 @@ class Neighbours:
         user, nice, system, _idle, _waiting, *more = Path("/proc/stat").read_text(encoding="ascii").split()[1:9]
         busy = sum(map(int, (user, nice, system, *more))) / os.sysconf("SC_CLK_TCK")
         return time.monotonic(), busy - sum(os.times()[:4])
+
+
+def _postgres() -> str:
+    """The server that benchmarks start; how it is set is said in `benchmarks.postgres`."""
+    if "TEST_POSTGRES_URL" in os.environ:
+        return "the server of TEST_POSTGRES_URL"
+    try:
+        postgres = find_binaries() / "postgres"
+    except Missing:
+        return "none"
+    told = subprocess.run([postgres, "--version"], capture_output=True, text=True, check=True)
+    place = Path(tempfile.gettempdir())
+    return f"{told.stdout.split()[-1]}, fsync on, synchronous_commit on, on {_filesystem(place)}"
 
 
 def _field(path: str, name: str) -> str:

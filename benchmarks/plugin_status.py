@@ -14,10 +14,13 @@ from benchmarks.servers import Server, placed, running
 CONNECTIONS = 64
 
 
-async def run(quick: bool) -> list[Figure]:
-    """The median wait at one connection, the rate at many, and the processor time, which neighbours disturb least."""
+async def run(quick: bool, url: str | None = None, other: str | None = None) -> list[Figure]:
+    """The median wait at one connection, the rate at many, and the processor time, which neighbours disturb least.
+
+    On SQLite, or on these databases of PostgreSQL.
+    """
     rounds, lone, many = (5, 300, 3_000) if quick else (15, 1_000, 15_000)
-    with folder() as path, running(path, "service") as service, running(path, "hello") as hello:
+    with folder() as path, running(path, "service", url) as service, running(path, "hello", other) as hello:
         (merchant,) = open_accounts(service, 1)
         status = get(f"/api/v1/credits/plugin-status/{merchant}")
         for server in (service, hello):  # fills the cache

@@ -4,12 +4,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.ledger import POLICY
+from benchmarks.opponents import plain_service
 
 _GREETING = re.compile(r" on http://[^:]+:(\d+), ")
 
@@ -28,29 +29,43 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def running(folder: Path, what: str) -> Iterator[Server]:
-    """`benchmarks.serve` of this on a free port, with its database in the folder."""
+def running(folder: Path, what: str, url: str | None = None) -> Iterator[Server]:
+    """`benchmarks.serve` of this on a free port, on the PostgreSQL of the URL, else on a file in the folder."""
     database = folder / f"{what}.db"
     environment = {
-        **os.environ,
-        "DATABASE_URL": f"sqlite:///{database}",
+        "DATABASE_URL": url or f"sqlite:///{database}",
         "SERVICE_PORT": "0",
         "LOG_LEVEL": "warning",
         "TRIAL_CREDITS": str(POLICY.trial_credits),
         # Calls are counted as they are in service, against limits that one machine does not reach.
         **{f"RATE_LIMIT_{caller}_PER_SECOND": "1000000" for caller in ("KEY", "ADDRESS")},
         **{f"RATE_LIMIT_{caller}_BURST": "1000000" for caller in ("KEY", "ADDRESS")},
-        "PYTHONPATH": str(Path(__file__).parent.parent),
     }
-    command = [sys.executable, "-m", "benchmarks.serve", what]
-    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with _process(folder, ["benchmarks.serve", what], environment) as (port, pid):
+        file = folder / "credit-service.admin-key" if url else Path(f"{database}.admin-key")
+        yield Server(port, file.read_text(encoding="ascii").strip(), pid)
+
+
+@contextmanager
+def running_plain(folder: Path, url: str, pool_size: int) -> Iterator[Server]:
+    """The plain service that ours is held against, on this database."""
+    environment = {"DATABASE_URL": url, "POOL_SIZE": str(pool_size)}
+    with _process(folder, ["benchmarks.opponents.plain_service"], environment) as (port, pid):
+        yield Server(port, plain_service.KEY, pid)
+
+
+@contextmanager
+def _process(folder: Path, module: list[str], environment: Mapping[str, str]) -> Iterator[tuple[int, int]]:
+    """A module as a process, once it has said where it listens: the port and the process."""
+    everything = {**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-m", *module]
+    with subprocess.Popen(command, cwd=folder, env=everything, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             greeting = _GREETING.search(process.stdout.readline())
             if greeting is None:
-                raise RuntimeError(f"The {what} server did not start")
-            key = Path(f"{database}.admin-key").read_text(encoding="ascii").strip()
-            yield Server(int(greeting[1]), key, process.pid)
+                raise RuntimeError(f"{' '.join(module)} did not start")
+            yield int(greeting[1]), process.pid
         finally:
             process.terminate()
 

@@ -91,7 +91,7 @@ def test_at_debug_each_answered_request_is_one_line(talkative: Served, log_forma
     assert [(line["route"], int(line["status"])) for line in told[:-1]] == [
         (route, status) for *_, status, route in asked
     ]
-    assert [line["method"] for line in told] == ["POST", "GET", "POST", "GET", "GET", "GET", "GET", "DELETE", "GET"]
+    assert [line["method"] for line in told] == ["POST", "GET", "POST", "GET", "GET", "HEAD", "GET", "DELETE", "GET"]
     assert all(float(line["milliseconds"]) >= 0 for line in told)
     assert told[-1]["request_id"] == told[-1]["correlation_id"] == ids["x-request-id"]
     assert len({line["request_id"] for line in told}) == len(told)

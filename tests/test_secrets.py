@@ -1,5 +1,6 @@
 """No secret comes out: canaries are put wherever a secret can be, and looked for in everything that is said."""
 
+import asyncio
 import contextlib
 import json
 import sqlite3
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import httpx2
 import pytest
@@ -18,10 +20,10 @@ from credit_service.doors.http.problems import Problem
 from credit_service.service import Service, first_key
 from credit_service.settings import YAML_FILE, Settings, SettingsError, load
 from credit_service.storage.databases import database_of
-from credit_service.storage.databases import database_of
 from tests.commands import clean_environment, command
 from tests.doors.running import Running
 from tests.served import served
+from tests.storage.engines import on_server, only_on, opened
 
 CANARY = "Canary-in-the-mine"
 MERCHANT = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
@@ -132,6 +134,37 @@ def test_neither_settings_nor_their_refusal_hold_a_password_of_the_database(url:
     with pytest.raises(SettingsError) as refused:
         load(database_url=url)
     assert is_quiet(told_by(refused.value))
+
+
+@only_on("postgres")
+def test_a_service_on_postgresql_tells_its_password_nowhere(new_ledger: Callable[[], str], tmp_path: Path) -> None:
+    url = new_ledger()
+    password = urlsplit(url).password
+    assert password
+    passwords = (password, unquote(password))
+    settings = {"LOG_LEVEL": "debug", "LOG_FORMAT": "json", "DATABASE_ALLOW_UNSAFE": "true"}
+    said: list[str] = []
+    with served(url, folder=tmp_path, settings=settings) as service:
+        with service.client() as client:
+            said.append(client.get("/health/detailed").text)
+            with on_server(url, "DROP TABLE grants CASCADE"):
+                pass
+            answer = client.post("/credits/accounts", json={"merchant_id": MERCHANT})
+            assert answer.status_code >= 500
+            said.append(answer.text)
+        service.process.terminate()
+        service.process.wait(30)
+        assert service.process.stdout is not None
+        said += [service.errors(), service.process.stdout.read()]
+    wrong = url.replace(password, "wrong-password")
+    for database in (url, wrong, f"{url}_that_is_not_there"):
+        for arguments in COMMANDS:
+            ran = command(*arguments, cwd=tmp_path, DATABASE_URL=database, **settings, SERVICE_HOST="0.0.0.0.0")
+            said += [ran.out, ran.err]
+    assert all(is_quiet(*said, canary=one) for one in (*passwords, "wrong-password"))
+    store = opened(url)
+    assert all(is_quiet(of(store), of(database_of(load(database_url=url))), canary=one) for one in passwords)
+    asyncio.run(store.close())
 
 
 # ---- wrong settings

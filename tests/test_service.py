@@ -10,6 +10,7 @@ import sqlite3
 import stat
 import subprocess
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from itertools import count
 from pathlib import Path
@@ -32,15 +33,23 @@ from tests.served import reaped, served, start
 MERCHANT = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
 
 
-def settings(database: Path, **given: Any) -> Settings:
-    return Settings(_env_file=None, database_url=f"sqlite:///{database}", **given)  # type: ignore[call-arg, arg-type]
+def settings(database: Path | str, **given: Any) -> Settings:
+    url = f"sqlite:///{database}" if isinstance(database, Path) else database
+    given = {"database_url": url, "database_allow_unsafe": True, **given}
+    return Settings(_env_file=None, **given)  # type: ignore[call-arg]
+
+
+@pytest.fixture
+def url(new_ledger: Callable[[], str]) -> str:
+    """An empty ledger, on each engine."""
+    return new_ledger()
 
 
 # ---- the first key
 
 
-async def test_the_first_key_of_an_empty_service_is_written_for_its_owner_alone(tmp_path: Path) -> None:
-    store = await database_of(settings(tmp_path / "a.db")).opened()
+async def test_the_first_key_of_an_empty_service_is_written_for_its_owner_alone(url: str, tmp_path: Path) -> None:
+    store = await database_of(settings(url)).opened()
     try:
         said = await first_key(store, tmp_path / "a.db.admin-key", terminal=False)
         file = tmp_path / "a.db.admin-key"
@@ -55,8 +64,8 @@ async def test_the_first_key_of_an_empty_service_is_written_for_its_owner_alone(
         await store.close()
 
 
-async def test_on_a_terminal_the_first_key_is_returned_and_written_nowhere(tmp_path: Path) -> None:
-    store = await database_of(settings(tmp_path / "a.db")).opened()
+async def test_on_a_terminal_the_first_key_is_returned_and_written_nowhere(url: str, tmp_path: Path) -> None:
+    store = await database_of(settings(url)).opened()
     try:
         said = await first_key(store, tmp_path / "a.db.admin-key", terminal=True)
         assert said is not None
@@ -66,11 +75,11 @@ async def test_on_a_terminal_the_first_key_is_returned_and_written_nowhere(tmp_p
         await store.close()
 
 
-async def test_a_file_that_was_there_before_does_not_get_the_key(tmp_path: Path) -> None:
+async def test_a_file_that_was_there_before_does_not_get_the_key(url: str, tmp_path: Path) -> None:
     file, elsewhere = tmp_path / "a.db.admin-key", tmp_path / "elsewhere"
     elsewhere.write_text("mine")
     file.symlink_to(elsewhere)
-    store = await database_of(settings(tmp_path / "a.db")).opened()
+    store = await database_of(settings(url)).opened()
     try:
         await first_key(store, tmp_path / "a.db.admin-key", terminal=False)
     finally:
@@ -227,9 +236,9 @@ async def look(database: Path) -> tuple[int, int | None]:
     return books.account.sequence, key.last_used_at
 
 
-async def test_what_is_queued_is_posted_before_the_store_is_closed(tmp_path: Path) -> None:
-    store = await database_of(settings(tmp_path / "a.db")).opened()
-    service = Service(store, settings(tmp_path / "a.db"))
+async def test_what_is_queued_is_posted_before_the_store_is_closed(url: str) -> None:
+    store = await database_of(settings(url)).opened()
+    service = Service(store, settings(url))
     merchants = [uuid4() for _ in range(2500)]
     async with service.running():
         commands = [OpenAccount(merchant_id=merchant, key=trial_key(merchant)) for merchant in merchants]

@@ -339,11 +339,15 @@ class _Late:
 
     def __init__(self, units: list[_Unit]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_at(units[0].job.deadline, self._answer, units)
+        self._watch(units)
+
+    def _watch(self, units: list[_Unit]) -> None:
+        first = min([unit.job.deadline for unit in units])
+        self._timer = self._loop.call_at(first, self._answer, units)
 
     def _answer(self, units: list[_Unit]) -> None:
         if waiting := _in_time(units, OutcomeUnknown("The database did not answer in time.")):
-            self._timer = self._loop.call_at(waiting[0].job.deadline, self._answer, waiting)
+            self._watch(waiting)
 
     def cancel(self) -> None:
         """The store has answered."""

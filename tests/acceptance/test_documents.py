@@ -51,7 +51,14 @@ def test_what_is_not_typed_here_is_known() -> None:
         for name, blocks in BLOCKS.items()
     }
     assert {name: lines for name, lines in consoles.items() if lines} == NOT_TYPED
-    assert {language for blocks in BLOCKS.values() for language, _ in blocks} <= {"sh", "console", "json", "sql", "text", ""}
+    assert {language for blocks in BLOCKS.values() for language, _ in blocks} <= {
+        "sh",
+        "console",
+        "json",
+        "sql",
+        "text",
+        "",
+    }
     assert {name for name, blocks in BLOCKS.items() if "sh" in dict(blocks)} == set(SAID)
 
 

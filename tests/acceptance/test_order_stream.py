@@ -2,12 +2,12 @@
 
 import fcntl
 import hashlib
-import json
 import os
 import random
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from uuid import UUID
 
 import pytest
 
+from credit_service.storage.migrations import migrate_postgres
 from tests.acceptance.order_stream import (
     EXAMPLES,
     FIXED,
@@ -32,6 +33,8 @@ from tests.acceptance.order_stream import (
 from tests.cli import ledgers
 from tests.commands import Ran, command
 from tests.served import Served, served
+from tests.servers.postgres import Databases
+from tests.storage.engines import Ledgers, only_on, place
 
 EXAMPLE = EXAMPLES / "orders.csv"
 EXAMPLE_LINKS = EXAMPLES / "refund_links.csv"
@@ -39,11 +42,19 @@ EXAMPLE_LINKS = EXAMPLES / "refund_links.csv"
 
 def _replay(database: Path, file: Path, price: Price, *arguments: str | Path) -> Ran:
     asked = ("replay", file, "--json", *arguments)
-    return command(*asked, cwd=database.parent, DATABASE_URL=f"sqlite:///{database}", **price.settings)
+    return command(*asked, cwd=database.parent, DATABASE_URL=ledgers.url_of(database), **price.settings)
 
 
 def _verify(database: Path) -> Ran:
-    return command("verify", "--json", cwd=database.parent, DATABASE_URL=f"sqlite:///{database}")
+    return command("verify", "--json", cwd=database.parent, DATABASE_URL=ledgers.url_of(database))
+
+
+@pytest.fixture(scope="module")
+def ledgers_of_engine(request: pytest.FixtureRequest, engine_name: str) -> Ledgers:
+    """`ledgers`, which here is the name of a module."""
+    found = request.getfixturevalue("ledgers")
+    assert isinstance(found, Ledgers)
+    return found
 
 
 def _told(read: int, **outcomes: int) -> dict[str, Any]:
@@ -101,32 +112,62 @@ def price(request: pytest.FixtureRequest) -> Price:
     return request.param
 
 
-@pytest.fixture(scope="module")
-def replayed(price: Price, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ledger into which the whole stream was replayed once; not to be changed, but copied."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:  # the others of this run need it, too
-        folder = folder.parent
-    folder /= f"replayed-{price.percent}"
-    folder.mkdir(exist_ok=True)
-    database = folder / "ledger.db"
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        told = folder / "told.json"
-        if not told.exists():
-            ran = _replay(database, ORDERS, price)
-            assert ran.code == 0, ran.err
-            told.write_text(ran.out)
+def _replay_all(database: Path, price: Price) -> None:
+    ran = _replay(database, ORDERS, price)
     skipped = _skipped(price)
-    assert json.loads(told.read_text()) == _told(17_750, posted=17_750 - skipped, skipped=skipped)
-    return database
+    assert (ran.code, ran.json) == (0, _told(17_750, posted=17_750 - skipped, skipped=skipped)), ran.err
+
+
+Ledger = Callable[[Path], AbstractContextManager[Path]]
+
+
+@pytest.fixture(scope="module")
+def replayed_in(price: Price, engine_name: str, request: pytest.FixtureRequest) -> Ledger:
+    """Makes ledgers, each in a folder of its own, into which the whole stream was replayed; that is done once."""
+    folders = request.getfixturevalue("tmp_path_factory")
+    if engine_name == "postgres":
+        databases: Databases = request.getfixturevalue("postgres")
+
+        def build(url: str) -> None:
+            migrate_postgres(url)
+            _replay_all(ledgers.placed(folders.mktemp("building"), url), price)
+
+        @contextmanager
+        def server(folder: Path) -> Iterator[Path]:
+            with databases.database(databases.template(f"replayed_{price.percent}", build)) as url:
+                yield ledgers.placed(folder, url)
+
+        return server
+
+    @contextmanager
+    def file(folder: Path) -> Iterator[Path]:
+        shared = folders.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:  # the others of this run need it, too
+            shared = shared.parent
+        shared /= f"replayed-{price.percent}"
+        shared.mkdir(exist_ok=True)
+        with (shared / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (shared / "done").exists():
+                _replay_all(shared / "ledger.db", price)
+                (shared / "done").touch()
+        yield Path(shutil.copy(shared / "ledger.db", folder))
+
+    return file
+
+
+@pytest.fixture(scope="module")
+def replayed(replayed_in: Ledger, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Such a ledger, not to be changed."""
+    with replayed_in(tmp_path_factory.mktemp("replayed")) as database:
+        yield database
 
 
 @pytest.fixture
-def copy(replayed: Path, tmp_path: Path) -> Path:
-    """A copy of that ledger, of this test's own."""
-    shutil.copy(replayed, tmp_path)
-    return tmp_path / replayed.name
+def copy(replayed_in: Ledger, tmp_path: Path) -> Iterator[Path]:
+    """Such a ledger of this test's own."""
+    with replayed_in(tmp_path) as database:
+        yield database
 
 
 @needs_data
@@ -173,11 +214,13 @@ def test_verify_finds_no_fault(copy: Path) -> None:
 
 @needs_data
 @pytest.mark.parametrize("seed", [11])
-def test_shuffled_the_balances_are_the_same_and_nothing_stays_parked(seed: int, price: Price, tmp_path: Path) -> None:
+def test_shuffled_the_balances_are_the_same_and_nothing_stays_parked(
+    seed: int, price: Price, new_ledger: Callable[[], str], tmp_path: Path
+) -> None:
     header, *lines = open_text(ORDERS).splitlines()
     random.Random(seed).shuffle(lines)
     (tmp_path / "shuffled.csv").write_text("\n".join([header, *lines]))
-    database = tmp_path / "ledger.db"
+    database = ledgers.placed(tmp_path, new_ledger())
     ran = _replay(database, tmp_path / "shuffled.csv", price, "--links", LINKS)
     told = ran.json
     assert (ran.code, told["read"], told["refused"]) == (0, 17_750, 0)
@@ -192,10 +235,13 @@ def test_shuffled_the_balances_are_the_same_and_nothing_stays_parked(seed: int, 
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A service that charges by the penny."""
-    with served(tmp_path_factory.mktemp("http") / "ledger.db", settings=PENNIES.settings) as service:
-        yield service
+def service(ledgers_of_engine: Ledgers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Path]]:
+    """A service that charges by the penny, and its ledger."""
+    folder = tmp_path_factory.mktemp("http")
+    with ledgers_of_engine.new(folder) as url:
+        settings = {"DATABASE_ALLOW_UNSAFE": "true", **PENNIES.settings}
+        with served(place(url), folder=folder, settings=settings) as service:
+            yield service, ledgers.placed(folder, url)
 
 
 def _balances(service: Served) -> dict[UUID, int]:
@@ -211,30 +257,35 @@ def _balances(service: Served) -> dict[UUID, int]:
 
 
 @needs_data
-def test_over_http_every_balance_is_the_same_and_a_second_time_changes_nothing(service: Served) -> None:
-    arguments = ("--url", service.url, "--key", service.key)
-    first = _replay(service.database, ORDERS, PENNIES, *arguments)
+def test_over_http_every_balance_is_the_same_and_a_second_time_changes_nothing(
+    service: tuple[Served, Path],
+) -> None:
+    running, database = service
+    arguments = ("--url", running.url, "--key", running.key)
+    first = _replay(database, ORDERS, PENNIES, *arguments)
     assert (first.code, first.json) == (0, _told(17_750, posted=17_750))
-    balances = _balances(service)
+    balances = _balances(running)
     assert balances == expected_balances(rows(), links(), PENNIES)
-    again = _replay(service.database, ORDERS, PENNIES, *arguments)
+    again = _replay(database, ORDERS, PENNIES, *arguments)
     assert (again.code, again.json) == (0, _told(17_750, replayed=17_750))
-    assert _balances(service) == balances
-    service.stop()
-    assert _verify(service.database).json == {"accounts": 3_949, "transactions": 17_750, "faults": []}
+    assert _balances(running) == balances
+    running.stop()
+    assert _verify(database).json == {"accounts": 3_949, "transactions": 17_750, "faults": []}
 
 
 # ---- the excerpt, and tampering with it
 
 
 @pytest.fixture(scope="module")
-def excerpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def excerpt(ledgers_of_engine: Ledgers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A ledger into which the excerpt in examples/ was replayed."""
-    database = tmp_path_factory.mktemp("excerpt") / "ledger.db"
-    ran = _replay(database, EXAMPLE, PENNIES)
-    assert (ran.code, ran.json) == (0, _told(448, posted=448))
-    assert ran.err == f"credit-service: {EXAMPLE_LINKS} says which orders were refunded.\n"
-    return database
+    folder = tmp_path_factory.mktemp("excerpt")
+    with ledgers_of_engine.new(folder) as url:
+        database = ledgers.placed(folder, url)
+        ran = _replay(database, EXAMPLE, PENNIES)
+        assert (ran.code, ran.json) == (0, _told(448, posted=448))
+        assert ran.err == f"credit-service: {EXAMPLE_LINKS} says which orders were refunded.\n"
+        yield database
 
 
 def test_the_excerpt_comes_to_what_it_must(excerpt: Path) -> None:
@@ -274,6 +325,7 @@ TAMPERED = [
 ]
 
 
+@only_on("sqlite")  # one will do: what is found is the ledger's, and not its engine's
 @pytest.mark.parametrize("position", [7, 40, 139], ids=lambda position: f"transaction {position}")
 @pytest.mark.parametrize("column", TAMPERED)
 def test_one_byte_changed_by_hand_is_found_and_named(column: str, position: int, excerpt: Path, tmp_path: Path) -> None:

@@ -1,23 +1,35 @@
-"""Looks into a ledger's SQLite file beside the service's own code."""
+"""Looks into a ledger beside the service's own code."""
 
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from tests.storage import engines
+
+
+def placed(folder: Path, url: str) -> Path:
+    """From now on the commands of a folder keep their ledger in this database."""
+    # The server of the tests does not sync.
+    (folder / ".env").write_text(f"DATABASE_URL={url}\nDATABASE_ALLOW_UNSAFE=true\n")
+    return folder / "ledger.db"
+
+
+def url_of(database: Path) -> str:
+    """Where the commands of a folder keep their ledger: in this file, unless `.env` names a database."""
+    settings = database.parent / ".env"
+    if settings.exists():
+        return settings.read_text().split("DATABASE_URL=")[1].split()[0]
+    return f"sqlite:///{database}"
+
 
 def rows(database: Path, statement: str, *values: Any) -> list[tuple[Any, ...]]:
     """What a statement finds."""
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        return connection.execute(statement, values).fetchall()
+    return engines.rows(url_of(database), statement, *values)
 
 
 def change(database: Path, statement: str, *values: Any) -> None:
-    """Do by hand what the service never does; not even the database's own checks are asked."""
-    with closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute("PRAGMA ignore_check_constraints = 1")
-        assert connection.execute(statement, values).rowcount == 1
+    """Do by hand to one row what the service never does; not even the database's own checks are asked."""
+    engines.change(url_of(database), statement, *values)
 
 
 def balances(database: Path) -> dict[UUID, int]:

@@ -12,8 +12,11 @@ import pytest
 from tests.cli.ledgers import rows
 from tests.commands import command
 from tests.served import reaped, served, start
+from tests.storage.engines import only_on
 
 KEY = re.compile(r"^cs_([a-z2-7]{12})_([A-Za-z0-9_-]{43})\n$")
+
+pytestmark = pytest.mark.usefixtures("on_each_engine")
 
 
 def _database(folder: Path) -> Path:
@@ -99,6 +102,7 @@ def test_an_unknown_key_cannot_be_revoked(tmp_path: Path) -> None:
     assert ran.err == "credit-service: aaaaaaaaaaaa: there is no API key of this id.\n"
 
 
+@only_on("sqlite")
 def test_a_key_made_here_opens_the_service_and_while_it_runs_the_command_says_whom_to_ask(tmp_path: Path) -> None:
     database = _database(tmp_path)
     key = command("keys", "create", "--name", "n", "--scope", "admin", cwd=tmp_path).out.strip()

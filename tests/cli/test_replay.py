@@ -29,6 +29,7 @@ from tests.cli.ledgers import balances, postings, rows
 from tests.commands import Ran, command
 from tests.served import reaped, start
 
+pytestmark = pytest.mark.usefixtures("on_each_engine")
 CUSTOMER = uuid5(NAMESPACE_URL, "customer:17850")
 
 

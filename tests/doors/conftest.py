@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
 from tests.doors.running import Running
+from tests.storage.engines import Ledgers
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,18 +21,18 @@ def _plain_logs() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A service as it is by default. Tests share it, each with merchants of its own."""
-    with Running(tmp_path_factory.mktemp("running")) as service:
+def running(ledgers: Ledgers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service as it is by default, on each engine. Tests share it, each with merchants of its own."""
+    with ledgers.new(tmp_path_factory.mktemp("running")) as url, Running(database_url=url) as service:
         yield service
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    """Starts a service of the test's own, with other settings."""
+def start(new_ledger: Callable[[], str]) -> Iterator[Callable[..., Running]]:
+    """Starts a service of the test's own on each engine, with other settings."""
     with ExitStack() as stack:
 
         def started(**settings: Any) -> Running:
-            return stack.enter_context(Running(tmp_path, **settings))
+            return stack.enter_context(Running(database_url=new_ledger(), **settings))
 
         yield started

@@ -1,4 +1,4 @@
-"""A running service: a real uvicorn with our protocol and uvloop in a thread of its own, and a real SQLite file."""
+"""A running service: a real uvicorn with our protocol and uvloop in a thread of its own, and a real database."""
 
 import asyncio
 import json
@@ -34,13 +34,12 @@ def new_merchant() -> str:
 class Running:
     """A service that runs, and how to talk to it: by HTTP, over a bare socket, or with its parts."""
 
-    def __init__(self, directory: Path, **given: Any) -> None:
-        values = {
-            "database_url": f"sqlite:///{directory / 'ledger.db'}",
-            "service_port": 0,
-            "rate_limit_enabled": False,
-            **given,
-        }
+    def __init__(self, directory: Path | None = None, **given: Any) -> None:
+        """With these settings; the ledger is a file in `directory`, or where `database_url` says."""
+        # The server of the tests does not sync.
+        values = {"service_port": 0, "rate_limit_enabled": False, "database_allow_unsafe": True, **given}
+        if directory is not None:
+            values["database_url"] = f"sqlite:///{directory / 'ledger.db'}"
         self.settings = Settings(_env_file=None, **values)  # type: ignore[call-arg]
         self.keys: dict[str, str] = {}
         self.port = 0
@@ -75,7 +74,7 @@ class Running:
 
     def __enter__(self) -> "Running":
         self._thread.start()
-        assert self._started.wait(10)
+        assert self._started.wait(30)
         if self._failed is not None:
             raise self._failed
         self.client = httpx2.Client(base_url=self.url, timeout=10)

@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,10 +14,9 @@ from credit_service.doors.http.keys import NewKey, new_key
 from credit_service.doors.http.shell import Shell
 from credit_service.service import Service
 from credit_service.settings import Settings
-from credit_service.storage.migrations import migrate
-from credit_service.storage.sqlite import SQLiteStore
 from tests.messages import bodies
 from tests.messages.bodies import MERCHANT
+from tests.storage.engines import Ledgers, opened
 
 ONE, MANY, EVENTS = "/credits/transactions", "/credits/transactions/batch", "/credits/events"
 KEY: NewKey = new_key("test", "write", 0)
@@ -34,12 +32,11 @@ class Answered(NamedTuple):
 class Side:
     """One of two services that see the same clock, draw the same numbers, and know the same key."""
 
-    def __init__(self, path: Path, *, hot: bool) -> None:
-        migrate(path)
+    def __init__(self, url: str, *, hot: bool) -> None:
         self._ticks = count(1_800_000_000_000_000, 1000)
         self._now = next(self._ticks)
         numbers = count(1)
-        self.store = SQLiteStore(path, clock=lambda: self._now, draw_number=lambda: next(numbers))
+        self.store = opened(url, clock=lambda: self._now, draw_number=lambda: next(numbers))
         settings = Settings(_env_file=None, sweep_seconds=3600, rate_limit_enabled=False)  # type: ignore[call-arg]
         self.service = Service(self.store, settings)
         assert isinstance(self.service.app, Shell)
@@ -90,10 +87,10 @@ class Side:
 class Twins:
     """Both services, and the loop in which they run."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, fast: str, slow: str) -> None:
         self.loop = asyncio.new_event_loop()
-        self.fast = Side(directory / "fast.db", hot=True)
-        self.slow = Side(directory / "slow.db", hot=False)
+        self.fast = Side(fast, hot=True)
+        self.slow = Side(slow, hot=False)
         self.stop = asyncio.Event()
         for side in (self.fast, self.slow):
             self.loop.run_until_complete(side.store.add_key(KEY.key))
@@ -137,12 +134,14 @@ def comparable(answered: Answered) -> Any:
 
 
 @pytest.fixture(scope="module")
-def twins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twins]:
+def twins(ledgers: Ledgers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twins]:
     """Both services, with the account of the merchant that the bodies name."""
-    both = Twins(tmp_path_factory.mktemp("twins"))
-    assert both.post("/credits/accounts", json.dumps({"merchant_id": MERCHANT}).encode()).status == 201
-    yield both
-    both.close()
+    fast, slow = tmp_path_factory.mktemp("fast"), tmp_path_factory.mktemp("slow")
+    with ledgers.new(fast) as fast_url, ledgers.new(slow) as slow_url:
+        both = Twins(fast_url, slow_url)
+        assert both.post("/credits/accounts", json.dumps({"merchant_id": MERCHANT}).encode()).status == 201
+        yield both
+        both.close()
 
 
 # Keys that come again: with the same content they replay, with other content they are refused.

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from schemathesis.schemas import BaseSchema
 from credit_service.messages.envelope import BATCH_MEDIA_TYPE
 from tests.doors.running import cloud_event, posting
 from tests.served import Served, served
+from tests.storage.engines import Ledgers, place
 
 EVENTS = "/api/v1/credits/events"
 RICH, POOR = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11", "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b12"
@@ -29,6 +31,7 @@ REFUSED_FOR_ITS_STATE = {
     "amount_out_of_range",
     "cursor_invalid",
     "idempotency_key_invalid",  # an order's key is made of its id
+    "idempotency_key_missing",  # a check that consumes needs one, and no other
     "idempotency_key_reused",
     "insufficient_credits",
     "key_not_found",
@@ -39,10 +42,14 @@ REFUSED_FOR_ITS_STATE = {
 
 
 @pytest.fixture(scope="module")
-def schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaseSchema]:
+def schema(ledgers: Ledgers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaseSchema]:
     """What a service of its own says of itself; it knows a merchant who has credits and one who owes some."""
-    path = tmp_path_factory.mktemp("schemathesis") / "ledger.db"
-    with served(path, settings={"RATE_LIMIT_ENABLED": "false"}) as service, service.client() as client:
+    folder = tmp_path_factory.mktemp("schemathesis")
+    with ExitStack() as stack:
+        url = stack.enter_context(ledgers.new(folder))
+        settings = {"DATABASE_ALLOW_UNSAFE": "true", "RATE_LIMIT_ENABLED": "false"}
+        service = stack.enter_context(served(place(url), folder=folder, settings=settings))
+        client = stack.enter_context(service.client())
         assert client.post("/credits/accounts", json={"merchant_id": RICH}).status_code == 201
         grown = posting(RICH, operation_type="INCREASE", transaction_type="PAYMENT", amount=10**12)
         posted = client.post("/credits/transactions", json=grown, headers={"Idempotency-Key": "grown"}).json()

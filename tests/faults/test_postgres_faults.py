@@ -234,7 +234,7 @@ def watched(world: World, kind: str) -> Iterator[Callers]:
     asyncio.run(check_books(world.url, callers.acknowledged, callers.merchants))
     ran = command("verify", "--json", cwd=world.folder, DATABASE_URL=world.url, DATABASE_ALLOW_UNSAFE="true")
     assert ran.code == 0, ran.out + ran.err
-    assert callers.longest <= DEADLINE_SECONDS + 2 * TIMEOUT_SECONDS + 1
+    assert callers.longest <= DEADLINE_SECONDS + TIMEOUT_SECONDS + 1
     assert callers.longest_status <= 2 * TIMEOUT_SECONDS + 1
     text = world.service.errors()[logged:]
     assert not any(word in text for word in ("Traceback", _PASSWORD, quote(_PASSWORD, safe=""))), text

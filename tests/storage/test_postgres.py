@@ -1,20 +1,35 @@
 """The PostgreSQL store: the contract of all stores, and what only PostgreSQL has."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from itertools import count
+from itertools import count, groupby
+from operator import itemgetter
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
+from sqlalchemy import ClauseElement
 
-from credit_service.storage import tables
-from credit_service.storage.base import Store
-from credit_service.storage.migrations import migrate_postgres
-from credit_service.storage.postgres import PostgresStore
+from credit_service.ledger.decide import Needs, Replayed
+from credit_service.ledger.draft import Posted
+from credit_service.ledger.policy import Policy
+from credit_service.ledger.proof import verify
+from credit_service.posting import Posting
+from credit_service.storage import postgres_statements as sql
+from credit_service.storage import statements, tables
+from credit_service.storage.base import Store, TransactionQuery, Work, Writes
+from credit_service.storage.postgres import PostgresStore, lane_of
+from tests.ledger.telling import T0, add, payment, refund, use
 from tests.servers.postgres import Databases
-from tests.storage.contract import Clock, StoreContract
+from tests.storage import values
+from tests.storage.contract import Clock, StoreContract, tell
+from tests.storage.engines import on_server, template
+from tests.storage.values import of
 
 
 class HaltingStore(PostgresStore):
@@ -36,18 +51,21 @@ class PostgresEngine:
     def __init__(self, url: str) -> None:
         self.url = url
         self.clock = Clock()
+        self._beneath: Any = None  # a connection, since to make one takes longer than most tests
 
     async def fresh(self) -> HaltingStore:
-        connection = await asyncpg.connect(self.url)
-        # Not TRUNCATE, which makes new files: for the few rows of a test that takes far longer.
-        await connection.execute("".join([f"DELETE FROM {name};" for name in tables.metadata.tables]))
-        await connection.close()
-        self.clock.now = Clock().now
+        await self._empty()
         return self.open()
 
     def open(self) -> HaltingStore:
         numbers = count(1)
         return HaltingStore(self.url, clock=self.clock, draw_number=lambda: next(numbers), timeout_seconds=20)
+
+    async def renewed(self, store: Store) -> Store:
+        assert isinstance(store, HaltingStore)
+        await self._empty()
+        store._draw_number = count(1).__next__
+        return store
 
     async def reopened(self, store: Store) -> HaltingStore:
         await store.close()
@@ -55,11 +73,7 @@ class PostgresEngine:
 
     async def rows(self, table: str) -> list[tuple[Any, ...]]:
         order = ", ".join(column.name for column in tables.metadata.tables[table].primary_key)
-        connection = await asyncpg.connect(self.url)
-        try:
-            return list(map(tuple, await connection.fetch(f"SELECT * FROM {table} ORDER BY {order}")))
-        finally:
-            await connection.close()
+        return list(map(tuple, await (await self.beneath()).fetch(f"SELECT * FROM {table} ORDER BY {order}")))
 
     @asynccontextmanager
     async def halfway(self, store: Store) -> AsyncIterator[None]:
@@ -72,20 +86,277 @@ class PostgresEngine:
         finally:
             store.goes_on.set()
 
+    async def beneath(self) -> Any:
+        """A connection to the database, beside those of the store."""
+        if self._beneath is None:
+            self._beneath = await asyncpg.connect(self.url)
+        return self._beneath
+
+    async def close(self) -> None:
+        if self._beneath is not None:
+            await self._beneath.close()
+            self._beneath = None
+
+    async def _empty(self) -> None:
+        # Not TRUNCATE, which makes new files: for the few rows of a test that takes far longer.
+        await (await self.beneath()).execute("".join([f"DELETE FROM {name};" for name in tables.metadata.tables]))
+        self.clock.now = Clock().now
+
 
 @pytest.fixture(scope="module")
-def database(postgres: Databases) -> Any:
-    def migrated(url: str) -> None:
-        migrate_postgres(url)
-
-    with postgres.database(postgres.template("migrated", migrated)) as url:
+def database(postgres: Databases) -> Iterator[str]:
+    with postgres.database(template(postgres)) as url:
         yield url
 
 
 @pytest.fixture
-def engine(database: str) -> PostgresEngine:
-    return PostgresEngine(database)
+async def engine(database: str) -> AsyncIterator[PostgresEngine]:
+    engine = PostgresEngine(database)
+    yield engine
+    await engine.close()
 
 
 class TestPostgres(StoreContract):
     """The contract, on PostgreSQL."""
+
+
+# ---- asking
+
+
+LARGE = """
+INSERT INTO accounts SELECT n, {n16}, 0, 0, 0, 0, 0, 0, 8, 8, 0, NULL, 0, 0, NULL, NULL, NULL, 0, 0, '{{}}', '[]',
+    CASE WHEN n % 50 = 0 THEN n END, 0, {zero} FROM generate_series(1, 4000) n;
+INSERT INTO transactions SELECT account, n, 'INCREASE', 'PAYMENT', 0, 0, 0, 0, 0, {n16}, 'k', '', NULL, NULL, NULL,
+    NULL, NULL, NULL, NULL, '[]', NULL, 'a', NULL, 0, 0, {zero}
+    FROM generate_series(1, 4000) account, generate_series(1, CASE account WHEN 7 THEN 3000 ELSE 8 END) n;
+INSERT INTO grants (account, number, sequence, category, priority, effective_at, amount, remaining, lapses, open)
+    SELECT account, n, 1, 'paid', 100, 0, 5, CASE n WHEN 1 THEN 5 ELSE 0 END, 0, CASE n WHEN 1 THEN 1 ELSE 0 END
+    FROM generate_series(1, 4000) account, generate_series(1, 6) n;
+INSERT INTO events SELECT n % 16, n, n % 4000 + 1, n, 'recharged', n % 8 + 1, 0, 0 FROM generate_series(1, 30000) n;
+INSERT INTO parked SELECT n, {n16}, 'k', 'o', n, 0, 'order_refunded', '{{}}' FROM generate_series(1, 3000) n;
+INSERT INTO given_back SELECT n, {n16}, 'k', 0, 0, 0 FROM generate_series(1, 3000) n;
+INSERT INTO api_keys SELECT n::text, 'n', 'read', {zero}, n FROM generate_series(1, 2000) n;
+""".format(n16="decode(lpad(to_hex(n), 32, '0'), 'hex')", zero="decode(repeat('00', 32), 'hex')")
+
+
+@pytest.fixture(scope="module")
+def large(postgres: Databases) -> Iterator[str]:
+    """The URL of a ledger that is large enough for the planner to take it seriously."""
+    with postgres.database(template(postgres)) as url, on_server(url, LARGE, "VACUUM ANALYZE"):
+        yield url
+
+
+_PAGE = {"limit": 5, "offset": 0}
+_BETWEEN = {"after": 0, "before": 3_001}
+_LANES = {f"before_{lane}": 2**60 for lane in range(16)}
+OFTEN: dict[str, tuple[ClauseElement, dict[str, Any]]] = {
+    "a transaction": (statements.TRANSACTION, {"account": 7, "sequence": 5}),
+    "a whole history": (statements.HISTORY, {"account": 9}),
+    "an account's grants": (statements.ALL_GRANTS, {"account": 9}),
+    "a key": (statements.KEY, {"id": "77"}),
+    "due": (statements.DUE, {"at": 500, "limit": 10}),
+    "overdue": (statements.OVERDUE, {"at": 500, "limit": 10}),
+    "drift": (statements.DRIFT, {"after": b"", "limit": 10, "genesis": bytes(32)}),
+    "an account's history": (statements.history(frozenset()), {"account": 7, **_BETWEEN, **_PAGE}),
+    "everybody's history": (statements.listing(frozenset(_PAGE), 16), {**_LANES, "limit": 5}),
+    "accounts": (statements.account_listing(frozenset({"after", "at", "limit"})), {"after": b"", "at": 0, "limit": 5}),
+}
+
+
+async def plan(url: str, statement: str, *values: Any, **settings: str) -> str:
+    """How the server means to answer."""
+    connection = await asyncpg.connect(url, server_settings={"jit": "off", **settings})
+    try:
+        return "\n".join([row[0] for row in await connection.fetch(f"EXPLAIN {statement}", *values)])
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("name", OFTEN)
+async def test_no_question_asked_often_scans_or_sorts_a_table(large: str, name: str):
+    statement, given = OFTEN[name]
+    made = sql.compiled(statement)
+    told = await plan(large, made.sql, *made.bound(given))
+    assert "Seq Scan" not in told, told
+    assert "Sort" not in told or name == "an account's grants", told  # some rows, that are read by its key at once
+
+
+@pytest.mark.parametrize(
+    ("table", "columns", "place", "condition"),
+    [
+        (tables.accounts, ("merchant_id",), (bytes(16),), "true"),
+        (tables.accounts, ("number",), (5,), "true"),
+        (tables.transactions, ("account", "key_hash"), (5, bytes(16)), "true"),
+        (tables.transactions, ("account", "sequence"), (5, 1), "true"),
+        (tables.grants, ("account",), (5,), tables.OPEN),
+        (tables.grants, ("account", "number"), (5, 1), "true"),
+        (tables.given_back, ("account", "key_hash"), (5, bytes(16)), "true"),
+        (tables.parked, ("account",), (5,), "true"),
+    ],
+    ids=lambda part: getattr(part, "name", None),
+)
+@pytest.mark.parametrize("places", [1, 1000])
+async def test_places_are_looked_up_by_an_index_however_many_they_are(
+    large: str, table: Any, columns: tuple[str, ...], place: tuple[Any, ...], condition: str, places: int
+):
+    told = await plan(large, sql.rows_at(table, columns, condition), *[[value] * places for value in place])
+    assert "Seq Scan" not in told, told
+
+
+@pytest.mark.parametrize("with_all", [False, True])
+async def test_a_posting_is_loaded_by_indexes_alone(postgres: Databases, large: str, with_all: bool):
+    places: list[list[Any]] = [[bytes(16)], [3], [bytes(16)], [bytes(16)]]
+    if with_all:
+        places += [[bytes(16)], [bytes(16)], [bytes(16)]]
+    with postgres.database(template(postgres)) as empty:  # where the planner would think a scan the best
+        for url in (empty, large):
+            told = await plan(url, sql.load(with_all, with_all), *places, **sql.POSTING_SETTINGS)
+            assert "Seq Scan" not in told, told
+
+
+async def test_deep_pages_of_a_long_history_read_no_more_than_the_first(large: str):
+    made = sql.compiled(statements.history(frozenset()))
+    connection = await asyncpg.connect(large)
+    try:
+        read = []
+        for offset in (0, 1_500, 2_900):
+            given = made.bound({"account": 7, **_BETWEEN, "limit": 5, "offset": offset})
+            explained = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {made.sql}", *given)
+            (found,) = json.loads(explained)
+            assert found["Plan"]["Actual Rows"] == 5
+            read.append(found["Plan"]["Shared Hit Blocks"] + found["Plan"]["Shared Read Blocks"])
+    finally:
+        await connection.close()
+    assert max(read) <= min(read) + 3
+
+
+# ---- several at once
+
+
+def test_lanes_are_locked_ascending_before_anything_is_read():
+    text = sql.begin([9, 3, 12], {"lock_timeout": "5"})
+    begun, timeout, *locks, end = text.split(";")
+    assert (begun, timeout, end) == ("BEGIN ISOLATION LEVEL READ COMMITTED", "SET LOCAL lock_timeout = 5", "")
+    assert locks == [f"SELECT pg_advisory_xact_lock({sql.LOCKS}, {lane})" for lane in (3, 9, 12)]
+
+
+def test_a_lane_is_part_of_what_is_stored_and_never_changes():
+    assert [lane_of(UUID(int=number)) for number in (0, 1, 2, 2**64, 2**127)] == [5, 3, 9, 6, 1]
+
+
+async def test_two_stores_that_post_to_the_same_accounts_lose_nothing_and_post_each_key_once(engine: PostgresEngine):
+    await (await engine.fresh()).close()
+    stores = [PostgresStore(engine.url, timeout_seconds=20) for _ in range(2)]
+    conflicts: list[Exception] = []
+    postings = [Posting(store, Policy(trial_credits=0), deadline_seconds=60) for store in stores]
+    for store, posting in zip(stores, postings, strict=True):
+        _spy(store, conflicts)
+        posting.start()
+    chance = random.Random(4)
+    merchants = [UUID(int=number) for number in range(1, 13)]
+    expected = Counter[UUID]()
+    try:
+        await asyncio.gather(*[postings[0].submit(of(merchant, payment("P", 1_000_000))) for merchant in merchants])
+
+        async def post(caller: int) -> None:
+            for number in range(12):
+                some = chance.sample(merchants, 4)
+                amounts = [chance.randint(1, 9) for _ in some]
+                told = [of(one, use(amount, f"{caller} {number}")) for one, amount in zip(some, amounts, strict=True)]
+                for outcome in await postings[caller % 2].submit_many(told):
+                    assert isinstance(outcome, Posted)
+                expected.update(dict(zip(some, amounts, strict=True)))
+
+        async def race(caller: int) -> bool:
+            outcome = await postings[caller % 2].submit(of(merchants[0], use(7, "the same")))
+            assert isinstance(outcome, Posted | Replayed)
+            return isinstance(outcome, Posted)
+
+        racing = asyncio.gather(*[race(caller) for caller in range(50)])
+        await asyncio.gather(*[post(caller) for caller in range(8)])
+        assert sum(await racing) == 1
+        expected[merchants[0]] += 7
+        async for books in stores[1].books():
+            assert books.account.balance == 1_000_000 - expected[books.account.merchant_id]
+            assert [*books.faults, *verify(books.account, books.grants, list(books.transactions))] == []
+        assert await stores[0].drifting(None, 100) == ([], None)
+    finally:
+        for posting in postings:
+            await posting.drain()
+        for store in stores:
+            await store.close()
+    assert conflicts == []
+    events = await engine.rows("events")
+    for _, lane in groupby(events, key=itemgetter(0)):
+        assert {row[1] - position for position, row in enumerate(lane, 1)} == {0}
+    for merchant, account in {UUID(bytes=row[1]): row for row in await engine.rows("accounts")}.items():
+        mine = [row for row in events if row[2] == account[0]]  # in the order of their lane
+        assert {row[0] for row in mine} == {lane_of(merchant)}
+        assert [row[3] for row in mine] == list(range(1, len(mine) + 1))
+
+
+def _spy(store: PostgresStore, seen: list[Exception]) -> None:
+    post = store.post
+
+    async def spied(needs: Sequence[Needs], work: Work) -> Writes:
+        try:
+            return await post(needs, work)
+        except Exception as error:
+            seen.append(error)
+            raise
+
+    store.post = spied  # type: ignore[method-assign]
+
+
+async def test_batches_that_name_the_same_merchants_in_opposite_order_do_not_wait_for_each_other(
+    engine: PostgresEngine,
+):
+    """As one stream, where a batch has many lanes."""
+    await (await engine.fresh()).close()
+    stores = [PostgresStore(engine.url, timeout_seconds=20, streams=1) for _ in range(2)]
+    merchants = [UUID(int=number) for number in range(1, 33)]
+    try:
+
+        async def post(store: PostgresStore, order: list[UUID], name: str) -> None:
+            for number in range(15):
+                told = [of(merchant, add(1, f"{name} {number}")) for merchant in order]
+                await tell(store, *told)
+
+        await tell(stores[0], *[of(merchant, payment("P", 1)) for merchant in merchants])
+        await asyncio.gather(post(stores[0], merchants, "there"), post(stores[1], merchants[::-1], "back"))
+        assert {books.account.balance async for books in stores[0].books()} == {31}
+    finally:
+        for store in stores:
+            await store.close()
+
+
+# ---- behind a pooler
+
+
+@pytest.mark.parametrize("real", [False, True], ids=["as if", "PgBouncer"])
+async def test_behind_a_pooler_all_works(engine: PostgresEngine, pooled: Any, real: bool):
+    await (await engine.fresh()).close()
+    url = (await asyncio.to_thread(pooled, engine.url)).url if real else engine.url
+    stores = [PostgresStore(url, timeout_seconds=20, pooled=True) for _ in range(2)]
+    merchants = [UUID(int=number) for number in range(1, 9)]
+    try:
+        await tell(stores[0], *[of(merchant, payment("P", 1_000)) for merchant in merchants])
+
+        async def post(store: PostgresStore, name: str) -> None:
+            for number in range(8):
+                told = [of(merchant, use(1, f"{name} {number}")) for merchant in merchants]
+                await tell(store, *told, of(merchants[0], refund(f"{name} {number}", f"{name}", credits=1)))
+                await store.held(merchants, T0)
+                await store.transactions(TransactionQuery(), None, 5)
+
+        await asyncio.gather(*[post(store, f"{index}") for index, store in enumerate(stores)])
+        await tell(stores[0], *[of(UUID(int=100 + number), payment("P", 1)) for number in range(300)])
+        async for books in stores[1].books(merchants):
+            assert books.account.balance == 1_000 - 16
+            assert [*books.faults, *verify(books.account, books.grants, list(books.transactions))] == []
+        await stores[0].add_key(values.FULL_KEY)
+        await stores[1].check()
+        assert await stores[1].keys() == [values.FULL_KEY]
+    finally:
+        for store in stores:
+            await store.close()

@@ -1,0 +1,111 @@
+"""PostgreSQL: what a ledger of ten million transactions costs, over the same with ten thousand in one run.
+
+As `growth`, whose ledgers and questions these are; three tenths of the transactions are of one hot account. All are
+posted by the ledger itself, so that its chains and its pages are those of a ledger that has grown. That takes a quarter
+of an hour and 17 GB of disk; another size by GROWTH_TRANSACTIONS.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from benchmarks import growth
+from benchmarks.growth import MERCHANTS, OWED, PAGE, Grown, Way
+from benchmarks.measure import Figure, figure, interleaved, ratio
+from benchmarks.postgres import opened, server
+from credit_service.storage.base import TransactionQuery
+
+BYTES_EACH = 1_200
+"""Of a transaction with its indexes and its event, on the disk; measured, and rounded up."""
+MARGIN = 5 * 2**30
+"""What the server's log takes beside that, and what stays free."""
+
+
+async def run(quick: bool) -> list[Figure]:
+    """Every way of a large ledger over the same of a small one."""
+    wanted = int(os.environ.get("GROWTH_TRANSACTIONS", "100_000" if quick else "10_000_000"))
+    rounds = 3 if quick else 7
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if free < wanted * BYTES_EACH + MARGIN:
+        raise SystemExit(f"{wanted:,} transactions need {(wanted * BYTES_EACH + MARGIN) / 2**30:.0f} GiB of disk")
+    with server() as databases, databases.database() as url, databases.database() as other:
+        async with _grown(url, 0, 1_000, 0) as small:
+            begun = time.monotonic()
+            many, more = wanted // 100, wanted * 29 // 100
+            async with _grown(other, (wanted - many - more) // MERCHANTS - 1, many, more) as large:
+                loaded = time.monotonic() - begun
+                for each in (url, other):
+                    await _settled(each)
+                figures = await _compared(small, large, rounds, quick)
+                count = await large.store.count(TransactionQuery())
+                size = await _size(other)
+    return [
+        *figures,
+        figure("transactions in the large ledger at the end", [count], ""),
+        figure("postings while it was loaded", [wanted / loaded], "/s"),
+        figure("its size", [size / 2**20], "MB"),
+    ]
+
+
+def _ways(ledger: Grown, quick: bool) -> Mapping[str, tuple[Way, bool]]:
+    """Those of `growth`, and a page that is asked for by its number, which is the 50,000th where there are as many."""
+    offset = min(50_000 * PAGE, ledger.hot_account.sequence // 2)
+    numbered = partial(growth._each, 20 if quick else 200, partial(ledger.page, offset=offset))
+    return {"history, page 50,000": (numbered, True), **growth._ways(ledger, quick)}
+
+
+async def _compared(small: Grown, large: Grown, rounds: int, quick: bool) -> list[Figure]:
+    ways = {"small": _ways(small, quick), "large": _ways(large, quick)}
+    figures = []
+    for what, (_, owes) in ways["small"].items():
+        took = await interleaved(rounds, {size: of_size[what][0] for size, of_size in ways.items()})
+        owed, aim = (OWED, 1.1) if owes else (None, None)
+        figures += [
+            ratio(what, took["large"], took["small"], owed=owed, aim=aim, less_is_better=True),
+            figure(f"{what}, large", took["large"], "µs"),
+            figure(f"{what}, small", took["small"], "µs"),
+        ]
+    return figures
+
+
+@asynccontextmanager
+async def _grown(url: str, each: int, hot: int, more: int) -> AsyncIterator[Grown]:
+    """A ledger as `growth` loads it, whose hot account then gets more."""
+    store = await opened(url)
+    try:
+        ledger = Grown(store, [UUID(bytes=os.urandom(16), version=4) for _ in range(MERCHANTS)])
+        await ledger.load(each, hot)
+        for _ in range(more // 10_000):
+            await ledger.rate(1_000, ledger.hot(10_000))
+        await ledger.rate(1_000, ledger.uniform(1_000))
+        (held,) = (await store.held(ledger.merchants[:1], 0)).values()
+        ledger.hot_account = held.account
+        yield ledger
+    finally:
+        await store.close()
+
+
+async def _settled(url: str) -> None:
+    """What the server would do by itself some time after so many postings: clean up, look at its tables, write all."""
+    connection: asyncpg.Connection[Any] = await asyncpg.connect(url)
+    try:
+        await connection.execute("VACUUM ANALYZE")
+        await connection.execute("CHECKPOINT")
+    finally:
+        await connection.close()
+
+
+async def _size(url: str) -> float:
+    connection: asyncpg.Connection[Any] = await asyncpg.connect(url)
+    try:
+        return float(await connection.fetchval("SELECT pg_database_size(current_database())"))
+    finally:
+        await connection.close()

@@ -1,0 +1,63 @@
+"""PostgreSQL: the memory of a service over a million postings, which come over HTTP in batches of 1,000.
+
+As it was at the start, after the first tenth, in the middle of the rest, and at the end. What grows after the first
+tenth is what postings leave behind.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from uuid import UUID
+
+from benchmarks.client import load, post
+from benchmarks.http_spend import open_accounts
+from benchmarks.ledger import MERCHANTS, folder
+from benchmarks.measure import Figure, figure, ratio
+from benchmarks.postgres import server
+from benchmarks.servers import Server, running
+
+BATCH = 1_000
+CONNECTIONS = 4
+_numbers = count(1)
+
+
+async def run(quick: bool) -> list[Figure]:
+    """Resident memory, and postings a second meanwhile."""
+    batches, steps = (20, 10) if quick else (1_000, 10)
+    with server() as databases, databases.database() as url, folder() as path, running(path, "service", url) as asked:
+        merchants = open_accounts(asked, MERCHANTS)
+        taken, rates = [_megabytes(asked)], []
+        for _ in range(steps):
+            requests = [_batch(asked, merchants) for _ in range(batches // steps)]
+            rates.append(batches // steps * BATCH / load(asked.port, requests, CONNECTIONS, 200).seconds)
+            taken.append(_megabytes(asked))
+    return [
+        ratio("memory at the end over that after the first tenth", taken[-1:], taken[1:2], less_is_better=True),
+        figure("memory at the start", taken[:1], "MB"),
+        figure(f"memory after {batches // steps * BATCH:,} postings", taken[1:2], "MB"),
+        figure("memory since", taken[1:], "MB"),
+        figure(f"memory after {batches * BATCH:,} postings", taken[-1:], "MB"),
+        figure("postings in batches over HTTP", rates, "/s"),
+    ]
+
+
+def _megabytes(asked: Server) -> float:
+    status = Path(f"/proc/{asked.pid}/status").read_text(encoding="ascii")
+    return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) / 1024
+
+
+def _batch(asked: Server, merchants: Sequence[UUID]) -> bytes:
+    items = [
+        {
+            "merchant_id": str(merchant),
+            "operation_type": "DECREASE",
+            "transaction_type": "USAGE",
+            "amount": 1,
+            "idempotency_key": f"usage-{next(_numbers):012}",
+        }
+        for merchant in merchants[:BATCH]
+    ]
+    body = json.dumps({"items": items}).encode()
+    return post("/api/v1/credits/transactions/batch", body, Authorization=f"Bearer {asked.key}")

@@ -1,0 +1,160 @@
+"""PostgreSQL: postings a thousand to a transaction, over the same work done row by row, and over COPY alone."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import asyncpg
+from sqlalchemy import Table
+
+from benchmarks.ledger import Ledger
+from benchmarks.measure import Figure, figure, interleaved, ratio
+from benchmarks.opponents import one_statement, row_by_row
+from benchmarks.opponents.pools import pool
+from benchmarks.postgres import STREAMS, open_ledger, opened, server
+from credit_service.ledger import proof
+from credit_service.storage import postgres, tables
+from credit_service.storage import postgres_statements as sql
+from credit_service.storage.rows import Row
+
+BATCH = 1_000
+CLIENTS = 8
+Written = list[tuple[Table, str, Sequence[Row]]]
+"""What a batch wrote, table by table, and how."""
+
+
+async def run(quick: bool) -> list[Figure]:
+    """Batched posting, uniform over 1,000 and over 10,000 merchants, and on one hot account."""
+    figures = []
+    with server() as databases:
+        for name, merchants, owed, aim in (
+            ("1,000 merchants", 1_000, 4, 8),
+            ("10,000 merchants", 10_000, 4, 8),
+            ("one hot account", 1, 20, 40),
+        ):
+            with databases.database() as url, databases.database() as other:
+                async with (
+                    open_ledger(url, merchants=merchants) as ledger,
+                    open_ledger(other, merchants=merchants) as plain,
+                    pool(url, CLIENTS) as rows,
+                    pool(other, CLIENTS) as statements,
+                ):
+                    figures += await _over_rows(name, ledger, rows, plain, statements, owed, aim, quick)
+        for name, merchants in (("1,000 merchants", 1_000), ("one hot account", 1)):
+            with databases.database() as url, databases.database() as copy:
+                figures += await _over_copy(name, merchants, url, copy, quick)
+    return figures
+
+
+async def _over_rows(
+    name: str,
+    ledger: Ledger,
+    rows: "asyncpg.Pool[Any]",
+    plain: Ledger,
+    statements: "asyncpg.Pool[Any]",
+    owed: float,
+    aim: float,
+    quick: bool,
+) -> list[Figure]:
+    """Row by row on the same accounts, in turn: what the one has written the other goes on from.
+
+    And beside what is owed, one autocommit statement for each, which does a part of the work and keeps no chain, so in
+    a database of its own.
+    """
+    rounds, batches, singles = (3, 8, 800) if quick else (7, 24, 4_000)
+    await rows.execute(row_by_row.SEQUENCE)
+    await ledger.rate(BATCH, ledger.uniform(2_000))
+    await row_by_row.rate(rows, ledger.uniform(200), CLIENTS)
+    rates = await interleaved(
+        rounds,
+        {
+            "batched": lambda: ledger.rate(BATCH, ledger.uniform(batches * BATCH)),
+            "row by row": lambda: row_by_row.rate(rows, ledger.uniform(singles), CLIENTS),
+            "statement": lambda: one_statement.rate(statements, plain.uniform(singles), CLIENTS),
+        },
+    )
+    async for account, grants, transactions, faults in ledger.store.books(ledger.merchants[:10]):
+        found = [*faults, *proof.verify(account, grants, transactions)]
+        assert not found, f"the books are wrong: {found[:3]}"
+    return [
+        ratio(f"N=1000 over row by row, {name}", rates["batched"], rates["row by row"], owed=owed, aim=aim),
+        ratio(f"N=1000 over one statement each, {name}", rates["batched"], rates["statement"]),
+        figure(f"N=1000, {name}", rates["batched"], "/s"),
+        figure(f"row by row with {CLIENTS} clients, {name}", rates["row by row"], "/s"),
+        figure(f"one statement each with {CLIENTS} clients, {name}", rates["statement"], "/s"),
+    ]
+
+
+async def _over_copy(name: str, merchants: int, url: str, copy: str, quick: bool) -> list[Figure]:
+    """COPY into a database of its own, of the very rows that the batches wrote into theirs.
+
+    Transactions, events and new grants by COPY; accounts and grants that were there by the UPDATE that ours sends, with
+    its values made before. As many to a transaction as ours has, over as many connections. No lock, no look-up, no
+    decision, and no making of rows.
+    """
+    rounds, batches = (3, 8) if quick else (7, 24)
+    posted: deque[list[Written]] = deque()
+    await (await opened(copy)).close()  # which makes the tables
+    with _noting() as opening:
+        async with open_ledger(url, merchants=merchants) as ledger, pool(copy, STREAMS) as connections:
+
+            async def batched() -> float:
+                with _noting() as written:
+                    rate = await ledger.rate(BATCH, ledger.uniform(batches * BATCH))
+                posted.append(written)
+                return rate
+
+            await _copies(connections, opening)
+            await batched()  # whose rows COPY writes in the first round, and so on, so that the two can take turns
+            rates = await interleaved(
+                rounds, {"batched": batched, "copy": lambda: _copies(connections, posted.popleft())}
+            )
+    return [
+        ratio(f"N=1000 over COPY of ready-made rows, {name}", rates["batched"], rates["copy"], owed=0.3, aim=0.6),
+        figure(f"COPY of ready-made rows, {name}", rates["copy"], "/s"),
+    ]
+
+
+@contextmanager
+def _noting() -> Iterator[list[Written]]:
+    """Note what every batch writes."""
+    written: list[Written] = []
+    made: Callable[..., Iterator[tuple[Table, str, Sequence[Row]]]] = postgres._parts
+
+    def noted(*arguments: Any) -> Written:
+        written.append([part for part in made(*arguments) if part[2]])
+        return written[-1]
+
+    with patch.object(postgres, "_parts", noted):
+        yield written
+
+
+async def _copies(connections: "asyncpg.Pool[Any]", written: Sequence[Written]) -> float:
+    """Transactions per second, by a connection for each stream."""
+    streams: list[list[Written]] = [[] for _ in range(STREAMS)]
+    for batch in written:
+        streams[_rows(batch, tables.events)[0][0] % STREAMS].append(batch)
+
+    async def copy(stream: Sequence[Written]) -> None:
+        async with connections.acquire() as connection:
+            for batch in stream:
+                async with connection.transaction():
+                    for table, how, some in batch:
+                        part = sql.Part(table, how)
+                        if how == "insert":
+                            columns = sql.columns_of(part)
+                            await connection.copy_records_to_table(table.name, records=some, columns=columns)
+                        else:
+                            await connection.execute(sql.write((part,)), *sql.by_column(some))
+
+    begun = time.perf_counter()
+    await asyncio.gather(*map(copy, streams))
+    return sum([len(_rows(batch, tables.transactions)) for batch in written]) / (time.perf_counter() - begun)
+
+
+def _rows(batch: Written, wanted: object) -> Sequence[Row]:
+    return next(some for table, _, some in batch if table is wanted)

@@ -1,0 +1,20 @@
+"""Where the commands of a test keep their ledger."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.ledgers import placed
+from tests.storage.engines import Ledgers
+
+
+@pytest.fixture
+def on_each_engine(engine_name: str, ledgers: Ledgers, tmp_path: Path) -> Iterator[None]:
+    """The test's commands use the file that is the default, and then a database that `.env` names."""
+    if engine_name == "sqlite":
+        yield
+        return
+    with ledgers.new(tmp_path) as url:
+        placed(tmp_path, url)
+        yield

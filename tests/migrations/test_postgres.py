@@ -1,0 +1,260 @@
+"""The schema's history on PostgreSQL: it leads to the declared schema, whole or not at all, and holds nobody up."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import pytest
+from alembic import command as alembic
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from credit_service.settings import Settings
+from credit_service.storage import migrations, tables
+from credit_service.storage.base import Conflict, SchemaError, StorageUnavailable
+from credit_service.storage.databases import database_of
+from credit_service.storage.migrations import head, is_migrated_postgres, migrate_postgres
+from credit_service.storage.postgres import connector, name_of
+from credit_service.storage.postgres_statements import LOCKS
+from tests.commands import Ran, command
+from tests.migrations.releases import next_release
+from tests.servers.postgres import Databases
+from tests.storage.engines import on_server, rows, template
+
+CATALOGUE = {
+    "tables": "SELECT relname, relkind::text, relpersistence::text, reloptions FROM pg_class "
+    "WHERE relnamespace = {ours}",
+    "columns": """
+        SELECT attrelid::regclass::text, attnum, attname, format_type(atttypid, atttypmod), attnotnull,
+            attidentity::text, attgenerated::text, attcollation, attstorage::text, attcompression::text,
+            pg_get_expr(adbin, adrelid)
+        FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+            LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+        WHERE relnamespace = {ours} AND attnum > 0""",
+    "indexes": "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index "
+    "WHERE indrelid IN (SELECT oid FROM pg_class WHERE relnamespace = {ours})",
+    "constraints": "SELECT conrelid::regclass::text, conname, contype::text, convalidated, pg_get_constraintdef(oid) "
+    "FROM pg_constraint WHERE connamespace = {ours}",
+    "sequences": "SELECT sequencename, data_type::text, start_value, increment_by, max_value, cycle FROM pg_sequences",
+    "triggers": "SELECT tgrelid::regclass::text, tgname FROM pg_trigger",
+}
+"""Whatever a database knows of its tables; what `alembic check` does not see is in here, too: CHECKs above all."""
+
+
+def catalogue(url: str) -> dict[str, list[Any]]:
+    found = {what: rows(url, query.format(ours="'public'::regnamespace")) for what, query in CATALOGUE.items()}
+    return {
+        what: sorted((row for row in some if "alembic_version" not in str(row)), key=repr)
+        for what, some in found.items()
+    }
+
+
+def create_all(url: str) -> None:
+    async def create() -> None:
+        engine = create_async_engine("postgresql+asyncpg://", async_creator=connector(url, timeout_seconds=60))
+        async with engine.begin() as connection:
+            await connection.run_sync(tables.metadata.create_all)
+        await engine.dispose()
+
+    asyncio.run(create())
+
+
+@pytest.fixture
+def migrated(postgres: Databases) -> Iterator[str]:
+    """The URL of an empty ledger."""
+    with postgres.database(template(postgres)) as url:
+        yield url
+
+
+def run(url: str, *arguments: str, cwd: Path) -> Ran:
+    return command(*arguments, cwd=cwd, DATABASE_URL=url, DATABASE_ALLOW_UNSAFE="true")
+
+
+# ---- where it leads
+
+
+def test_migrating_from_nothing_leads_to_the_declared_schema(postgres: Databases, postgres_url: str):
+    migrate_postgres(postgres_url)
+    with postgres.database() as declared:
+        create_all(declared)
+        found = catalogue(declared)
+        assert catalogue(postgres_url) == found
+    checks = [row for row in found["constraints"] if row[2] == "c"]
+    assert len(checks) > 15
+    assert any("WHERE" in row[1] for row in found["indexes"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE accounts DROP CONSTRAINT ck_accounts_policy",
+        "ALTER TABLE accounts DROP CONSTRAINT ck_accounts_policy, "
+        "ADD CONSTRAINT ck_accounts_policy CHECK (when_insufficient IN ('overdraft', 'partial'))",
+        "ALTER TABLE accounts ALTER COLUMN balance DROP NOT NULL",
+        "ALTER TABLE accounts ALTER COLUMN balance SET DEFAULT 0",
+        "ALTER TABLE accounts ALTER COLUMN balance TYPE numeric",
+        "ALTER TABLE accounts SET (fillfactor = 50)",
+        "DROP INDEX ix_accounts_next_due_at; CREATE INDEX ix_accounts_next_due_at ON accounts (next_due_at)",
+    ],
+)
+def test_the_comparison_sees_what_differs(change: str, migrated: str):
+    before = catalogue(migrated)
+    with on_server(migrated, change):
+        assert catalogue(migrated) != before
+
+
+def test_migrating_again_does_nothing_and_says_so(postgres_url: str):
+    assert migrate_postgres(postgres_url) is True
+    before = catalogue(postgres_url)
+    assert migrate_postgres(postgres_url) is False
+    assert is_migrated_postgres(postgres_url)
+    assert catalogue(postgres_url) == before
+
+
+def test_a_migration_that_dies_leaves_nothing_and_can_be_run_again(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(alembic, "upgrade", _dying(alembic.upgrade))
+        with pytest.raises(ZeroDivisionError):
+            migrate_postgres(postgres_url)
+    assert rows(postgres_url, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace") == []
+    assert migrate_postgres(postgres_url) is True
+
+
+def _dying(upgrade: Any) -> Any:
+    def dying(*arguments: Any) -> None:
+        upgrade(*arguments)
+        raise ZeroDivisionError
+
+    return dying
+
+
+def test_a_database_with_tables_of_something_else_is_refused_and_left_alone(postgres_url: str, tmp_path: Path):
+    with on_server(postgres_url, "CREATE TABLE accounts (name TEXT)", "CREATE TABLE birds (name TEXT)"):
+        before = catalogue(postgres_url)
+        with pytest.raises(SchemaError, match=r"holds tables of something else: accounts\.$"):
+            migrate_postgres(postgres_url)
+        assert "holds tables of something else" in run(postgres_url, "serve", "--port", "0", cwd=tmp_path).err
+        assert catalogue(postgres_url) == before
+
+
+# ---- on the command line
+
+
+def test_the_command_creates_the_schema_and_says_so(postgres_url: str, tmp_path: Path):
+    name = name_of(postgres_url)
+    assert run(postgres_url, "migrate", cwd=tmp_path) == Ran(0, f"{name} was created with schema {head()}.\n", "")
+    assert run(postgres_url, "migrate", cwd=tmp_path) == Ran(0, f"{name} is up to date (schema {head()}).\n", "")
+    told = json.loads(run(postgres_url, "migrate", "--json", cwd=tmp_path).out)
+    assert told == {"database": name, "schema": head(), "created": False, "migrated": False}
+
+
+def test_doctor_knows_an_empty_database_and_a_migrated_one(postgres_url: str, tmp_path: Path):
+    def found() -> Any:
+        ran = command(
+            "doctor", "--json", cwd=tmp_path, DATABASE_URL=postgres_url, DATABASE_ALLOW_UNSAFE="true", SERVICE_PORT="0"
+        )
+        (database,) = [finding for finding in ran.json["findings"] if finding["what"] == "database"]
+        return ran.code, database["seen"]
+
+    name = name_of(postgres_url)
+    assert found() == (0, f"{name} holds no ledger yet; serve or migrate creates it")
+    migrate_postgres(postgres_url)
+    assert found() == (0, f"{name}, schema {head()}")
+
+
+async def test_a_service_gives_an_empty_database_its_schema(postgres_url: str):
+    settings = Settings(_env_file=None, database_url=postgres_url, database_allow_unsafe=True)  # type: ignore[call-arg, arg-type]
+    store = await database_of(settings).opened()
+    try:
+        await store.check()
+        assert [books async for books in store.books()] == []
+    finally:
+        await store.close()
+    assert await asyncio.to_thread(is_migrated_postgres, postgres_url)
+
+
+# ---- beside others
+
+
+def test_of_several_that_migrate_at_once_one_does_and_the_others_wait_for_it(postgres_url: str):
+    at_once = Barrier(4)
+
+    def migrate() -> bool:
+        at_once.wait()
+        return migrate_postgres(postgres_url)
+
+    with ThreadPoolExecutor(4) as threads:
+        done = [threads.submit(migrate) for _ in range(4)]
+        assert sorted(one.result() for one in done) == [False, False, False, True]
+
+
+def test_who_migrates_waits_for_another_migration_however_long_that_takes(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(migrations, "_LOCK_SECONDS", 0.01)
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with ThreadPoolExecutor(1) as thread:
+        with on_server(postgres_url, f"SELECT pg_advisory_lock({LOCKS}, -1)"):
+            migration = thread.submit(migrate_postgres, postgres_url)
+            until = time.monotonic() + 30
+            while rows(postgres_url, waiting) != [(1,)]:
+                assert time.monotonic() < until
+            assert not migration.done()
+        assert migration.result()
+
+
+def test_a_table_in_use_is_given_up_in_one_line_and_nothing_was_changed(
+    migrated: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    before = catalogue(migrated)
+    next_release(monkeypatch, tmp_path)
+    monkeypatch.setattr(migrations, "_LOCK_SECONDS", 0.1)
+    with on_server(migrated, "BEGIN", "SELECT * FROM api_keys"):
+        with pytest.raises(Conflict, match=r"had a conflict: canceling statement due to lock timeout\.$"):
+            migrate_postgres(migrated)
+        ran = run(migrated, "migrate", cwd=tmp_path)
+        assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert catalogue(migrated) == before
+    assert migrate_postgres(migrated) is True
+
+
+def test_a_migration_may_take_longer_than_any_answer_of_the_service_may(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(migrations, "_CONNECT_SECONDS", 1.5)
+
+    def slowly(upgrade: Any) -> Any:
+        def slow(config: Any, revision: str) -> None:
+            config.attributes["connection"].exec_driver_sql("SELECT pg_sleep(1.8)")
+            upgrade(config, revision)
+
+        return slow
+
+    monkeypatch.setattr(alembic, "upgrade", slowly(alembic.upgrade))
+    assert migrate_postgres(postgres_url) is True
+
+
+def test_a_role_that_may_not_make_tables_is_told_in_one_line(migrated: str, postgres: Databases):
+    role = f"reader_{name_of(migrated)[-12:]}"
+    with (
+        postgres.database() as empty,
+        on_server(empty, f"CREATE ROLE {role} LOGIN PASSWORD 'x'"),
+    ):
+        try:
+            place = empty.partition("@")[2]
+            with pytest.raises(StorageUnavailable, match="permission denied for schema public"):
+                migrate_postgres(f"postgresql://{role}:x@{place}")
+        finally:
+            with on_server(empty, f"DROP ROLE {role}"):
+                pass
+
+
+def test_migrating_works_behind_a_pooler(postgres_url: str, pooled: Any):
+    behind = pooled(postgres_url).url
+    assert migrate_postgres(behind, pooled=True) is True
+    assert is_migrated_postgres(behind, pooled=True)
+    assert migrate_postgres(behind, pooled=True) is False

@@ -1,0 +1,104 @@
+"""What the two engines keep of the same commands is the same, row for row."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+
+from credit_service.ledger.decide import Outcome
+from credit_service.ledger.policy import Policy
+from credit_service.posting import Posting, RefusedAt
+from credit_service.storage import tables
+from credit_service.storage.base import AccountQuery, Store, TransactionQuery
+from tests.ledger.telling import days
+from tests.servers.postgres import Databases
+from tests.storage.batches import MERCHANTS, Batch, batches, policies
+from tests.storage.contract import Engine
+from tests.storage.engines import template
+from tests.storage.test_postgres import PostgresEngine
+from tests.storage.test_sqlite import SQLiteEngine
+
+
+@pytest.fixture(scope="module")
+def url(postgres: Databases) -> Iterator[str]:
+    with postgres.database(template(postgres)) as url:
+        yield url
+
+
+class Side:
+    """One engine, and its store for all examples: they run in one loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.store: Store | None = None
+
+    async def told(self, some: list[Batch], policy: Policy) -> list[Any]:
+        """What comes of these batches on an empty ledger: outcomes, rows, and what readers are told."""
+        engine = self.engine
+        store = self.store = await (engine.fresh() if self.store is None else engine.renewed(self.store))
+        # One at a time, so that both draw the same numbers: a batch of several lanes is several on PostgreSQL.
+        posting = Posting(store, policy)
+        posting.start()
+        outcomes: list[list[Outcome] | RefusedAt] = []
+        try:
+            for batch in some:
+                engine.clock.now += batch.wait
+                if batch.atomic:
+                    answer = await posting.submit_atomic(batch.commands)
+                    outcomes.append(answer if isinstance(answer, RefusedAt) else list(answer))
+                else:
+                    for command in batch.commands:
+                        outcomes.append([await posting.submit(command)])
+        finally:
+            await posting.drain()
+        return [*outcomes, *await self._rows(), *await self._read(store)]
+
+    async def _rows(self) -> list[tuple[str, Any]]:
+        found = {name: await self.engine.rows(name) for name in tables.metadata.tables}
+        # Their lanes, and so their ids, are the engine's own; each account's are in the order of their numbers.
+        found["events"] = sorted(row[2:] for row in found["events"])
+        found["dead_letters"] = [row[1:] for row in found["dead_letters"]]
+        return [(name, row) for name, some in found.items() for row in some]
+
+    async def _read(self, store: Store) -> list[Any]:
+        now = self.engine.clock.now
+        held = await store.held(MERCHANTS, now)
+        # Readers are asked only as people would, whose clocks do not run ahead of it.
+        read: list[Any] = [held, *[await store.past(one.account.number, now - 1) for _, one in sorted(held.items())]]
+        for account in [None, *sorted(one.account.number for one in held.values())]:
+            for query in (TransactionQuery(account), TransactionQuery(account, operation="DECREASE")):
+                read.append(await store.count(query))
+                if account is not None:
+                    read += [await store.transactions(query, None, 5, 2), await store.totals(query)]
+        for status in (None, "ACTIVE", "LOW", "EXHAUSTED"):
+            read.append(await store.accounts(AccountQuery(now, 5, status, max_balance=1_000), None, 10))
+        *counts, _ = await store.all_accounts(now, 5)  # an average is rounded as the engine does
+        read += [counts, await store.due(days(100), 10)]
+        read.append(sorted(await store.due_accounts(days(9)), key=lambda one: one.account.number))
+        return [*read, await store.drifting(None, 10), await store.parked_count(), await store.strays()]
+
+    async def close(self) -> None:
+        if self.store is not None:
+            await self.store.close()
+        await self.engine.close()
+
+
+def test_the_same_commands_leave_the_same_rows_and_outcomes_on_both_engines(url: str, tmp_path: Path) -> None:
+    sides = [Side(SQLiteEngine(tmp_path)), Side(PostgresEngine(url))]
+    with asyncio.Runner() as runner:
+
+        @given(some=batches, policy=policies)
+        @settings(max_examples=max(10, settings().max_examples // 3))
+        def agree(some: list[Batch], policy: Policy) -> None:
+            sqlite, server = [runner.run(side.told(some, policy)) for side in sides]
+            assert len(sqlite) == len(server)
+            assert [(one, other) for one, other in zip(sqlite, server, strict=True) if one != other] == []
+
+        try:
+            agree()
+        finally:
+            for side in sides:
+                runner.run(side.close())

@@ -1,0 +1,247 @@
+"""Before there is a store on PostgreSQL: what is refused at the start, in one line, in time, and without a secret."""
+
+import asyncio
+import time
+import traceback
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from structlog.testing import capture_logs
+
+from credit_service.settings import SettingsError, load
+from credit_service.storage import migrations
+from credit_service.storage import postgres_statements as sql
+from credit_service.storage.base import StorageError, StorageUnavailable
+from credit_service.storage.databases import Database, database_of
+from credit_service.storage.postgres import PostgresStore, name_of
+from tests.commands import command
+from tests.servers.postgres import Databases, Postgres
+from tests.servers.proxy import Proxy
+from tests.storage.engines import template
+
+CANARY = "Canary-in-the-mine"
+
+
+@pytest.fixture
+def url(postgres: Databases) -> Iterator[str]:
+    """An empty ledger."""
+    with postgres.database(template(postgres)) as url:
+        yield url
+
+
+def database(url: str, **given: Any) -> Database:
+    return database_of(load(database_url=url, **given))
+
+
+async def refused(url: str, **given: Any) -> str:
+    """The one line that says why this database cannot be opened."""
+    with pytest.raises(StorageError) as error:
+        await database(url, **given).opened()
+    assert "\n" not in str(error.value)
+    return str(error.value).removeprefix(f"{name_of(url)} ")
+
+
+# ---- a server that could lose what it has committed, or whose clock is off
+
+
+@pytest.mark.parametrize("switch", ["fsync", "full_page_writes", "synchronous_commit"])
+async def test_a_server_that_does_not_write_what_it_commits_is_refused_unless_it_is_allowed(
+    switch: str, url: str, monkeypatch: pytest.MonkeyPatch
+):
+    switches = (
+        f"'{'off' if name == switch else 'on'}'" for name in ("fsync", "full_page_writes", "synchronous_commit")
+    )
+    monkeypatch.setattr(sql, "SAFETY", f"SELECT {sql.CLOCK}, {', '.join(switches)}")
+    lost = "a crash of the server could lose what was posted"
+    assert await refused(url) == f"has {switch} off, so {lost}; DATABASE_ALLOW_UNSAFE=true starts anyway."
+    await (await database(url, database_allow_unsafe=True).opened()).close()
+
+
+@pytest.mark.parametrize(("ahead", "well"), [(-61, False), (-50, True), (50, True), (61, False)])
+async def test_a_server_whose_clock_is_more_than_a_minute_off_is_refused_unless_it_is_allowed(
+    ahead: int, well: bool, url: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sql, "SAFETY", f"SELECT {sql.CLOCK} + {ahead * 1_000_000}, 'on', 'on', 'on'")
+    if not well:
+        assert (await refused(url)).startswith(f"has a clock that is {abs(ahead)} seconds off ours; DATABASE_ALLOW_")
+    await (await database(url, database_allow_unsafe=not well).opened()).close()
+
+
+async def test_a_server_as_it_is_installed_is_taken_and_one_that_was_made_fast_is_not(
+    new_postgres: Callable[..., Postgres],
+):
+    server = await asyncio.to_thread(new_postgres, fsync=True)
+    url = server.url("postgres")
+    await (await database(url).opened()).close()
+    connection = await asyncpg.connect(url)
+    await connection.execute("ALTER DATABASE postgres SET synchronous_commit = off")
+    await connection.close()
+    assert (await refused(url)).startswith("has synchronous_commit off")
+
+
+# ---- a server that cannot be had
+
+
+def _with(url: str, user: str | None = None, **changed: Any) -> str:
+    parts = urlsplit(url)
+    if user is not None:
+        changed["netloc"] = f"{user}@{parts.hostname}:{parts.port}"
+    return parts._replace(**changed).geturl()
+
+
+WRONG: dict[str, tuple[Callable[[str], str], str]] = {
+    "password": (lambda url: _with(url, f"tester:{CANARY}"), 'password authentication failed for user "tester"'),
+    "no password": (lambda url: _with(url, "tester"), 'password authentication failed for user "tester"'),
+    "user": (lambda url: _with(url, f"nobody:{CANARY}"), 'password authentication failed for user "nobody"'),
+    "database": (lambda url: _with(url, path="/none"), 'database "none" does not exist'),
+    "port": (lambda url: f"postgresql://u:{CANARY}@127.0.0.1:1/d", "Connect call failed ('127.0.0.1', 1)"),
+    "host": (lambda url: f"postgresql://u:{CANARY}@no.such.host.invalid/d", "Name or service not known"),
+    "host's name": (lambda url: f"postgresql://u:{CANARY}@{'x' * 70}/d", "has an option or a part that cannot be"),
+    "socket": (lambda url: f"postgresql://u:{CANARY}@/d?host=/nowhere", "No such file or directory"),
+    "TLS": (lambda url: _with(url, query="sslmode=require"), "it does not offer TLS"),
+    "TLS's way": (lambda url: _with(url, query=f"sslmode={CANARY}"), "has an option or a part that cannot be"),
+    "option": (lambda url: _with(url, query=f"pasword={CANARY}"), "has an option or a part that cannot be"),
+    "option's value": (lambda url: _with(url, query=f"work_mem={CANARY}"), "has an option or a part that cannot be"),
+    "certificate": (lambda url: _with(url, query=f"sslmode=verify-full&sslrootcert=/{CANARY}"), "No such file"),
+}
+
+
+def told_by(error: BaseException) -> str:
+    """Everything that an exception says, with all that hang on to it."""
+    said, left = [], [error]
+    while left:
+        one = left.pop()
+        said += [str(one), repr(one), repr(one.args), *traceback.format_exception(one)]
+        left += [other for other in (one.__cause__, one.__context__) if other is not None]
+    return "\n".join(said)
+
+
+@pytest.mark.parametrize("what", WRONG)
+async def test_a_wrong_part_of_the_url_is_one_readable_line_without_the_password(what: str, url: str):
+    made, said = WRONG[what]
+    wrong = made(url)
+    for asked in (database(wrong).opened, database(wrong).exists):
+        with pytest.raises(StorageUnavailable) as error, capture_logs() as logs:
+            await asked()
+        assert said in str(error.value)
+        assert str(error.value).count("\n") == 0
+        assert logs == []
+        for secret in (CANARY, urlsplit(url).password or ""):
+            assert secret not in told_by(error.value)
+
+
+@pytest.mark.parametrize("what", ["password", "database", "option", "TLS"])
+def test_every_command_says_so_and_ends_with_2(what: str, url: str, tmp_path: Path):
+    made, said = WRONG[what]
+    for arguments in (("serve", "--port", "0"), ("migrate",), ("verify",), ("keys", "list")):
+        ran = command(*arguments, cwd=tmp_path, DATABASE_URL=made(url), LOG_LEVEL="debug")
+        assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
+        assert said in ran.err
+        assert CANARY not in ran.err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        f"postgresql://u:{CANARY}@h:99999/d",
+        f"postgresql://u:{CANARY}@h:x/d",
+        f"postgresql://u:{CANARY}@h",
+        f"postgresql://u:{CANARY}:@h/d",
+        f"postgresql://u:{CANARY}@h/d#x",
+        f"postgresql://u:{CANARY}@[h/d",
+        f"postgresql:/u:{CANARY}@h/d",
+        f"postgresql+psycopg://u:{CANARY}@h/d",
+    ],
+)
+def test_a_url_that_is_none_is_refused_without_being_shown(wrong: str):
+    with pytest.raises(SettingsError, match=r"^DATABASE_URL: must be the URL of an SQLite file") as error:
+        load(database_url=wrong)
+    assert CANARY not in told_by(error.value)
+
+
+async def test_no_part_of_a_store_shows_the_password(url: str):
+    secret = urlsplit(url).password or ""
+    found = database(url, database_allow_unsafe=True)
+    store = await found.opened()
+    try:
+        await store.check()
+        for thing in (found, store, *vars(store).values()):
+            assert secret not in f"{thing!r} {thing}"
+    finally:
+        await store.close()
+
+
+# ---- a server that does not answer
+
+
+class Ticking:
+    """Whether the event loop went on all the while."""
+
+    async def __aenter__(self) -> "Ticking":
+        self.longest = 0.0
+        self._task = asyncio.create_task(self._tick())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+
+    async def _tick(self) -> None:
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(0.01)
+            self.longest = max(self.longest, time.monotonic() - last)
+            last = time.monotonic()
+
+
+async def in_time(asked: Coroutine[Any, Any, Any]) -> str:
+    """What is said in the end, which is soon, and blocks nobody."""
+    began = time.monotonic()
+    async with Ticking() as ticking:
+        with pytest.raises(StorageUnavailable) as error:
+            await asked
+    assert time.monotonic() - began < 10
+    assert ticking.longest < 5
+    return str(error.value)
+
+
+async def test_a_server_that_takes_connections_and_never_answers_is_given_up_in_time(
+    url: str, proxied: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(migrations, "_CONNECT_SECONDS", 0.3)
+    proxy = proxied(url)
+    proxy.hold()
+    found = database(proxy.url, database_timeout_seconds=0.3)
+    for asked in (
+        found.opened(),
+        found.exists(),
+        asyncio.to_thread(found.migrate),
+        asyncio.to_thread(found.is_migrated),
+    ):
+        assert (await in_time(asked)).endswith(" cannot be used: it did not answer in time.")
+
+
+async def test_a_server_that_falls_silent_is_given_up_in_time(new_postgres: Callable[..., Postgres]):
+    server = await asyncio.to_thread(new_postgres)
+    url = server.url("postgres")
+    await asyncio.to_thread(migrations.migrate_postgres, url)
+    store = PostgresStore(url, timeout_seconds=0.3)
+    try:
+        await store.keys()
+        server.pause()
+        for asked in (store.keys, store.check, store.parked_count):
+            assert "in time" in await in_time(asked())
+        server.resume()
+        async with asyncio.timeout(30):
+            while True:  # it is not asked again at once
+                with suppress(StorageUnavailable):
+                    assert await store.keys() == []
+                    break
+                await asyncio.sleep(0.01)
+    finally:
+        server.resume()
+        await store.close()
