@@ -256,6 +256,33 @@ async def test_what_is_little_is_posted_together_one_batch_after_the_other():
         assert [len(batch) for batch in store.batches] == [1, 4]
 
 
+async def test_a_stream_that_was_taken_along_waits_for_its_turn_like_the_other():
+    store = MemoryStore(streams=2)
+    async with Desk(store) as desk:
+        store.free.clear()
+        together = await desk.started(desk.posting.submit_many([of(one, payment("P", 9)) for one in OF_STREAMS]))
+        await asyncio.sleep(0)
+        later = await desk.hand_in(*[of(one, use(1, "u")) for one in OF_STREAMS])
+        await asyncio.sleep(0)
+        assert [len(batch) for batch in store.batches] == [2]
+        store.free.set()
+        await answers([together, *later])
+        assert [len(batch) for batch in store.batches] == [2, 2]
+
+
+async def test_of_another_stream_no_more_is_taken_along_than_a_batch_holds():
+    store = MemoryStore(streams=2)
+    async with Desk(store, max_batch=2) as desk:
+        store.free.clear()
+        (first,) = await desk.hand_in(of(OF_STREAMS[0], payment("P", 9)))
+        await asyncio.sleep(0)
+        later = [of(one, payment(key, 9)) for one in OF_STREAMS for key in "QR"]
+        tasks = await desk.hand_in(*later)
+        store.free.set()
+        await answers([first, *tasks])
+        assert [len(batch) for batch in store.batches] == [1, 2, 2]
+
+
 async def test_a_stream_that_fills_up_goes_ahead_beside_the_one_that_is_under_way():
     store = MemoryStore(streams=2)
     async with Desk(store) as desk:
