@@ -112,7 +112,7 @@ async def test_reads_go_on_while_nothing_can_be_written(path: Path, trouble: Any
             assert await keys(store) == ["billing:payment:P"]
 
 
-async def test_a_locked_database_is_a_conflict_until_the_deadline_and_then_unavailable(path: Path):
+async def test_a_locked_database_is_a_conflict_until_the_deadline_and_is_then_given_up(path: Path):
     async with at_work(path, deadline_seconds=0.2) as (store, posting):
         await posting.submit(payment("P", 9))
         with locked(store, path):
@@ -120,7 +120,8 @@ async def test_a_locked_database_is_a_conflict_until_the_deadline_and_then_unava
                 await store.check()
             with pytest.raises(Conflict):
                 await store.add_key(FULL_KEY)
-            with pytest.raises(StorageUnavailable, match="locked"):
+            # At the deadline it stands between two attempts, or is in one, of which nobody knows yet what it did.
+            with pytest.raises((StorageUnavailable, OutcomeUnknown), match="locked|did not answer"):
                 await posting.submit(use(1, "a"))
             assert await keys(store) == ["billing:payment:P"]
         await store.check()
