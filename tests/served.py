@@ -30,8 +30,9 @@ _numbers = count(1)
 
 
 def die_with_parent() -> None:
-    """For `preexec_fn`: the kernel kills this process when the one that started it is gone."""
+    """For `preexec_fn`: the kernel kills this process when the one that started it is gone; Ctrl-C reaches it."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell ignores for what it runs in the background
 
 
 def start(*arguments: str | Path, cwd: Path, **popen: Any) -> subprocess.Popen[str]:
