@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
+from statistics import median
 from uuid import UUID
 
 from benchmarks.machine import DATA
@@ -68,6 +69,16 @@ class Ledger:
             took = time.perf_counter() - begun
         assert all(isinstance(outcome, Posted) for outcome in outcomes)
         return len(commands) / took
+
+    async def lone(self, number: int) -> float:
+        """The median of the microseconds that a caller waits for a posting who posts one at a time, and alone."""
+        took = []
+        async with self.posting(max_batch=1_000) as posting:
+            for command in self.uniform(number):
+                begun = time.perf_counter()
+                await posting.submit(command)
+                took.append(time.perf_counter() - begun)
+        return median(took) * 1e6
 
     def uniform(self, number: int, prefix: str = "usage") -> list[Post]:
         """Spends of all merchants in turn, in an order of their own each time round; other processes, other keys."""

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from statistics import median
 
-from benchmarks.ledger import Ledger, database, open_ledger
+from benchmarks.ledger import database, open_ledger
 from benchmarks.measure import Figure, figure, interleaved, ratio
 
 _TABLE = "CREATE TABLE plain (id INTEGER PRIMARY KEY, account BLOB, amount INTEGER, note TEXT) STRICT"
@@ -23,22 +23,12 @@ async def run(quick: bool) -> list[Figure]:
             async def statements() -> float:
                 return _inserts(connection, number)
 
-            waits = await interleaved(rounds, {"submit": lambda: _submits(ledger, number), "insert": statements})
+            waits = await interleaved(rounds, {"submit": lambda: ledger.lone(number), "insert": statements})
     return [
         ratio("p50 of a lone posting over one INSERT", waits["submit"], waits["insert"], less_is_better=True),
         figure("p50 of a lone posting", waits["submit"], "µs"),
         figure("p50 of one INSERT", waits["insert"], "µs"),
     ]
-
-
-async def _submits(ledger: Ledger, number: int) -> float:
-    took = []
-    async with ledger.posting(max_batch=1_000) as posting:
-        for command in ledger.uniform(number):
-            begun = time.perf_counter()
-            await posting.submit(command)
-            took.append(time.perf_counter() - begun)
-    return median(took) * 1e6
 
 
 def _plain(path: Path) -> sqlite3.Connection:

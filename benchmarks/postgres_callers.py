@@ -76,15 +76,6 @@ async def _plain(
 async def _lone(ledger: Ledger, connections: "asyncpg.Pool[Any]", plain: Ledger, quick: bool) -> list[Figure]:
     rounds, number = (5, 100) if quick else (9, 1_000)
 
-    async def submits() -> float:
-        took = []
-        async with ledger.posting(max_batch=1_000) as posting:
-            for command in ledger.uniform(number):
-                begun = time.perf_counter()
-                await posting.submit(command)
-                took.append(time.perf_counter() - begun)
-        return median(took) * 1e6
-
     async def statements() -> float:
         took = []
         async with connections.acquire() as connection:
@@ -94,7 +85,7 @@ async def _lone(ledger: Ledger, connections: "asyncpg.Pool[Any]", plain: Ledger,
                 took.append(time.perf_counter() - begun)
         return median(took) * 1e6
 
-    waits = await interleaved(rounds, {"submit": submits, "statement": statements})
+    waits = await interleaved(rounds, {"submit": lambda: ledger.lone(number), "statement": statements})
     return [
         ratio(
             "p50 of a lone posting over one statement",

@@ -3,13 +3,13 @@
 `credit-service verify` recomputes everything; this costs a few look-ups for each account, so that it can always run.
 """
 
-import asyncio
 from typing import NoReturn
 from uuid import UUID
 
 import structlog
 
-from credit_service.storage.base import StorageError, Store
+from credit_service.doors.rounds import keep_doing
+from credit_service.storage.base import Store
 
 _log = structlog.get_logger()
 
@@ -39,16 +39,10 @@ class Auditor:
             self._before, self._found = self._found, set()
 
     async def keep_auditing(self, accounts_per_second: int) -> NoReturn:
-        """Audit for ever, this many accounts each second. What fails again and again is told once."""
-        told = None
-        while True:
-            try:
-                await self.audit(accounts_per_second)
-                told = None
-            except StorageError as error:
-                if str(error) != told:
-                    _log.warning("audit_failed", reason=str(error))
-                told = str(error)
-            except Exception as error:  # an auditor that is dead would be missed by nobody
-                _log.error("audit_failed", exc_info=error)
-            await asyncio.sleep(1)
+        """Audit for ever, this many accounts each second."""
+
+        async def once() -> bool:
+            await self.audit(accounts_per_second)
+            return False
+
+        await keep_doing(once, "audit_failed", seconds=1)

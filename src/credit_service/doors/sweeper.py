@@ -4,17 +4,14 @@ Answers are right without it (a read settles what it reads, L7); it makes the wo
 of parked refunds.
 """
 
-import asyncio
 from typing import NoReturn
 
-import structlog
-
+from credit_service.doors.rounds import keep_doing
 from credit_service.ledger.commands import Settle
-from credit_service.posting import DeadlineExceeded, Overloaded, Posting
-from credit_service.storage.base import StorageError, Store
+from credit_service.posting import Posting
+from credit_service.storage.base import Store
 
 AT_ONCE = 500
-_log = structlog.get_logger()
 
 
 async def sweep(store: Store, posting: Posting) -> int:
@@ -26,19 +23,9 @@ async def sweep(store: Store, posting: Posting) -> int:
 
 
 async def keep_sweeping(store: Store, posting: Posting, seconds: float) -> NoReturn:
-    """Sweep for ever, with this pause where nothing was left to do. What fails again and again is told once."""
-    told = None
-    while True:
-        swept = 0
-        try:
-            swept = await sweep(store, posting)
-            told = None
-        except (StorageError, Overloaded, DeadlineExceeded) as error:
-            reason = str(error) or type(error).__name__
-            if reason != told:
-                _log.warning("sweep_failed", reason=reason)
-            told = reason
-        except Exception as error:  # a sweeper that is dead would be missed by nobody for long
-            _log.error("sweep_failed", exc_info=error)
-        if swept < AT_ONCE:
-            await asyncio.sleep(seconds)
+    """Sweep for ever, with this pause where nothing was left to do."""
+
+    async def once() -> bool:
+        return await sweep(store, posting) == AT_ONCE
+
+    await keep_doing(once, "sweep_failed", seconds)

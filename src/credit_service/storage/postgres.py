@@ -50,6 +50,7 @@ from credit_service.storage.rows import Row
 from credit_service.storage.statements import Ask, Find
 
 T = TypeVar("T")
+Q = TypeVar("Q", bound=Question)
 Connection = Any
 """An asyncpg connection, or one of its pool."""
 
@@ -207,11 +208,7 @@ class PostgresStore(Reads):
     async def _load_many(self, connection: Connection, loading: Loading, lanes: list[int]) -> tuple[int, list[int]]:
         """Load in several messages to the server, which finds a thousand places faster when they are of one table."""
         now, last = await connection.fetchrow(sql.STATE, lanes)
-        steps = loading.questions(self._draw_number)
-        with suppress(StopIteration):
-            question = next(steps)
-            while True:
-                question = steps.send(await _answer(connection, question))
+        await _answered(connection, loading.questions(self._draw_number))
         return now, last
 
     async def _load_few(self, connection: Connection, loading: Loading, lanes: list[int]) -> tuple[int, list[int]]:
@@ -277,20 +274,14 @@ class PostgresStore(Reads):
 
     async def _read(self, read: Callable[[], Read[T]]) -> T:
         async def ask(connection: Connection) -> T:
+            steps = read()
             try:
-                steps = read()
                 steps.send(await _answer(connection, next(steps)))
             except StopIteration as stop:
                 return stop.value  # type: ignore[no-any-return]  # what the generator returned
             # Few reads ask a second question. Those begin again, so that one snapshot answers all they ask.
             async with connection.transaction(isolation="repeatable_read", readonly=True):
-                steps = read()
-                question = next(steps)
-                try:
-                    while True:
-                        question = steps.send(await _answer(connection, question))
-                except StopIteration as stop:
-                    return stop.value  # type: ignore[no-any-return]  # what the generator returned
+                return await _answered(connection, read())
 
         return await self._asked(ask)
 
@@ -388,7 +379,7 @@ def connector(
     async def connect() -> Connection:
         with suppress(ValueError, asyncpg.DataError, asyncpg.UndefinedObjectError, asyncpg.PostgresSyntaxError):
             return await asyncpg.connect(
-                url.replace("postgresql+asyncpg://", "postgresql://", 1),
+                url,
                 timeout=timeout_seconds,
                 command_timeout=None if patient else timeout_seconds,
                 **(behind if pooled else direct),
@@ -584,3 +575,13 @@ async def _answer(connection: Connection, question: Question) -> list[Row]:
     # No text holds a NUL there, nor may one be asked for; \1 is as little in anything that is looked for.
     values = [one.replace("\0", "\1") if isinstance(one, str) else one for one in made.bound(question.values)]
     return list(map(tuple, await connection.fetch(made.sql, *values)))
+
+
+async def _answered(connection: Connection, steps: Generator[Q, list[Row], T]) -> T:
+    """As `reads.answered`, by awaiting."""
+    try:
+        question = next(steps)
+        while True:
+            question = steps.send(await _answer(connection, question))
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]  # what the generator returned
