@@ -65,14 +65,16 @@ class Served:
         else:
             assert folder is not None, "where the first admin key is, or will be"
             name, url = "credit-service", database
-        self._errors = (folder / f"{name}.{next(_numbers)}.stderr").open("a+")
-        self.process = start(
-            *("serve", "--port", str(port)),
-            cwd=folder,
-            env={"DATABASE_URL": url, **(settings or {})},
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-        )
+        # Read by its name: an open file shares its place with the process that writes there.
+        self._stderr = folder / f"{name}.{next(_numbers)}.stderr"
+        with self._stderr.open("w") as errors:
+            self.process = start(
+                *("serve", "--port", str(port)),
+                cwd=folder,
+                env={"DATABASE_URL": url, **(settings or {})},
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
         try:
             self.url = self._read_url()
             self._wait_until_it_listens()
@@ -105,8 +107,7 @@ class Served:
 
     def errors(self) -> str:
         """What it wrote to standard error."""
-        self._errors.seek(0)
-        return self._errors.read()
+        return self._stderr.read_text()
 
     def client(self) -> httpx2.Client:
         """An HTTP client that calls with the admin key."""
@@ -126,7 +127,6 @@ class Served:
         self.process.wait()
         if self.process.stdout is not None:
             self.process.stdout.close()
-        self._errors.close()
 
 
 @contextlib.contextmanager

@@ -132,9 +132,9 @@ def test_a_server_never_outlives_who_started_it(then: str) -> None:
         pids = [int(word) for word in words]
         assert len(pids) > 1
         assert all(map(state, pids))
+        assert Path(folder).exists()
         parent.send_signal(signal.SIGKILL)
     wait_until(lambda: not any(map(state, pids)), "the end of the server")
-    assert Path(folder).exists()
     Postgres().close()
     assert not Path(folder).exists(), "the next one clears away what the killed one left"
 
