@@ -130,7 +130,7 @@ async def posted(store: Store, *told: commands.Command, policy: Policy | None = 
 
 
 TABLES = tuple(tables.metadata.tables)
-LEDGER = tuple(name for name in TABLES if name != "api_keys")
+LEDGER = tuple(name for name in TABLES if name not in ("api_keys", "event_cursors"))
 
 
 class StoreContract:
@@ -193,7 +193,7 @@ class StoreContract:
             assert await self._all_rows(engine) == {name: [] for name in TABLES}
         await write(store, writes(account(), **whole))
         assert {name: len(found) for name, found in (await self._all_rows(engine)).items()} == {
-            name: int(name != "api_keys") for name in TABLES
+            name: int(name in LEDGER) for name in TABLES
         }
 
     async def test_L4_a_posting_leaves_transaction_grant_account_and_events_together(
@@ -474,11 +474,14 @@ class StoreContract:
     # ---- events
 
     async def test_events_are_numbered_without_gaps_in_the_order_of_commits(self, engine: Engine, store: Store):
-        for _ in range(3):
-            await write(store, writes(account(), announcements=[values.FULL_ANNOUNCEMENT] * 2))
+        told = [values.FULL_ANNOUNCEMENT._replace(number=number) for number in range(1, 8)]
+        for first in (0, 2, 4):
+            await write(store, writes(account(), announcements=told[first : first + 2]))
         with pytest.raises(BadRow):
-            await write(store, writes(account(balance=1), announcements=[values.FULL_ANNOUNCEMENT]))
-        await write(store, writes(account(), announcements=[values.FULL_ANNOUNCEMENT]))
+            await write(store, writes(account(balance=1), announcements=told[6:]))
+        with pytest.raises(BadRow):
+            await write(store, writes(account(), announcements=told[:1]))  # which was told
+        await write(store, writes(account(), announcements=told[6:]))
         kept = await engine.rows("events")
         assert [row[1] for row in kept] == list(range(1, 8))
         assert len({row[0] for row in kept}) == 1  # the lane of their merchant
@@ -695,6 +698,80 @@ class StoreContract:
         assert sorted(await store.strays()) == [(NUMBER, 1), (NUMBER, 2)]
         assert await store.transaction(Address(NUMBER, TRANSACTION, 1)) is None
         assert await store.transactions(TransactionQuery(), None, 10) == []
+
+    # ---- the outbox
+
+    async def test_the_outbox_is_read_lane_by_lane_in_order_with_what_it_tells_of(self, engine: Engine, store: Store):
+        merchants = [merchant(index) for index in range(20)]
+        await tell(store, *[of(one, opening()) for one in merchants])
+        engine.clock.now = days(1)
+        spent = await posted(store, *[of(one, use(2)) for one in merchants])
+        start = (0,) * store.lanes
+        everything = await store.events(start, 1000)
+        assert len(everything) == len(await engine.rows("events"))
+        for lane in range(store.lanes):
+            ids = [event.id for event in everything if event.lane == lane]
+            assert ids == list(range(1, len(ids) + 1))
+        for one in merchants:
+            own = [event for event in everything if event.merchant_id == one]
+            assert [event.announcement.number for event in own] == [1, 2, 3, 4]
+            told = ["account.created", "recharged", "plugin_status_changed", "consumed"]
+            assert [event.announcement.type for event in own] == told
+            assert own[0].transaction is None
+            assert own[3].transaction in spent
+            assert own[3].announcement.available == 98
+            assert await store.events_of(own[0].account, 0, 10) == own
+            assert await store.events_of(own[0].account, 1, 1) == own[1:2]
+        assert [event.announcement.at for event in everything] == [T0] * 60 + [days(1)] * 20
+
+        paged, position = [], list(start)
+        while page := await store.events(tuple(position), 7):
+            assert len(page) <= 7
+            paged += page
+            for event in page:
+                assert event.id == position[event.lane] + 1, "no event is skipped"
+                position[event.lane] = event.id
+        assert sorted(paged) == sorted(everything)
+        assert await store.last_events() == tuple(position)
+
+    async def test_one_owner_at_a_time_reads_as_a_reader_from_where_it_stood(self, store: Store):
+        there = tuple(range(1, store.lanes + 1))
+        first = await store.claim("reader", "a", T0, 10)
+        assert first is not None
+        assert (first.epoch, first.position, first.leased_until) == (1, (0,) * store.lanes, T0 + 10_000_000)
+        assert await store.claim("reader", "b", T0 + 9_999_999, 10) is None
+        assert await store.claim("other reader", "b", T0, 10) is not None
+        on = await store.advance(first, there, T0 + 5_000_000, 10)
+        assert on == first._replace(position=there, leased_until=T0 + 15_000_000)
+        assert await store.claim("reader", "b", T0 + 14_999_999, 10) is None
+
+        taken = await store.claim("reader", "b", T0 + 15_000_000, 10)
+        assert taken is not None
+        assert (taken.epoch, taken.position) == (2, there)
+        assert await store.advance(on, (9,) * store.lanes, T0 + 15_000_000, 10) is None, (
+            "who comes back late changes nothing"
+        )
+        await store.release(on)
+        assert await store.claim("reader", "a", T0 + 16_000_000, 10) is None
+
+        again = await store.claim("reader", "b", T0 + 16_000_000, 10)
+        assert again is not None
+        assert again.epoch == 3, "the owner may claim again, and what it held before is worth nothing"
+        assert await store.advance(taken, there, T0 + 16_000_000, 10) is None
+        await store.release(again)
+        assert (await store.claim("reader", "a", T0 + 16_000_000, 10) or again).owner == "a"
+        assert [(one.reader, one.owner) for one in await store.cursors()] == [("other reader", "b"), ("reader", "a")]
+        await store.drop_cursor("reader")
+        assert [one.reader for one in await store.cursors()] == ["other reader"]
+        fresh = await store.claim("reader", "b", T0, 10)
+        assert fresh is not None
+        assert fresh.position == (0,) * store.lanes
+
+    async def test_of_many_who_claim_at_once_one_has_it(self, store: Store):
+        for now in (T0, T0 + 10_000_000):
+            claims = await asyncio.gather(*[store.claim("reader", f"owner {n}", now, 10) for n in range(8)])
+            (held,) = [claim for claim in claims if claim is not None]
+            assert await store.advance(held, held.position, now, 10) is not None
 
     # ---- the past
 

@@ -186,6 +186,30 @@ Position = tuple[int, ...]
 """A place in a listing: of an account the sequence, of all accounts the position in each of the outbox's lanes."""
 
 
+class StoredEvent(NamedTuple):
+    """An announcement as it stands in the outbox, with the transaction that it tells of, if there is one."""
+
+    lane: int
+    id: int
+    account: int
+    merchant_id: UUID
+    announcement: Announcement
+    transaction: Transaction | None
+
+
+class Claim(NamedTuple):
+    """The right to read the outbox as one reader, until it is let go, or another takes it after `leased_until`.
+
+    `epoch` is raised by each claim, so that who was paused and comes back late can change nothing.
+    """
+
+    reader: str
+    owner: str
+    epoch: int
+    position: Position
+    leased_until: int
+
+
 class Positioned(NamedTuple):
     """A transaction and where a listing goes on after it."""
 
@@ -294,6 +318,44 @@ class Store(Protocol):
 
     async def parked_count(self) -> int:
         """How many refunds wait for their order or payment."""
+        ...
+
+    async def events(self, after: Position, limit: int) -> list[StoredEvent]:
+        """What the outbox holds after a position (a number for each lane), each lane in the order of its commits.
+
+        Nothing that was committed is ever behind what has been read. Lanes are merged by time.
+        """
+        ...
+
+    async def events_of(self, account: int, after: int, limit: int) -> list[StoredEvent]:
+        """An account's announcements after a number, in their order."""
+        ...
+
+    async def last_events(self) -> Position:
+        """The position after all that the outbox holds."""
+        ...
+
+    async def claim(self, reader: str, owner: str, now: int, lease_seconds: float) -> Claim | None:
+        """Become the one who reads as `reader`: from its position, or from the start the first time.
+
+        None while another owner's lease lasts. `owner` names this process, differently from every other one.
+        """
+        ...
+
+    async def advance(self, claim: Claim, position: Position, now: int, lease_seconds: float) -> Claim | None:
+        """Note that all up to a position was delivered, and go on holding the claim; None where it is another's now."""
+        ...
+
+    async def release(self, claim: Claim) -> None:
+        """Let another have the claim at once."""
+        ...
+
+    async def cursors(self) -> list[Claim]:
+        """Where each reader stands, by name."""
+        ...
+
+    async def drop_cursor(self, reader: str) -> None:
+        """Forget a reader; should it claim again, it begins at the start."""
         ...
 
     async def strays(self) -> list[tuple[int, int]]:

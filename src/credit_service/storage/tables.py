@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-REVISION: Final = "0001"
+REVISION: Final = "0002"
 """The migration that leads to this schema: the last one."""
 
 metadata = MetaData(
@@ -221,6 +221,17 @@ events = _table(
     _big("at"),
     _text("detail", null=True),
     PrimaryKeyConstraint("lane", "id"),
+)
+# For replay of one account's, from any number.
+Index("ix_events_account_number", events.c.account, events.c.number, unique=True)
+
+event_cursors = _table(
+    "event_cursors",
+    Column("reader", Text, primary_key=True),
+    _text("position"),
+    _big("epoch"),
+    _text("owner"),
+    _big("leased_until"),
 )
 
 api_keys = _table(
