@@ -28,6 +28,7 @@ from credit_service.doors.sweeper import keep_sweeping
 from credit_service.gate.status import Gate
 from credit_service.ledger.decide import Outcome
 from credit_service.observability import Metrics
+from credit_service.outlets.wake import Wake
 from credit_service.posting import Posting
 from credit_service.settings import Settings
 from credit_service.storage.base import StorageError, Store, Writes
@@ -46,6 +47,7 @@ class Service:
     def __init__(self, store: Store, settings: Settings) -> None:
         policy = settings.policy
         self.metrics = Metrics()
+        self.wake = Wake()
         self.gate = Gate(
             store,
             policy,
@@ -85,6 +87,8 @@ class Service:
     def _committed(self, writes: Writes) -> None:
         self.gate.committed(writes.accounts.values())
         self.metrics.committed(writes)
+        if writes.announcements:
+            self.wake.committed()
 
     def _measured(self, outcomes: Sequence[Outcome], seconds: Sequence[float]) -> None:
         self.metrics.decided(outcomes, seconds)
