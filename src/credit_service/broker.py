@@ -104,13 +104,17 @@ class Broker:
         """Whether there is a connection, as far as is known."""
         return self._connected.is_set()
 
-    async def jetstream(self) -> JetStreamContext:
-        """JetStream on the present connection, as soon as there is one."""
+    async def client(self) -> Client:
+        """The present connection, as soon as there is one."""
         while True:
             await self._connected.wait()
             if (client := self._client) is not None and client.is_connected:
-                return client.jetstream(timeout=_ANSWER_SECONDS)
+                return client
             await asyncio.sleep(_LOOK_SECONDS)
+
+    async def jetstream(self) -> JetStreamContext:
+        """JetStream on the present connection, as soon as there is one."""
+        return (await self.client()).jetstream(timeout=_ANSWER_SECONDS)
 
     async def check(self) -> float:
         """Ask JetStream whether it is there, and return how many seconds that took. Raises BrokerUnavailable."""
