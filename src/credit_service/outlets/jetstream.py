@@ -6,6 +6,7 @@ must be; so JetStream itself refuses whatever follows one that it did not store,
 paused while another took its place. Why so: docs/decisions/0019-a-chain-of-messages.md.
 """
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -35,7 +36,8 @@ PAGE: Final = 250
 """Events that are sent at once."""
 
 _LOOKED_AT: Final = 4 * PAGE  # messages of the stream; what a crash kept from the cursor is among them
-_ANSWER_SECONDS: Final = 5.0
+_ANSWER_SECONDS: Final = 3.0
+_PATIENCE_SECONDS: Final = 2.0
 _WRONG_LAST_SEQUENCE: Final = 10071
 _HEADERS: Final = {"Content-Type": "application/cloudevents+json", Header.EXPECTED_STREAM.value: STREAM}
 
@@ -56,7 +58,10 @@ class Publisher:
     async def begin(self) -> None:
         """See to it that there is a stream, and look at its end. Raises Undelivered."""
         with self._undelivered():
-            await self._broker.check()  # else one without NATS would keep the cursor from one that has it
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    await self._broker.client()
+            await self._broker.check()  # for ever, one without NATS would keep the cursor from one that has it
             streams = await self._broker.jetstream()
             await ensure_stream(self._broker)
             self._last = (await streams.stream_info(STREAM)).state.last_seq
