@@ -12,7 +12,7 @@ from credit_service.messages import dead_letters
 from credit_service.messages.envelope import read
 from credit_service.messages.strict_json import parse
 from credit_service.storage.base import Letter, LetterQuery
-from tests.ledger.telling import T0
+from tests.ledger.telling import MERCHANT, T0
 from tests.storage import values
 
 REFUNDED = "evt.shopify.webhook.order_refunded"
@@ -28,7 +28,7 @@ def told(event: dict[str, object]) -> OrderRefunded | PaymentRefunded:
 
 def _event(type_: str, **data: object) -> dict[str, object]:
     event = {"specversion": "1.0", "id": "e", "source": "s", "type": type_, "time": "2026-01-02T03:04:05.000006Z"}
-    return event | {"correlationid": "c-1", "data": {"merchant_id": str(values.MERCHANT), **data}}
+    return event | {"correlationid": "c-1", "data": {"merchant_id": str(MERCHANT), **data}}
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_fact_that_was_given_up_is_published_as_its_event():
     shown = json.loads(dead_letters.published(Letter(7, "order_unknown", "No.", T0, values.FULL_REFUND)))
     assert shown["subject"] == REFUNDED
     event = json.loads(b64decode(shown["original"]))
-    assert (event["id"], event["subject"]) == ("dead-letter-7", str(values.MERCHANT))
+    assert (event["id"], event["subject"]) == ("dead-letter-7", str(MERCHANT))
 
 
 def test_the_first_fault_gives_a_letter_its_code_and_its_reason_names_them_all():

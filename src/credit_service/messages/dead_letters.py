@@ -41,7 +41,7 @@ def undeliverable(subject: str, original: bytes, faults: Iterable[tuple[str, str
 
 def about(code: str | None, subject: str | None, *, unreplayed: bool = False) -> LetterQuery:
     """The question for dead letters of a code, of a subject."""
-    kinds = {event: kind for event, kind in _SUBJECTS.values()}
+    kinds = dict(_SUBJECTS.values())
     return LetterQuery(code, subject, None if subject is None else kinds.get(subject), unreplayed)
 
 
