@@ -21,7 +21,6 @@ import asyncio
 import contextlib
 import json
 import random
-import time
 from collections.abc import Sequence
 from itertools import cycle
 from typing import Final, NamedTuple
@@ -82,7 +81,7 @@ class Broker:
         self._reason: str | None = "not connected yet"
         self._task: asyncio.Task[None] | None = None
         self._told: dict[str, str] = {}
-        self.conflicts: dict[str, str] = {}  # by stream: what is wrong with it, until it is right
+        self.conflicts: dict[str, str] = {}  # by stream or consumer: what is wrong with it
 
     @property
     def name(self) -> str:
@@ -116,16 +115,16 @@ class Broker:
         """JetStream on the present connection, as soon as there is one."""
         return (await self.client()).jetstream(timeout=_ANSWER_SECONDS)
 
-    async def check(self) -> float:
-        """Ask JetStream whether it is there, and return how many seconds that took. Raises BrokerUnavailable."""
-        started = time.perf_counter()
+    async def check(self) -> None:
+        """Raise BrokerUnavailable unless JetStream answers, and has our streams as they should be."""
         if not self.connected or self._client is None:
             raise BrokerUnavailable(f"{self.name} cannot be used: {self._reason}.")
         try:
             await self._client.jetstream(timeout=1).account_info()
         except FAILURES as error:
             raise BrokerUnavailable(f"{self.name} cannot be used: {reason(error)}.") from None
-        return time.perf_counter() - started
+        for sentence in self.conflicts.values():
+            raise BrokerUnavailable(sentence)
 
     async def carriers(self, subjects: Sequence[str]) -> dict[str, list[str]]:
         """The streams that carry these subjects, each with those that it carries. Raises FAILURES."""
@@ -152,7 +151,7 @@ class Broker:
         if missing:
             await self.create_stream(StreamConfig(name=name, subjects=missing))
             carried[name] = missing
-        self.conflicts.pop(name, None)
+        self.agreed(name)
         return carried
 
     async def create_stream(self, config: StreamConfig) -> None:
@@ -167,22 +166,26 @@ class Broker:
             except APIError as error:
                 if error.code in (None, 503):  # no leader yet, or not enough of something just now
                     raise
-                raise self._conflict(name, f"{name} cannot be created: {error.description}.") from None
+                raise self.conflict(name, f"The stream {name} cannot be created: {error.description}.") from None
             _log.info("stream_created", stream=name, subjects=config.subjects)
-            return
+            there = config
         wanted, has = _what_it_takes(config), _what_it_takes(there)
         if not wanted <= has:
             lacking = ", ".join(sorted(wanted - has))
-            raise self._conflict(
-                name, f"{name} is there, without {lacking}; it is left as it is: add that, or remove it."
-            )
+            left = "it is left as it is: add that, or remove it."
+            raise self.conflict(name, f"The stream {name} is there, without {lacking}; {left}")
+        self.agreed(name)
 
-    def _conflict(self, name: str, sentence: str) -> StreamConflict:
-        sentence = f"The stream {sentence}"
+    def conflict(self, name: str, sentence: str) -> StreamConflict:
+        """What is wrong with a stream or consumer: told to the log once, and by `check` until `agreed`."""
         if self.conflicts.get(name) != sentence:
-            _log.error("stream_conflict", stream=name, reason=sentence)
+            _log.error("nats_conflict", reason=sentence)
         self.conflicts[name] = sentence
         return StreamConflict(sentence)
+
+    def agreed(self, name: str) -> None:
+        """Nothing is wrong with a stream or consumer any more."""
+        self.conflicts.pop(name, None)
 
     # ---- the connection
 

@@ -158,7 +158,7 @@ async def test_NATS_may_be_absent_at_the_start_and_postings_go_on(store: Store, 
         one = Publishing(store, broker, longest_pause_seconds=0.1)
         async with running(one):
             await announce(store, 10)
-            with pytest.raises(Undelivered, match=r"NATS 127.0.0.1:\d+ cannot be used"):
+            with pytest.raises(Undelivered, match=r"NATS 127.0.0.1:\d+ does not take events"):
                 await Publishing(store, broker).publisher.begin()
             assert not any(one.position != (0,) * store.lanes for one in await store.cursors())
             server.start()

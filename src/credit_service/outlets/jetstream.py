@@ -18,7 +18,7 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header, StreamConfig
 from nats.js.errors import APIError, NoStreamResponseError
 
-from credit_service.broker import FAILURES, Broker, BrokerUnavailable, StreamConflict, reason
+from credit_service.broker import FAILURES, Broker, StreamConflict, reason
 from credit_service.messages.outbound import PAYLOADS, PREFIX, encode, event_id, event_type
 from credit_service.outlets.reader import Undelivered
 from credit_service.storage.base import StoredEvent
@@ -58,11 +58,8 @@ class Publisher:
     async def begin(self) -> None:
         """See to it that there is a stream, and look at its end. Raises Undelivered."""
         with self._undelivered():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_PATIENCE_SECONDS):
-                    await self._broker.client()
-            await self._broker.check()  # for ever, one without NATS would keep the cursor from one that has it
-            streams = await self._broker.jetstream()
+            async with asyncio.timeout(_PATIENCE_SECONDS):  # for ever, it would keep the cursor from one with NATS
+                streams = await self._broker.jetstream()
             await ensure_stream(self._broker)
             self._last = (await streams.stream_info(STREAM)).state.last_seq
             first = max(1, self._last - _LOOKED_AT + 1)
@@ -100,7 +97,7 @@ class Publisher:
     def _undelivered(self) -> Iterator[None]:
         try:
             yield
-        except (BrokerUnavailable, StreamConflict) as error:
+        except StreamConflict as error:
             raise Undelivered(str(error)) from None
         except FAILURES as error:
             if isinstance(error, APIError) and error.err_code == _WRONG_LAST_SEQUENCE:
@@ -113,7 +110,7 @@ async def ensure_stream(broker: Broker) -> None:
     carriers = await broker.carriers(SUBJECTS)
     if set(carriers.get(STREAM, ())) != set(SUBJECTS):
         await broker.create_stream(StreamConfig(name=STREAM, subjects=SUBJECTS))
-    broker.conflicts.pop(STREAM, None)
+    broker.agreed(STREAM)
 
 
 async def stored_ids(streams: JetStreamContext, first: int = 1) -> AsyncGenerator[str]:
