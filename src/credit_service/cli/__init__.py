@@ -15,6 +15,7 @@ from credit_service.cli.doctor import doctor
 from credit_service.cli.events import events
 from credit_service.cli.keys import keys
 from credit_service.cli.migrate import migrate
+from credit_service.cli.reconcile import reconcile
 from credit_service.cli.replay import replay
 from credit_service.cli.serve import serve
 from credit_service.cli.verify import verify
@@ -29,6 +30,7 @@ app.command()(serve)
 app.command()(migrate)
 app.add_typer(keys, name="keys")
 app.command()(replay)
+events.command()(reconcile)
 app.add_typer(events, name="events")
 app.command()(verify)
 app.command()(config)
