@@ -114,7 +114,9 @@ class Taking:
                     told = str(error) or type(error).__name__
                     _log.warning("events_wait", events=len(events), reason=told)
                 if seconds is None or not await pause(_jittered(seconds)):
-                    await _each(event.message.nak(_jittered(_AWAY_SECONDS)) for event in events)
+                    # To whomever: another replica may have a better way to the database.
+                    later = None if seconds is not None else _jittered(_AWAY_SECONDS)
+                    await _each(event.message.nak(later) for event in events)
                     return
                 await _each(event.message.in_progress() for event in events)
         for event in events:
