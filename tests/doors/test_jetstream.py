@@ -12,7 +12,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from structlog.testing import capture_logs
 
 from credit_service.doors.jetstream import taking
-from credit_service.messages import inbound
+from credit_service.messages import envelope, inbound
 from credit_service.messages.dead_letters import subject_of
 from credit_service.storage.base import BadRow, OutcomeUnknown, StorageUnavailable
 from tests.doors.running import Running, new_merchant
@@ -346,7 +346,7 @@ def test_one_that_breaks_our_reading_ends_as_a_dead_letter_too(
     running: Running, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running.service.consumer._taking, "_ways", taking.Ways(first_pause=0.02))
-    read_fast = taking.envelope.read_fast  # type: ignore[attr-defined]
+    read_fast = envelope.read_fast
 
     def breaks(body: bytes, *more: Any) -> Any:
         if b"poison" in body:
