@@ -20,6 +20,7 @@ from credit_service import __version__
 from credit_service.doors.auditor import Auditor
 from credit_service.doors.http import plugin_status
 from credit_service.doors.http.app import make_app
+from credit_service.doors.http.feed import cursor_at
 from credit_service.doors.http.keys import Keyring, new_key
 from credit_service.doors.http.protocol import LimitedProtocol
 from credit_service.doors.http.routes import PREFIX, Parts
@@ -28,6 +29,8 @@ from credit_service.doors.sweeper import keep_sweeping
 from credit_service.gate.status import Gate
 from credit_service.ledger.decide import Outcome
 from credit_service.observability import Metrics
+from credit_service.outlets.stream import Stream
+from credit_service.outlets.wake import Wake
 from credit_service.posting import Posting
 from credit_service.settings import Settings
 from credit_service.storage.base import StorageError, Store, Writes
@@ -46,6 +49,7 @@ class Service:
     def __init__(self, store: Store, settings: Settings) -> None:
         policy = settings.policy
         self.metrics = Metrics()
+        self.wake = Wake()
         self.gate = Gate(
             store,
             policy,
@@ -71,10 +75,19 @@ class Service:
         self.auditor = Auditor(store)
         drifting = "Accounts that disagree with their last transaction or their grants"
         self.metrics.gauge("credits_ledger_drift_accounts", drifting, lambda: self.auditor.drifting)
-        self.app: Application = make_app(
-            Parts(store, self.posting, self.gate, self.keyring, policy, settings, self.metrics, lambda: self.stopping),
-            self.running,
+        self.stream = Stream(store, self.wake, settings.service_source, cursor_at)
+        parts = Parts(
+            store,
+            self.posting,
+            self.gate,
+            self.keyring,
+            policy,
+            settings,
+            self.metrics,
+            lambda: self.stopping,
+            self.stream.follow,
         )
+        self.app: Application = make_app(parts, self.running)
         self.tracing: Tracing | None = None
         if settings.tracing_enabled:
             from credit_service.doors.http import tracing  # takes long to import, and is rarely asked for
@@ -85,6 +98,8 @@ class Service:
     def _committed(self, writes: Writes) -> None:
         self.gate.committed(writes.accounts.values())
         self.metrics.committed(writes)
+        if writes.announcements:
+            self.wake.committed()
 
     def _measured(self, outcomes: Sequence[Outcome], seconds: Sequence[float]) -> None:
         self.metrics.decided(outcomes, seconds)
@@ -213,6 +228,11 @@ class Server(uvicorn.Server):
         self._service = service
         self._delay = settings.shutdown_delay_seconds
         self._loop = asyncio.get_running_loop()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams first, which would never end by themselves; then finish what is under way."""
+        self._service.stream.close()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the stop, a second one ends the delay."""

@@ -4,7 +4,7 @@ import base64
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
 from hashlib import blake2b
 from typing import Annotated, Any, ClassVar, Final, cast
 from urllib.parse import parse_qsl, urlencode
@@ -27,10 +27,14 @@ from credit_service.messages.shapes import encode
 from credit_service.observability import Metrics
 from credit_service.posting import Posting
 from credit_service.settings import Settings
-from credit_service.storage.base import Store
+from credit_service.storage.base import Position, Store
 
 PREFIX = "/api/v1"
 _WHOLE = re.compile("-?[0-9]+")
+
+
+Follow = Callable[[int | None, Position], AsyncGenerator[bytes]]
+"""Lines of events after a position, of one account or of all, as they come; empty where there were none for a while."""
 
 
 class Parts:
@@ -46,7 +50,9 @@ class Parts:
         settings: Settings,
         metrics: Metrics,
         is_stopping: Callable[[], bool],
+        follow: Follow,
     ) -> None:
+        self.follow = follow
         self.is_stopping = is_stopping
         self.metrics = metrics
         self.store = store
@@ -250,15 +256,20 @@ def page(
     has_previous: bool,
     number: int | None = None,
     total: int | None = None,
+    has_next: bool | None = None,
 ) -> Response:
-    """A page of a list. With a `number` the links go by it, else by cursor."""
+    """A page of a list. With a `number` the links go by it, else by cursor.
+
+    `has_next`: whether there is more, of a list whose pages all have a next cursor.
+    """
     asked = dict(parse_qsl(call.query.decode("latin-1"), keep_blank_values=True))
 
     def link(**changed: str) -> str:
         query = {name: value for name, value in (asked | changed).items() if name != "cursor" or "page" not in changed}
         return f"{call.path}?{urlencode(query)}" if query else call.path
 
-    has_next = next_cursor is not None if number is None else number * limit < (total or 0)
+    if has_next is None:
+        has_next = next_cursor is not None if number is None else number * limit < (total or 0)
     previous = number - 1 if number is not None and number > 1 else None
     following = None
     if has_next:
