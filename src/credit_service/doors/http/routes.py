@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
 from hashlib import blake2b
-from typing import Annotated, Any, ClassVar, Final, cast
+from typing import Annotated, Any, ClassVar, Final, Protocol, cast
 from urllib.parse import parse_qsl, urlencode
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
+from credit_service.broker import Broker
 from credit_service.doors.http.keys import Keyring
 from credit_service.doors.http.problems import CODES, Problem, of_faults
 from credit_service.doors.http.shell import Answer, Call, as_problem
@@ -37,6 +38,16 @@ Follow = Callable[[int | None, Position], AsyncGenerator[bytes]]
 """Lines of events after a position, of one account or of all, as they come; empty where there were none for a while."""
 
 
+class Publishing(Protocol):
+    """What publishes events, as far as it is asked. `fault`: why it does not, where that is so."""
+
+    fault: str | None
+
+    async def lag_seconds(self) -> float:
+        """How long the oldest event has waited that is not published. Raises StorageError."""
+        ...
+
+
 class Parts:
     """The parts of the running service that routes use."""
 
@@ -51,8 +62,12 @@ class Parts:
         metrics: Metrics,
         is_stopping: Callable[[], bool],
         follow: Follow,
+        broker: Broker | None = None,
+        publishing: Publishing | None = None,
     ) -> None:
+        self.publishing = publishing
         self.follow = follow
+        self.broker = broker
         self.is_stopping = is_stopping
         self.metrics = metrics
         self.store = store
