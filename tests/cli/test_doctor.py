@@ -91,3 +91,12 @@ def test_for_a_person_each_finding_is_a_line_and_a_remedy_under_it(tmp_path: Pat
     assert "ok   SQLite: " in ran.out
     assert f"BAD  database: credit-service.db does not have schema {REVISION}" in ran.out
     assert "\n     Stop the service and run: credit-service migrate\n" in ran.out
+
+
+def test_NATS_is_looked_at_where_it_is_set(tmp_path: Path, nats_url: str) -> None:
+    ran = command("doctor", cwd=tmp_path, NATS_URL=nats_url)
+    assert (ran.code, f"ok   NATS: NATS {nats_url.rpartition('@')[2]}\n" in ran.out) == (0, True)
+    ran = command("doctor", cwd=tmp_path, NATS_URL="nats://user:secret@127.0.0.1:1")
+    assert ran.code == 1
+    assert "BAD  NATS: NATS 127.0.0.1:1 cannot be used: " in ran.out
+    assert "secret" not in ran.out + ran.err
