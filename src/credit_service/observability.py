@@ -103,6 +103,10 @@ class Metrics:
         self._balances.inc(len(writes.transactions))
         self._dead_letters.inc(len(writes.dead_letters))
 
+    def put_aside(self, count: int) -> None:
+        """Count events that came in and can never be applied."""
+        self._dead_letters.inc(count)
+
     def decided(self, outcomes: Iterable[Outcome], seconds: Iterable[float]) -> None:
         """Count what became of the commands of one batch, and how long each took."""
         count = 0
