@@ -945,13 +945,11 @@ class StoreContract:
     async def test_a_shop_is_linked_to_one_merchant_at_a_time(self, store: Store):
         assert await store.shop(SHOP) is None
         await store.link_shop(SHOP, MERCHANT, T0)
-        assert await store.shop(SHOP) == Shop(SHOP, MERCHANT, None, T0)
-        await store.know_shop(SHOP, "1")
-        await store.know_shop(SHOP, "2")  # the first that was told stays
+        assert await store.shop(SHOP) == Shop(SHOP, MERCHANT, T0)
         assert await store.uninstall_shop(SHOP, T0 + 1)
-        assert await store.shop(SHOP) == Shop(SHOP, MERCHANT, "1", T0, None, T0 + 1)
+        assert await store.shop(SHOP) == Shop(SHOP, MERCHANT, T0, None, T0 + 1)
         await store.link_shop(SHOP, OTHER, T0 + 2)
-        assert await store.shop(SHOP) == Shop(SHOP, OTHER, "1", T0 + 2)
+        assert await store.shop(SHOP) == Shop(SHOP, OTHER, T0 + 2)
         assert await store.shop("other.myshopify.com") is None
 
     async def test_an_unlinked_shop_is_remembered_and_nothing_more_is_noted_of_it(self, store: Store):
@@ -961,8 +959,7 @@ class StoreContract:
         assert await store.unlink_shop(SHOP, T0 + 1)
         assert not await store.unlink_shop(SHOP, T0 + 2)
         assert not await store.uninstall_shop(SHOP, T0 + 2)
-        await store.know_shop(SHOP, "1")
-        assert await store.shop(SHOP) == Shop(SHOP, MERCHANT, None, T0, T0 + 1)
+        assert await store.shop(SHOP) == Shop(SHOP, MERCHANT, T0, T0 + 1)
 
     async def test_a_delivery_is_kept_once_until_it_is_dropped(self, store: Store):
         kept = values.KEPT_ORDER

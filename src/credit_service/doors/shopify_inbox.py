@@ -26,7 +26,7 @@ from credit_service.messages.inbound import Source, translate
 from credit_service.observability import Metrics
 from credit_service.posting import Posting
 from credit_service.settings import Settings
-from credit_service.storage.base import BadRow, Kept, Store
+from credit_service.storage.base import BadRow, Kept, Shop, Store
 
 SUBJECT: Final = "shopify.webhook."
 """What stands before the topic, written with dots, as the subject of a dead letter."""
@@ -55,77 +55,88 @@ class Inbox:
         self._limits = Limits(settings.key_max_length, settings.metadata_max_bytes)
         self._max_depth = settings.json_max_depth
 
-    async def take(self, topic: str, shop: str | None, body: bytes, correlation_id: str | None) -> Taken:
-        """Take a delivery of this topic; `shop` is the one that its headers name.
+    async def take(self, topic: str, header: str | None, body: bytes, correlation_id: str | None) -> Taken:
+        """Take a delivery of this topic; `header` is the shop that its headers name.
 
         Raises Invalid where neither they nor the body name a shop, and as `Posting.submit`: then it has to come again.
         """
+        now = await self._store.now()
         try:
-            delivery = shopify.read(topic, body, self._credits, self._max_depth)
+            delivery = self._read(topic, body)
         except Invalid as error:
-            told = {"shop": shop, "topic": topic, "raw": body.decode(errors="backslashreplace")}
-            return await self._put_aside(told, _faults(error), await self._store.now())
+            raw = body.decode(errors="backslashreplace")
+            return await self._put_aside(topic, {"shop": header, "topic": topic, "raw": raw}, _faults(error), now)
         if isinstance(delivery.meaning, Ignored):
             return Taken("ignored", delivery.meaning.reason)
-        shop = delivery.shop or shop
-        if shop is None:
-            raise Invalid([Fault("/header/X-Shopify-Shop-Domain", "malformed", "Must name the shop.")])
-        return await self._take(topic, shop, delivery, correlation_id)
+        shop, linked = await self._shop_of(delivery, header)
+        return await self._take(Kept(shop, topic, delivery.kept, None, now), delivery.meaning, linked, correlation_id)
 
-    async def _take(self, topic: str, shop: str, delivery: Delivery, correlation_id: str | None) -> Taken:
-        now = await self._store.now()
-        known = await self._store.shop(shop)
-        if known is not None and known.unlinked_at is not None:
-            known = None
-        if known is not None and delivery.shop_id is not None:
-            if delivery.shop is not None:
-                if known.shop_id is None:
-                    await self._store.know_shop(shop, delivery.shop_id)
-            elif known.shop_id not in (None, delivery.shop_id):
-                told = {"shop": shop, "topic": topic, "body": json.loads(delivery.kept)}
-                return await self._put_aside(told, [("validation_failed", "It is signed by another shop.")], now)
-        match delivery.meaning:
-            case Fact() as fact if known is not None:
-                return await self._apply(topic, shop, known.merchant_id, fact, delivery.kept, now, correlation_id)
+    async def replay(self, original: bytes) -> Taken:
+        """Take up again what was put aside, from the original of its dead letter. Raises as `take`."""
+        told = json.loads(original)
+        body = told["raw"] if "raw" in told else json.dumps(told["body"])
+        return await self.take(told["topic"], told["shop"], body.encode(), None)
+
+    def _read(self, topic: str, body: bytes) -> Delivery:
+        return shopify.read(topic, body, self._credits, self._max_depth)
+
+    async def _shop_of(self, delivery: Delivery, header: str | None) -> tuple[str, Shop | None]:
+        """The shop of a delivery, and what it is linked to.
+
+        The one that the signed body names. Of an order that is the one where it was shown to its customer, which need
+        not be known here: then the header's, which only its merchant's credits depend on.
+        """
+        named = delivery.shop
+        if named is not None:
+            linked = await self._linked(named)
+            if linked is not None or header is None or not isinstance(delivery.meaning, Fact):
+                return named, linked
+        if header is None:
+            raise Invalid([Fault("/header/X-Shopify-Shop-Domain", "malformed", "Must name the shop.")])
+        return header, await self._linked(header)
+
+    async def _linked(self, domain: str) -> Shop | None:
+        found = await self._store.shop(domain)
+        return None if found is None or found.unlinked_at is not None else found
+
+    async def _take(
+        self, one: Kept, meaning: shopify.Meaning, linked: Shop | None, correlation_id: str | None
+    ) -> Taken:
+        match meaning:
+            case Fact() if linked is not None:
+                return await self._apply(one, meaning, linked.merchant_id, correlation_id)
             case Fact():
-                await self._keep(topic, shop, delivery, "link", now)
+                await self._store.keep_delivery(one._replace(awaits="link"))
                 return Taken("parked", "The shop is not linked to a merchant.")
             case Uninstalled():
-                await self._store.uninstall_shop(shop, now)
-                _log.info("shopify_uninstalled", shop=shop)
+                await self._store.uninstall_shop(one.shop, one.received_at)
+                _log.info("shopify_uninstalled", shop=one.shop)
             case Redaction():
-                await self._keep(topic, shop, delivery, "merchant", now)
+                await self._store.keep_delivery(one._replace(awaits="merchant"))
             case DataRequest(request_id, orders):
-                if await self._keep(topic, shop, delivery, None, now):
-                    merchant_id = None if known is None else str(known.merchant_id)
-                    told = {"shop": shop, "merchant_id": merchant_id, "request": request_id, "orders": list(orders)}
-                    _log.warning("shopify_data_request", **told)
+                if await self._store.keep_delivery(one):
+                    merchant_id = None if linked is None else str(linked.merchant_id)
+                    about = {"request": request_id, "orders": list(orders), "merchant_id": merchant_id}
+                    _log.warning("shopify_data_request", shop=one.shop, **about)
         return Taken("noted")
 
-    async def _keep(self, topic: str, shop: str, delivery: Delivery, awaits: str | None, now: int) -> bool:
-        return await self._store.keep_delivery(Kept(shop, topic, delivery.kept, awaits, now))
-
-    async def _apply(
-        self, topic: str, shop: str, merchant_id: UUID, fact: Fact, kept: str, now: int, correlation_id: str | None
-    ) -> Taken:
+    async def _apply(self, one: Kept, fact: Fact, merchant_id: UUID, correlation_id: str | None) -> Taken:
+        said = {name: value for name, value in fact.data.items() if value is not None}
+        data = {"merchant_id": str(merchant_id), "metadata": {"shop": one.shop}, **said}
         source = Source(_ACTOR, correlation_id, fact.occurred_at, self._limits)
-        data = {"merchant_id": str(merchant_id), "metadata": {"shop": shop}, **fact.data}
-        told = {"shop": shop, "topic": topic, "body": json.loads(kept)}
         try:
-            (translated,) = translate(
-                fact.type, {name: value for name, value in data.items() if value is not None}, source
-            )
+            (translated,) = translate(fact.type, data, source)
             if isinstance(translated.command, Invalid):
                 raise translated.command
             outcome = await self._posting.submit(translated.command)
         except Invalid as error:
-            taken = await self._put_aside(told, _faults(error), now)
+            taken = await self._give_up(one, _faults(error))
         except BadRow:
-            taken = await self._put_aside(told, [("internal", "The database does not take it.")], now)
+            taken = await self._give_up(one, [("internal", "The database does not take it.")])
         else:
             match outcome:
                 case Refused(refusal=refusal):
-                    taken = await self._put_aside(told, [(refusal.code, refusal.sentence)], now)
+                    taken = await self._give_up(one, [(refusal.code, refusal.sentence)])
                 case Replayed():
                     taken = Taken("replayed")
                 case Waiting():
@@ -135,12 +146,18 @@ class Inbox:
         self._metrics.consumed(fact.type, taken.outcome)
         return taken
 
-    async def _put_aside(self, told: dict[str, Any], faults: Sequence[tuple[str, str]], now: int) -> Taken:
-        subject = SUBJECT + told["topic"].replace("/", ".")
-        letter = undeliverable(subject, json.dumps(told, sort_keys=True).encode(), faults, now)
+    async def _give_up(self, one: Kept, faults: Sequence[tuple[str, str]]) -> Taken:
+        told = {"shop": one.shop, "topic": one.topic, "body": json.loads(one.body)}
+        return await self._put_aside(one.topic, told, faults, one.received_at)
+
+    async def _put_aside(
+        self, topic: str, told: dict[str, Any], faults: Sequence[tuple[str, str]], received_at: int
+    ) -> Taken:
+        subject, original = SUBJECT + topic.replace("/", "."), json.dumps(told, sort_keys=True).encode()
+        letter = undeliverable(subject, original, faults, received_at)
         if await self._store.put_aside([letter]):
             self._metrics.put_aside(1)
-            _log.warning("shopify_put_aside", shop=told["shop"], topic=told["topic"], code=letter.code)
+            _log.warning("shopify_put_aside", shop=told["shop"], topic=topic, code=letter.code)
         return Taken("refused", letter.reason)
 
     # ---- what was kept
@@ -148,24 +165,18 @@ class Inbox:
     async def data_requests(self, shop: str) -> list[tuple[str | None, Sequence[str], int]]:
         """What customers of a shop asked to be told of: each with its id, its orders, and when it came."""
         kept = [one for one in await self._store.kept_deliveries(shop) if one.awaits is None]
-        read = [shopify.read(one.topic, one.body.encode(), self._credits, self._max_depth).meaning for one in kept]
-        return [
-            (meaning.request_id, meaning.orders, one.received_at)
-            for meaning, one in zip(read, kept, strict=True)
-            if isinstance(meaning, DataRequest)
-        ]
+        meanings = [(self._read(one.topic, one.body.encode()).meaning, one.received_at) for one in kept]
+        return [(asked.request_id, asked.orders, at) for asked, at in meanings if isinstance(asked, DataRequest)]
 
     async def catch_up(self) -> bool:
         """Apply what need wait no longer, and put aside what has waited for too long; returns whether more is left.
 
         What fails is left for the next time, and the first failure is raised at the end.
         """
-        now = await self._store.now()
-        due = await self._store.due_deliveries(now - self._wait, AT_ONCE)
+        due = await self._store.due_deliveries(await self._store.now() - self._wait, AT_ONCE)
         # All at once, so that they share commits; each merchant's are posted in their order all the same.
-        results = await asyncio.gather(
-            *[self._settle(one, merchant_id, now) for one, merchant_id in due], return_exceptions=True
-        )
+        settling = [self._settle(one, merchant_id) for one, merchant_id in due]
+        results = await asyncio.gather(*settling, return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
         settled = [one for (one, _), result in zip(due, results, strict=True) if not isinstance(result, BaseException)]
         await self._store.drop_deliveries(settled)
@@ -173,20 +184,18 @@ class Inbox:
             raise failures[0]
         return len(due) == AT_ONCE
 
-    async def _settle(self, one: Kept, merchant_id: UUID | None, now: int) -> None:
-        told = {"shop": one.shop, "topic": one.topic, "body": json.loads(one.body)}
+    async def _settle(self, one: Kept, merchant_id: UUID | None) -> None:
         if merchant_id is None:
-            reason = "The shop was not linked to a merchant in time."
-            await self._put_aside(told, [("shop_not_found", reason)], one.received_at)
+            await self._give_up(one, [("shop_not_found", "The shop was not linked to a merchant in time.")])
             return
         try:
-            delivery = shopify.read(one.topic, one.body.encode(), self._credits, self._max_depth)
+            meaning = self._read(one.topic, one.body.encode()).meaning
         except Invalid as error:  # the settings know a plan no longer, say
-            await self._put_aside(told, _faults(error), one.received_at)
+            await self._give_up(one, _faults(error))
             return
-        match delivery.meaning:
-            case Fact() as fact:
-                await self._apply(one.topic, one.shop, merchant_id, fact, one.body, one.received_at, None)
+        match meaning:
+            case Fact():
+                await self._apply(one, meaning, merchant_id, None)
             case Redaction(orders):
                 await redact(self._store, one.shop, merchant_id, orders)
 

@@ -258,7 +258,6 @@ class Shop(NamedTuple):
 
     domain: str  # example.myshopify.com
     merchant_id: UUID
-    shop_id: str | None  # Shopify's own number, once something that it signed has told it
     linked_at: int
     unlinked_at: int | None = None
     uninstalled_at: int | None = None  # the app was
@@ -414,10 +413,6 @@ class Store(Protocol):
 
     async def uninstall_shop(self, domain: str, at: int) -> bool:
         """Note that a linked shop has uninstalled the app. False where it is not linked, or only since then."""
-        ...
-
-    async def know_shop(self, domain: str, shop_id: str) -> None:
-        """Note Shopify's own number of a linked shop, the first that is told."""
         ...
 
     async def keep_delivery(self, one: Kept) -> bool:

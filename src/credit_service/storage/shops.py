@@ -38,7 +38,6 @@ LINK: Final = _linking.on_conflict_do_update(
 _linked = (_shops.c.domain == _value("key")) & _shops.c.unlinked_at.is_(None)
 UNLINK: Final = update(_shops).where(_linked).values(unlinked_at=_value("at"))
 UNINSTALL: Final = update(_shops).where(_linked, _shops.c.linked_at <= _value("at")).values(uninstalled_at=_value("at"))
-KNOW: Final = update(_shops).where(_linked, _shops.c.shop_id.is_(None)).values(shop_id=_value("id"))
 
 KEEP: Final = (
     postgresql.insert(_deliveries)
@@ -99,10 +98,6 @@ class Shops(Asking):
     async def uninstall_shop(self, domain: str, at: int) -> bool:
         """See `base.Store.uninstall_shop`."""
         return await self._write([Ask(UNINSTALL, {"key": domain, "at": at})]) == 1
-
-    async def know_shop(self, domain: str, shop_id: str) -> None:
-        """See `base.Store.know_shop`."""
-        await self._write([Ask(KNOW, {"key": domain, "id": shop_id})])
 
     async def keep_delivery(self, one: Kept) -> bool:
         """See `base.Store.keep_delivery`."""

@@ -258,7 +258,6 @@ shops = _table(
     "shops",
     Column("domain", Text, primary_key=True),
     _bytes("merchant_id"),
-    _text("shop_id", null=True),
     _big("linked_at"),
     _big("unlinked_at", null=True),
     _big("uninstalled_at", null=True),

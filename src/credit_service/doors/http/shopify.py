@@ -22,7 +22,8 @@ from credit_service.doors.http.routes import (
     router,
 )
 from credit_service.doors.http.shell import Call
-from credit_service.doors.shopify import TOPICS, is_signed, shop_domain
+from credit_service.doors.shopify import TOPICS, is_signed
+from credit_service.doors.shopify_bodies import shop_domain
 from credit_service.doors.shopify_inbox import Inbox
 from credit_service.messages import patterns, shapes
 from credit_service.messages.faults import Fault, Invalid

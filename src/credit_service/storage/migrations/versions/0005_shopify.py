@@ -16,7 +16,6 @@ def upgrade() -> None:
         "shops",
         sa.Column("domain", sa.Text(), nullable=False),
         sa.Column("merchant_id", sa.LargeBinary(), nullable=False),
-        sa.Column("shop_id", sa.Text(), nullable=True),
         sa.Column("linked_at", BIG, nullable=False),
         sa.Column("unlinked_at", BIG, nullable=True),
         sa.Column("uninstalled_at", BIG, nullable=True),
