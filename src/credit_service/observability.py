@@ -75,7 +75,8 @@ class Metrics:
         self._refused = named("credits_refused", "Commands and facts refused", ["code"])
         self._conflicting = named("credits_events_conflicting", "Facts told again with other content")
         self._consumed = named("credits_events_consumed", "Events taken", ["subject", "outcome"])
-        self._dead_letters = named("credits_dead_letters", "Facts that could not be applied and were put aside")
+        self._redelivered = named("credits_events_redelivered", "Events that the broker delivered again", ["subject"])
+        self._dead_letters = named("credits_dead_letters", "Events that could not be applied and were put aside")
         self.processing = [0] * (len(_SECONDS) + 1)  # commands by how long they took, in the buckets of _SECONDS
         self.processing_seconds = 0.0
         self._batch_size = prometheus.Histogram(
@@ -103,10 +104,6 @@ class Metrics:
         self._balances.inc(len(writes.transactions))
         self._dead_letters.inc(len(writes.dead_letters))
 
-    def put_aside(self, count: int) -> None:
-        """Count events that came in and can never be applied."""
-        self._dead_letters.inc(count)
-
     def decided(self, outcomes: Iterable[Outcome], seconds: Iterable[float]) -> None:
         """Count what became of the commands of one batch, and how long each took."""
         count = 0
@@ -124,6 +121,14 @@ class Metrics:
     def consumed(self, subject: str, outcome: str) -> None:
         """Count an event that came in; `subject` is one of the catalogue."""
         self._consumed.labels(subject, outcome).inc()
+
+    def redelivered(self, subject: str) -> None:
+        """Count an event that the broker delivers not for the first time."""
+        self._redelivered.labels(subject).inc()
+
+    def put_aside(self, count: int) -> None:
+        """Count events that came in, could not be applied, and are kept as dead letters."""
+        self._dead_letters.inc(count)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request, by its route's template."""

@@ -55,13 +55,13 @@ def original_of(letter: Letter) -> bytes:
     return _event(letter) if letter.original is None else letter.original
 
 
-def published(letter: Letter) -> bytes:
-    """A dead letter as the broker is told of it."""
+def published(letter: Letter, *, with_original: bool = True) -> bytes:
+    """A dead letter as the broker is told of it; what is too large for it is told without the original."""
     told = {
         "code": letter.code,
         "reason": letter.reason,
         "subject": subject_of(letter),
-        "original": b64encode(original_of(letter)).decode(),
+        "original": b64encode(original_of(letter)).decode() if with_original else None,
         "received_at": format_time(letter.at),
     }
     return encode(told)

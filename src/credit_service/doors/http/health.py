@@ -2,13 +2,14 @@
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
+from credit_service.broker import BrokerUnavailable
 from credit_service.doors.http.openapi import problems
 from credit_service.doors.http.problems import Problem
 from credit_service.doors.http.routes import CallOf, Meta, Parts, PartsOf, Unsaid, answer, respond, router
@@ -30,8 +31,8 @@ class Health(BaseModel):
     data: StateShape
 
 
-class DatabaseShape(BaseModel):
-    """The database: how long it took to answer, or why it is away."""
+class PartShape(BaseModel):
+    """A part that the service needs: how long it took to answer, or why it is away."""
 
     status: Literal["ok", "unavailable"]
     reason: Annotated[str | None, Unsaid] = None
@@ -48,7 +49,8 @@ class QueueShape(BaseModel):
 class ComponentsShape(BaseModel):
     """Each component."""
 
-    database: DatabaseShape
+    database: PartShape
+    nats: Annotated[PartShape | None, Unsaid] = None
     posting: QueueShape
 
 
@@ -83,16 +85,22 @@ async def get_health() -> Response:
 @read.get("/health/detailed", operation_id="get_health_detailed", response_model=DetailedHealth, tags=_tags)
 async def get_health_detailed(call: CallOf, parts: PartsOf) -> Response:
     """Each component, with its latency and state."""
-    started = time.perf_counter()
-    try:
-        await parts.store.check()
-        database: dict[str, Any] = {"status": "ok"}
-    except StorageError as error:
-        database = {"status": "unavailable", "reason": str(error)}
-    database["latency_ms"] = round((time.perf_counter() - started) * 1000, 3)
-    components = {"database": database, "posting": {"status": "ok", "queued": parts.posting.queued}}
+    components = {"database": await _looked_at(parts.store.check())}
+    if parts.broker is not None:
+        components["nats"] = await _looked_at(parts.broker.check())
+    components["posting"] = {"status": "ok", "queued": parts.posting.queued}
     status = "ok" if all(component["status"] == "ok" for component in components.values()) else "degraded"
     return respond(answer(call, time.time_ns() // 1000, {"status": status, "components": components}))
+
+
+async def _looked_at(check: Awaitable[object]) -> dict[str, Any]:
+    started = time.perf_counter()
+    try:
+        await check
+        seen: dict[str, Any] = {"status": "ok"}
+    except (StorageError, BrokerUnavailable) as error:
+        seen = {"status": "unavailable", "reason": str(error)}
+    return {**seen, "latency_ms": round((time.perf_counter() - started) * 1000, 3)}
 
 
 @bare.get("/livez", operation_id="livez", tags=_tags, responses=_ok)

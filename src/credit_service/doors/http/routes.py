@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
+from credit_service.broker import Broker
 from credit_service.doors.http.keys import Keyring
 from credit_service.doors.http.problems import CODES, Problem, of_faults
 from credit_service.doors.http.shell import Answer, Call, as_problem
@@ -46,7 +47,9 @@ class Parts:
         settings: Settings,
         metrics: Metrics,
         is_stopping: Callable[[], bool],
+        broker: Broker | None = None,
     ) -> None:
+        self.broker = broker
         self.is_stopping = is_stopping
         self.metrics = metrics
         self.store = store

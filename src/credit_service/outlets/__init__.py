@@ -1,0 +1,1 @@
+"""What the service tells the world, by whatever way."""
