@@ -28,6 +28,7 @@ SAID = {
     "README.md": ['"amount":25', '"status":"enabled"', "0 refused", "no fault", "Usage: credit-service"],
     "docs/operating.md": ['"revoked_at":"20', "no fault", '"faults": []', "ok   database", "operations", *METRICS],
     "docs/quickstart.md": ['"status":"enabled"', '"balance":569', '"scope":"write"'],
+    "docs/shopify.md": ['"shop_domain":"example.myshopify.com"'],
     "examples/README.md": ["0 refused"],
 }
 """Every document with something to type, and what must be among the answers."""
@@ -56,6 +57,7 @@ def test_what_is_not_typed_here_is_known() -> None:
         "console",
         "json",
         "sql",
+        "toml",
         "text",
         "",
     }

@@ -92,7 +92,7 @@ class Inbox:
             if linked is not None or header is None or not isinstance(delivery.meaning, Fact):
                 return named, linked
         if header is None:
-            raise Invalid([Fault("/header/X-Shopify-Shop-Domain", "malformed", "Must name the shop.")])
+            raise Invalid([Fault("/header/X-Shopify-Shop-Domain", "required", "Must name the shop.")])
         return header, await self._linked(header)
 
     async def _linked(self, domain: str) -> Shop | None:

@@ -3,7 +3,7 @@
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Path, Response
+from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, Field
 
 from credit_service.doors.http.openapi import QUEUED, examples, problems
@@ -22,7 +22,7 @@ from credit_service.doors.http.routes import (
     router,
 )
 from credit_service.doors.http.shell import Call
-from credit_service.doors.shopify import TOPICS, is_signed
+from credit_service.doors.shopify import is_signed
 from credit_service.doors.shopify_bodies import shop_domain
 from credit_service.doors.shopify_inbox import Inbox
 from credit_service.messages import patterns, shapes
@@ -97,7 +97,21 @@ def inbox(parts: Parts) -> Inbox:
 
 signed = router(None, raw=True)
 _ORDER = {"id": 5324830114101, "total_price": "149.90", "currency": "GBP", "financial_status": "paid"}
+
+
+def _header(name: str, what: str, example: str, **schema: str) -> dict[str, Any]:
+    described = {"type": "string", **schema, "examples": [example]}
+    return {"name": name, "in": "header", "required": True, "description": what, "schema": described}
+
+
+_HMAC = "hMTq0K2x7oyOjoBwGYeTj5oxfnaVYXzbanUG9aajpKI="
+# Said here and not by parameters: whatever else is wrong with it, of what is not signed nothing more is told.
 _DELIVERED = {
+    "parameters": [
+        _header("X-Shopify-Hmac-Sha256", "HMAC-SHA256 of the body, in base64.", _HMAC),
+        _header("X-Shopify-Topic", "How to read the body.", "orders/paid"),
+        _header("X-Shopify-Shop-Domain", "The shop, should the body not name it.", _SHOP, pattern=patterns.SHOP),
+    ],
     "requestBody": {
         "required": True,
         "content": {
@@ -106,7 +120,7 @@ _DELIVERED = {
                 "examples": {"order_paid": {"summary": "An order was paid", "value": _ORDER}},
             }
         },
-    }
+    },
 }
 
 
@@ -118,31 +132,20 @@ _DELIVERED = {
     tags=["shopify"],
     responses=problems("unauthenticated", "not_found", "validation_failed", "storage_unavailable", *QUEUED),
 )
-async def take_shopify_delivery(
-    call: CallOf,
-    parts: PartsOf,
-    signature: Annotated[
-        str | None,
-        Header(alias="X-Shopify-Hmac-Sha256", description="HMAC-SHA256 of the body, in base64. Required."),
-    ] = None,
-    topic: Annotated[
-        str | None,
-        Header(alias="X-Shopify-Topic", description="How to read the body. Required.", examples=sorted(TOPICS)),
-    ] = None,
-    shop: Annotated[
-        str | None,
-        Header(
-            alias="X-Shopify-Shop-Domain", description="The shop, where the body does not name it.", examples=[_SHOP]
-        ),
-    ] = None,
-) -> Response:
+async def take_shopify_delivery(call: CallOf, parts: PartsOf) -> Response:
     """Take a delivery that Shopify signed; it is posted, kept or put aside before it is answered 200."""
     _check_signature(call, parts)
+    topic, shop = _said(call, b"x-shopify-topic"), _said(call, b"x-shopify-shop-domain")
     if topic is None:
-        fault = Fault("/header/X-Shopify-Topic", "required", "This header is required.")
-        raise Invalid([fault])
+        raise Invalid([Fault("/header/X-Shopify-Topic", "required", "This header is required, once.")])
     taken = await inbox(parts).take(topic, shop_domain(shop), call.body, call.correlation_id)
     return respond(answer(call, await parts.store.now(), taken._asdict()))
+
+
+def _said(call: Call, name: bytes) -> str | None:
+    """What a header says that came once."""
+    sent = call.sent(name)
+    return sent[0].decode("latin-1") if len(sent) == 1 else None
 
 
 def _check_signature(call: Call, parts: Parts) -> None:
