@@ -23,7 +23,7 @@ from credit_service.settings import Settings
 STREAM: Final = "CREDITS_IN"
 _AGAIN_SECONDS: Final = 1.0
 _CONFLICT_SECONDS: Final = 10.0
-_ANSWER_SECONDS: Final = 10.0
+_ANSWER_SECONDS: Final = 2.0
 _log = structlog.get_logger()
 
 
