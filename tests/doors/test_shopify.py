@@ -354,6 +354,7 @@ def test_what_is_signed_and_malformed_is_put_aside_and_not_sent_again(shop: Shop
         answer = shop.send(topic, body)
         assert (answer.status_code, answer.json()["data"]["outcome"]) == (200, "refused")
         assert answer.json()["data"]["reason"]
+        assert answer.json()["data"]["code"] == "validation_failed"
     (letter,) = shop.letters()
     assert (letter.code, letter.subject) == ("validation_failed", f"shopify.webhook.{topic.replace('/', '.')}")
     original = json.loads(letter.original or b"")

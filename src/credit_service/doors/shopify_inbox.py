@@ -41,6 +41,7 @@ class Taken(NamedTuple):
 
     outcome: str
     reason: str | None = None
+    code: str | None = None  # of the dead letter, where it was refused
 
 
 class Inbox:
@@ -74,6 +75,8 @@ class Inbox:
     async def replay(self, original: bytes) -> Taken:
         """Take up again what was put aside, from the original of its dead letter. Raises as `take`."""
         told = json.loads(original)
+        if "raw" not in told and "body" not in told:
+            return Taken("refused", "What was delivered had to be erased.", "validation_failed")
         body = told["raw"] if "raw" in told else json.dumps(told["body"])
         return await self.take(told["topic"], told["shop"], body.encode(), None)
 
@@ -158,7 +161,7 @@ class Inbox:
         if await self._store.put_aside([letter]):
             self._metrics.put_aside(1)
             _log.warning("shopify_put_aside", shop=told["shop"], topic=topic, code=letter.code)
-        return Taken("refused", letter.reason)
+        return Taken("refused", letter.reason, letter.code)
 
     # ---- what was kept
 

@@ -48,6 +48,7 @@ class DeliveryShape(BaseModel):
         Literal["posted", "replayed", "parked", "refused", "noted", "ignored"], Field(examples=["posted"])
     ]
     reason: Annotated[str | None, Unsaid] = None
+    code: Annotated[str | None, Unsaid] = None
 
 
 class TakenDelivery(BaseModel):
