@@ -130,7 +130,8 @@ async def posted(store: Store, *told: commands.Command, policy: Policy | None = 
 
 
 TABLES = tuple(tables.metadata.tables)
-LEDGER = tuple(name for name in TABLES if name not in ("api_keys", "event_cursors"))
+BESIDE = ("api_keys", "event_cursors", "webhook_endpoints", "webhook_deliveries")
+LEDGER = tuple(name for name in TABLES if name not in BESIDE)
 
 
 class StoreContract:

@@ -45,9 +45,10 @@ from credit_service.storage.base import (
     Writes,
 )
 from credit_service.storage.loading import Loading
-from credit_service.storage.reads import Question, Read, Reads, books_of
+from credit_service.storage.reads import Question, Read, books_of
 from credit_service.storage.rows import Row
 from credit_service.storage.statements import Ask, Find
+from credit_service.storage.webhooks import Webhooks
 
 T = TypeVar("T")
 Q = TypeVar("Q", bound=Question)
@@ -121,7 +122,7 @@ def _kind(error: BaseException) -> str:
     return "it did not answer in time" if late else type(error).__name__
 
 
-class PostgresStore(Reads):
+class PostgresStore(Webhooks):
     """The ledger's store in a PostgreSQL database.
 
     `url`: postgresql://user:password@host:port/database, whose schema must be up to date. `streams`: postings at once.
@@ -294,7 +295,7 @@ class PostgresStore(Reads):
             async with self._reading() as connection:
                 return await ask(connection)
 
-    async def _write(self, asks: Sequence[Ask]) -> int:
+    async def _write(self, asks: Sequence[Ask], *, guarded: bool = False) -> int:
         changed = 0
         async with self._reading() as connection:
             await connection.execute("BEGIN")
@@ -302,6 +303,8 @@ class PostgresStore(Reads):
                 made = sql.compiled(question.statement)
                 status = await connection.execute(made.sql, *made.bound(question.values))
                 changed += int(status.rpartition(" ")[2])
+                if guarded and not changed:
+                    break
             await self._commit(connection)
         return changed
 

@@ -59,8 +59,11 @@ class Reads(ABC):
         """Answer the questions of a read from one snapshot."""
 
     @abstractmethod
-    async def _write(self, asks: Sequence[Ask]) -> int:
-        """Carry out statements in one transaction of their own; the rows they changed."""
+    async def _write(self, asks: Sequence[Ask], *, guarded: bool = False) -> int:
+        """Carry out statements in one transaction of their own; the rows they changed.
+
+        `guarded`: where the first changes none, nothing is done.
+        """
 
     @abstractmethod
     def _books(self, merchant_ids: Sequence[UUID] | None) -> Generator[Books]:
@@ -260,7 +263,7 @@ class Reads(ABC):
 
         def read() -> Read[list[StoredEvent]]:
             by_lane = _by_lane((yield Ask(sql.outbox(self.lanes), values)))
-            return (yield from _told(list(merge(*by_lane.values(), key=itemgetter(_EVENT_AT)))[:limit]))
+            return (yield from told(list(merge(*by_lane.values(), key=itemgetter(_EVENT_AT)))[:limit]))
 
         return await self._read(read)
 
@@ -269,7 +272,7 @@ class Reads(ABC):
         values = {"account": account, "after": after, "limit": limit}
 
         def read() -> Read[list[StoredEvent]]:
-            return (yield from _told((yield Ask(sql.EVENTS_OF, values))))
+            return (yield from told((yield Ask(sql.EVENTS_OF, values))))
 
         return await self._read(read)
 
@@ -279,6 +282,23 @@ class Reads(ABC):
         def read() -> Read[Position]:
             (last,) = yield Ask(sql.last_events(self.lanes))
             return tuple(last)
+
+        return await self._read(read)
+
+    async def position_at(self, at: int) -> Position:
+        """See `base.Store.position_at`. Found by halving: within a lane there is no gap, and time goes on."""
+
+        def read() -> Read[Position]:
+            ((*last,),) = yield Ask(sql.last_events(self.lanes))
+            position = []
+            for lane, end in enumerate(last):
+                before = 0
+                while before < end:
+                    middle = (before + end + 1) // 2
+                    ((told_at,),) = yield Ask(sql.EVENT_AT, {"lane": lane, "id": middle})
+                    before, end = (middle, end) if told_at < at else (before, middle - 1)
+                position.append(before)
+            return tuple(position)
 
         return await self._read(read)
 
@@ -418,7 +438,7 @@ def _with_due_grants(accounts: Iterable[Account], at: int) -> Read[list[Held]]:
     return [Held(account, grants.get(account.number, ())) for account in accounts]
 
 
-def _told(found: Sequence[Row]) -> Read[list[StoredEvent]]:
+def told(found: Sequence[Row]) -> Read[list[StoredEvent]]:
     """The events of these rows, with the transactions that they tell of."""
     if not found:
         return []
