@@ -28,7 +28,9 @@ from credit_service.doors.sweeper import keep_sweeping
 from credit_service.gate.status import Gate
 from credit_service.ledger.decide import Outcome
 from credit_service.observability import Metrics
+from credit_service.outlets.targets import Targets
 from credit_service.outlets.wake import Wake
+from credit_service.outlets.webhooks import Webhooks
 from credit_service.posting import Posting
 from credit_service.settings import Settings
 from credit_service.storage.base import StorageError, Store, Writes
@@ -70,11 +72,28 @@ class Service:
         self.settings = settings
         self.stopping = False  # told to, and about to
         self.keyring = Keyring(store)
+        networks, public = settings.webhook_networks
+        targets = Targets(networks, public=public)
+        self.webhooks = Webhooks(store, targets, settings.service_source, self.metrics.sent)
+        self.metrics.gauge("credits_webhook_pending", "Webhooks that are to be sent", lambda: self.webhooks.pending)
+        disabled = "Webhook endpoints that are disabled"
+        self.metrics.gauge("credits_webhook_endpoints_disabled", disabled, lambda: self.webhooks.disabled)
         self.auditor = Auditor(store)
         drifting = "Accounts that disagree with their last transaction or their grants"
         self.metrics.gauge("credits_ledger_drift_accounts", drifting, lambda: self.auditor.drifting)
         self.app: Application = make_app(
-            Parts(store, self.posting, self.gate, self.keyring, policy, settings, self.metrics, lambda: self.stopping),
+            Parts(
+                store,
+                self.posting,
+                self.gate,
+                self.keyring,
+                policy,
+                settings,
+                self.metrics,
+                lambda: self.stopping,
+                targets.check,
+                self.webhooks.changed,
+            ),
             self.running,
         )
         self.tracing: Tracing | None = None
@@ -89,6 +108,7 @@ class Service:
         self.metrics.committed(writes)
         if writes.announcements:
             self.wake.committed()
+            self.webhooks.committed()
 
     def _measured(self, outcomes: Sequence[Outcome], seconds: Sequence[float]) -> None:
         self.metrics.decided(outcomes, seconds)
@@ -102,6 +122,7 @@ class Service:
         tasks = [
             asyncio.create_task(keep_sweeping(self.store, self.posting, self.settings.sweep_seconds), name="sweeper"),
             asyncio.create_task(self._keep_key_uses(), name="key uses"),
+            asyncio.create_task(self.webhooks.run(), name="webhooks"),
         ]
         if accounts := self.settings.audit_accounts_per_second:
             tasks.append(asyncio.create_task(self.auditor.keep_auditing(accounts), name="auditor"))

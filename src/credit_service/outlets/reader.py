@@ -132,9 +132,9 @@ class Reader:
         try:
             await self._holding(self._deliver(events))
         except Undelivered as failure:
-            self._reached = _position_after(self._reached, events[: failure.delivered])
+            self._reached = position_after(self._reached, events[: failure.delivered])
             raise
-        self._reached = _position_after(self._reached, events)
+        self._reached = position_after(self._reached, events)
         await self._renew()
 
     async def _holding(self, work: Coroutine[Any, Any, None]) -> None:
@@ -174,7 +174,8 @@ class Reader:
             await self._wake.wait(self._seen, seconds)
 
 
-def _position_after(position: Position, events: Sequence[StoredEvent]) -> Position:
+def position_after(position: Position, events: Sequence[StoredEvent]) -> Position:
+    """Where the outbox is read on after these events, which were read from a position."""
     reached = list(position)
     for event in events:
         reached[event.lane] = event.id

@@ -254,12 +254,17 @@ class WebhookDelivery(NamedTuple):
     event: int | None  # its number in the account
     created_at: int
     next_at: int | None  # when it is to be sent again, while it is pending
-    redelivers: int | None = None  # the delivery whose event it sends again, because somebody asked for that
+    redelivers: int | None = None  # the delivery whose event it sends again, because somebody wants that
     state: str = "pending"  # or delivered, or failed
     attempts: int = 0
     status: int | None = None  # what was answered last
     error: str | None = None  # what went wrong last
     ended_at: int | None = None
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether somebody asked for it, and no event alone: it is sent whatever is thought of its endpoint."""
+        return self.account is None or self.redelivers is not None
 
 
 class DueDeliveries(NamedTuple):
@@ -488,10 +493,12 @@ class Store(Protocol):
         """One delivery."""
         ...
 
-    async def due_deliveries(self, endpoint_id: str, now: int, limit: int) -> DueDeliveries | None:
-        """What is to be sent to an endpoint now, longest due first; to one that is disabled, what was asked for alone.
+    async def due_deliveries(
+        self, endpoint_id: str, now: int, limit: int, *, asked_for: bool = False
+    ) -> DueDeliveries | None:
+        """What is to be sent to an endpoint now, longest due first. None where there is no such endpoint.
 
-        None where there is no such endpoint.
+        `asked_for`: only tests, and what is sent again because somebody wants it.
         """
         ...
 
@@ -500,7 +507,7 @@ class Store(Protocol):
         ...
 
     async def webhook_backlogs(self) -> dict[str, Backlog]:
-        """What is pending, by endpoint; those without are left out."""
+        """What is pending, by endpoint; those without are left out. Disabled ones can be sent what was asked for."""
         ...
 
     async def prune_webhooks(self, before: int, limit: int) -> bool:

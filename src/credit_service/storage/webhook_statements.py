@@ -77,8 +77,9 @@ def insert_deliveries(count: int) -> Insert:
 
 _of = _d.endpoint == _value("of")
 _pending = _d.state == _PENDING
-# To an endpoint that is disabled goes only what somebody asked for: tests, and what is sent again.
-_sendable = or_(_e.disabled_at.is_(None), _d.account.is_(None), _d.redelivers.is_not(None))
+# Tests, and what is sent again because somebody wants it.
+_asked_for = or_(_d.account.is_(None), _d.redelivers.is_not(None))
+_sendable = or_(_e.disabled_at.is_(None), _asked_for)
 _both = _deliveries.join(_endpoints, _d.endpoint == _e.id)
 
 DELIVERY: Final = select(_deliveries).where(_of, _d.number == _value("number"))
@@ -87,11 +88,11 @@ DELIVERIES: Final = (
 )
 DUE: Final = (
     select(_deliveries)
-    .select_from(_both)
-    .where(_of, _pending, _d.next_at <= _value("at"), _sendable)
+    .where(_of, _pending, _d.next_at <= _value("at"))
     .order_by(_d.next_at, _d.number)
     .limit(_number("limit"))
 )
+DUE_ASKED_FOR: Final = DUE.where(_asked_for)
 BACKLOGS: Final = (
     select(_d.endpoint, func.count(), func.min(case((_sendable, _d.next_at))))
     .select_from(_both)

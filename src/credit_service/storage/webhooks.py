@@ -111,8 +111,11 @@ class Webhooks(Reads):
 
         return await self._read(read)
 
-    async def due_deliveries(self, endpoint_id: str, now: int, limit: int) -> DueDeliveries | None:
+    async def due_deliveries(
+        self, endpoint_id: str, now: int, limit: int, *, asked_for: bool = False
+    ) -> DueDeliveries | None:
         """See `base.Store.due_deliveries`."""
+        statement = sql.DUE_ASKED_FOR if asked_for else sql.DUE
 
         def read() -> Read[DueDeliveries | None]:
             signing = yield Ask(sql.SECRETS, {"of": endpoint_id})
@@ -120,7 +123,7 @@ class Webhooks(Reads):
                 return None
             ((url, secrets),) = signing
             in_use = tuple([secret for secret, until in _signed(secrets) if _is_in_use(until, now)])
-            due = list(map(_delivery, (yield Ask(sql.DUE, {"of": endpoint_id, "at": now, "limit": limit}))))
+            due = list(map(_delivery, (yield Ask(statement, {"of": endpoint_id, "at": now, "limit": limit}))))
             places = {(one.account, one.event) for one in due if one.account is not None}
             found = (yield Find(tables.events, ("account", "number"), places)) if places else []
             events = {(event.account, event.announcement.number): event for event in (yield from told(found))}

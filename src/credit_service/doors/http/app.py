@@ -24,6 +24,7 @@ from credit_service.doors.http import (
     health,
     plugin_status,
     transactions,
+    webhook_endpoints,
 )
 from credit_service.doors.http.openapi import completed
 from credit_service.doors.http.problems import ERRORS, Problem, of_faults
@@ -35,7 +36,17 @@ from credit_service.messages.faults import Invalid, of_errors
 _EXPOSED = ["ETag", "Idempotency-Replayed", "RateLimit", "RateLimit-Policy", "X-Correlation-ID", "X-Request-ID"]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
-_RESOURCES = (accounts, transactions, adjustments, check, events, plugin_status, api_keys, health)
+_RESOURCES = (
+    accounts,
+    transactions,
+    adjustments,
+    check,
+    events,
+    plugin_status,
+    webhook_endpoints,
+    api_keys,
+    health,
+)
 _ROUTERS = (*((PREFIX, resource.ROUTERS) for resource in _RESOURCES), ("", health.BARE))
 _LARGE = frozenset({PREFIX + transactions.MANY, PREFIX + events.EVENTS, PREFIX + plugin_status.STATUS + "/batch"})
 

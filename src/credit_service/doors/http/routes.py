@@ -4,7 +4,7 @@ import base64
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from hashlib import blake2b
 from typing import Annotated, Any, ClassVar, Final, cast
 from urllib.parse import parse_qsl, urlencode
@@ -46,7 +46,11 @@ class Parts:
         settings: Settings,
         metrics: Metrics,
         is_stopping: Callable[[], bool],
+        check_target: Callable[[str], Awaitable[None]],
+        webhooks_changed: Callable[[], None],
     ) -> None:
+        self.check_target = check_target  # raises OSError, with a sentence, for where no webhook may go
+        self.webhooks_changed = webhooks_changed
         self.is_stopping = is_stopping
         self.metrics = metrics
         self.store = store
@@ -73,6 +77,7 @@ class ScopedRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         parameters = frozenset(field.alias for field in self.dependant.query_params)
+        takes_body = self.body_field is not None or "requestBody" in (self.openapi_extra or {})
 
         async def scoped(request: Request) -> Response:
             call = call_of(request)
@@ -80,8 +85,10 @@ class ScopedRoute(APIRoute):
                 if self.needed is not None:
                     await call.caller(self.needed)
                     _check_query(call.query, parameters)
-                if request.method in ("POST", "PUT", "PATCH"):
-                    request.scope["credit.json"] = self._json(request, call)
+                if request.method in ("POST", "PUT", "PATCH") and (takes_body or call.body):
+                    request.scope["credit.json"] = value = self._json(request, call)
+                    if not takes_body and value != {}:
+                        raise of_faults([Fault("", "not_allowed", "Nothing is to be said here.")])
                 return await handle(_Request(request.scope, request.receive))
             except (Problem, Invalid, RequestValidationError, HTTPException):
                 raise
