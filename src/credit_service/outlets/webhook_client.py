@@ -4,6 +4,8 @@ An answer can neither lead elsewhere (no redirect is followed), nor take long, n
 (no cookies). Nothing of it is kept but its status and Retry-After.
 """
 
+import errno
+import os
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,6 +27,7 @@ MAX_ANSWER_BYTES: Final = 16 * 1024
 """An answer that is longer is not read to its end, and its connection is not used again."""
 CONTENT_TYPE: Final = "application/cloudevents+json"
 _CONNECTIONS: Final = 200
+_IDLE_SECONDS: Final = 4.0  # many servers close a connection that was idle for 5, perhaps just as it is used again
 
 
 class Answered(NamedTuple):
@@ -59,7 +62,11 @@ class Client:
 
     def _session(self, guard: "_Guard") -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
-            resolver=guard, socket_factory=guard.socket, use_dns_cache=False, limit=_CONNECTIONS
+            resolver=guard,
+            socket_factory=guard.socket,
+            use_dns_cache=False,
+            limit=_CONNECTIONS,
+            keepalive_timeout=_IDLE_SECONDS,
         )
         return aiohttp.ClientSession(
             connector=connector,
@@ -162,7 +169,9 @@ def _sentence(error: BaseException) -> str:
         case aiohttp.ClientSSLError():
             return "TLS cannot be agreed on with it."
         case aiohttp.ClientConnectorError(os_error=reason):
-            return f"It cannot be connected to: {reason.strerror or type(reason).__name__}."
+            return f"It cannot be connected to: {os.strerror(reason.errno or errno.EIO)}."
         case aiohttp.ServerDisconnectedError() | ConnectionError():
             return "It closed the connection without an answer."
+        case aiohttp.ClientResponseError():
+            return "What it answered is not HTTP."
     return f"It could not be sent: {type(error).__name__}."
