@@ -73,6 +73,13 @@ def test_after_failures_in_a_row_only_one_at_a_time_is_tried_until_one_arrives()
     assert breaker.room(now, 10) == 10, "it is forgiven"
 
 
+def test_what_was_under_way_as_it_came_to_this_makes_nothing_worse() -> None:
+    breaker = Breaker()
+    for _ in range(FAILURES + 9):
+        breaker.note(BROKEN, NOW)
+    assert breaker.room(NOW + PROBE_SECONDS[0] * SECOND, 10) == 1
+
+
 def test_one_that_arrives_in_between_begins_the_count_anew() -> None:
     breaker = Breaker()
     for answered in [BROKEN, BROKEN, BROKEN, BROKEN, FINE] * 3:

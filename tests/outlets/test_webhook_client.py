@@ -90,7 +90,7 @@ async def test_a_redirect_is_not_followed(receiver: Receiver, client: Client, st
     [
         ("7", 7, 7),
         ("0", 0, 0),
-        (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3000, 3600),
+        ("in an hour", 3000, 3600),
         ("Thu, 01 Jan 1970 00:00:00 GMT", 0, 0),
         ("9" * 400, 999_999_999, 999_999_999),
         ("-1", None, None),
@@ -101,6 +101,8 @@ async def test_a_redirect_is_not_followed(receiver: Receiver, client: Client, st
 async def test_a_failure_tells_its_status_and_when_to_come_again(
     receiver: Receiver, client: Client, text: str, least: float | None, most: float | None
 ) -> None:
+    if text == "in an hour":
+        text = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     receiver.otherwise = web.Response(status=503, headers={"retry-after": text})
     told = await client.send(receiver.url, BODY, {})
     assert (told.status, told.error) == (503, "It answered 503.")

@@ -61,9 +61,11 @@ class Breaker:
         if answered.error is None:
             self._failures, self._next_at = 0, 0
             return
-        self._failures += 1
         wait = asked_to_wait(answered) if answered.status in (429, 503) else 0.0
-        if self._failures >= FAILURES:
-            wait = max(wait, PROBE_SECONDS[min(self._failures - FAILURES, len(PROBE_SECONDS) - 1)])
+        was_under_way = self._failures >= FAILURES and now < self._next_at  # when it came to this, and says no more
+        if not was_under_way:
+            self._failures += 1
+            if self._failures >= FAILURES:
+                wait = max(wait, PROBE_SECONDS[min(self._failures - FAILURES, len(PROBE_SECONDS) - 1)])
         if wait:
             self._next_at = max(self._next_at, now + round(wait * MICROSECONDS))

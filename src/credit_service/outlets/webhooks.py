@@ -79,13 +79,17 @@ class Webhooks:
 
     async def run(self) -> NoReturn:
         """Send for ever. Cancelled, it lets another process go on at once."""
-        client = Client(self._targets)
-        self._means = Means(self._store, client, Notes(self._store), self._source, self._told)
         try:
             await keep_doing(self.once, "webhooks_failed", _POLL_SECONDS, rest=self._rest)
         finally:
-            await self._let_go()
-            await client.close()
+            await self.stop()
+
+    async def stop(self) -> None:
+        """Send nothing more. What is under way is given up, and sent again by whoever goes on."""
+        await self._let_go()
+        if self._means is not None:
+            await self._means.client.close()
+            self._means = None
 
     async def once(self) -> bool:
         """Make deliveries of what is new, and see to it that those that are due are sent. True where there is more."""
@@ -102,8 +106,10 @@ class Webhooks:
         if made:
             backlogs = await self._store.webhook_backlogs()
         self.pending = sum([one.pending for one in backlogs.values()])
+        failure = self._ended()
         await self._send(endpoints, backlogs)
-        self._raise_failures()
+        if failure is not None:
+            raise failure
         return more or more_events
 
     async def _rest(self, seconds: float) -> None:
@@ -142,7 +148,9 @@ class Webhooks:
 
     async def _send(self, endpoints: Sequence[WebhookEndpoint], backlogs: Mapping[str, Backlog]) -> None:
         """Let the queues send what is due, and end those of endpoints that were deleted."""
-        assert self._means is not None
+        if self._means is None:
+            client, notes = Client(self._targets), Notes(self._store)
+            self._means = Means(self._store, client, notes, self._source, self._told)
         now = await self._store.now()
         for gone in self._queues.keys() - {one.id for one in endpoints}:
             del self._queues[gone]
@@ -155,15 +163,14 @@ class Webhooks:
             if next_at is not None and next_at <= now and endpoint.id not in self._sending:
                 self._sending[endpoint.id] = asyncio.create_task(queue.send_due(), name=f"webhook {endpoint.id}")
 
-    def _raise_failures(self) -> None:
-        """Forget the queues that have come to their end, and raise what one of them failed with."""
+    def _ended(self) -> BaseException | None:
+        """Forget who has sent all that was due; what one of them failed with, if any did."""
         failure = None
         for endpoint_id, task in list(self._sending.items()):
             if task.done():
                 del self._sending[endpoint_id]
                 failure = failure or (None if task.cancelled() else task.exception())
-        if failure is not None:
-            raise failure
+        return failure
 
     async def _prune(self) -> bool:
         now = await self._store.now()
