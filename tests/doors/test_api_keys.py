@@ -130,7 +130,9 @@ def routes() -> list[tuple[str, str, str | None]]:
 def test_a_route_answers_those_of_its_scope_and_nobody_else(
     running: Running, method: str, path: str, needed: str
 ) -> None:
-    path = path.format(merchant_id=new_merchant(), transaction_id=new_merchant(), key_id="x")
+    path = path.format(
+        merchant_id=new_merchant(), transaction_id=new_merchant(), key_id="x", endpoint_id="x", delivery_id="x"
+    )
     more: dict[str, Any] = {} if method in ("GET", "DELETE") else {"json": {}}
     nobody = running.call(method, path, None, **more)
     assert (nobody.status_code, nobody.json()["code"]) == (401, "unauthenticated")
