@@ -77,6 +77,8 @@ class Metrics:
         self._consumed = named("credits_events_consumed", "Events taken", ["subject", "outcome"])
         self._dead_letters = named("credits_dead_letters", "Facts that could not be applied and were put aside")
         self._webhooks = named("credits_webhook_deliveries", "Attempts to send a webhook", ["outcome"])
+        for outcome in ("delivered", "retried", "failed"):
+            self._webhooks.labels(outcome)  # all there from the start, so that their first one is a change
         self._webhooks_again = named("credits_webhook_redeliveries", "Those of what had been sent before")
         self.processing = [0] * (len(_SECONDS) + 1)  # commands by how long they took, in the buckets of _SECONDS
         self.processing_seconds = 0.0

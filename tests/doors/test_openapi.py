@@ -115,9 +115,16 @@ def test_every_body_and_every_answer_has_an_example_that_fits_its_schema(documen
 def test_every_request_that_it_gives_as_an_example_is_done(
     document: dict[str, Any], start: Callable[..., Running]
 ) -> None:
-    service = start()
+    service = start(webhook_allowed_networks="127.0.0.0/8")
+    nobody = "http://127.0.0.1:1"  # where what is posted here is sent to
+    endpoint = service.post("/credits/webhook-endpoints", {"url": nobody}, "admin").json()["data"]["id"]
     asked = [
-        (method, path.replace("{merchant_id}", MERCHANT), media_type, example)
+        (
+            method,
+            path.replace("{merchant_id}", MERCHANT).replace("{endpoint_id}", endpoint),
+            media_type,
+            json.dumps(example).replace("https://example.com", nobody),
+        )
         for path, method, operation in operations(document)
         for media_type, content in operation.get("requestBody", {}).get("content", {}).items()
         for example in examples(document, content)
@@ -125,9 +132,9 @@ def test_every_request_that_it_gives_as_an_example_is_done(
     # An account has to be opened before anything can be asked of it.
     for count, (method, path, media_type, example) in enumerate(sorted(asked, key=lambda one: one[1] != OPEN)):
         headers = {"content-type": media_type, "idempotency-key": f"example-{count}"}
-        more = {"content": json.dumps(example), "headers": headers}
+        more = {"content": example, "headers": headers}
         answer = service.call(method.upper(), path.removeprefix(API), "admin", **more)
-        assert answer.status_code in (200, 201), (method, path, example, answer.text)
+        assert answer.status_code in (200, 201, 202), (method, path, example, answer.text)
         outcomes = re.findall('"outcome":"([a-z]+)"', answer.text)
         assert set(outcomes) <= {"posted", "replayed"}, (path, example, answer.text)
 
