@@ -14,6 +14,7 @@ from contextlib import suppress
 from secrets import token_hex
 from typing import Any, NoReturn
 
+from credit_service.ledger.account import MICROSECONDS
 from credit_service.outlets.wake import Wake
 from credit_service.rounds import NotNow, keep_doing
 from credit_service.storage.base import Claim, Position, StorageError, Store, StoredEvent
@@ -24,6 +25,7 @@ LEASE_SECONDS = 5.0
 _POLL_SECONDS = 1.0  # for what another process has posted
 _GATHER_SECONDS = 0.02  # so that under load a page is many events, since each is a commit of its own
 _LONGEST_PAUSE_SECONDS = 30.0
+_LET_GO_SECONDS = 2.0
 
 Deliver = Callable[[Sequence[StoredEvent]], Coroutine[Any, Any, None]]
 """Brings events to their receiver, in this order; it may be cancelled. Raises Undelivered where it cannot."""
@@ -71,6 +73,7 @@ class Reader:
         self._lease_seconds = lease_seconds
         self._poll_seconds = poll_seconds
         self._longest_pause_seconds = longest_pause_seconds
+        self.fault: str | None = None  # why nothing is delivered, where that is so
         self._owner = f"{socket.gethostname()}/{os.getpid()}/{token_hex(4)}"
         self._claim: Claim | None = None
         self._reached: Position = ()  # up to here all was delivered; the claim may not know yet
@@ -98,15 +101,22 @@ class Reader:
     async def once(self) -> bool:
         """Deliver the next page; True where there may be more. Raises Undelivered and StorageError."""
         try:
-            if self._claim is None and not await self._claimed():
-                return False
-            return await self._next_page()
+            more = (self._claim is not None or await self._claimed()) and await self._next_page()
         except _Lost:
             return False
-        except BaseException:
+        except BaseException as error:
+            self.fault = str(error) or type(error).__name__
             # Whoever else can reach the receiver may try, and what was under way is unknown: so begin anew.
             await self._let_go()
             raise
+        self.fault = None
+        return more
+
+    async def lag_seconds(self) -> float:
+        """How long the oldest event has waited that was not delivered, by whatever process. Raises StorageError."""
+        positions = {cursor.reader: cursor.position for cursor in await self._store.cursors()}
+        oldest = await self._store.events(positions.get(self.name, (0,) * self._store.lanes), 1)
+        return max(0, await self._store.now() - oldest[0].announcement.at) / MICROSECONDS if oldest else 0.0
 
     async def _claimed(self) -> bool:
         now = await self._store.now()
@@ -161,9 +171,10 @@ class Reader:
 
     async def _let_go(self) -> None:
         if self._claim is not None:
-            with suppress(StorageError, _Lost):  # then it runs out by itself
-                await self._renew()  # what was delivered before it came to this
-                await self._store.release(self._held())
+            with suppress(StorageError, _Lost, TimeoutError):  # then it runs out by itself
+                async with asyncio.timeout(_LET_GO_SECONDS):
+                    await self._renew()  # what was delivered before it came to this
+                    await self._store.release(self._held())
             self._claim = None
 
     async def _rest(self, seconds: float) -> None:

@@ -68,6 +68,10 @@ class Webhooks:
         self._sending: dict[str, asyncio.Task[None]] = {}
         self._prune_at = 0
 
+    async def check_target(self, url: str) -> None:
+        """Raise NotAllowed unless webhooks may go to a URL."""
+        await self._targets.check(url)
+
     def committed(self) -> None:
         """Something was posted."""
         if self._has_endpoints:

@@ -204,7 +204,7 @@ async def _endpoint(parts: Parts, endpoint_id: str) -> WebhookEndpoint:
 
 async def _judge(parts: Parts, url: str) -> None:
     try:
-        await parts.check_target(url)
+        await parts.webhooks.check_target(url)
     except OSError as refused:
         raise of_faults([Fault("/url", "not_allowed", str(refused))]) from None
 
@@ -232,7 +232,7 @@ async def create_webhook_endpoint(body: Annotated[EndpointBody, _ENDPOINT], call
     position = await parts.store.last_events()
     made = WebhookEndpoint(new_id(), body.url, _types(body.event_types), now, position)
     await parts.store.add_webhook(made, secret)
-    parts.webhooks_changed()
+    parts.webhooks.changed()
     return respond(answer(call, now, {**webhooks.endpoint(made), "secret": secret}, 201, _NO_STORE))
 
 
@@ -286,7 +286,7 @@ async def change_webhook_endpoint(
         await parts.store.change_webhook(endpoint_id, **said)
     if enabled and before.disabled_at is not None:
         await parts.store.enable_webhook(endpoint_id, now)
-    parts.webhooks_changed()
+    parts.webhooks.changed()
     return respond(answer(call, now, webhooks.endpoint(await _endpoint(parts, endpoint_id))))
 
 
@@ -295,7 +295,7 @@ async def delete_webhook_endpoint(endpoint_id: EndpointId, call: CallOf, parts: 
     """Delete an endpoint, with all it was sent. Nothing more is sent to it, but for what is under way."""
     found, now = await _endpoint(parts, endpoint_id), await parts.store.now()
     await parts.store.delete_webhook(endpoint_id, now)
-    parts.webhooks_changed()
+    parts.webhooks.changed()
     return respond(answer(call, now, webhooks.endpoint(found)))
 
 
@@ -348,7 +348,7 @@ async def replay_webhook_endpoint(
     if since > now:
         raise of_faults([Fault("/from", "not_allowed", "from lies in the future.")])
     await parts.store.change_webhook(endpoint_id, position=await parts.store.position_at(since))
-    parts.webhooks_changed()
+    parts.webhooks.changed()
     return respond(answer(call, now, webhooks.endpoint(await _endpoint(parts, endpoint_id)), 202))
 
 
@@ -416,7 +416,7 @@ async def _send(
         endpoint, now = await _endpoint(parts, endpoint_id), await parts.store.now()
         made = make(endpoint, now)
         if await parts.store.add_deliveries(endpoint, [made]):
-            parts.webhooks_changed()
+            parts.webhooks.changed()
             return respond(answer(call, now, webhooks.delivery(made), 202))
 
 
