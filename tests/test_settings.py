@@ -119,6 +119,10 @@ def impossible() -> list[tuple[str, str]]:
     found += [
         ("tracing_endpoint", value) for value in ("collector", "http://u:hunter2@c/", "http://c/?k=hunter2", "//c")
     ]
+    found += [
+        ("webhook_allowed_networks", value)
+        for value in ("private", "10.0.0.1/8", "10.0.0.0/33", "public 10.0.0.0/8", "public,,10.0.0.0/8", "10.*", ",")
+    ]
     for name, field in Settings.model_fields.items():
         kind: Any = field.annotation
         if kind is bool:
