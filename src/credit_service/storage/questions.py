@@ -22,8 +22,9 @@ class Asking(ABC):
         """Answer the questions of a read from one snapshot."""
 
     @abstractmethod
-    async def _write(self, asks: Sequence[Ask], merchant_id: UUID | None = None) -> int:
+    async def _write(self, asks: Sequence[Ask], merchant_id: UUID | None = None, *, guarded: bool = False) -> int:
         """Carry out statements in one transaction of their own; the rows they changed.
 
-        With a `merchant_id`, while nothing is posted to that merchant.
+        With a `merchant_id`, while nothing is posted to that merchant. `guarded`: where the first changes none, nothing
+        is done.
         """
