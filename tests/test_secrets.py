@@ -22,7 +22,7 @@ from credit_service.service import Service, first_key
 from credit_service.settings import YAML_FILE, Settings, SettingsError, load
 from credit_service.storage.databases import database_of
 from tests.commands import clean_environment, command
-from tests.doors.running import Running
+from tests.doors.running import Running, delivery
 from tests.served import served
 from tests.storage.engines import on_server, only_on, opened
 
@@ -312,6 +312,41 @@ def start_broken(tmp_path: Path) -> Iterator[Callable[[], Running]]:
         yield started
 
 
+# ---- what webhooks are signed with
+
+
+def test_what_signs_webhooks_is_told_once_and_nowhere_else(tmp_path: Path) -> None:
+    settings = {"LOG_LEVEL": "debug", "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8"}
+    hidden = f"/hooks/{CANARY}"  # of a URL, too, no log tells: its path may be a secret between the two
+    with served(tmp_path / "a.db", settings=settings) as service:
+        with service.client() as client:
+            made = client.post("/credits/webhook-endpoints", json={"url": f"http://{NOBODY}{hidden}"}).json()["data"]
+            path = f"/credits/webhook-endpoints/{made['id']}"
+            rotated = client.post(f"{path}/rotate").json()["data"]
+            secrets = [made.pop("secret")[6:], rotated.pop("secret")[6:]]
+            test = client.post(f"{path}/test")
+            again = client.post(f"/credits/webhook-endpoints/deliveries/{made['id']}-1/redeliver")
+            while '"attempts":1' not in (told := client.get(f"{path}/deliveries").text):
+                pass
+            wrong = client.post("/credits/webhook-endpoints", json={"url": f"http://me:{CANARY}@{NOBODY}/"})
+            assert wrong.status_code == 422
+            assert is_quiet(wrong.text)
+            client.patch(path, json={"event_types": None})
+            # A table is broken, so that what is to be sent fails as nobody foresaw.
+            with closing(sqlite3.connect(tmp_path / "a.db")) as database, database:
+                database.execute("UPDATE webhook_endpoints SET position = 'x'")
+            asked = [path, "/credits/webhook-endpoints", f"{path}/deliveries", "/api-keys", "/health/detailed"]
+            answers = [test.text, again.text, told, str(made), str(rotated), *(client.get(one).text for one in asked)]
+            answers.append(client.get(f"{service.url}/metrics").text)
+            assert client.get(path).json()["code"] == "internal"
+        service.process.terminate()
+        service.process.wait(30)
+        log = service.errors()
+        assert "webhooks_failed" in log
+        assert is_quiet(log)
+        assert all(is_quiet(log, *answers, canary=secret) for secret in secrets)
+
+
 # ---- keys sent to a service
 
 
@@ -380,6 +415,31 @@ def test_a_service_tells_no_key_in_its_log_nor_in_its_answers(tmp_path: Path, lo
         assert '"request"' in log or "request  " in log
         assert all(is_quiet(log, said, *answers, canary=secret) for secret in secrets)
         assert "authorization" not in log.lower()
+
+
+# ---- secrets of webhooks
+
+
+def test_the_secrets_of_shopify_are_told_nowhere(tmp_path: Path) -> None:
+    previous = f"{CANARY}-before"
+    secrets = {"SHOPIFY_WEBHOOK_SECRET": CANARY, "SHOPIFY_WEBHOOK_SECRET_PREVIOUS": previous}
+    for arguments in COMMANDS[:7]:
+        ran = command(*arguments, cwd=tmp_path, LOG_LEVEL="debug", **secrets)
+        assert is_quiet(ran.out, ran.err), arguments
+    settings = load(shopify_webhook_secret=CANARY, shopify_webhook_secret_previous=previous)
+    assert is_quiet(of(settings), settings.model_dump_json(), str(settings.model_dump()))
+    (tmp_path / "served").mkdir()
+    said: list[str] = []
+    with served(tmp_path / "served" / "a.db", settings={**secrets, "LOG_LEVEL": "debug"}) as service:
+        for body in (b"{}", b"{", b"\xff"):
+            for secret in (CANARY, previous, "guessed"):
+                signed = delivery("orders/paid", body, secret, "a.myshopify.com")
+                for headers in (signed, signed | {"x-shopify-topic": "t"}, signed | {"x-shopify-hmac-sha256": secret}):
+                    answer = httpx2.post(f"{service.url}/api/v1/webhooks/shopify", content=body, headers=headers)
+                    said.append(f"{answer.status_code} {answer.headers} {answer.text}")
+        assert {text[:3] for text in said} == {"200", "401"}
+        service.stop()
+        assert is_quiet(service.errors(), *said)
 
 
 # ---- keys given to the command line

@@ -29,6 +29,7 @@ from credit_service.doors.http.shell import Application, Receive, Scope, Send
 from credit_service.doors.jetstream.consumer import Consumer
 from credit_service.doors.jetstream.subjects import Subjects
 from credit_service.doors.jetstream.taking import Taking
+from credit_service.doors.shopify_inbox import Inbox
 from credit_service.doors.sweeper import keep_sweeping
 from credit_service.gate.status import Gate
 from credit_service.ledger.decide import Outcome
@@ -37,7 +38,9 @@ from credit_service.outlets.dead_letters import DeadLetters
 from credit_service.outlets.jetstream import PAGE, READER, Publisher
 from credit_service.outlets.reader import Reader
 from credit_service.outlets.stream import Stream
+from credit_service.outlets.targets import Targets
 from credit_service.outlets.wake import Wake
+from credit_service.outlets.webhooks import Webhooks
 from credit_service.posting import Posting
 from credit_service.settings import Settings
 from credit_service.storage.base import StorageError, Store, Writes
@@ -79,6 +82,12 @@ class Service:
         self.settings = settings
         self.stopping = False  # told to, and about to
         self.keyring = Keyring(store)
+        networks, public = settings.webhook_networks
+        source = settings.service_source
+        self.webhooks = Webhooks(store, Targets(networks, public=public), source, self.metrics.sent)
+        self.metrics.gauge("credits_webhook_pending", "Webhooks that are to be sent", lambda: self.webhooks.pending)
+        disabled = "Webhook endpoints that are disabled"
+        self.metrics.gauge("credits_webhook_endpoints_disabled", disabled, lambda: self.webhooks.disabled)
         self.auditor = Auditor(store)
         drifting = "Accounts that disagree with their last transaction or their grants"
         self.metrics.gauge("credits_ledger_drift_accounts", drifting, lambda: self.auditor.drifting)
@@ -104,6 +113,7 @@ class Service:
             self.metrics,
             self._is_stopping,
             self.stream.follow,
+            self.webhooks,
             self.broker,
             self.publishing,
         )
@@ -123,6 +133,7 @@ class Service:
         self.metrics.committed(writes)
         if writes.announcements:
             self.wake.committed()
+            self.webhooks.committed()
         if writes.dead_letters and self.broker is not None:
             self.dead_letters.wake()
 
@@ -138,9 +149,13 @@ class Service:
         tasks = [
             asyncio.create_task(keep_sweeping(self.store, self.posting, self.settings.sweep_seconds), name="sweeper"),
             asyncio.create_task(self._keep_key_uses(), name="key uses"),
+            asyncio.create_task(self.webhooks.run(), name="webhooks"),
         ]
         if accounts := self.settings.audit_accounts_per_second:
             tasks.append(asyncio.create_task(self.auditor.keep_auditing(accounts), name="auditor"))
+        if self.settings.shopify_webhook_secret is not None:
+            inbox = Inbox(self.store, self.posting, self.settings, self.metrics)
+            tasks.append(asyncio.create_task(inbox.keep_catching_up(self.settings.sweep_seconds), name="shopify"))
         if self.broker is not None:
             self.broker.start()
             self.consumer.start()

@@ -4,16 +4,19 @@ An impossible value, or an unknown name in YAML, stops the start with one readab
 hold a secret are never shown.
 """
 
+import json
 import re
 from decimal import Decimal
 from importlib.util import find_spec
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     YamlConfigSettingsSource,
@@ -42,7 +45,22 @@ _WORD = re.compile(r"\w{1,64}")
 _PLAIN_URL = re.compile(r"https?://[^/?#@\s]+(/[^?#@\s]*)?")
 _FOR_TRACING = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
 
+Network = IPv4Network | IPv6Network
 Credits = Annotated[int, Field(ge=0, le=MAX_CREDITS)]
+
+
+def _price_list(value: Any) -> Any:
+    """JSON where it is a text, as in the environment; in YAML it is a mapping already."""
+    try:
+        value = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict) or any(isinstance(credits, bool | str | float) for credits in value.values()):
+        raise ValueError('must be an object of whole credits by name, like {"Pro": 500}') from None
+    return value
+
+
+PriceList = Annotated[dict[Annotated[str, Field(min_length=1)], Credits], NoDecode, BeforeValidator(_price_list)]
 Share = Annotated[Decimal, Field(ge=0, le=1_000_000, max_digits=12, decimal_places=6)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Days = Annotated[int, Field(ge=1, le=3650)]
@@ -134,6 +152,20 @@ class Settings(BaseSettings):
     refunds_wait_days: Days = Field(7, description="How long a refund waits for its order or payment.")
     accounts_auto_create: bool = Field(True, description="Whether an event opens the account of an unknown merchant.")
 
+    shopify_webhook_secret: SecretStr | None = Field(
+        None, min_length=1, description="The client secret of the Shopify app; unset, its webhooks are not taken."
+    )
+    shopify_webhook_secret_previous: SecretStr | None = Field(
+        None, min_length=1, description="The client secret before that, which counts as well while it is rotated."
+    )
+    shopify_plan_credits: PriceList = Field(
+        {},
+        description='Credits that a period of a Shopify subscription gives, by its plan: `{"Pro": 500}`.',
+    )
+    shopify_purchase_credits: PriceList = Field(
+        {}, description='Credits that a one-time purchase on Shopify gives, by its name: `{"1000 credits": 1000}`.'
+    )
+
     plugin_status_cache_ttl: Seconds = Field(15, description="Seconds a plugin status may be answered from memory.")
     plugin_status_cache_size: int = Field(100_000, ge=1, description="Merchants whose plugin status is remembered.")
     plugin_status_auth: Literal["none", "read"] = Field("none", description="Who may ask for one plugin status.")
@@ -187,6 +219,12 @@ class Settings(BaseSettings):
         1, description="Share of the traces begun here that are sent; of others their `traceparent` decides."
     )
 
+    webhook_allowed_networks: str = Field(
+        "public",
+        description="Where webhooks may go, separated by commas: networks like 10.1.0.0/16, and public for every "
+        "public address (https alone).",
+    )
+
     body_max_bytes: int = Field(64 * 1024, ge=1024, description="Size of a request's body.")
     batch_body_max_bytes: int = Field(1024 * 1024, ge=1024, description="Size of the body of a batch, or of events.")
     headers_max_bytes: int = Field(16 * 1024, ge=1024, description="Size of a request's headers.")
@@ -220,6 +258,15 @@ class Settings(BaseSettings):
             f"must be the URL of an SQLite file, like {_SQLITE}credit-service.db, or of a PostgreSQL database, like "
             "postgresql://user:password@host:5432/credits (what is special in the password written as %40)"
         )
+
+    @field_validator("webhook_allowed_networks")
+    @classmethod
+    def _known_networks(cls, text: str) -> str:
+        try:
+            _networks(text)
+        except ValueError:
+            raise ValueError("must be networks like 10.1.0.0/16, or public, separated by commas") from None
+        return text
 
     @field_validator("nats_url")
     @classmethod
@@ -290,6 +337,11 @@ class Settings(BaseSettings):
         return Path(self.database_url.get_secret_value().removeprefix(_SQLITE))
 
     @property
+    def webhook_networks(self) -> tuple[list[Network], bool]:
+        """The networks that webhooks may go to, and whether every public address is allowed beside them."""
+        return _networks(self.webhook_allowed_networks)
+
+    @property
     def remapped_subjects(self) -> dict[str, str]:
         """Subjects by event type, for those that are not named like it."""
         return dict(zip(*_pairs(self.nats_subjects), strict=True))
@@ -336,6 +388,11 @@ def load(**given: Any) -> Settings:
     except (OSError, ValueError, yaml.YAMLError) as error:
         fault = f"{YAML_FILE} or .env cannot be read: {' '.join(str(error).split())}"
     raise SettingsError(fault)
+
+
+def _networks(text: str) -> tuple[list[Network], bool]:
+    names = [name.strip() for name in text.split(",")]
+    return [ip_network(name) for name in names if name != "public"], "public" in names
 
 
 def _pairs(text: str) -> tuple[list[str], list[str]]:

@@ -5,7 +5,7 @@ engines differ in how they ask, and in nothing else.
 """
 
 import asyncio
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -38,34 +38,26 @@ from credit_service.storage.base import (
     TransactionQuery,
     Undeliverable,
 )
+from credit_service.storage.erasing import Erasing
 from credit_service.storage.loading import open_grants
+from credit_service.storage.questions import Read
 from credit_service.storage.rows import Row
+from credit_service.storage.shops import Shops
 from credit_service.storage.statements import Ask, Find
 
 T = TypeVar("T")
 Q = TypeVar("Q")
 R = TypeVar("R")
-Question = Ask | Find
-Read = Generator[Question, list[Row], T]
-"""Yields questions, is sent their rows, returns the answer. It may be begun again from the start."""
 
 _NEWEST = 2**63 - 1
 _EVENT_AT = tables.events.columns.keys().index("at")
 
 
-class Reads(ABC):
+class Reads(Shops, Erasing):
     """The reading half of `base.Store`, for an engine that can answer questions."""
 
     lanes: int
     streams: int
-
-    @abstractmethod
-    async def _read(self, read: Callable[[], Read[T]], *, snapshot: bool = True) -> T:
-        """Answer the questions of a read, from one snapshot unless what is asked for never changes."""
-
-    @abstractmethod
-    async def _write(self, asks: Sequence[Ask]) -> int:
-        """Carry out statements in one transaction of their own; the rows they changed."""
 
     @abstractmethod
     def _books(self, merchant_ids: Sequence[UUID] | None) -> Generator[Books]:
@@ -283,7 +275,7 @@ class Reads(ABC):
             cut = {lane: of_it[-1] for lane, of_it in by_lane.items() if len(of_it) == share < limit}
             if any(row is cut.get(row[0]) for row in found):  # there may be more of it from before what others have
                 found = _merged(_by_lane((yield Ask(sql.outbox(self.lanes), places | {"limit": limit}))), limit)
-            return (yield from _told(found))
+            return (yield from told(found))
 
         return await self._read(read, snapshot=False)
 
@@ -292,7 +284,7 @@ class Reads(ABC):
         values = {"account": account, "after": after, "limit": limit}
 
         def read() -> Read[list[StoredEvent]]:
-            return (yield from _told((yield Ask(sql.EVENTS_OF, values))))
+            return (yield from told((yield Ask(sql.EVENTS_OF, values))))
 
         return await self._read(read, snapshot=False)
 
@@ -302,6 +294,23 @@ class Reads(ABC):
         def read() -> Read[Position]:
             (last,) = yield Ask(sql.last_events(self.lanes))
             return tuple(last)
+
+        return await self._read(read)
+
+    async def position_at(self, at: int) -> Position:
+        """See `base.Store.position_at`. Found by halving: within a lane there is no gap, and time goes on."""
+
+        def read() -> Read[Position]:
+            ((*last,),) = yield Ask(sql.last_events(self.lanes))
+            position = []
+            for lane, end in enumerate(last):
+                before = 0
+                while before < end:
+                    middle = (before + end + 1) // 2
+                    ((told_at,),) = yield Ask(sql.EVENT_AT, {"lane": lane, "id": middle})
+                    before, end = (middle, end) if told_at < at else (before, middle - 1)
+                position.append(before)
+            return tuple(position)
 
         return await self._read(read)
 
@@ -493,7 +502,7 @@ def _with_due_grants(accounts: Iterable[Account], at: int) -> Read[list[Held]]:
     return [Held(account, grants.get(account.number, ())) for account in accounts]
 
 
-def _told(found: Sequence[Row]) -> Read[list[StoredEvent]]:
+def told(found: Sequence[Row]) -> Read[list[StoredEvent]]:
     """The events of these rows, with the transactions that they tell of."""
     if not found:
         return []

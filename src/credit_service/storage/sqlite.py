@@ -36,9 +36,11 @@ from credit_service.storage.base import (
     Writes,
 )
 from credit_service.storage.loading import Loading
-from credit_service.storage.reads import Question, Read, Reads, answered, books_of
+from credit_service.storage.questions import Question, Read
+from credit_service.storage.reads import answered, books_of
 from credit_service.storage.rows import Row
 from credit_service.storage.statements import Ask, Find
+from credit_service.storage.webhooks import Webhooks
 
 T = TypeVar("T")
 
@@ -79,7 +81,7 @@ def translated(name: str = "The database") -> Iterator[None]:
         raise
 
 
-class SQLiteStore(Reads):
+class SQLiteStore(Webhooks):
     """The ledger's store in one SQLite file.
 
     `path`: the file, whose schema must be up to date. `clock` gives microseconds since 1970, and `draw_number` a new
@@ -229,10 +231,15 @@ class SQLiteStore(Reads):
             connection.close()
         self._lock.close()
 
-    async def _write(self, asks: Sequence[Ask]) -> int:
+    async def _write(self, asks: Sequence[Ask], merchant_id: UUID | None = None, *, guarded: bool = False) -> int:
         def run() -> int:
+            changed = 0
             with self._transaction():
-                return sum([sql.ask(self._writer, question).rowcount for question in asks])
+                for question in asks:
+                    changed += sql.ask(self._writer, question).rowcount
+                    if guarded and not changed:
+                        break
+            return changed
 
         return await asyncio.get_running_loop().run_in_executor(self._writing, run)
 

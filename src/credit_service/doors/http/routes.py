@@ -48,6 +48,18 @@ class Publishing(Protocol):
         ...
 
 
+class Webhooks(Protocol):
+    """What sends webhooks, as far as it is asked."""
+
+    async def check_target(self, url: str) -> None:
+        """Raise OSError, with a sentence, where no webhook may go."""
+        ...
+
+    def changed(self) -> None:
+        """An endpoint was registered or changed, or something is to be sent to it."""
+        ...
+
+
 class Parts:
     """The parts of the running service that routes use."""
 
@@ -62,11 +74,13 @@ class Parts:
         metrics: Metrics,
         is_stopping: Callable[[], bool],
         follow: Follow,
+        webhooks: Webhooks,
         broker: Broker | None = None,
         publishing: Publishing | None = None,
     ) -> None:
         self.publishing = publishing
         self.follow = follow
+        self.webhooks = webhooks
         self.broker = broker
         self.is_stopping = is_stopping
         self.metrics = metrics
@@ -86,7 +100,10 @@ class _Request(Request):
 
 
 class ScopedRoute(APIRoute):
-    """A route that first asks who calls, then reads JSON strictly, then does what FastAPI does."""
+    """A route that first asks who calls, then reads JSON strictly, then does what FastAPI does.
+
+    Without media types it takes its body as it is.
+    """
 
     needed: ClassVar[str | None] = None
     media_types: ClassVar[tuple[str, ...]] = ("application/json",)
@@ -94,6 +111,7 @@ class ScopedRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         parameters = frozenset(field.alias for field in self.dependant.query_params)
+        takes_body = self.body_field is not None or "requestBody" in (self.openapi_extra or {})
 
         async def scoped(request: Request) -> Response:
             call = call_of(request)
@@ -101,8 +119,10 @@ class ScopedRoute(APIRoute):
                 if self.needed is not None:
                     await call.caller(self.needed)
                     _check_query(call.query, parameters)
-                if request.method in ("POST", "PUT", "PATCH"):
-                    request.scope["credit.json"] = self._json(request, call)
+                if request.method in ("POST", "PUT", "PATCH") and self.media_types and (takes_body or call.body):
+                    request.scope["credit.json"] = value = self._json(request, call)
+                    if not takes_body and value != {}:
+                        raise of_faults([Fault("", "not_allowed", "Nothing is to be said here.")])
                 return await handle(_Request(request.scope, request.receive))
             except (Problem, Invalid, RequestValidationError, HTTPException):
                 raise
@@ -137,9 +157,12 @@ class ScopedRoute(APIRoute):
         return []
 
 
-def router(scope: str | None, *media_types: str) -> APIRouter:
-    """A router whose routes all need a scope, None for those that anybody may call."""
-    attributes = {"needed": scope, "media_types": ("application/json", *media_types)}
+def router(scope: str | None, *media_types: str, raw: bool = False) -> APIRouter:
+    """A router whose routes all need a scope, None for those that anybody may call.
+
+    They read JSON, by these media types too, unless they want bodies as they are (`raw`).
+    """
+    attributes = {"needed": scope, "media_types": () if raw else ("application/json", *media_types)}
     route_class = type(f"{(scope or 'public').title()}Route", (ScopedRoute,), attributes)
     # Filled in by `openapi.completed`; where it is, FastAPI does not describe errors of its own.
     return APIRouter(route_class=route_class, responses={"default": {}})
