@@ -43,9 +43,9 @@ class Publishing:
 
 
 @asynccontextmanager
-async def connection(url: str) -> AsyncIterator[Broker]:
+async def connection(url: str, **options: Any) -> AsyncIterator[Broker]:
     """The service's own connection to NATS."""
-    broker = Broker(url, name="test")
+    broker = Broker(url, name="test", **options)
     broker.start()
     try:
         yield broker

@@ -182,6 +182,39 @@ async def test_NATS_may_come_and_go_while_events_are_published(store: Store, new
     assert len(await check_stream(store, server.url)) == 600
 
 
+@pytest.mark.slow
+@only_on("sqlite")
+async def test_the_death_of_the_streams_leader_loses_nothing_and_repeats_nothing(
+    store: Store, new_nats: Callable[..., Nats]
+):
+    servers = await asyncio.to_thread(cluster, new_nats)
+    urls = ",".join(server.url for server in servers)
+    async with connection(urls, replicas=3) as broker:
+        one = Publishing(store, broker, page=20, poll_seconds=0.01, longest_pause_seconds=0.2)
+        async with running(one):
+            await announce(store, 20)
+            await until_all_is_published(store)
+            async with connected(servers[0].url) as nats:
+                leader = (await nats.jetstream().stream_info(STREAM)).cluster
+            assert leader is not None
+            dead = servers[int(str(leader.leader)[-1])]
+            telling = asyncio.create_task(announce(store, 100, 20))
+            await asyncio.to_thread(dead.kill)
+            await telling
+            await until_all_is_published(store)
+    assert len(await check_stream(store, next(server.url for server in servers if server is not dead))) == 480
+
+
+def cluster(new_nats: Callable[..., Nats]) -> list[Nats]:
+    """Three servers that keep streams together."""
+    ports = random.sample(range(10_000, 32_768), 3)
+    routes = ", ".join(f"nats://127.0.0.1:{port}" for port in ports)
+    return [
+        new_nats(settings=f"server_name: n{n}\ncluster {{ name: c, listen: 127.0.0.1:{port}, routes: [{routes}] }}")
+        for n, port in enumerate(ports)
+    ]
+
+
 class SlowStore(PostgresStore):
     """A store whose commits take their time, each another."""
 
