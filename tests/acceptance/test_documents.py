@@ -26,6 +26,7 @@ DOCUMENTED_URL = "http://127.0.0.1:8015"
 METRICS = re.findall(r"^\| `(credits_\w+)`", TEXTS["docs/operating.md"], flags=re.MULTILINE)
 SAID = {
     "README.md": ['"amount":25', '"status":"enabled"', "0 refused", "no fault", "Usage: credit-service"],
+    "docs/nats.md": ["[]", "0 read, 0 posted"],
     "docs/operating.md": ['"revoked_at":"20', "no fault", '"faults": []', "ok   database", "operations", *METRICS],
     "docs/quickstart.md": ['"status":"enabled"', '"balance":569', '"scope":"write"'],
     "docs/shopify.md": ['"shop_domain":"example.myshopify.com"'],
@@ -35,6 +36,7 @@ SAID = {
 
 NOT_TYPED = {
     "README.md": ["make run", "make test", "make help", "make check", "make bench"],
+    "docs/nats.md": ["export NATS_URL=nats://credits:password@nats.example:4222", "credit-service serve"],
     "docs/postgresql.md": [
         "export DATABASE_URL=postgresql://credits:password@db.example:5432/credits",
         "credit-service serve --workers 4",

@@ -64,9 +64,11 @@ class Peer:
 
         async def publish(streams: JetStreamContext) -> None:
             client: Client = streams._nc
-            for subject, body in messages[:-1]:
-                await client.publish(subject, body)
-            await streams.publish(*messages[-1])  # behind all the others
+            for start in range(0, len(messages), 1_000):
+                *some, last = messages[start : start + 1_000]
+                for subject, body in some:
+                    await client.publish(subject, body)
+                await streams.publish(*last)  # behind all the others, and acknowledged
 
         self.ask(publish)
 

@@ -19,7 +19,14 @@ def config(json_: Json = False, database_url: DatabaseUrl = None) -> None:
         typer.echo(json.dumps(values))
         return
     for name, value in values.items():
-        typer.echo(f"{name.upper()}={value}")
+        typer.echo(f"{name.upper()}={_written(value)}")
+
+
+def _written(value: Any) -> str:
+    """A value as a line of `.env` may say it."""
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    return "" if value is None else str(value)
 
 
 def shown(settings: "Settings") -> dict[str, Any]:

@@ -32,6 +32,7 @@ TRANSIENT: Final = (StorageUnavailable, OutcomeUnknown, Conflict, Overloaded, De
 """What passes by itself: the same again may work."""
 _HOLD_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0)
 _AWAY_SECONDS: Final = 5.0
+_ANSWER_SECONDS: Final = 10.0
 _LONGEST_PAUSE_SECONDS: Final = 300.0
 _DELIVERIES: Final = 5
 _COMMANDS_AT_ONCE: Final = 1_000
@@ -116,8 +117,7 @@ class Taking:
                     await _each(event.message.nak(later) for event in events)
                     return
                 await _each(event.message.in_progress() for event in events)
-        for event in events:
-            await self._answer(event)
+        await _each(self._answer(event) for event in events)
 
     # ---- reading
 
@@ -255,5 +255,6 @@ def _jittered(seconds: float) -> float:
 
 
 async def _each(answers: Iterable[Awaitable[None]]) -> None:
-    for answer in answers:
-        await answer
+    async with asyncio.timeout(_ANSWER_SECONDS):  # on a connection that was lost nats-py may wait for ever
+        for answer in answers:
+            await answer
