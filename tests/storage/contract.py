@@ -743,6 +743,24 @@ class StoreContract:
         assert sorted(paged) == sorted(everything)
         assert await store.last_events() == tuple(position)
 
+    @pytest.mark.parametrize("limit", [1, 2, 7, 16, 40, 1000])
+    async def test_pages_of_the_outbox_are_by_time_also_where_one_lane_has_most_of_it(
+        self, engine: Engine, store: Store, limit: int
+    ):
+        for number in range(30):
+            engine.clock.now = days(number)
+            busy = [of(merchant(0), use(1)) for _ in range(3)] if number < 20 else []
+            await tell(store, *[of(merchant(index), opening()) for index in range(number % 5)], *busy)
+        everything, position = [], [0] * store.lanes
+        while page := await store.events(tuple(position), limit):
+            everything += page
+            for event in page:
+                assert event.id == position[event.lane] + 1, "no event is skipped"
+                position[event.lane] = event.id
+        assert tuple(position) == await store.last_events()
+        instants = [event.announcement.at for event in everything]
+        assert instants == sorted(instants)
+
     async def test_one_owner_at_a_time_reads_as_a_reader_from_where_it_stood(self, store: Store):
         there = tuple(range(1, store.lanes + 1))
         first = await store.claim("reader", "a", T0, 10)

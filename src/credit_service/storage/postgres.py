@@ -337,8 +337,10 @@ class PostgresStore(Webhooks):
         self._ahead = now - time.time_ns() // 1000
         self._clock_read_at = time.monotonic()
 
-    async def _read(self, read: Callable[[], Read[T]]) -> T:
+    async def _read(self, read: Callable[[], Read[T]], *, snapshot: bool = True) -> T:
         async def ask(connection: Connection) -> T:
+            if not snapshot:
+                return await _answered(connection, read())
             steps = read()
             try:
                 steps.send(await _answer(connection, next(steps)))

@@ -18,8 +18,8 @@ class Asking(ABC):
     """An engine that can answer questions and carry out statements."""
 
     @abstractmethod
-    async def _read(self, read: Callable[[], Read[T]]) -> T:
-        """Answer the questions of a read from one snapshot."""
+    async def _read(self, read: Callable[[], Read[T]], *, snapshot: bool = True) -> T:
+        """Answer the questions of a read, from one snapshot unless what is asked for never changes."""
 
     @abstractmethod
     async def _write(self, asks: Sequence[Ask], merchant_id: UUID | None = None, *, guarded: bool = False) -> int:

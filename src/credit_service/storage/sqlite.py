@@ -243,7 +243,7 @@ class SQLiteStore(Webhooks):
 
         return await asyncio.get_running_loop().run_in_executor(self._writing, run)
 
-    async def _read(self, read: Callable[[], Read[T]]) -> T:
+    async def _read(self, read: Callable[[], Read[T]], *, snapshot: bool = True) -> T:
         def run() -> T:
             with translated():
                 connection = getattr(self._local, "connection", None)
