@@ -27,9 +27,14 @@ class Server(NamedTuple):
         fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def megabytes(self) -> float:
+        """The memory it has at the moment."""
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
+        return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) / 1024
+
 
 @contextmanager
-def running(folder: Path, what: str, url: str | None = None) -> Iterator[Server]:
+def running(folder: Path, what: str, url: str | None = None, **settings: str) -> Iterator[Server]:
     """`benchmarks.serve` of this on a free port, on the PostgreSQL of the URL, else on a file in the folder."""
     database = folder / f"{what}.db"
     environment = {
@@ -40,6 +45,7 @@ def running(folder: Path, what: str, url: str | None = None) -> Iterator[Server]
         # Calls are counted as they are in service, against limits that one machine does not reach.
         **{f"RATE_LIMIT_{caller}_PER_SECOND": "1000000" for caller in ("KEY", "ADDRESS")},
         **{f"RATE_LIMIT_{caller}_BURST": "1000000" for caller in ("KEY", "ADDRESS")},
+        **settings,
     }
     with _process(folder, ["benchmarks.serve", what], environment) as (port, pid):
         file = folder / "credit-service.admin-key" if url else Path(f"{database}.admin-key")

@@ -103,13 +103,17 @@ class Broker:
         """Whether there is a connection, as far as is known."""
         return self._connected.is_set()
 
-    async def jetstream(self) -> JetStreamContext:
-        """JetStream on the present connection, as soon as there is one."""
+    async def client(self) -> Client:
+        """The present connection, as soon as there is one."""
         while True:
             await self._connected.wait()
             if (client := self._client) is not None and client.is_connected:
-                return client.jetstream(timeout=_ANSWER_SECONDS)
+                return client
             await asyncio.sleep(_LOOK_SECONDS)
+
+    async def jetstream(self) -> JetStreamContext:
+        """JetStream on the present connection, as soon as there is one."""
+        return (await self.client()).jetstream(timeout=_ANSWER_SECONDS)
 
     async def check(self) -> None:
         """Raise BrokerUnavailable unless JetStream answers, and has our streams as they should be."""

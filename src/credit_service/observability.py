@@ -4,7 +4,7 @@ import logging
 import sys
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -19,7 +19,7 @@ from credit_service.gate.status import Totals
 from credit_service.ledger.decide import Outcome, Replayed
 from credit_service.ledger.refusals import Refused
 from credit_service.settings import Settings
-from credit_service.storage.base import Writes
+from credit_service.storage.base import WebhookDelivery, Writes
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
@@ -76,7 +76,12 @@ class Metrics:
         self._conflicting = named("credits_events_conflicting", "Facts told again with other content")
         self._consumed = named("credits_events_consumed", "Events taken", ["subject", "outcome"])
         self._redelivered = named("credits_events_redelivered", "Events that the broker delivered again", ["subject"])
+        self._published = named("credits_events_published", "Events published to NATS", ["event_type"])
         self._dead_letters = named("credits_dead_letters", "Events that could not be applied and were put aside")
+        self._webhooks = named("credits_webhook_deliveries", "Attempts to send a webhook", ["outcome"])
+        for outcome in ("delivered", "retried", "failed"):
+            self._webhooks.labels(outcome)  # all there from the start, so that their first one is a change
+        self._webhooks_again = named("credits_webhook_redeliveries", "Those of what had been sent before")
         self.processing = [0] * (len(_SECONDS) + 1)  # commands by how long they took, in the buckets of _SECONDS
         self.processing_seconds = 0.0
         self._batch_size = prometheus.Histogram(
@@ -87,6 +92,7 @@ class Metrics:
         self._exhausted = gauge("credits_merchants_zero_balance", "Merchants with nothing available")
         self._low = gauge("credits_merchants_low_balance", "Merchants at or below their threshold, but not at zero")
         self._parked = gauge("credits_parked_events", "Refunds that wait for their order or payment")
+        self._lag = gauge("credits_outbox_lag_seconds", "How long the oldest event waits that NATS does not have yet")
         self.balances: list[tuple[str, int]] = []  # by merchant, asked for at each scrape and only where it is set
         self._http = prometheus.Histogram(
             "credits_http_request_duration_seconds",
@@ -122,6 +128,11 @@ class Metrics:
         """Count an event that came in; `subject` is one of the catalogue."""
         self._consumed.labels(subject, outcome).inc()
 
+    def sent(self, delivery: WebhookDelivery) -> None:
+        """Count an attempt to send a webhook; the delivery is as it was noted afterwards."""
+        self._webhooks.labels("retried" if delivery.state == "pending" else delivery.state).inc()
+        self._webhooks_again.inc(delivery.attempts > 1 or delivery.redelivers is not None)
+
     def redelivered(self, subject: str) -> None:
         """Count an event that the broker delivers not for the first time."""
         self._redelivered.labels(subject).inc()
@@ -129,6 +140,15 @@ class Metrics:
     def put_aside(self, count: int) -> None:
         """Count events that came in, could not be applied, and are kept as dead letters."""
         self._dead_letters.inc(count)
+
+    def published(self, types: Mapping[str, int]) -> None:
+        """Count events that were published to NATS, by their type."""
+        for type_, count in types.items():
+            self._published.labels(type_).inc(count)
+
+    def lagging(self, seconds: float) -> None:
+        """Note how long the oldest event has waited that is not published."""
+        self._lag.set(seconds)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request, by its route's template."""

@@ -21,6 +21,7 @@ from credit_service.broker import Broker
 from credit_service.doors.auditor import Auditor
 from credit_service.doors.http import plugin_status
 from credit_service.doors.http.app import make_app
+from credit_service.doors.http.feed import cursor_at
 from credit_service.doors.http.keys import Keyring, new_key
 from credit_service.doors.http.protocol import LimitedProtocol
 from credit_service.doors.http.routes import PREFIX, Parts
@@ -34,6 +35,12 @@ from credit_service.gate.status import Gate
 from credit_service.ledger.decide import Outcome
 from credit_service.observability import Metrics
 from credit_service.outlets.dead_letters import DeadLetters
+from credit_service.outlets.jetstream import PAGE, READER, Publisher
+from credit_service.outlets.reader import Reader
+from credit_service.outlets.stream import Stream
+from credit_service.outlets.targets import Targets
+from credit_service.outlets.wake import Wake
+from credit_service.outlets.webhooks import Webhooks
 from credit_service.posting import Posting
 from credit_service.settings import Settings
 from credit_service.storage.base import StorageError, Store, Writes
@@ -52,6 +59,7 @@ class Service:
     def __init__(self, store: Store, settings: Settings, worker: int = 0, workers: int = 1) -> None:
         policy = settings.policy
         self.metrics = Metrics()
+        self.wake = Wake()
         self.gate = Gate(
             store,
             policy,
@@ -74,18 +82,40 @@ class Service:
         self.settings = settings
         self.stopping = False  # told to, and about to
         self.keyring = Keyring(store)
+        networks, public = settings.webhook_networks
+        source = settings.service_source
+        self.webhooks = Webhooks(store, Targets(networks, public=public), source, self.metrics.sent)
+        self.metrics.gauge("credits_webhook_pending", "Webhooks that are to be sent", lambda: self.webhooks.pending)
+        disabled = "Webhook endpoints that are disabled"
+        self.metrics.gauge("credits_webhook_endpoints_disabled", disabled, lambda: self.webhooks.disabled)
         self.auditor = Auditor(store)
         drifting = "Accounts that disagree with their last transaction or their grants"
         self.metrics.gauge("credits_ledger_drift_accounts", drifting, lambda: self.auditor.drifting)
+        self.stream = Stream(store, self.wake, settings.service_source, cursor_at)
         self.broker: Broker | None = None
+        self.publishing: Reader | None = None
         if url := settings.nats_url.get_secret_value():
             self.broker = Broker(url, name=settings.nats_consumer, replicas=settings.nats_stream_replicas)
             self.dead_letters = DeadLetters(store, self.broker)
             subjects, wake = Subjects(settings.remapped_subjects), self.dead_letters.wake
             taking = Taking(store, self.posting, self.metrics, subjects, settings, wake)
             self.consumer = Consumer(self.broker, subjects, taking, settings, worker, workers)
+            publisher = Publisher(self.broker, settings.service_source, self.metrics.published)
+            begin, deliver = publisher.begin, publisher.deliver
+            self.publishing = Reader(store, READER, deliver, begin=begin, wake=self.wake, page=PAGE)
         parts = Parts(
-            store, self.posting, self.gate, self.keyring, policy, settings, self.metrics, self._is_stopping, self.broker
+            store,
+            self.posting,
+            self.gate,
+            self.keyring,
+            policy,
+            settings,
+            self.metrics,
+            self._is_stopping,
+            self.stream.follow,
+            self.webhooks,
+            self.broker,
+            self.publishing,
         )
         self.app: Application = make_app(parts, self.running)
         self.tracing: Tracing | None = None
@@ -101,6 +131,9 @@ class Service:
     def _committed(self, writes: Writes) -> None:
         self.gate.committed(writes.accounts.values())
         self.metrics.committed(writes)
+        if writes.announcements:
+            self.wake.committed()
+            self.webhooks.committed()
         if writes.dead_letters and self.broker is not None:
             self.dead_letters.wake()
 
@@ -116,6 +149,7 @@ class Service:
         tasks = [
             asyncio.create_task(keep_sweeping(self.store, self.posting, self.settings.sweep_seconds), name="sweeper"),
             asyncio.create_task(self._keep_key_uses(), name="key uses"),
+            asyncio.create_task(self.webhooks.run(), name="webhooks"),
         ]
         if accounts := self.settings.audit_accounts_per_second:
             tasks.append(asyncio.create_task(self.auditor.keep_auditing(accounts), name="auditor"))
@@ -126,6 +160,8 @@ class Service:
             self.broker.start()
             self.consumer.start()
             tasks.append(asyncio.create_task(self.dead_letters.keep_publishing(), name="dead letters"))
+        if self.publishing is not None:
+            tasks.append(asyncio.create_task(self.publishing.run(), name="publisher"))
         try:
             yield
         finally:
@@ -242,6 +278,11 @@ class Server(uvicorn.Server):
         self._service = service
         self._delay = settings.shutdown_delay_seconds
         self._loop = asyncio.get_running_loop()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams first, which would never end by themselves; then finish what is under way."""
+        self._service.stream.close()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the stop, a second one ends the delay."""

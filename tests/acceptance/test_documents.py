@@ -26,22 +26,34 @@ DOCUMENTED_URL = "http://127.0.0.1:8015"
 METRICS = re.findall(r"^\| `(credits_\w+)`", TEXTS["docs/operating.md"], flags=re.MULTILINE)
 SAID = {
     "README.md": ['"amount":25', '"status":"enabled"', "0 refused", "no fault", "Usage: credit-service"],
+    "docs/events.md": ['"next_cursor":"', '"sequence":"2"', "event: evt.credits.recharged", "id: "],
     "docs/nats.md": ["[]", "0 read, 0 posted"],
     "docs/operating.md": ['"revoked_at":"20', "no fault", '"faults": []', "ok   database", "operations", *METRICS],
     "docs/quickstart.md": ['"status":"enabled"', '"balance":569', '"scope":"write"'],
     "docs/shopify.md": ['"shop_domain":"example.myshopify.com"'],
+    "docs/webhooks.md": [
+        '"secret":"whsec_',
+        "evt.credits.webhook_test",
+        '"redelivers":"',
+        '"previous_secret_until":"20',
+    ],
     "examples/README.md": ["0 refused"],
 }
 """Every document with something to type, and what must be among the answers."""
 
+SETTINGS = {"WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8"}
+"""So that nothing that is typed leaves this machine."""
+
 NOT_TYPED = {
     "README.md": ["make run", "make test", "make help", "make check", "make bench"],
+    "docs/events.md": ["credit-service events tail --url http://127.0.0.1:8015 --merchant $MERCHANT"],
     "docs/nats.md": ["export NATS_URL=nats://credits:password@nats.example:4222", "credit-service serve"],
     "docs/postgresql.md": [
         "export DATABASE_URL=postgresql://credits:password@db.example:5432/credits",
         "credit-service serve --workers 4",
     ],
     "docs/quickstart.md": ["make run"],
+    "docs/webhooks.md": ["WEBHOOK_ALLOWED_NETWORKS=public,127.0.0.0/8 make run"],
 }
 """What stands as ```console, since it cannot be typed in a test. Anything more is a choice: prefer ```sh."""
 
@@ -59,6 +71,8 @@ def test_what_is_not_typed_here_is_known() -> None:
         "console",
         "json",
         "sql",
+        "python",
+        "js",
         "toml",
         "text",
         "",
@@ -84,7 +98,7 @@ def _typed(blocks: list[str], folder: Path) -> Iterator[str]:
                 running.close()
                 url = None
             elif url is None:
-                url = running.enter_context(served(folder / "credit-service.db")).url
+                url = running.enter_context(served(folder / "credit-service.db", settings=SETTINGS)).url
             answered, variables = _typed_block(variables, block, folder, url or DOCUMENTED_URL)
             yield answered
 

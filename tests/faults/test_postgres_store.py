@@ -32,13 +32,19 @@ SILENCE_SECONDS = 0.4
 
 
 class Told(PostgresStore):
-    """A store that remembers what it told of postings that failed, and can be halted before it writes or commits."""
+    """A store that remembers what it told of postings that failed, and can be halted before it writes or commits.
+
+    It locks before it loads, as for a batch of several merchants, unless it is to post `alone`.
+    """
+
+    alone = False
 
     def __init__(self, url: str, **more: Any) -> None:
         super().__init__(url, **more)
         self.told: list[str] = []
         self.before_write: Callable[[], object] = lambda: None
         self.before_commit: Callable[[], object] = lambda: None
+        self.before_lone_write: Callable[[], object] = lambda: None
         self.spoiled = False
 
     async def post(self, needs: Sequence[Needs], work: Work) -> Writes:
@@ -47,6 +53,13 @@ class Told(PostgresStore):
         except Exception as error:
             self.told.append(type(error).__name__)
             raise
+
+    def _may_go_alone(self, *arguments: Any) -> bool:
+        return self.alone and super()._may_go_alone(*arguments)
+
+    async def _write_unless_changed(self, *arguments: Any) -> Any:
+        self.before_lone_write()
+        return await super()._write_unless_changed(*arguments)
 
     async def _write_rows(self, *arguments: Any) -> Any:
         self.before_write()
@@ -109,7 +122,7 @@ async def asked(url: str, *statements: str) -> None:
 # ---- a connection that is cut
 
 # The lock goes with BEGIN. The merchant is first named to load what is known, the key to write the transaction.
-CUTS: dict[str, tuple[Callable[[Proxy], Any], list[str]]] = {
+LOCKED: dict[str, tuple[Callable[[Proxy], Any], list[str]]] = {
     "idle": (Proxy.cut, ["Conflict"]),
     "before the lock": (lambda proxy: proxy.cut_before(b"BEGIN"), ["Conflict"]),
     "after the lock": (lambda proxy: proxy.cut_after(b"BEGIN"), ["Conflict"]),
@@ -120,12 +133,21 @@ CUTS: dict[str, tuple[Callable[[Proxy], Any], list[str]]] = {
     "before the commit": (lambda proxy: proxy.cut_before(COMMIT), ["OutcomeUnknown"]),
     "after the commit": (lambda proxy: proxy.cut_after(COMMIT), ["OutcomeUnknown"]),
 }
+# Of one merchant: loaded without a lock, written and committed by one statement.
+ALONE = {name: LOCKED[name] for name in ("idle", "before the load", "after the load")} | {
+    name: (LOCKED[name][0], ["OutcomeUnknown"]) for name in ("before the write", "after the write")
+}
 
 
-@pytest.mark.parametrize("where", CUTS)
-async def test_a_connection_that_is_cut_is_made_again_and_the_posting_posted_once(proxy: Proxy, where: str) -> None:
-    cut, told = CUTS[where]
+@pytest.mark.parametrize(
+    ("alone", "where"), [*[(False, where) for where in LOCKED], *[(True, where) for where in ALONE]]
+)
+async def test_a_connection_that_is_cut_is_made_again_and_the_posting_posted_once(
+    proxy: Proxy, alone: bool, where: str
+) -> None:
+    cut, told = (ALONE if alone else LOCKED)[where]
     async with opened(proxy.url) as store:
+        store.alone = alone
         sprung = cut(proxy)
         outcome = await tell(store, use(1, KEY))
         assert sprung is None or sprung.is_set()
@@ -174,6 +196,20 @@ async def test_silence_at_the_commit_is_unknown_and_the_key_finds_out(proxy: Pro
         assert store.told[0] == "OutcomeUnknown"
         assert time.monotonic() - started < 1 + 2 * SILENCE_SECONDS + 1
         store.before_commit = lambda: None
+        proxy.release()
+        await soon(lambda: tell(store, use(1, KEY)))
+        assert await store.count(ALL) == 3
+        assert (await store.held([MERCHANT], 0))[MERCHANT].account.balance == 98
+
+
+async def test_silence_at_a_write_of_one_statement_is_unknown_and_the_key_finds_out(proxy: Proxy) -> None:
+    async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS) as store:
+        store.alone = True
+        store.before_lone_write = proxy.hold
+        with pytest.raises(OutcomeUnknown):
+            await tell(store, use(1, KEY), deadline_seconds=1)
+        assert store.told[0] == "OutcomeUnknown"
+        store.before_lone_write = lambda: None
         proxy.release()
         await soon(lambda: tell(store, use(1, KEY)))
         assert await store.count(ALL) == 3
@@ -251,8 +287,9 @@ async def test_a_commit_that_the_server_answers_with_a_rollback_is_none(url: str
         assert await store.count(ALL) == 3
 
 
+@pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize(("state", "told"), [("40001", "Conflict"), ("23514", "BadRow")])
-async def test_a_commit_that_the_server_refuses_has_done_nothing(url: str, state: str, told: str) -> None:
+async def test_a_commit_that_the_server_refuses_has_done_nothing(url: str, alone: bool, state: str, told: str) -> None:
     refusal = f"""
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN RAISE EXCEPTION 'at the commit' USING ERRCODE = '{state}'; END $$;
@@ -260,6 +297,7 @@ async def test_a_commit_that_the_server_refuses_has_done_nothing(url: str, state
         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()
     """
     async with opened(url) as store:
+        store.alone = alone
         await asked(url, refusal)
         with pytest.raises(StorageError, match="at the commit"):
             await tell(store, use(1, KEY), deadline_seconds=0.2)

@@ -137,7 +137,8 @@ async def posted(store: Store, *told: commands.Command, policy: Policy | None = 
 
 
 TABLES = tuple(tables.metadata.tables)
-LEDGER = tuple(name for name in TABLES if name not in ("api_keys", "shops", "shopify_deliveries"))
+BESIDE = ("api_keys", "event_cursors", "shops", "shopify_deliveries", "webhook_endpoints", "webhook_deliveries")
+LEDGER = tuple(name for name in TABLES if name not in BESIDE)
 
 
 class StoreContract:
@@ -481,11 +482,14 @@ class StoreContract:
     # ---- events
 
     async def test_events_are_numbered_without_gaps_in_the_order_of_commits(self, engine: Engine, store: Store):
-        for _ in range(3):
-            await write(store, writes(account(), announcements=[values.FULL_ANNOUNCEMENT] * 2))
+        told = [values.FULL_ANNOUNCEMENT._replace(number=number) for number in range(1, 8)]
+        for first in (0, 2, 4):
+            await write(store, writes(account(), announcements=told[first : first + 2]))
         with pytest.raises(BadRow):
-            await write(store, writes(account(balance=1), announcements=[values.FULL_ANNOUNCEMENT]))
-        await write(store, writes(account(), announcements=[values.FULL_ANNOUNCEMENT]))
+            await write(store, writes(account(balance=1), announcements=told[6:]))
+        with pytest.raises(BadRow):
+            await write(store, writes(account(), announcements=told[:1]))  # which was told
+        await write(store, writes(account(), announcements=told[6:]))
         kept = await engine.rows("events")
         assert [row[1] for row in kept] == list(range(1, 8))
         assert len({row[0] for row in kept}) == 1  # the lane of their merchant
@@ -703,6 +707,98 @@ class StoreContract:
         assert sorted(await store.strays()) == [(NUMBER, 1), (NUMBER, 2)]
         assert await store.transaction(Address(NUMBER, TRANSACTION, 1)) is None
         assert await store.transactions(TransactionQuery(), None, 10) == []
+
+    # ---- the outbox
+
+    async def test_the_outbox_is_read_lane_by_lane_in_order_with_what_it_tells_of(self, engine: Engine, store: Store):
+        merchants = [merchant(index) for index in range(20)]
+        await tell(store, *[of(one, opening()) for one in merchants])
+        engine.clock.now = days(1)
+        spent = await posted(store, *[of(one, use(2)) for one in merchants])
+        start = (0,) * store.lanes
+        everything = await store.events(start, 1000)
+        assert len(everything) == len(await engine.rows("events"))
+        for lane in range(store.lanes):
+            ids = [event.id for event in everything if event.lane == lane]
+            assert ids == list(range(1, len(ids) + 1))
+        for one in merchants:
+            own = [event for event in everything if event.merchant_id == one]
+            assert [event.announcement.number for event in own] == [1, 2, 3, 4]
+            told = ["account.created", "recharged", "plugin_status_changed", "consumed"]
+            assert [event.announcement.type for event in own] == told
+            assert own[0].transaction is None
+            assert own[3].transaction in spent
+            assert own[3].announcement.available == 98
+            assert await store.events_of(own[0].account, 0, 10) == own
+            assert await store.events_of(own[0].account, 1, 1) == own[1:2]
+        assert [event.announcement.at for event in everything] == [T0] * 60 + [days(1)] * 20
+
+        paged, position = [], list(start)
+        while page := await store.events(tuple(position), 7):
+            assert len(page) <= 7
+            paged += page
+            for event in page:
+                assert event.id == position[event.lane] + 1, "no event is skipped"
+                position[event.lane] = event.id
+        assert sorted(paged) == sorted(everything)
+        assert await store.last_events() == tuple(position)
+
+    @pytest.mark.parametrize("limit", [1, 2, 7, 16, 40, 1000])
+    async def test_pages_of_the_outbox_are_by_time_also_where_one_lane_has_most_of_it(
+        self, engine: Engine, store: Store, limit: int
+    ):
+        for number in range(30):
+            engine.clock.now = days(number)
+            busy = [of(merchant(0), use(1)) for _ in range(3)] if number < 20 else []
+            await tell(store, *[of(merchant(index), opening()) for index in range(number % 5)], *busy)
+        everything, position = [], [0] * store.lanes
+        while page := await store.events(tuple(position), limit):
+            everything += page
+            for event in page:
+                assert event.id == position[event.lane] + 1, "no event is skipped"
+                position[event.lane] = event.id
+        assert tuple(position) == await store.last_events()
+        instants = [event.announcement.at for event in everything]
+        assert instants == sorted(instants)
+
+    async def test_one_owner_at_a_time_reads_as_a_reader_from_where_it_stood(self, store: Store):
+        there = tuple(range(1, store.lanes + 1))
+        first = await store.claim("reader", "a", T0, 10)
+        assert first is not None
+        assert (first.epoch, first.position, first.leased_until) == (1, (0,) * store.lanes, T0 + 10_000_000)
+        assert await store.claim("reader", "b", T0 + 9_999_999, 10) is None
+        assert await store.claim("other reader", "b", T0, 10) is not None
+        on = await store.advance(first, there, T0 + 5_000_000, 10)
+        assert on == first._replace(position=there, leased_until=T0 + 15_000_000)
+        assert await store.claim("reader", "b", T0 + 14_999_999, 10) is None
+
+        taken = await store.claim("reader", "b", T0 + 15_000_000, 10)
+        assert taken is not None
+        assert (taken.epoch, taken.position) == (2, there)
+        assert await store.advance(on, (9,) * store.lanes, T0 + 15_000_000, 10) is None, (
+            "who comes back late changes nothing"
+        )
+        await store.release(on)
+        assert await store.claim("reader", "a", T0 + 16_000_000, 10) is None
+
+        again = await store.claim("reader", "b", T0 + 16_000_000, 10)
+        assert again is not None
+        assert again.epoch == 3, "the owner may claim again, and what it held before is worth nothing"
+        assert await store.advance(taken, there, T0 + 16_000_000, 10) is None
+        await store.release(again)
+        assert (await store.claim("reader", "a", T0 + 16_000_000, 10) or again).owner == "a"
+        assert [(one.reader, one.owner) for one in await store.cursors()] == [("other reader", "b"), ("reader", "a")]
+        await store.drop_cursor("reader")
+        assert [one.reader for one in await store.cursors()] == ["other reader"]
+        fresh = await store.claim("reader", "b", T0, 10)
+        assert fresh is not None
+        assert fresh.position == (0,) * store.lanes
+
+    async def test_of_many_who_claim_at_once_one_has_it(self, store: Store):
+        for now in (T0, T0 + 10_000_000):
+            claims = await asyncio.gather(*[store.claim("reader", f"owner {n}", now, 10) for n in range(8)])
+            (held,) = [claim for claim in claims if claim is not None]
+            assert await store.advance(held, held.position, now, 10) is not None
 
     # ---- the past
 
@@ -972,8 +1068,8 @@ class StoreContract:
             kept._replace(body="{}", received_at=T0 - 1),
             *sorted([kept, kept._replace(topic="t")], key=lambda one: found[1].topic != one.topic),
         ]
-        await store.drop_deliveries(found)
-        await store.drop_deliveries([])
+        await store.drop_kept(found)
+        await store.drop_kept([])
         assert await store.kept_deliveries(kept.shop) == []
         assert len(await store.kept_deliveries(SHOP)) == 1
 
@@ -985,13 +1081,13 @@ class StoreContract:
             await store.keep_delivery(one)
 
         async def due(before: int = T0 - 1, limit: int = 10) -> list[tuple[str, UUID | None]]:
-            return [(one.topic, merchant) for one, merchant in await store.due_deliveries(before, limit)]
+            return [(one.topic, merchant) for one, merchant in await store.due_kept(before, limit)]
 
         assert await due() == []
         assert sorted(await due(T0)) == [("orders/paid", None), ("r", None)]
         await store.link_shop(SHOP, MERCHANT, T0)
         assert sorted(await due()) == [("orders/paid", MERCHANT)] * 2 + [("r", MERCHANT)]
-        assert [one.received_at for one, _ in await store.due_deliveries(T0, 10)] == [T0, T0, T0 + 9]
+        assert [one.received_at for one, _ in await store.due_kept(T0, 10)] == [T0, T0, T0 + 9]
         assert len(await due(limit=2)) == 2
         await store.unlink_shop(SHOP, T0)
         assert await due() == [("r", MERCHANT)]  # whose data has to be erased is known still

@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import count, groupby
 from operator import itemgetter
@@ -19,12 +19,13 @@ from credit_service.ledger.decide import Needs, Replayed
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.proof import verify
+from credit_service.ledger.refusals import Refused
 from credit_service.posting import Posting
 from credit_service.storage import postgres_statements as sql
 from credit_service.storage import statements, tables
 from credit_service.storage.base import Store, TransactionQuery, Work, Writes
 from credit_service.storage.postgres import PostgresStore, lane_of
-from tests.ledger.telling import T0, add, payment, refund, use
+from tests.ledger.telling import MERCHANT, T0, add, payment, refund, use
 from tests.servers.postgres import Databases
 from tests.storage import values
 from tests.storage.contract import Clock, StoreContract, tell
@@ -37,6 +38,9 @@ class HaltingStore(PostgresStore):
 
     goes_on: asyncio.Event | None = None
     has_stopped = asyncio.Event()
+
+    def _may_go_alone(self, *arguments: Any) -> bool:
+        return self.goes_on is None and super()._may_go_alone(*arguments)
 
     async def _commit(self, connection: Any) -> None:
         if self.goes_on is not None:
@@ -306,6 +310,87 @@ def _spy(store: PostgresStore, seen: list[Exception]) -> None:
             raise
 
     store.post = spied  # type: ignore[method-assign]
+
+
+# ---- a posting of one merchant, in two messages
+
+
+class Interrupted(PostgresStore):
+    """A store that lets something happen between its load and its decision."""
+
+    interruption: Callable[[], Awaitable[object]] | None = None
+
+    async def _load_few(self, *arguments: Any) -> Any:
+        loaded = await super()._load_few(*arguments)
+        if self.interruption is not None:
+            interruption, self.interruption = self.interruption, None
+            await interruption()
+        return loaded
+
+
+SAME_LANE = next(one for number in count(100) if lane_of(one := UUID(int=number)) == lane_of(MERCHANT))
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        pytest.param([use(5, "other")], id="posted to the account"),
+        pytest.param([of(SAME_LANE, payment("P", 1))], id="announced something in the lane"),
+        pytest.param([refund("R", "unknown", credits=1)], id="parked a refund"),
+        pytest.param([use(3, "mine")], id="used the key"),
+    ],
+)
+async def test_a_posting_is_decided_anew_where_another_was_faster(engine: PostgresEngine, others: list[Any]):
+    other = await engine.fresh()
+    store = Interrupted(engine.url, timeout_seconds=20)
+    try:
+        await tell(other, payment("P", 100))
+        store.interruption = lambda: tell(other, *others)
+        (outcome,) = await tell(store, use(3, "mine"))
+        replayed = others[0].key == "mine"
+        assert isinstance(outcome, Replayed if replayed else Posted)
+        (line,) = [line for line in store._lines if line.wary]
+        assert line.wary == 100, "it goes on with locks for a while"
+        async for books in store.books():
+            assert [*books.faults, *verify(books.account, books.grants, list(books.transactions))] == []
+        account = (await store.held([MERCHANT], 0))[MERCHANT].account
+        assert account.balance == 100 - 3 - (5 if others[0].key == "other" else 0)
+        ids = sorted(row[1] for row in await engine.rows("events") if row[0] == lane_of(MERCHANT))
+        assert ids == list(range(1, len(ids) + 1))
+        await tell(store, use(1))
+        assert line.wary == 99
+    finally:
+        await store.close()
+        await other.close()
+
+
+async def test_an_account_that_two_open_at_once_is_opened_once(engine: PostgresEngine):
+    other = await engine.fresh()
+    store = Interrupted(engine.url, timeout_seconds=20)
+    try:
+        store.interruption = lambda: tell(other, payment("P", 100))
+        (outcome,) = await tell(store, payment("Q", 10))
+        assert isinstance(outcome, Posted)
+        assert not outcome.opened
+        assert outcome.account.balance == 110
+    finally:
+        await store.close()
+        await other.close()
+
+
+async def test_what_needs_nothing_written_waits_for_no_lock_and_what_does_waits_for_its_lane(engine: PostgresEngine):
+    store = await engine.fresh()
+    await tell(store, payment("P", 100), use(1, "k"))
+    beneath = await engine.beneath()
+    async with beneath.transaction():
+        await beneath.execute(f"SELECT pg_advisory_xact_lock({sql.LOCKS}, {lane_of(MERCHANT)})")
+        assert isinstance((await tell(store, use(1, "k")))[0], Replayed)
+        assert isinstance((await tell(store, use(1000)))[0], Refused)
+        posting = asyncio.create_task(tell(store, use(2)))
+        done, _ = await asyncio.wait([posting], timeout=0.1)
+        assert not done
+    assert isinstance((await posting)[0], Posted)
+    await store.close()
 
 
 async def test_batches_that_name_the_same_merchants_in_opposite_order_do_not_wait_for_each_other(

@@ -1,1 +1,1 @@
-"""What the service tells the world, by whatever way."""
+"""Where what was posted leaves the service: readers of the outbox, each at its own pace. They know no door."""

@@ -2,8 +2,9 @@
 
 A posting locks its lanes, loads, decides and writes in four messages to the server, however large its batch is. The
 lane of a merchant is locked before anything of it is read, so the truth is always in the database and never in the
-memory of a process, and the events of a lane commit in the order of their numbers. The statements stand in
-`postgres_statements`.
+memory of a process, and the events of a lane commit in the order of their numbers. Where a batch is of one merchant two
+messages do: it is loaded without a lock, and written on the condition that its account is still as it was loaded. The
+statements stand in `postgres_statements`.
 """
 
 import asyncio
@@ -46,14 +47,18 @@ from credit_service.storage.base import (
 )
 from credit_service.storage.loading import Loading
 from credit_service.storage.questions import Question, Read
-from credit_service.storage.reads import Reads, books_of
+from credit_service.storage.reads import books_of
 from credit_service.storage.rows import Row
 from credit_service.storage.statements import Ask, Find
+from credit_service.storage.webhooks import Webhooks
 
 T = TypeVar("T")
 Q = TypeVar("Q", bound=Question)
 Connection = Any
 """An asyncpg connection, or one of its pool."""
+
+Written = tuple[Table, str, Sequence[Row]]
+"""Rows of a table, and how they are written (`postgres_statements.Part`)."""
 
 LANES: Final = 16
 _KNOCK_SECONDS = 0.1
@@ -63,6 +68,10 @@ _CLOCK_SECONDS = 10.0
 _ROWS_AT_ONCE = 1000
 _FEW: Final = 4
 """Up to so many merchants are loaded by one statement, which is slower for each and waits once."""
+_ALONE: Final = 100
+"""Up to so many commands of a single merchant are posted in two messages."""
+_WARY: Final = 100
+"""So many postings of a stream lock first, after one whose account was changed by somebody else meanwhile."""
 _COPIED: Final = 50
 """From so many new rows on, a message of their own to the server costs less than what it saves."""
 _DEFAULTS: Final = {"jit": "off"}
@@ -122,7 +131,7 @@ def _kind(error: BaseException) -> str:
     return "it did not answer in time" if late else type(error).__name__
 
 
-class PostgresStore(Reads):
+class PostgresStore(Webhooks):
     """The ledger's store in a PostgreSQL database.
 
     `url`: postgresql://user:password@host:port/database, whose schema must be up to date. `streams`: postings at once.
@@ -177,6 +186,10 @@ class PostgresStore(Reads):
         line = self._lines[self.stream_of(needs[0].merchant_id) if needs else 0]
         async with line.taken() as connection:
             with translated(self.name):
+                if self._may_go_alone(line, needs):
+                    if (writes := await self._post_alone(connection, needs, work)) is not None:
+                        return writes
+                    line.wary = _WARY
                 async with asyncio.timeout(self._timeout):  # not of the commit: its silence means something else
                     loading = Loading(needs)
                     now, last = await self._load(connection, loading)
@@ -187,33 +200,85 @@ class PostgresStore(Reads):
                 await self._commit(connection)
         return writes
 
+    def _may_go_alone(self, line: "_Line", needs: Sequence[Needs]) -> bool:
+        """Whether a posting is of one merchant, and nobody else has lately posted to its stream's accounts."""
+        if line.wary:
+            line.wary -= 1
+            return False
+        # Behind a pooler there is no transaction to which the settings of a posting could be confined.
+        return not self._local and len({need.merchant_id for need in needs}) == 1 and len(needs) <= _ALONE
+
+    async def _post_alone(self, connection: Connection, needs: Sequence[Needs], work: Work) -> Writes | None:
+        """Post for one merchant in two messages; None where its account was changed in between: nothing was done then.
+
+        Whatever is loaded for a merchant changes only with its account's row. To refuse or to replay needs no lock: it
+        was right at the moment when it was loaded.
+        """
+        lane = lane_of(needs[0].merchant_id)
+        async with asyncio.timeout(self._timeout):
+            loading = Loading(needs)
+            now, last, version = await self._load_few(connection, loading, [lane])
+            writes = work(loading.loaded(self._now_at(now)))
+        parts, values = _statement(_parts(writes, loading.granted, dict(zip([lane], last, strict=True))))
+        if not parts:
+            return writes
+        if writes.unparked or len(writes.accounts) != 1:  # what is parked again under its key is not for one statement
+            return None
+        guards = [lane] if version is None else [lane, version]
+        guarded = sql.write(parts, guarded=True, opening=version is None)
+        return writes if await self._write_unless_changed(connection, guarded, [*values, *guards]) else None
+
+    async def _write_unless_changed(self, connection: Connection, guarded: str, values: Sequence[Any]) -> bool:
+        """Write and commit in one statement; False where something had changed, or a row breaks a law."""
+        try:
+            return bool(await connection.fetchval(guarded, *values))
+        except asyncpg.IntegrityConstraintViolationError:  # somebody else's event or account, or a law
+            return False
+        except asyncpg.DataError:
+            raise  # a value that cannot be, for us or for the server
+        except Exception as error:
+            if isinstance(error, asyncpg.PostgresError) and error.as_dict().get("severity_en") == "ERROR":
+                raise  # the server says that it did not
+            raise self._unknown(error) from error
+
     async def _commit(self, connection: Connection) -> None:
         try:
             done = await connection.execute("COMMIT")
         except (asyncpg.TransactionRollbackError, asyncpg.IntegrityConstraintViolationError):
             raise  # the server says that it did not
         except Exception as error:
-            raise OutcomeUnknown(f"{self.name} did not say whether it committed: {_kind(error)}.") from error
+            raise self._unknown(error) from error
         if done != "COMMIT":
             raise Conflict(f"{self.name} undid a posting at its commit.")
+
+    def _unknown(self, error: Exception) -> OutcomeUnknown:
+        return OutcomeUnknown(f"{self.name} did not say whether it committed: {_kind(error)}.")
 
     async def _load(self, connection: Connection, loading: Loading) -> tuple[int, dict[int, int]]:
         """Lock, then load; the time after the locks, and the last event of each of the lanes."""
         lanes = sorted({lane_of(merchant_id) for merchant_id in loading.merchants.values()})
         await connection.execute(sql.begin(lanes, self._local))
         load = self._load_few if len(loading.merchants) <= _FEW else self._load_many
-        now, last = await load(connection, loading, lanes)
-        self._reckon(now)
-        return now if self._clock is None else self._clock(), dict(zip(lanes, last or (), strict=True))
+        now, last, _ = await load(connection, loading, lanes)
+        return self._now_at(now), dict(zip(lanes, last or (), strict=True))
 
-    async def _load_many(self, connection: Connection, loading: Loading, lanes: list[int]) -> tuple[int, list[int]]:
+    def _now_at(self, now: int) -> int:
+        """The time of a posting, which the database has just told."""
+        self._reckon(now)
+        return now if self._clock is None else self._clock()
+
+    async def _load_many(
+        self, connection: Connection, loading: Loading, lanes: list[int]
+    ) -> tuple[int, list[int], int | None]:
         """Load in several messages to the server, which finds a thousand places faster when they are of one table."""
         now, last = await connection.fetchrow(sql.STATE, lanes)
         await _answered(connection, loading.questions(self._draw_number))
-        return now, last
+        return now, last, None
 
-    async def _load_few(self, connection: Connection, loading: Loading, lanes: list[int]) -> tuple[int, list[int]]:
-        """Load in one message: a lone caller waits for each of them."""
+    async def _load_few(
+        self, connection: Connection, loading: Loading, lanes: list[int]
+    ) -> tuple[int, list[int], int | None]:
+        """Load in one message: a lone caller waits for each of them. Also tells the version of an account's row."""
         keys, sources, trials = loading.keys(), loading.sources(), loading.trials()
         places = [[*loading.merchants], lanes, *_by_merchant(keys)]
         if sources:
@@ -221,7 +286,8 @@ class PostgresStore(Reads):
         if trials:
             places.append([merchant.bytes for merchant in trials])
         now, last, *found = await connection.fetchrow(sql.load(bool(sources), bool(trials)), *places)
-        accounts, grants, parked, firsts, given_back, trials_found = [some or () for some in found]
+        versioned, grants, parked, firsts, given_back, trials_found = [some or () for some in found]
+        accounts = [tuple(row)[:-1] for row in versioned]
         loading.found_accounts(accounts, self._draw_number)
         loading.found_grants(grants)
         loading.found_parked(parked)
@@ -230,7 +296,7 @@ class PostgresStore(Reads):
         loading.found_trials(trials_found)
         if sources:
             loading.found_drawn(await _answer(connection, loading.drawn()))
-        return now, last
+        return now, last, versioned[0][-1] if versioned else None
 
     async def _write_rows(
         self, connection: Connection, writes: Writes, granted: Mapping[int, int], last: dict[int, int]
@@ -244,19 +310,17 @@ class PostgresStore(Reads):
             gone = [(account, rows.key_hash(key)) for account, key in writes.unparked]
             await connection.execute(sql.DELETE_PARKED, *sql.by_column(gone))
         written = bool(writes.unparked)
-        parts: list[sql.Part] = []
-        values: list[Any] = []
+        rest = []
         for table, how, some in _parts(writes, granted, last):
             if len(some) > _COPIED and how == "insert":
                 names = sql.columns_of(sql.Part(table, how))
                 await connection.copy_records_to_table(table.name, records=some, columns=names)
                 written = True
-            elif some:
-                many = len(some) > 1
-                parts.append(sql.Part(table, how, many))
-                values += sql.by_column(some) if many else some[0]
+            else:
+                rest.append((table, how, some))
+        parts, values = _statement(rest)
         if parts:
-            await connection.execute(sql.write(tuple(parts)), *values)
+            await connection.execute(sql.write(parts), *values)
         return bool(parts or written)
 
     # ---- reads
@@ -273,8 +337,10 @@ class PostgresStore(Reads):
         self._ahead = now - time.time_ns() // 1000
         self._clock_read_at = time.monotonic()
 
-    async def _read(self, read: Callable[[], Read[T]]) -> T:
+    async def _read(self, read: Callable[[], Read[T]], *, snapshot: bool = True) -> T:
         async def ask(connection: Connection) -> T:
+            if not snapshot:
+                return await _answered(connection, read())
             steps = read()
             try:
                 steps.send(await _answer(connection, next(steps)))
@@ -295,14 +361,18 @@ class PostgresStore(Reads):
             async with self._reading() as connection:
                 return await ask(connection)
 
-    async def _write(self, asks: Sequence[Ask], merchant_id: UUID | None = None) -> int:
+    async def _write(self, asks: Sequence[Ask], merchant_id: UUID | None = None, *, guarded: bool = False) -> int:
         changed = 0
         async with self._reading() as connection:
             await connection.execute("BEGIN" if merchant_id is None else sql.begin([lane_of(merchant_id)], {}))
+            if merchant_id is not None:  # a posting that has loaded what is changed here must begin again
+                await connection.execute(sql.TOUCH, merchant_id.bytes)
             for question in asks:
                 made = sql.compiled(question.statement)
                 status = await connection.execute(made.sql, *made.bound(question.values))
                 changed += int(status.rpartition(" ")[2])
+                if guarded and not changed:
+                    break
             await self._commit(connection)
         return changed
 
@@ -395,10 +465,20 @@ def _by_merchant(some: Iterable[tuple[UUID, bytes]]) -> list[list[bytes]]:
     return [[merchant.bytes for merchant, _ in some], [hash_ for _, hash_ in some]]
 
 
-def _parts(
-    writes: Writes, granted: Mapping[int, int], last: dict[int, int]
-) -> Iterator[tuple[Table, str, Sequence[Row]]]:
-    """What is to be written, table by table: how, and the rows."""
+def _statement(some: Iterable[Written]) -> tuple[tuple[sql.Part, ...], list[Any]]:
+    """The parts of the statement that writes these rows, and the values of its parameters."""
+    parts: list[sql.Part] = []
+    values: list[Any] = []
+    for table, how, written in some:
+        if written:
+            many = len(written) > 1
+            parts.append(sql.Part(table, how, many))
+            values += sql.by_column(written) if many else written[0]
+    return tuple(parts), values
+
+
+def _parts(writes: Writes, granted: Mapping[int, int], last: dict[int, int]) -> Iterator[Written]:
+    """What is to be written, table by table, the accounts first: how, and the rows."""
     accounts = list(map(rows.account_row, writes.accounts.values()))
     yield tables.accounts, "insert", [row for row in accounts if row[0] not in granted]
     yield tables.accounts, "update", [(*row[3:], row[0]) for row in accounts if row[0] in granted]
@@ -414,7 +494,7 @@ def _parts(
     lanes = {number: lane_of(account.merchant_id) for number, account in writes.accounts.items()}
     events = []
     for account, announcement in writes.announcements:
-        lane = lanes.get(account, 0)
+        lane = lanes.get(account, 0)  # only tests write events of an account that they do not write
         last[lane] = last.get(lane, 0) + 1
         events.append(rows.event_row(lane, last[lane], account, announcement))
     yield tables.events, "insert", events
@@ -487,6 +567,7 @@ class _Line:
         self._connect = connect
         self._connection: Connection | None = None
         self._turn = asyncio.Lock()
+        self.wary = 0  # so many postings lock first
 
     @asynccontextmanager
     async def taken(self) -> AsyncIterator[Connection]:

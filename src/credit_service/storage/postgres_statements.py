@@ -90,15 +90,15 @@ def load(sources: bool, trials: bool) -> str:
     """The statement that loads a posting, with or without what only refunds and trials need.
 
     Parameters: merchants; lanes; merchants and hashes of keys; the same of sources; merchants of trials. Each table's
-    rows come as one array of rows.
+    rows come as one array of rows; those of accounts end with the version of the row, which each update changes.
     """
     number = count(5)
     found = {
         "accounts": "(SELECT array_agg(ROW({names})) FROM {places} {look_up})".format(
-            names=_names(tables.accounts, "found."),
+            names=f"{_names(tables.accounts, 'found.')}, found.xmin",
             places=_ALL,
             look_up=_LOOK_UP.format(
-                what=_names(tables.accounts),
+                what=f"{_names(tables.accounts)}, xmin",
                 table="accounts",
                 where="merchant_id = place.merchant_id",
                 name="found",
@@ -166,39 +166,55 @@ def columns_of(part: Part) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=256)
-def write(parts: tuple[Part, ...]) -> str:
+def write(parts: tuple[Part, ...], *, guarded: bool = False, opening: bool = False) -> str:
     """The statement that writes these parts, all at once; each takes a value for each of its columns.
 
     Where it writes many rows, these values are arrays. A single row without them costs a lone caller half as much.
+
+    `guarded`: a transaction of its own, which locks a lane (a parameter more) and writes the rest only where it wrote
+    the first part: the one account that it is about, and, unless it is `opening` it, still at the version that is its
+    last parameter. It returns whether it did.
     """
     number = count(1)
-    texts = [f"part_{index} AS ({_part(part, number)})" for index, part in enumerate(parts)]
-    return f"WITH {', '.join(texts)} SELECT 1"
+    if not guarded:
+        texts = [f"part_{index} AS ({_part(part, number)})" for index, part in enumerate(parts)]
+        return f"WITH {', '.join(texts)} SELECT 1"
+    assert parts[0].table is tables.accounts
+    assert not parts[0].many
+    account, *rest = [_part(part, number, "part_0" if index else "locked") for index, part in enumerate(parts)]
+    texts = [f"locked AS MATERIALIZED (SELECT pg_advisory_xact_lock({LOCKS}, ${next(number)}::integer))"]
+    unchanged = "" if opening else f" AND xmin = ${next(number)}::xid"
+    texts += [f"part_0 AS ({account}{unchanged} RETURNING 1)"]
+    texts += [f"part_{index} AS ({text})" for index, text in enumerate(rest, 1)]
+    return f"WITH {', '.join(texts)} SELECT EXISTS (SELECT FROM part_0)"
 
 
-def _part(part: Part, number: "count[int]") -> str:
+def _part(part: Part, number: "count[int]", after: str | None = None) -> str:
+    """The text of a part, which does nothing unless there is something in `after`, where that is given."""
     table, how, many = part
     name, columns = table.name, columns_of(part)
     types = [_type(table, column) for column in columns]
     places = [f"${next(number)}::{type_}{'[]' if many else ''}" for type_ in types]
+    only = "" if after is None else f"EXISTS (SELECT FROM {after})"
     if how == "update" and many:
         changes = ", ".join([f"{column} = new.{column}" for column in _CHANGED[name]])
-        where = " AND ".join([f"old.{column} = new.{column}" for column in _KEYS[name]])
+        where = " AND ".join([*[f"old.{column} = new.{column}" for column in _KEYS[name]], *filter(None, [only])])
         values = f"unnest({', '.join(places)}) new({', '.join(columns)})"
         return f"UPDATE {name} old SET {changes} FROM {values} WHERE {where}"
     if how == "update":
         values_of = dict(zip(columns, places, strict=True))
         changes = ", ".join([f"{column} = {values_of[column]}" for column in _CHANGED[name]])
-        where = " AND ".join([f"{column} = {values_of[column]}" for column in _KEYS[name]])
+        where = " AND ".join([*[f"{column} = {values_of[column]}" for column in _KEYS[name]], *filter(None, [only])])
         return f"UPDATE {name} SET {changes} WHERE {where}"
-    source = f"SELECT * FROM unnest({', '.join(places)})" if many else f"VALUES ({', '.join(places)})"
-    text = f"INSERT INTO {name} ({', '.join(columns)}) {source}"
+    source = f"SELECT * FROM unnest({', '.join(places)})" if many else f"SELECT {', '.join(places)}"
+    text = f"INSERT INTO {name} ({', '.join(columns)}) {source}{only and f' WHERE {only}'}"
     if how == "upsert":
         changes = ", ".join([f"{column} = excluded.{column}" for column in _CHANGED[name]])
         text += f" ON CONFLICT ({', '.join(_KEYS[name])}) DO UPDATE SET {changes}"
     return text
 
 
+TOUCH: Final = "UPDATE accounts SET settled_at = settled_at WHERE merchant_id = $1"
 DELETE_PARKED: Final = (
     "DELETE FROM parked USING unnest($1::bigint[], $2::bytea[]) gone(account, key_hash) "
     "WHERE parked.account = gone.account AND parked.key_hash = gone.key_hash"

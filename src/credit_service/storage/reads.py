@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterat
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from heapq import merge
+from itertools import islice
 from operator import itemgetter
 from typing import Any, TypeVar
 from uuid import UUID
@@ -22,7 +23,9 @@ from credit_service.storage.base import (
     AccountQuery,
     AllAccounts,
     ApiKey,
+    BadRow,
     Books,
+    Claim,
     Held,
     Letter,
     LetterQuery,
@@ -31,6 +34,7 @@ from credit_service.storage.base import (
     Position,
     Positioned,
     PositionedParked,
+    StoredEvent,
     TransactionQuery,
     Undeliverable,
 )
@@ -46,6 +50,7 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 
 _NEWEST = 2**63 - 1
+_EVENT_AT = tables.events.columns.keys().index("at")
 
 
 class Reads(Shops, Erasing):
@@ -256,6 +261,108 @@ class Reads(Shops, Erasing):
 
         return await self._read(read)
 
+    # ---- the outbox
+
+    async def events(self, after: Position, limit: int) -> list[StoredEvent]:
+        """See `base.Store.events`."""
+        places = {f"after_{lane}": last for lane, last in enumerate(after)}
+        # Else most of what is read of a backlog were in vain. A batch is of a few lanes, at one instant.
+        share = min(limit, 5 * limit // self.lanes + 1)
+
+        def read() -> Read[list[StoredEvent]]:
+            by_lane = _by_lane((yield Ask(sql.outbox(self.lanes), places | {"limit": share})))
+            found = _merged(by_lane, limit)
+            cut = {lane: of_it[-1] for lane, of_it in by_lane.items() if len(of_it) == share < limit}
+            if any(row is cut.get(row[0]) for row in found):  # there may be more of it from before what others have
+                found = _merged(_by_lane((yield Ask(sql.outbox(self.lanes), places | {"limit": limit}))), limit)
+            return (yield from told(found))
+
+        return await self._read(read, snapshot=False)
+
+    async def events_of(self, account: int, after: int, limit: int) -> list[StoredEvent]:
+        """See `base.Store.events_of`."""
+        values = {"account": account, "after": after, "limit": limit}
+
+        def read() -> Read[list[StoredEvent]]:
+            return (yield from told((yield Ask(sql.EVENTS_OF, values))))
+
+        return await self._read(read, snapshot=False)
+
+    async def last_events(self) -> Position:
+        """See `base.Store.last_events`."""
+
+        def read() -> Read[Position]:
+            (last,) = yield Ask(sql.last_events(self.lanes))
+            return tuple(last)
+
+        return await self._read(read)
+
+    async def position_at(self, at: int) -> Position:
+        """See `base.Store.position_at`. Found by halving: within a lane there is no gap, and time goes on."""
+
+        def read() -> Read[Position]:
+            ((*last,),) = yield Ask(sql.last_events(self.lanes))
+            position = []
+            for lane, end in enumerate(last):
+                before = 0
+                while before < end:
+                    middle = (before + end + 1) // 2
+                    ((told_at,),) = yield Ask(sql.EVENT_AT, {"lane": lane, "id": middle})
+                    before, end = (middle, end) if told_at < at else (before, middle - 1)
+                position.append(before)
+            return tuple(position)
+
+        return await self._read(read)
+
+    async def claim(self, reader: str, owner: str, now: int, lease_seconds: float) -> Claim | None:
+        """See `base.Store.claim`."""
+        until = now + int(lease_seconds * 1_000_000)
+        if await self._write([Ask(sql.CLAIM, {"of": reader, "by": owner, "at": now, "until": until})]) == 0:
+            first = Claim(reader, owner, 1, (0,) * self.lanes, until)
+            if await self._cursor(reader) is not None or not await self._first_claim(first):
+                return None
+        claim = await self._cursor(reader)
+        return claim if claim is not None and claim.owner == owner else None
+
+    async def _first_claim(self, claim: Claim) -> bool:
+        """Claim for a reader that is new; False where another was faster."""
+        try:
+            await self._write(
+                [Ask(sql.INSERT_CURSOR, claim._asdict() | {"position": rows.position_text(claim.position)})]
+            )
+        except BadRow:
+            return False
+        return True
+
+    async def _cursor(self, reader: str) -> Claim | None:
+        def read() -> Read[Claim | None]:
+            return next(map(rows.claim, (yield Ask(sql.CURSOR, {"of": reader}))), None)
+
+        return await self._read(read)
+
+    async def advance(self, claim: Claim, position: Position, now: int, lease_seconds: float) -> Claim | None:
+        """See `base.Store.advance`."""
+        until = now + int(lease_seconds * 1_000_000)
+        values = {**_still(claim), "reached": rows.position_text(position), "until": until}
+        advanced = await self._write([Ask(sql.ADVANCE, values)]) == 1
+        return claim._replace(position=position, leased_until=until) if advanced else None
+
+    async def release(self, claim: Claim) -> None:
+        """See `base.Store.release`."""
+        await self._write([Ask(sql.RELEASE, _still(claim))])
+
+    async def cursors(self) -> list[Claim]:
+        """See `base.Store.cursors`."""
+
+        def read() -> Read[list[Claim]]:
+            return list(map(rows.claim, (yield Ask(sql.CURSORS))))
+
+        return await self._read(read)
+
+    async def drop_cursor(self, reader: str) -> None:
+        """See `base.Store.drop_cursor`."""
+        await self._write([Ask(sql.DROP_CURSOR, {"of": reader})])
+
     # ---- dead letters
 
     async def put_aside(self, letters: Sequence[Undeliverable]) -> int:
@@ -340,6 +447,10 @@ class Reads(Shops, Erasing):
             await self._write([Ask(sql.USE_KEY, {"key": key_id, "used": at}) for key_id, at in used.items()])
 
 
+def _still(claim: Claim) -> dict[str, Any]:
+    return {"of": claim.reader, "held": claim.epoch, "by": claim.owner}
+
+
 def _asked(query: AccountQuery | TransactionQuery | LetterQuery) -> dict[str, Any]:
     return {name: value for name, value in query._asdict().items() if value is not None and value is not False}
 
@@ -391,6 +502,35 @@ def _with_due_grants(accounts: Iterable[Account], at: int) -> Read[list[Held]]:
     return [Held(account, grants.get(account.number, ())) for account in accounts]
 
 
+def told(found: Sequence[Row]) -> Read[list[StoredEvent]]:
+    """The events of these rows, with the transactions that they tell of."""
+    if not found:
+        return []
+    accounts = yield Find(tables.accounts, ("number",), [(number,) for number in {row[2] for row in found}])
+    merchants = {row[0]: UUID(bytes=row[1]) for row in accounts}
+    causes = {(row[2], row[5]) for row in found if row[5] is not None}
+    stored = (yield Find(tables.transactions, ("account", "sequence"), list(causes))) if causes else []
+    told = {(row[0], row[1]): rows.transaction(merchants[row[0]], row) for row in stored}
+    return [rows.stored_event(row, merchants[row[2]], told.get((row[2], row[5]))) for row in found]
+
+
+def _merged(by_lane: Mapping[int, Sequence[Row]], limit: int) -> list[Row]:
+    """The first events of all lanes, by time; each lane keeps its order, whatever its instants.
+
+    Of one instant, which is that of a whole batch, lanes take turns.
+    """
+    lanes = [[(row[_EVENT_AT], place, row) for place, row in enumerate(of_it)] for of_it in by_lane.values()]
+    return [row for _, _, row in islice(merge(*lanes, key=itemgetter(0, 1)), limit)]
+
+
+def _by_lane(found: Sequence[Row]) -> dict[int, list[Row]]:
+    """Rows that begin with their lane, by lane: each keeps its order, whatever its instants."""
+    by_lane: dict[int, list[Row]] = {}
+    for row in found:
+        by_lane.setdefault(row[0], []).append(row)
+    return by_lane
+
+
 def _with_merchants(found: Sequence[Row]) -> Read[Iterator[Transaction]]:
     """The transactions of these rows; those of no account are left out, they are for `strays` to tell."""
     if not found:
@@ -405,11 +545,8 @@ def _newest_first(found: Sequence[Row], start: Position) -> Iterator[tuple[Posit
 
     A lane's rows keep their order, whatever their instants; among lanes the newest comes first.
     """
-    by_lane: dict[int, list[Row]] = {}
-    for row in found:
-        by_lane.setdefault(row[0], []).append(row)
     position = list(start)
-    for row in merge(*by_lane.values(), key=itemgetter(2), reverse=True):
+    for row in merge(*_by_lane(found).values(), key=itemgetter(2), reverse=True):
         position[row[0]] = row[1]
         yield tuple(position), row[3:]
 

@@ -20,7 +20,7 @@ from credit_service.ledger.account import (
     Transaction,
     TypeTotal,
 )
-from credit_service.storage.base import ApiKey, Letter, Undeliverable
+from credit_service.storage.base import ApiKey, Claim, Letter, StoredEvent, Undeliverable
 
 Row = tuple[Any, ...]
 
@@ -38,6 +38,7 @@ def key_hash(key: str) -> bytes:
     return blake2b(key.encode(), digest_size=16).digest()
 
 
+position: Final = msgspec.json.Decoder(tuple[int, ...]).decode
 draws: Final = msgspec.json.Decoder(tuple[Draw, ...]).decode
 _by_type: Final = msgspec.json.Decoder(dict[str, TypeTotal]).decode
 _encoder: Final = msgspec.json.Encoder()
@@ -111,6 +112,24 @@ def event_row(lane: int, identifier: int, account_number: int, announcement: Ann
     number, type_, sequence, available, at, detail = announcement
     text = None if detail is None else _text(detail)
     return (lane, identifier, account_number, number, type_, sequence, available, at, text)
+
+
+def stored_event(row: Row, merchant_id: UUID, cause: Transaction | None) -> StoredEvent:
+    """What stands in the outbox, from its row, its account's merchant, and the transaction that it tells of."""
+    *announced, detail = row[3:]
+    told = None if detail is None else msgspec.json.decode(detail)
+    return StoredEvent(row[0], row[1], row[2], merchant_id, Announcement._make((*announced, told)), cause)
+
+
+def position_text(value: tuple[int, ...]) -> str:
+    """A position in the outbox, as a cursor keeps it."""
+    return _text(value)
+
+
+def claim(row: Row) -> Claim:
+    """A reader's claim from its row of `event_cursors`."""
+    reader, where, epoch, owner, leased_until = row
+    return Claim(reader, owner, epoch, position(where), leased_until)
 
 
 def given_back_row(account_number: int, given: GivenBack) -> Row:

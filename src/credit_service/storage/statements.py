@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     bindparam,
     case,
+    delete,
     func,
     insert,
     literal_column,
@@ -274,6 +275,55 @@ def _totals() -> Select[Any]:
 
 
 TOTALS: Final = _totals()
+
+# ---- the outbox
+
+_cursors = tables.event_cursors
+_mine = _cursors.c.reader == _value("of")
+_still = (_mine, _cursors.c.epoch == _value("held"), _cursors.c.owner == _value("by"))
+
+
+@lru_cache(maxsize=8)
+def outbox(lanes: int) -> Any:
+    """The statement that reads on from a position of the outbox, a number for each of its lanes."""
+    e = _events.c
+    pages = []
+    for lane in range(lanes):
+        page = select(_events).where(e.lane == literal_column(str(lane)), e.id > _number(f"after_{lane}"))
+        pages.append(page.order_by(e.id).limit(_number("limit")))
+    if lanes == 1:
+        return pages[0]
+    return union_all(*[select(page.subquery()) for page in pages])
+
+
+EVENTS_OF: Final = (
+    select(_events)
+    .where(_events.c.account == _value("account"), _events.c.number > _value("after"))
+    .order_by(_events.c.number)
+    .limit(_number("limit"))
+)
+
+
+@lru_cache(maxsize=8)
+def last_events(lanes: int) -> Select[Any]:
+    """The statement that tells the last event of each lane, lane by lane."""
+    e = _events.c
+    of = [select(func.max(e.id)).where(e.lane == literal_column(str(lane))) for lane in range(lanes)]
+    return select(*[func.coalesce(last.scalar_subquery(), _ZERO) for last in of])
+
+
+EVENT_AT: Final = select(_events.c.at).where(_events.c.lane == _value("lane"), _events.c.id == _value("id"))
+CURSORS: Final = select(_cursors).order_by(_cursors.c.reader)
+CURSOR: Final = select(_cursors).where(_mine)
+INSERT_CURSOR: Final = insert(_cursors)
+CLAIM: Final = (
+    update(_cursors)
+    .where(_mine, or_(_cursors.c.leased_until <= _value("at"), _cursors.c.owner == _value("by")))
+    .values(owner=_value("by"), epoch=_cursors.c.epoch + _ONE, leased_until=_value("until"))
+)
+ADVANCE: Final = update(_cursors).where(*_still).values(position=_value("reached"), leased_until=_value("until"))
+RELEASE: Final = update(_cursors).where(*_still).values(leased_until=_ZERO)
+DROP_CURSOR: Final = delete(_cursors).where(_mine)
 
 # ---- what waits, and what was put aside
 

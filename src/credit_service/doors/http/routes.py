@@ -4,9 +4,9 @@ import base64
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
 from hashlib import blake2b
-from typing import Annotated, Any, ClassVar, Final, cast
+from typing import Annotated, Any, ClassVar, Final, Protocol, cast
 from urllib.parse import parse_qsl, urlencode
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -28,10 +28,36 @@ from credit_service.messages.shapes import encode
 from credit_service.observability import Metrics
 from credit_service.posting import Posting
 from credit_service.settings import Settings
-from credit_service.storage.base import Store
+from credit_service.storage.base import Position, Store
 
 PREFIX = "/api/v1"
 _WHOLE = re.compile("-?[0-9]+")
+
+
+Follow = Callable[[int | None, Position], AsyncGenerator[bytes]]
+"""Lines of events after a position, of one account or of all, as they come; empty where there were none for a while."""
+
+
+class Publishing(Protocol):
+    """What publishes events, as far as it is asked. `fault`: why it does not, where that is so."""
+
+    fault: str | None
+
+    async def lag_seconds(self) -> float:
+        """How long the oldest event has waited that is not published. Raises StorageError."""
+        ...
+
+
+class Webhooks(Protocol):
+    """What sends webhooks, as far as it is asked."""
+
+    async def check_target(self, url: str) -> None:
+        """Raise OSError, with a sentence, where no webhook may go."""
+        ...
+
+    def changed(self) -> None:
+        """An endpoint was registered or changed, or something is to be sent to it."""
+        ...
 
 
 class Parts:
@@ -47,8 +73,14 @@ class Parts:
         settings: Settings,
         metrics: Metrics,
         is_stopping: Callable[[], bool],
+        follow: Follow,
+        webhooks: Webhooks,
         broker: Broker | None = None,
+        publishing: Publishing | None = None,
     ) -> None:
+        self.publishing = publishing
+        self.follow = follow
+        self.webhooks = webhooks
         self.broker = broker
         self.is_stopping = is_stopping
         self.metrics = metrics
@@ -79,6 +111,7 @@ class ScopedRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         parameters = frozenset(field.alias for field in self.dependant.query_params)
+        takes_body = self.body_field is not None or "requestBody" in (self.openapi_extra or {})
 
         async def scoped(request: Request) -> Response:
             call = call_of(request)
@@ -86,8 +119,10 @@ class ScopedRoute(APIRoute):
                 if self.needed is not None:
                     await call.caller(self.needed)
                     _check_query(call.query, parameters)
-                if request.method in ("POST", "PUT", "PATCH") and self.media_types:
-                    request.scope["credit.json"] = self._json(request, call)
+                if request.method in ("POST", "PUT", "PATCH") and self.media_types and (takes_body or call.body):
+                    request.scope["credit.json"] = value = self._json(request, call)
+                    if not takes_body and value != {}:
+                        raise of_faults([Fault("", "not_allowed", "Nothing is to be said here.")])
                 return await handle(_Request(request.scope, request.receive))
             except (Problem, Invalid, RequestValidationError, HTTPException):
                 raise
@@ -259,15 +294,20 @@ def page(
     has_previous: bool,
     number: int | None = None,
     total: int | None = None,
+    has_next: bool | None = None,
 ) -> Response:
-    """A page of a list. With a `number` the links go by it, else by cursor."""
+    """A page of a list. With a `number` the links go by it, else by cursor.
+
+    `has_next`: whether there is more, of a list whose pages all have a next cursor.
+    """
     asked = dict(parse_qsl(call.query.decode("latin-1"), keep_blank_values=True))
 
     def link(**changed: str) -> str:
         query = {name: value for name, value in (asked | changed).items() if name != "cursor" or "page" not in changed}
         return f"{call.path}?{urlencode(query)}" if query else call.path
 
-    has_next = next_cursor is not None if number is None else number * limit < (total or 0)
+    if has_next is None:
+        has_next = next_cursor is not None if number is None else number * limit < (total or 0)
     previous = number - 1 if number is not None and number > 1 else None
     following = None
     if has_next:
