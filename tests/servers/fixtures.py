@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.servers.nats import Nats, broker
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import Databases, Postgres, databases
 from tests.servers.processes import Missing
@@ -122,6 +123,20 @@ def new_postgres() -> Iterator[Callable[..., Postgres]]:
     """Starts a PostgreSQL of the test's own, to be stopped, killed and paused."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(_have(lambda: Postgres(**options)))
+
+
+@pytest.fixture
+def nats_url() -> Iterator[str]:
+    """The URL of a NATS with JetStream, on which there is no stream of ours yet."""
+    with ExitStack() as stack:
+        yield _have(lambda: stack.enter_context(broker()))
+
+
+@pytest.fixture
+def new_nats() -> Iterator[Callable[..., Nats]]:
+    """Starts a NATS of the test's own, to be stopped, killed and paused."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(_have(lambda: Nats(**options)))
 
 
 @pytest.fixture

