@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote, unquote, urlsplit
 
-import nats
 from nats.aio.client import Client
 
 from tests.servers.processes import Folder, Missing, Process, on_free_port, open_to_all, state, wait_until
@@ -32,14 +31,15 @@ _PASSWORD = "p@ss:w/rd%20"
 async def connected(url: str) -> AsyncIterator[Client]:
     """A connection beside the service's own code. nats-py takes user and password of a URL as they are written."""
     parts = urlsplit(url)
-    connection = await nats.connect(
-        parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
-        user=unquote(parts.username or "") or None,
-        password=unquote(parts.password or "") or None,
-        connect_timeout=2,
-        allow_reconnect=False,
-    )
+    connection = Client()
     try:
+        await connection.connect(
+            parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
+            user=unquote(parts.username or "") or None,
+            password=unquote(parts.password or "") or None,
+            connect_timeout=2,
+            allow_reconnect=False,
+        )
         yield connection
     finally:
         await connection.close()

@@ -40,7 +40,7 @@ async def test_every_test_gets_one_without_streams(nats_url: str) -> None:
 
 async def test_a_wrong_password_is_refused(new_nats: Callable[..., Nats]) -> None:
     parts = urlsplit(new_nats().url)
-    with pytest.raises(nats.errors.Error, match="(?i)authorization"):
+    with pytest.raises(nats.errors.Error, match=r"Authorization Violation"):
         async with connected(f"nats://{parts.username}:guess@127.0.0.1:{parts.port}"):
             pass
 
@@ -88,19 +88,19 @@ def test_a_given_server_is_used_and_left_without_our_streams(monkeypatch: pytest
             with broker() as url:
                 assert url == server.url
                 asyncio.run(publish(url))
-        asyncio.run(publish(url, "OTHERS"))
+        asyncio.run(publish(server.url, "OTHERS"))
         with broker():
             pass
-        assert asyncio.run(messages(url, "OTHERS")) == 1
+        assert asyncio.run(messages(server.url, "OTHERS")) == 1
 
 
 def test_the_binary_may_be_given_or_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TEST_NATS_BIN", "/somewhere/nats-server")
     assert find_binary() == Path("/somewhere/nats-server")
     monkeypatch.delenv("TEST_NATS_BIN")
-    monkeypatch.setattr(servers.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(servers.shutil, "which", lambda name, path: None)
+    monkeypatch.setattr("shutil.which", lambda name, path: None)
     with pytest.raises(Missing, match="TEST_NATS_URL"):
         find_binary()
 
