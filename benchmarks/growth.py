@@ -42,7 +42,7 @@ class Grown(Ledger):
         """Give each merchant its trial and so many spends, and the hot account its history."""
         await self.rate(1_000, [OpenAccount(merchant_id=m, key=trial_key(m)) for m in self.merchants])
         per_turn = hot // max(each, 1)
-        history: list[Command] = [self._of_hot(number, hot) for number in range(hot)]
+        history: list[Command] = [self.of_hot(number, hot) for number in range(hot)]
         for turn in range(each):
             # Interleaved as in life: a merchant's transactions lie far from each other on the disk.
             some: list[Command] = [spend(merchant) for merchant in random.sample(self.merchants, len(self.merchants))]
@@ -63,7 +63,8 @@ class Grown(Ledger):
         assert transaction is not None
         return transaction.created_at
 
-    def _of_hot(self, number: int, hot: int) -> Command:
+    def of_hot(self, number: int, hot: int) -> Command:
+        """A spend of the hot account, of which there are to be so many."""
         command = spend(self.merchants[0])
         if number % (hot // 10) == 0:
             return replace(command, type=ORDER_PAID)
@@ -74,7 +75,7 @@ class Grown(Ledger):
     async def alone(self, times: int) -> float:
         """A posting that nobody else waits with."""
         async with self.posting(max_batch=1_000) as posting:
-            return await _each(times, lambda: posting.submit(spend(random.choice(self.merchants))))
+            return await each(times, lambda: posting.submit(spend(random.choice(self.merchants))))
 
     async def together(self, times: int, spends: Callable[[int], Sequence[Command]]) -> float:
         """Postings in batches of 1,000."""
@@ -134,7 +135,7 @@ class Grown(Ledger):
         assert await self.store.totals(TransactionQuery(number, start_at=self.middle_at, end_at=self.later_at))
 
 
-async def _each(times: int, ask: Callable[[], Awaitable[object]]) -> float:
+async def each(times: int, ask: Callable[[], Awaitable[object]]) -> float:
     took = []
     for _ in range(times):
         begun = time.perf_counter()
@@ -164,12 +165,15 @@ async def _opened(path: Path, merchants: Sequence[UUID]) -> AsyncIterator[Grown]
         await store.close()
 
 
-def _ways(ledger: Grown, quick: bool) -> Mapping[str, tuple[Way, bool]]:
-    """What is measured of a ledger by its name, and whether something is owed: it must not grow with history."""
-    postings, reads, slow = (1_000, 20, 2) if quick else (2_000, 200, 10)
+def ways_of(ledger: Grown, quick: bool, slow: int) -> Mapping[str, tuple[Way, bool]]:
+    """What is measured of a ledger by its name, and whether something is owed: it must not grow with history.
+
+    `slow`: how often in a round what goes through the history is asked.
+    """
+    postings, reads = (1_000, 20) if quick else (2_000, 200)
 
     def read(ask: Callable[[], Awaitable[object]], times: int = reads) -> Way:
-        return partial(_each, times, ask)
+        return partial(each, times, ask)
 
     return {
         "an account, its balance or stats": (read(ledger.account), True),
@@ -196,9 +200,10 @@ def _ways(ledger: Grown, quick: bool) -> Mapping[str, tuple[Way, bool]]:
 
 async def run(quick: bool) -> list[Figure]:
     """Every way of a large ledger over the same of a small one."""
-    rounds, each, hot = (3, 2, 10_000) if quick else (7, 90, 100_000)
-    async with _grown(0, 1_000) as small, _grown(each, hot) as large:
-        ways = {"small": _ways(small, quick), "large": _ways(large, quick)}
+    rounds, turns, hot = (3, 2, 10_000) if quick else (7, 90, 100_000)
+    async with _grown(0, 1_000) as small, _grown(turns, hot) as large:
+        slow = 2 if quick else 10
+        ways = {"small": ways_of(small, quick, slow), "large": ways_of(large, quick, slow)}
         figures = []
         for what, (_, owes) in ways["small"].items():
             took = await interleaved(rounds, {size: of_size[what][0] for size, of_size in ways.items()})

@@ -21,7 +21,6 @@ from benchmarks import growth
 from benchmarks.growth import MERCHANTS, OWED, PAGE, Grown, Way
 from benchmarks.measure import Figure, figure, interleaved, ratio
 from benchmarks.postgres import opened, server
-from credit_service.storage.base import TransactionQuery
 
 BYTES_EACH = 1_200
 """Of a transaction with its indexes and its event, on the disk; measured, and rounded up."""
@@ -45,8 +44,7 @@ async def run(quick: bool) -> list[Figure]:
                 for each in (url, other):
                     await _settled(each)
                 figures = await _compared(small, large, rounds, quick)
-                count = await large.store.count(TransactionQuery())
-                size = await _size(other)
+                count, size = await _sizes(other)
     return [
         *figures,
         figure("transactions in the large ledger at the end", [count], ""),
@@ -58,8 +56,8 @@ async def run(quick: bool) -> list[Figure]:
 def _ways(ledger: Grown, quick: bool) -> Mapping[str, tuple[Way, bool]]:
     """Those of `growth`, and a page that is asked for by its number, which is the 50,000th where there are as many."""
     offset = min(50_000 * PAGE, ledger.hot_account.sequence // 2)
-    numbered = partial(growth._each, 20 if quick else 200, partial(ledger.page, offset=offset))
-    return {"history, page 50,000": (numbered, True), **growth._ways(ledger, quick)}
+    numbered = partial(growth.each, 20 if quick else 200, partial(ledger.page, offset=offset))
+    return {"history, page 50,000": (numbered, True), **growth.ways_of(ledger, quick, slow=1)}
 
 
 async def _compared(small: Grown, large: Grown, rounds: int, quick: bool) -> list[Figure]:
@@ -84,10 +82,10 @@ async def _grown(url: str, each: int, hot: int, more: int) -> AsyncIterator[Grow
         ledger = Grown(store, [UUID(bytes=os.urandom(16), version=4) for _ in range(MERCHANTS)])
         await ledger.load(each, hot)
         for _ in range(more // 10_000):
-            await ledger.rate(1_000, ledger.hot(10_000))
+            # In batches of 100 and of the same kinds, so that a period and a filter find as much as in the small one.
+            await ledger.rate(100, [ledger.of_hot(number, 10**9) for number in range(1, 10_001)])
         await ledger.rate(1_000, ledger.uniform(1_000))
-        (held,) = (await store.held(ledger.merchants[:1], 0)).values()
-        ledger.hot_account = held.account
+        await ledger.look()
         yield ledger
     finally:
         await store.close()
@@ -103,9 +101,11 @@ async def _settled(url: str) -> None:
         await connection.close()
 
 
-async def _size(url: str) -> float:
+async def _sizes(url: str) -> tuple[float, float]:
+    """How many transactions there are, and how many bytes the database takes."""
     connection: asyncpg.Connection[Any] = await asyncpg.connect(url)
     try:
-        return float(await connection.fetchval("SELECT pg_database_size(current_database())"))
+        asked = "SELECT sum(sequence)::bigint, pg_database_size(current_database()) FROM accounts"
+        return tuple(map(float, await connection.fetchrow(asked)))  # type: ignore[arg-type, return-value]
     finally:
         await connection.close()

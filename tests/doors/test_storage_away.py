@@ -71,6 +71,22 @@ def every_writing_route(running: Running, merchant: str) -> dict[str, Callable[[
     }
 
 
+def held_up(running: Running, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Let postings wait in the store: set once one has begun there, and to be set for them to go on."""
+    store: Any = running.service.store
+    post = store.post
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def slow(*args: Any) -> Writes:
+        begun.set()
+        await gate.wait()
+        found: Writes = await post(*args)
+        return found
+
+    monkeypatch.setattr(store, "post", slow)
+    return begun, gate
+
+
 @only_on("sqlite")
 @pytest.mark.parametrize("away", [locked, read_only, full], ids=lambda away: away.__name__)
 def test_a_database_that_cannot_be_written_answers_503_and_loses_nothing(
@@ -211,17 +227,7 @@ def test_a_full_queue_and_a_passed_deadline_are_told_as_what_they_are(
 ) -> None:
     running = start(posting_queue_size=2, posting_deadline_seconds=1)
     merchant = running.open()
-    store: Any = running.service.store
-    post = store.post
-    begun, gate = asyncio.Event(), asyncio.Event()
-
-    async def slow(*args: Any) -> Writes:
-        begun.set()
-        await gate.wait()
-        found: Writes = await post(*args)
-        return found
-
-    monkeypatch.setattr(store, "post", slow)
+    begun, gate = held_up(running, monkeypatch)
 
     async def four() -> list[httpx2.Response]:
         headers = {"authorization": f"Bearer {running.keys['write']}"}
@@ -291,17 +297,7 @@ def test_a_caller_that_gives_up_does_not_cancel_its_posting(
 ) -> None:
     running = start()
     merchant = running.open()
-    store: Any = running.service.store
-    post = store.post
-    begun, gate = asyncio.Event(), asyncio.Event()
-
-    async def slow(*args: Any) -> Writes:
-        begun.set()
-        await gate.wait()
-        found: Writes = await post(*args)
-        return found
-
-    monkeypatch.setattr(store, "post", slow)
+    begun, gate = held_up(running, monkeypatch)
     with running.connection() as connection:
         body = str(posting(merchant)).replace("'", '"')
         connection.send(
