@@ -4,9 +4,10 @@ uv run python -m scripts.pages
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from scripts import errors, http_reference, openapi, settings
+from scripts import asyncapi, errors, events_reference, http_reference, openapi, settings
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES: dict[str, Callable[[], str]] = {
@@ -14,8 +15,12 @@ PAGES: dict[str, Callable[[], str]] = {
     "http.md": http_reference.page,  # of the document that was just written
     "errors.md": errors.page,
     "settings.md": settings.page,
+    "asyncapi.json": asyncapi.text,
+    "events.md": events_reference.page,
+    **{name: partial(events_reference.schema, kind) for name, kind in events_reference.SCHEMAS.items()},
 }
 
 if __name__ == "__main__":
     for name, page in PAGES.items():
+        (DOCS / name).parent.mkdir(exist_ok=True)
         (DOCS / name).write_text(page(), encoding="utf-8")

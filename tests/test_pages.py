@@ -18,6 +18,10 @@ def test_a_generated_page_is_what_its_source_makes_of_it(name: str) -> None:
     assert (DOCS / name).read_text(encoding="utf-8") == PAGES[name](), "run: uv run python -m scripts.pages"
 
 
+def test_every_schema_is_of_an_event() -> None:
+    assert {f"schemas/{path.name}" for path in (DOCS / "schemas").iterdir()} <= set(PAGES)
+
+
 def test_the_page_of_errors_has_a_heading_for_each_code_and_no_other() -> None:
     page = (DOCS / "errors.md").read_text(encoding="utf-8")
     assert re.findall("^## (.*)$", page, flags=re.MULTILINE) == list(CODES)

@@ -4,7 +4,7 @@ import logging
 import sys
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -75,7 +75,9 @@ class Metrics:
         self._refused = named("credits_refused", "Commands and facts refused", ["code"])
         self._conflicting = named("credits_events_conflicting", "Facts told again with other content")
         self._consumed = named("credits_events_consumed", "Events taken", ["subject", "outcome"])
-        self._dead_letters = named("credits_dead_letters", "Facts that could not be applied and were put aside")
+        self._redelivered = named("credits_events_redelivered", "Events that the broker delivered again", ["subject"])
+        self._published = named("credits_events_published", "Events published to NATS", ["event_type"])
+        self._dead_letters = named("credits_dead_letters", "Events that could not be applied and were put aside")
         self.processing = [0] * (len(_SECONDS) + 1)  # commands by how long they took, in the buckets of _SECONDS
         self.processing_seconds = 0.0
         self._batch_size = prometheus.Histogram(
@@ -87,6 +89,7 @@ class Metrics:
         self._low = gauge("credits_merchants_low_balance", "Merchants at or below their threshold, but not at zero")
         self._parked = gauge("credits_parked_events", "Refunds that wait for their order or payment")
         self._storage_up = gauge("credits_storage_up", "1 where the database answered just now, 0 where it is away")
+        self._lag = gauge("credits_outbox_lag_seconds", "How long the oldest event waits that NATS does not have yet")
         self.balances: list[tuple[str, int]] = []  # by merchant, asked for at each scrape and only where it is set
         self._http = prometheus.Histogram(
             "credits_http_request_duration_seconds",
@@ -121,6 +124,23 @@ class Metrics:
     def consumed(self, subject: str, outcome: str) -> None:
         """Count an event that came in; `subject` is one of the catalogue."""
         self._consumed.labels(subject, outcome).inc()
+
+    def redelivered(self, subject: str) -> None:
+        """Count an event that the broker delivers not for the first time."""
+        self._redelivered.labels(subject).inc()
+
+    def put_aside(self, count: int) -> None:
+        """Count events that came in, could not be applied, and are kept as dead letters."""
+        self._dead_letters.inc(count)
+
+    def published(self, types: Mapping[str, int]) -> None:
+        """Count events that were published to NATS, by their type."""
+        for type_, count in types.items():
+            self._published.labels(type_).inc(count)
+
+    def lagging(self, seconds: float) -> None:
+        """Note how long the oldest event has waited that is not published."""
+        self._lag.set(seconds)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request, by its route's template."""

@@ -17,17 +17,27 @@ import structlog
 import uvicorn
 
 from credit_service import __version__
+from credit_service.broker import Broker
 from credit_service.doors.auditor import Auditor
 from credit_service.doors.http import plugin_status
 from credit_service.doors.http.app import make_app
+from credit_service.doors.http.feed import cursor_at
 from credit_service.doors.http.keys import Keyring, new_key
 from credit_service.doors.http.protocol import LimitedProtocol
 from credit_service.doors.http.routes import PREFIX, Parts
 from credit_service.doors.http.shell import Application, Receive, Scope, Send
+from credit_service.doors.jetstream.consumer import Consumer
+from credit_service.doors.jetstream.subjects import Subjects
+from credit_service.doors.jetstream.taking import Taking
 from credit_service.doors.sweeper import keep_sweeping
 from credit_service.gate.status import Gate
 from credit_service.ledger.decide import Outcome
 from credit_service.observability import Metrics
+from credit_service.outlets.dead_letters import DeadLetters
+from credit_service.outlets.jetstream import PAGE, READER, Publisher
+from credit_service.outlets.reader import Reader
+from credit_service.outlets.stream import Stream
+from credit_service.outlets.wake import Wake
 from credit_service.posting import Posting
 from credit_service.settings import Settings
 from credit_service.storage.base import StorageError, Store, Writes
@@ -41,11 +51,12 @@ _log = structlog.get_logger()
 
 
 class Service:
-    """A running service: the parts, and the HTTP application that serves them."""
+    """A running service: the parts, and the HTTP application that serves them; one of several `workers`, or alone."""
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    def __init__(self, store: Store, settings: Settings, worker: int = 0, workers: int = 1) -> None:
         policy = settings.policy
         self.metrics = Metrics()
+        self.wake = Wake()
         self.gate = Gate(
             store,
             policy,
@@ -71,10 +82,32 @@ class Service:
         self.auditor = Auditor(store)
         drifting = "Accounts that disagree with their last transaction or their grants"
         self.metrics.gauge("credits_ledger_drift_accounts", drifting, lambda: self.auditor.drifting)
-        self.app: Application = make_app(
-            Parts(store, self.posting, self.gate, self.keyring, policy, settings, self.metrics, lambda: self.stopping),
-            self.running,
+        self.stream = Stream(store, self.wake, settings.service_source, cursor_at)
+        self.broker: Broker | None = None
+        self.publishing: Reader | None = None
+        if url := settings.nats_url.get_secret_value():
+            self.broker = Broker(url, name=settings.nats_consumer, replicas=settings.nats_stream_replicas)
+            self.dead_letters = DeadLetters(store, self.broker)
+            subjects, wake = Subjects(settings.remapped_subjects), self.dead_letters.wake
+            taking = Taking(store, self.posting, self.metrics, subjects, settings, wake)
+            self.consumer = Consumer(self.broker, subjects, taking, settings, worker, workers)
+            publisher = Publisher(self.broker, settings.service_source, self.metrics.published)
+            begin, deliver = publisher.begin, publisher.deliver
+            self.publishing = Reader(store, READER, deliver, begin=begin, wake=self.wake, page=PAGE)
+        parts = Parts(
+            store,
+            self.posting,
+            self.gate,
+            self.keyring,
+            policy,
+            settings,
+            self.metrics,
+            self._is_stopping,
+            self.stream.follow,
+            self.broker,
+            self.publishing,
         )
+        self.app: Application = make_app(parts, self.running)
         self.tracing: Tracing | None = None
         if settings.tracing_enabled:
             from credit_service.doors.http import tracing  # takes long to import, and is rarely asked for
@@ -82,9 +115,16 @@ class Service:
             self.tracing = tracing.Tracing(settings)
             self.app = self.tracing.around(self.app)
 
+    def _is_stopping(self) -> bool:
+        return self.stopping
+
     def _committed(self, writes: Writes) -> None:
         self.gate.committed(writes.accounts.values())
         self.metrics.committed(writes)
+        if writes.announcements:
+            self.wake.committed()
+        if writes.dead_letters and self.broker is not None:
+            self.dead_letters.wake()
 
     def _measured(self, outcomes: Sequence[Outcome], seconds: Sequence[float]) -> None:
         self.metrics.decided(outcomes, seconds)
@@ -101,9 +141,17 @@ class Service:
         ]
         if accounts := self.settings.audit_accounts_per_second:
             tasks.append(asyncio.create_task(self.auditor.keep_auditing(accounts), name="auditor"))
+        if self.broker is not None:
+            self.broker.start()
+            self.consumer.start()
+            tasks.append(asyncio.create_task(self.dead_letters.keep_publishing(), name="dead letters"))
+        if self.publishing is not None:
+            tasks.append(asyncio.create_task(self.publishing.run(), name="publisher"))
         try:
             yield
         finally:
+            if self.broker is not None:
+                await self.consumer.stop()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -112,6 +160,8 @@ class Service:
                 with contextlib.suppress(StorageError):
                     await self.keyring.flush()
             finally:
+                if self.broker is not None:
+                    await self.broker.close()
                 await self.store.close()
                 if self.tracing is not None:
                     await self.tracing.close()
@@ -167,9 +217,9 @@ async def prepare(settings: Settings, listening: socket.socket) -> None:
     await store.close()
 
 
-async def serve_on(settings: Settings, listening: socket.socket, worker: int) -> None:
+async def serve_on(settings: Settings, listening: socket.socket, worker: int, workers: int) -> None:
     """Serve on a socket that several workers share, everything being prepared."""
-    await _serve(settings, listening, await database_of(settings).opened(), worker)
+    await _serve(settings, listening, await database_of(settings).opened(), worker, workers)
 
 
 async def _prepared(settings: Settings, listening: socket.socket) -> Store:
@@ -185,9 +235,9 @@ async def _prepared(settings: Settings, listening: socket.socket) -> Store:
     return store
 
 
-async def _serve(settings: Settings, listening: socket.socket, store: Store, worker: int = 0) -> None:
+async def _serve(settings: Settings, listening: socket.socket, store: Store, worker: int = 0, workers: int = 1) -> None:
     quieten_garbage_collection()
-    service = Service(store, settings)
+    service = Service(store, settings, worker, workers)
     with contextlib.ExitStack() as stack:
         beside = None
         if settings.metrics_port:
@@ -213,6 +263,11 @@ class Server(uvicorn.Server):
         self._service = service
         self._delay = settings.shutdown_delay_seconds
         self._loop = asyncio.get_running_loop()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams first, which would never end by themselves; then finish what is under way."""
+        self._service.stream.close()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the stop, a second one ends the delay."""

@@ -33,6 +33,11 @@ _POSTGRES = re.compile(
     r"((?:[^:@/?#\s]+(?::[^:@/?#\s]*)?@)?(?:[\w.\-]*|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?"
     r"/[^:@/?#\s]+(?:\?[^@#\s]*)?)"
 )
+_NATS = re.compile(
+    r"(?:nats|tls)://(?:[^:@/?#\s]+(?::[^:@/?#\s]*)?@)?(?:[\w.\-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?/?"
+)
+_SUBJECT = re.compile(r"[\w-]+(\.[\w-]+)*")
+_RANGE = re.compile(r"(\d{1,3})(?:-(\d{1,3}))?")
 _WORD = re.compile(r"\w{1,64}")
 _PLAIN_URL = re.compile(r"https?://[^/?#@\s]+(/[^?#@\s]*)?")
 _FOR_TRACING = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
@@ -90,6 +95,28 @@ class Settings(BaseSettings):
     database_allow_unsafe: bool = Field(
         False, description="Whether PostgreSQL may have fsync off, or a clock that is not ours."
     )
+    nats_url: SecretStr = Field(
+        SecretStr(""), description="NATS, by which events come in and go out; several servers separated by commas."
+    )
+    nats_consumer: str = Field(
+        "credit-service", pattern=r"^[\w-]{1,64}$", description="Name of the durable consumer of what comes in."
+    )
+    nats_batch_size: int = Field(500, ge=1, le=1000, description="Events that are fetched and posted at once.")
+    nats_subjects: str = Field(
+        "",
+        description="Other subjects for events that come in, as pairs like "
+        "evt.shopify.webhook.order_paid=shop.orders.paid, separated by commas.",
+    )
+    nats_partitions: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Among how many partitions merchants are divided to keep their events in order; or 0.",
+    )
+    nats_partitions_taken: str = Field(
+        "", description="Which partitions this replica takes, like 0-3,8; all if it does not say."
+    )
+    nats_stream_replicas: int = Field(1, ge=1, le=5, description="Replicas of a stream that the service creates.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
     log_format: Literal["console", "json"] = Field("console", description="How it is logged.")
 
@@ -194,6 +221,37 @@ class Settings(BaseSettings):
             "postgresql://user:password@host:5432/credits (what is special in the password written as %40)"
         )
 
+    @field_validator("nats_url")
+    @classmethod
+    def _known_broker(cls, url: SecretStr) -> SecretStr:
+        servers = [server.strip() for server in url.get_secret_value().split(",")]
+        found = [_NATS.fullmatch(server) for server in servers]
+        if servers != [""] and not all(one is not None and int(one["port"] or 0) < 65_536 for one in found):
+            raise ValueError(
+                "must be the URL of NATS, like nats://user:password@host:4222, or several separated by commas (what is "
+                "special in the password written as %40)"
+            )
+        return SecretStr(",".join(servers))
+
+    @field_validator("nats_subjects")
+    @classmethod
+    def _known_subjects(cls, pairs: str) -> str:
+        types, subjects = _pairs(pairs)
+        if pairs and not (all(map(_SUBJECT.fullmatch, [*types, *subjects])) and len({*types}) == len(types)):
+            raise ValueError("must be pairs like evt.shopify.webhook.order_paid=shop.orders.paid, separated by commas")
+        return pairs
+
+    @field_validator("nats_partitions_taken")
+    @classmethod
+    def _known_partitions(cls, text: str, info: ValidationInfo) -> str:
+        if text:
+            ranges = [_RANGE.fullmatch(part.strip()) for part in text.split(",")]
+            if not all(ranges):
+                raise ValueError("must be numbers of partitions like 0-3,8")
+            if max(_numbers(text), default=0) >= info.data.get("nats_partitions", 0):
+                raise ValueError("must be numbers from 0 to NATS_PARTITIONS - 1")
+        return text
+
     @field_validator("tracing_enabled")
     @classmethod
     def _can_trace(cls, enabled: bool) -> bool:
@@ -232,6 +290,18 @@ class Settings(BaseSettings):
         return Path(self.database_url.get_secret_value().removeprefix(_SQLITE))
 
     @property
+    def remapped_subjects(self) -> dict[str, str]:
+        """Subjects by event type, for those that are not named like it."""
+        return dict(zip(*_pairs(self.nats_subjects), strict=True))
+
+    @property
+    def partitions_taken(self) -> list[int]:
+        """The partitions that this replica takes."""
+        if not self.nats_partitions_taken:
+            return list(range(self.nats_partitions))
+        return _numbers(self.nats_partitions_taken)
+
+    @property
     def policy(self) -> Policy:
         """Those settings that the ledger's rules depend on."""
         return Policy(
@@ -266,6 +336,20 @@ def load(**given: Any) -> Settings:
     except (OSError, ValueError, yaml.YAMLError) as error:
         fault = f"{YAML_FILE} or .env cannot be read: {' '.join(str(error).split())}"
     raise SettingsError(fault)
+
+
+def _pairs(text: str) -> tuple[list[str], list[str]]:
+    """What stands before and behind the equals signs of pairs separated by commas."""
+    pairs = [part.strip().partition("=") for part in text.split(",")] if text else []
+    return [name.strip() for name, _, _ in pairs], [value.strip() for _, _, value in pairs]
+
+
+def _numbers(text: str) -> list[int]:
+    """The numbers of ranges like 0-3,8."""
+    found: set[int] = set()
+    for first, last in _RANGE.findall(text):
+        found |= set(range(int(first), int(last or first) + 1))
+    return sorted(found)
 
 
 def _is_installed(module: str) -> bool:

@@ -46,6 +46,7 @@ class _Supervisor:
         # Held open by this process alone: its end tells the workers of ours.
         self._life, self._lifeline = self._spawn.Pipe(duplex=False)
         self._told, self._tell = self._spawn.Pipe(duplex=False)
+        self._count = count
         self._workers: list[BaseProcess] = [self._start(index) for index in range(count)]
 
     def run(self) -> None:
@@ -72,7 +73,7 @@ class _Supervisor:
                 self._workers[index] = self._start(index)
 
     def _start(self, index: int) -> BaseProcess:
-        arguments = (self._settings, self._listening, index, self._life)
+        arguments = (self._settings, self._listening, index, self._count, self._life)
         worker = self._spawn.Process(target=_work, args=arguments, name=f"worker {index}")
         worker.start()
         return worker
@@ -90,7 +91,7 @@ class _Supervisor:
                 signal.signal(number, handler)
 
 
-def _work(settings: Settings, listening: socket.socket, index: int, life: Connection) -> None:
+def _work(settings: Settings, listening: socket.socket, index: int, count: int, life: Connection) -> None:
     """A worker's whole life, in its own process."""
     # Ctrl-C reaches every process of a terminal; when to stop is for the supervisor to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -98,7 +99,7 @@ def _work(settings: Settings, listening: socket.socket, index: int, life: Connec
     configure_logs(settings)
     structlog.contextvars.bind_contextvars(worker=index)
     try:
-        uvloop.run(service.serve_on(settings, listening, worker=index))
+        uvloop.run(service.serve_on(settings, listening, worker=index, workers=count))
     except StorageError as error:
         _log.error("worker_cannot_start", reason=str(error))
         raise SystemExit(1) from None

@@ -26,6 +26,7 @@ DOCUMENTED_URL = "http://127.0.0.1:8015"
 METRICS = re.findall(r"^\| `(credits_\w+)`", TEXTS["docs/operating.md"], flags=re.MULTILINE)
 SAID = {
     "README.md": ['"amount":25', '"status":"enabled"', "0 refused", "no fault", "Usage: credit-service"],
+    "docs/events.md": ['"next_cursor":"', '"sequence":"2"', "event: evt.credits.recharged", "id: "],
     "docs/operating.md": ['"revoked_at":"20', "no fault", '"faults": []', "ok   database", "operations", *METRICS],
     "docs/quickstart.md": ['"status":"enabled"', '"balance":569', '"scope":"write"'],
     "examples/README.md": ["0 refused"],
@@ -34,6 +35,7 @@ SAID = {
 
 NOT_TYPED = {
     "README.md": ["make run", "make test", "make help", "make check", "make bench"],
+    "docs/events.md": ["credit-service events tail --url http://127.0.0.1:8015 --merchant $MERCHANT"],
     "docs/postgresql.md": [
         "export DATABASE_URL=postgresql://credits:password@db.example:5432/credits",
         "credit-service serve --workers 4",
@@ -56,6 +58,8 @@ def test_what_is_not_typed_here_is_known() -> None:
         "console",
         "json",
         "sql",
+        "python",
+        "js",
         "text",
         "",
     }

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import httpx2
-import uvicorn
 import uvloop
 
 from credit_service import service
@@ -68,7 +67,7 @@ class Running:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         self.port = listening.getsockname()[1]
-        self.server = uvicorn.Server(service.server_config(self.service, self.settings))
+        self.server = service.Server(self.service, self.settings)
         self._started.set()
         await self.server.serve(sockets=[listening])
 

@@ -95,7 +95,8 @@ def test_errors_are_problems_of_their_media_type_with_an_example_of_each_code(do
                 assert codes
                 assert {str(CODES[code].status) for code in codes} == {status} or status == "default"
             elif status != "304":
-                assert list(content) == ["text/plain" if path == "/metrics" else "application/json"]
+                followed = ["text/event-stream"] if operation["operationId"] == "list_events" else []
+                assert list(content) == ["text/plain" if path == "/metrics" else "application/json", *followed]
     assert document["components"]["schemas"]["ProblemShape"]["properties"]["code"]["enum"] == list(CODES)
 
 

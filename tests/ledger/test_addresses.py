@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from credit_service.ledger.addresses import ACCOUNT, GRANT, TRANSACTION, Address, parse, prefix, text
+from credit_service.ledger.addresses import ACCOUNT, EVENT, GRANT, TRANSACTION, Address, parse, prefix, text
 
 accounts = st.integers(0, 2**62 - 1)
-kinds = st.sampled_from([ACCOUNT, TRANSACTION, GRANT])
+kinds = st.sampled_from([ACCOUNT, TRANSACTION, GRANT, EVENT])
 numbers = st.integers(0, 2**48 - 1)
 
 

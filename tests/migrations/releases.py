@@ -7,7 +7,7 @@ from alembic.config import Config
 
 from credit_service.storage import databases, migrations, tables
 
-NEXT = "9000"
+NEXT = "next"
 _SCRIPT = f'''
 """Keys say who made them."""
 
@@ -27,7 +27,7 @@ def next_release(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """From now on the code is that of the next release, whose migration adds a column."""
     original = migrations._config
     (folder / "next").mkdir(exist_ok=True)
-    (folder / "next" / "9000_next.py").write_text(_SCRIPT)
+    (folder / "next" / "next_release.py").write_text(_SCRIPT)
 
     def config() -> Config:
         made = original()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command as alembic
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import URL, Connection, NullPool, create_engine
@@ -35,6 +36,14 @@ COMMANDS = (
 @pytest.fixture
 def url(new_ledger: Callable[[], str]) -> str:
     return new_ledger()
+
+
+@pytest.fixture
+def empty_url(engine_name: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database without a schema."""
+    if engine_name == "sqlite":
+        return f"sqlite:///{tmp_path / 'empty.db'}"
+    return str(request.getfixturevalue("postgres_url"))
 
 
 def database(url: str) -> Database:
@@ -101,6 +110,29 @@ async def test_rows_of_the_release_before_are_the_same_after_a_migration(
             assert [*faults, *verify(account, grants, transactions)] == []
     finally:
         await store.close()
+
+
+def test_a_dead_letter_of_the_first_release_is_kept(empty_url: str):
+    def first(connection: Connection) -> bool:
+        config = migrations._config()
+        config.attributes["connection"] = connection
+        alembic.upgrade(config, "0001")
+        connection.exec_driver_sql(
+            "INSERT INTO dead_letters (account, code, reason, at, kind, fact) "
+            f"VALUES (7, 'order_unknown', 'It never came.', {T0}, 'order_refunded', '{{}}')"
+        )
+        return True
+
+    if empty_url.startswith("sqlite"):
+        with migrations._begun(Path(empty_url.removeprefix("sqlite:///")), "BEGIN IMMEDIATE") as connection:
+            first(connection)
+    else:
+        migrations._in_postgres(empty_url, False, first)
+    assert database(empty_url).migrate()
+    kept = (7, "order_unknown", "It never came.", T0, "order_refunded", "{}", None, None, None, None, None)
+    assert rows(empty_url, "SELECT * FROM dead_letters") == [(1, *kept)]
+    change(empty_url, "INSERT INTO dead_letters (code, reason, at) VALUES ('c', 'r', 1)")  # numbered on
+    assert rows(empty_url, "SELECT id FROM dead_letters ORDER BY id") == [(1,), (2,)]
 
 
 def test_the_release_before_refuses_what_the_next_has_migrated(url: str, tmp_path: Path):

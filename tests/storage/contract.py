@@ -25,16 +25,19 @@ from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.proof import verify
 from credit_service.posting import Posting, RefusedAt
-from credit_service.storage import tables
+from credit_service.storage import statements, tables
 from credit_service.storage.base import (
     AccountQuery,
     ApiKey,
     BadRow,
+    Letter,
+    LetterQuery,
     Loaded,
     Store,
     TransactionQuery,
     Writes,
 )
+from credit_service.storage.statements import Ask
 from tests.ledger.telling import MERCHANT, T0, add, days, opening, order, payment, payment_refund, sweep, use
 from tests.ledger.telling import refund as told_refund
 from tests.storage import values
@@ -530,7 +533,8 @@ class StoreContract:
             for constraint in tables.metadata.tables[name].constraints
             if isinstance(constraint, CheckConstraint)
         }
-        derived = {"ck_grants_open"}  # a store works it out by itself
+        # A store works these out by itself; those of dead letters are tried below.
+        derived = {"ck_grants_open", "ck_dead_letters_fact_or_event", "ck_dead_letters_hash_length"}
         assert checks - derived == {name for name in self.BROKEN if name.startswith("ck_")}
 
     @pytest.mark.parametrize("late", [2**63, -(2**63) - 1])
@@ -908,6 +912,106 @@ class StoreContract:
         assert await store.parked_count() == 2
         await write(store, writes(account(), unparked=["other"]))
         assert await store.parked_count() == 1
+
+    async def test_parked_refunds_are_listed_by_the_end_of_their_wait_with_their_merchant(self, store: Store):
+        def entry(key: str, until: int) -> Parked:
+            return values.FULL_PARKED._replace(key=key, until=until)
+
+        await write(store, writes(account(1), parked=[entry("late", T0 + 9), entry("b", T0), entry("a", T0)]))
+        await write(store, writes(account(2, OTHER), parked=[entry("b", T0), values.PARKED_PAYMENT_REFUND]))
+        found = await store.parked(None, 10)
+        assert [one.parked.until for one in found] == [T0, T0, T0, T0, T0 + 9]
+        assert sorted((one.merchant_id, one.parked.key) for one in found) == sorted(
+            [(MERCHANT, "late"), (MERCHANT, "b"), (MERCHANT, "a"), (OTHER, "b"), (OTHER, values.PAYMENT_REFUND.key)]
+        )
+        assert values.PARKED_PAYMENT_REFUND in [one.parked for one in found]
+        paged, position = [], None
+        while page := await store.parked(position, 2):
+            paged += page
+            position = page[-1].position
+        assert paged == found
+
+    # ---- dead letters
+
+    async def test_an_event_put_aside_comes_back_exactly(self, store: Store):
+        assert await store.put_aside([values.FULL_UNDELIVERABLE]) == 1
+        (kept,) = await store.dead_letters(LetterQuery(), None, 10)
+        whole = values.FULL_UNDELIVERABLE
+        assert kept == Letter(kept.id, whole.code, whole.reason, whole.at, None, whole.subject, whole.original)
+        assert await store.dead_letter(kept.id) == kept
+        assert await store.dead_letter(kept.id + 1) is None
+
+    async def test_what_the_ledger_put_aside_comes_back_with_its_fact(self, store: Store):
+        facts = (values.FULL_REFUND, values.PAYMENT_REFUND)
+        letters = [DeadLetter("order_unknown", "It never came.", T0, fact) for fact in facts]
+        await write(store, writes(account(), dead_letters=letters))
+        kept = await store.dead_letters(LetterQuery(), None, 10)
+        assert [one.fact for one in reversed(kept)] == [*facts]
+        assert {one[1:4] for one in kept} == {("order_unknown", "It never came.", T0)}
+        assert {one[5:] for one in kept} == {(None, None, None, None)}
+
+    async def test_an_event_that_is_delivered_again_is_no_second_dead_letter(self, store: Store):
+        first = values.FULL_UNDELIVERABLE
+        assert await store.put_aside([first, first, first._replace(code="other", at=T0 + 1)]) == 1
+        assert await store.put_aside([first]) == 0
+        other = [first._replace(subject="other"), first._replace(original=b"other")]
+        assert await store.put_aside(other) == 2
+        assert await store.put_aside([]) == 0
+        assert [one.code for one in await store.dead_letters(LetterQuery(), None, 10)] == [first.code] * 3
+
+    async def test_events_put_aside_at_the_same_time_by_several_are_kept_once(self, store: Store):
+        events = [values.FULL_UNDELIVERABLE._replace(subject=str(number)) for number in range(5)]
+        counts = await asyncio.gather(*[store.put_aside(events) for _ in range(8)])
+        assert sum(counts) == await store.dead_letter_count(LetterQuery()) == 5
+
+    async def test_dead_letters_are_listed_newest_first_by_filters_and_cursor(self, store: Store):
+        plain = values.FULL_UNDELIVERABLE
+        for number in range(4):
+            await store.put_aside(
+                [plain._replace(subject=f"s{number % 2}", original=b"%d" % number, code=f"c{number}")]
+            )
+        letter = DeadLetter("c1", "It never came.", T0, values.FULL_REFUND)
+        await write(store, writes(account(), dead_letters=[letter]))
+        every = await store.dead_letters(LetterQuery(), None, 10)
+        assert [one.code for one in every] == ["c1", "c3", "c2", "c1", "c0"]
+        assert await store.dead_letters(LetterQuery(), every[1].id, 2) == every[2:4]
+        assert await store.replayed_dead_letter(every[3].id, T0 + 5)
+
+        async def codes(query: LetterQuery) -> list[str]:
+            found = await store.dead_letters(query, None, 10)
+            assert await store.dead_letter_count(query) == len(found)
+            return [one.code for one in found]
+
+        assert await codes(LetterQuery(code="c1")) == ["c1", "c1"]
+        assert await codes(LetterQuery(subject="s1")) == ["c3", "c1"]
+        assert await codes(LetterQuery(subject="s1", kind="order_refunded")) == ["c1", "c3", "c1"]
+        assert await codes(LetterQuery(subject="s1", code="c3")) == ["c3"]
+        assert await codes(LetterQuery(unreplayed=True)) == ["c1", "c3", "c2", "c0"]
+
+    async def test_dead_letters_are_published_oldest_first_and_once(self, store: Store):
+        for number in range(3):
+            await store.put_aside([values.FULL_UNDELIVERABLE._replace(subject=str(number))])
+        unpublished = await store.unpublished_dead_letters(10)
+        assert [one.subject for one in unpublished] == ["0", "1", "2"]
+        assert await store.unpublished_dead_letters(2) == unpublished[:2]
+        await store.published_dead_letters([one.id for one in unpublished[:2]], T0 + 1)
+        await store.published_dead_letters([], T0)
+        assert await store.unpublished_dead_letters(10) == unpublished[2:]
+        assert await store.dead_letter(unpublished[0].id) == unpublished[0]._replace(published_at=T0 + 1)
+
+    async def test_a_dead_letter_knows_when_it_was_replayed(self, store: Store):
+        await store.put_aside([values.FULL_UNDELIVERABLE])
+        (kept,) = await store.dead_letters(LetterQuery(), None, 1)
+        assert await store.replayed_dead_letter(kept.id, T0 + 2)
+        assert await store.dead_letter(kept.id) == kept._replace(replayed_at=T0 + 2)
+        assert not await store.replayed_dead_letter(kept.id + 1, T0)
+
+    @pytest.mark.parametrize("wrong", [{"message_hash": bytes(15)}, {"subject": None}, {"original": None}])
+    async def test_the_database_refuses_a_dead_letter_that_could_not_be_replayed(self, store: Any, wrong: Any):
+        whole = {**values.FULL_UNDELIVERABLE._asdict(), "message_hash": bytes(16)}
+        assert await store._write([Ask(statements.PUT_ASIDE, whole)]) == 1
+        with pytest.raises(BadRow, match="ck_dead_letters_"):
+            await store._write([Ask(statements.PUT_ASIDE, whole | {"message_hash": b"another 16 bytes"} | wrong)])
 
     # ---- API keys
 

@@ -25,7 +25,7 @@ from credit_service.ledger.commands import (
     TrialStarted,
     trial_key,
 )
-from credit_service.storage.base import ApiKey, Writes
+from credit_service.storage.base import ApiKey, Undeliverable, Writes
 from tests.ledger.telling import MERCHANT, T0
 
 OTHER = UUID("00000000-0000-0000-0000-000000000001")
@@ -175,6 +175,9 @@ FULL_ANNOUNCEMENT = Announcement(2**48, "plugin_status_changed", 7, -MAX_CREDITS
 FULL_GIVEN_BACK = GivenBack("shopify:order:1", LARGEST_MONEY, MAX_CREDITS - 1, MAX_CREDITS)
 FULL_PARKED = Parked("shopify:refund:1", "shopify:order:1", T0 + 1, T0, FULL_REFUND)
 PARKED_PAYMENT_REFUND = Parked(PAYMENT_REFUND.key, "billing:payment:9007199254740993", T0, T0 - 1, PAYMENT_REFUND)
+FULL_UNDELIVERABLE = Undeliverable(
+    "evt.merchant.created.x", bytes(range(256)), "validation_failed", "Ünïcode: /data/a: no.", T0
+)
 FULL_KEY = ApiKey("id", "a name, ä", "admin", bytes(range(32)), T0, T0 + 1, T0 + 2, T0 + 3)
 
 

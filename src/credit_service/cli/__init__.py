@@ -12,6 +12,7 @@ import typer
 from credit_service.cli.common import say
 from credit_service.cli.config import config
 from credit_service.cli.doctor import doctor
+from credit_service.cli.events import events
 from credit_service.cli.keys import keys
 from credit_service.cli.migrate import migrate
 from credit_service.cli.replay import replay
@@ -28,6 +29,7 @@ app.command()(serve)
 app.command()(migrate)
 app.add_typer(keys, name="keys")
 app.command()(replay)
+app.add_typer(events, name="events")
 app.command()(verify)
 app.command()(config)
 app.command()(doctor)

@@ -35,9 +35,14 @@ def settings_of(**given: Any) -> "Settings":
     from credit_service.settings import SettingsError, load
 
     try:
-        return load(**given)
+        settings = load(**given)
+        if settings.nats_subjects:
+            from credit_service.doors.jetstream.subjects import Subjects
+
+            Subjects(settings.remapped_subjects)  # knows which events there are
     except SettingsError as error:
         raise wrong(str(error)) from None
+    return settings
 
 
 @contextlib.asynccontextmanager

@@ -20,7 +20,8 @@ from credit_service.storage.base import StorageError
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 60.0
-_TRANSIENT: Final = frozenset({408, 429, 502, 503, 504})
+TRANSIENT: Final = frozenset({408, 429, 502, 503, 504})
+"""Answers after which the same may be asked again."""
 _TOO_MUCH: Final = frozenset({413, 422})
 
 
@@ -77,7 +78,9 @@ def _result(outcome: Outcome) -> Result:
             return Result("posted")
 
 
-class _Problem(msgspec.Struct):
+class Problem(msgspec.Struct):
+    """What a service says is wrong."""
+
     code: str = "internal"
     detail: str = ""
     errors: list[dict[str, Any]] = []
@@ -85,7 +88,7 @@ class _Problem(msgspec.Struct):
 
 class _Told(msgspec.Struct):
     outcome: Literal["posted", "replayed", "parked", "refused"]
-    error: _Problem | None = None
+    error: Problem | None = None
 
 
 class _Results(msgspec.Struct):
@@ -97,7 +100,7 @@ class _Answer(msgspec.Struct):
 
 
 _answer = msgspec.json.Decoder(_Answer).decode
-_problem = msgspec.json.Decoder(_Problem).decode
+_problem = msgspec.json.Decoder(Problem).decode
 
 
 class HttpTarget:
@@ -114,7 +117,7 @@ class HttpTarget:
         response = await self._post(b"[" + b",".join([entry.event for entry in entries]) + b"]")
         if response.status_code in _TOO_MUCH:
             if len(entries) == 1:
-                problem = self._told(response)
+                problem = problem_of(response)
                 return [[Result("refused", problem.code, problem.detail)]]
             # The service may take less at once than this command thinks; or it minds one of them: find out which.
             half = len(entries) // 2
@@ -140,9 +143,9 @@ class HttpTarget:
                 response = await self._client.post(
                     f"{self._url}/api/v1/credits/events", content=body, headers=self._headers
                 )
-                if response.status_code not in _TRANSIENT:
+                if response.status_code not in TRANSIENT:
                     return response
-                why = f"{self._url} answered {response.status_code} ({self._told(response).code})"
+                why = f"{self._url} answered {response.status_code} ({problem_of(response).code})"
                 asked_to_wait = _seconds(response.headers.get("retry-after", ""))
             except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
                 raise wrong(f"--url {self._url}: {error}") from None
@@ -158,7 +161,7 @@ class HttpTarget:
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
     def _give_up(self, response: httpx2.Response) -> NoReturn:
-        problem = self._told(response)
+        problem = problem_of(response)
         if response.status_code in (401, 403) and problem.detail:
             raise wrong(f"{self._url} answered {response.status_code}: {problem.detail}")
         if response.status_code == 500 and problem.detail:
@@ -170,12 +173,13 @@ class HttpTarget:
         sentence = f"--url {self._url} answered {response.status_code}, and not like a credit-service does."
         raise wrong(sentence) from None
 
-    @staticmethod
-    def _told(response: httpx2.Response) -> _Problem:
-        try:
-            return _problem(response.content)
-        except msgspec.MsgspecError:
-            return _Problem(code="no problem+json")
+
+def problem_of(response: httpx2.Response) -> Problem:
+    """The problem of an answer, as far as it tells one."""
+    try:
+        return _problem(response.content)
+    except msgspec.MsgspecError:
+        return Problem(code="no problem+json")
 
 
 def _as_result(told: _Told) -> Result:

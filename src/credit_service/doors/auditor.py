@@ -8,7 +8,7 @@ from uuid import UUID
 
 import structlog
 
-from credit_service.doors.rounds import keep_doing
+from credit_service.rounds import keep_doing
 from credit_service.storage.base import Store
 
 _log = structlog.get_logger()

@@ -6,9 +6,9 @@ of parked refunds.
 
 from typing import NoReturn
 
-from credit_service.doors.rounds import keep_doing
 from credit_service.ledger.commands import Settle
 from credit_service.posting import Posting
+from credit_service.rounds import keep_doing
 from credit_service.storage.base import Store
 
 AT_ONCE = 500

@@ -1,8 +1,8 @@
 """Ids that are addresses: a UUIDv8 (RFC 9562) that says where its row is, so that no index on ids is needed.
 
 Layout of the 122 free bits: 62 of account number, 4 of kind, 8 of epoch (0; room for telling ids apart that were given
-out before and after a restore), 48 of number: a transaction's sequence, a grant's number. The text of an id is thus a
-prefix that all of its account's ids of that kind share, and twelve hexadecimal digits.
+out before and after a restore), 48 of number: a transaction's sequence, a grant's number, an announcement's. The text
+of an id is thus a prefix that all of its account's ids of that kind share, and twelve hexadecimal digits.
 """
 
 from functools import lru_cache
@@ -12,6 +12,7 @@ from uuid import UUID
 ACCOUNT: Final = 0
 TRANSACTION: Final = 1
 GRANT: Final = 2
+EVENT: Final = 3
 
 _NUMBER_MASK: Final = (1 << 48) - 1
 

@@ -81,17 +81,21 @@ class OrderItem(Body):
     metadata: Metadata | None = None
 
 
+# Each is read by itself, so that a bad one does not hold the rest.
+_ITEMS = Field(min_length=1, max_length=1000, json_schema_extra={"items": OrderItem.model_json_schema()})
+
+
 class OrderPaidEvent(_WithCredits):
     """Orders were paid: each costs its price in credits."""
 
     order_id: Id | None = None
     total: Money | None = None
     currency: Currency | None = None
-    order_items: Annotated[list[Any], Field(min_length=1, max_length=1000)] | None = None
+    order_items: Annotated[list[Any], _ITEMS] | None = None
 
 
 class OrderRefundedEvent(_WithCredits):
-    """Money of an order, or credits, were refunded."""
+    """Money or credits of an order were refunded: gives back credits. Parked until the order is known."""
 
     refund_id: Id
     order_id: Id | None = None
@@ -101,21 +105,21 @@ class OrderRefundedEvent(_WithCredits):
 
 
 class PaymentSucceededEvent(_WithCredits):
-    """The merchant bought credits."""
+    """The merchant bought credits: adds them."""
 
     payment_id: Id
     expires_at: Time | None = None
 
 
 class PaymentRefundedEvent(_WithCredits):
-    """A payment for credits was given back."""
+    """A payment was given back: takes its credits, never more than it gave. Parked until the payment is known."""
 
     payment_id: Id
     refund_id: Id
 
 
 class SubscriptionRenewedEvent(_WithCredits):
-    """A period of a subscription began."""
+    """A period of a subscription began: adds its credits, once for each period."""
 
     subscription_id: Id
     period: Id | None = None
@@ -329,27 +333,37 @@ def _manual_adjustment(event: ManualAdjustmentEvent, source: Source) -> list[Tra
 
 
 class Kind(NamedTuple):
-    """An inbound event type: its data, and what it means."""
+    """An inbound event type: its data, what it means, and what makes it count once.
+
+    `key` is the natural key of what it posts, with the names of its fields in braces.
+    """
 
     model: type[Body]
     commands: Callable[[Any, Source], list[Translated]]
+    key: str
     fast: Callable[[bytes], Any]
 
 
-def _kind(model: type[Body], commands: Callable[[Any, Source], list[Translated]]) -> Kind:
-    return Kind(model, commands, decoder(model))
+def _kind(model: type[Body], commands: Callable[[Any, Source], list[Translated]], key: str) -> Kind:
+    return Kind(model, commands, key, decoder(model))
 
+
+_ADJUSTMENT = _kind(ManualAdjustmentEvent, _manual_adjustment, "manual:{adjustment_id}")
 
 CATALOGUE: Mapping[str, Kind] = {
-    "evt.merchant.created": _kind(MerchantCreated, _merchant_created),
-    "evt.billing.trial_started": _kind(TrialStartedEvent, _trial_started),
-    "evt.shopify.webhook.order_paid": _kind(OrderPaidEvent, _order_paid),
-    "evt.shopify.webhook.order_refunded": _kind(OrderRefundedEvent, _order_refunded),
-    "evt.billing.payment_succeeded": _kind(PaymentSucceededEvent, _payment_succeeded),
-    "evt.billing.payment_refunded": _kind(PaymentRefundedEvent, _payment_refunded),
-    "evt.billing.subscription_renewed": _kind(SubscriptionRenewedEvent, _subscription_renewed),
-    "cmd.credits.manual_adjustment": _kind(ManualAdjustmentEvent, _manual_adjustment),
-    "evt.credits.manual_adjustment": _kind(ManualAdjustmentEvent, _manual_adjustment),
+    "evt.merchant.created": _kind(MerchantCreated, _merchant_created, "trial:{merchant_id}"),
+    "evt.billing.trial_started": _kind(TrialStartedEvent, _trial_started, "trial:{merchant_id}"),
+    "evt.shopify.webhook.order_paid": _kind(OrderPaidEvent, _order_paid, "shopify:order:{order_id}"),
+    "evt.shopify.webhook.order_refunded": _kind(OrderRefundedEvent, _order_refunded, "shopify:refund:{refund_id}"),
+    "evt.billing.payment_succeeded": _kind(PaymentSucceededEvent, _payment_succeeded, "billing:payment:{payment_id}"),
+    "evt.billing.payment_refunded": _kind(
+        PaymentRefundedEvent, _payment_refunded, "billing:payment_refund:{refund_id}"
+    ),
+    "evt.billing.subscription_renewed": _kind(
+        SubscriptionRenewedEvent, _subscription_renewed, "billing:subscription:{subscription_id}:{period}"
+    ),
+    "cmd.credits.manual_adjustment": _ADJUSTMENT,
+    "evt.credits.manual_adjustment": _ADJUSTMENT,
 }
 """Every event type that is understood, by its subject."""
 

@@ -4,7 +4,7 @@ The laws of a store stand once, as tests, in `tests/storage/contract.py`; each e
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from credit_service.ledger.account import (
@@ -230,6 +230,53 @@ class ApiKey(NamedTuple):
     last_used_at: int | None = None
 
 
+class PositionedParked(NamedTuple):
+    """A parked refund, whose it is, and where a listing goes on after it."""
+
+    position: tuple[int, int, bytes]
+    merchant_id: UUID
+    parked: Parked
+
+
+class Undeliverable(NamedTuple):
+    """An event that came in and can never be applied: what was sent, to which subject, and why not.
+
+    `at` is when it was received. The same bytes to the same subject are the same event, however often they come.
+    """
+
+    subject: str
+    original: bytes
+    code: str
+    reason: str
+    at: int
+
+
+class Letter(NamedTuple):
+    """A dead letter as it is kept.
+
+    Of an event that came in there are subject and original, of one that the ledger put aside later there is its fact.
+    """
+
+    id: int
+    code: str
+    reason: str
+    at: int
+    fact: Any = None  # commands.OrderRefunded | commands.PaymentRefunded
+    subject: str | None = None
+    original: bytes | None = None
+    published_at: int | None = None
+    replayed_at: int | None = None
+
+
+class LetterQuery(NamedTuple):
+    """Which dead letters to list; `kind` is that of facts, so that those to which it applies are of a subject, too."""
+
+    code: str | None = None
+    subject: str | None = None
+    kind: str | None = None
+    unreplayed: bool = False
+
+
 class Store(Protocol):
     """A database that holds the ledger. Reads never wait for postings.
 
@@ -356,6 +403,38 @@ class Store(Protocol):
 
     async def drop_cursor(self, reader: str) -> None:
         """Forget a reader; should it claim again, it begins at the start."""
+        ...
+
+    async def parked(self, after: tuple[int, int, bytes] | None, limit: int) -> list[PositionedParked]:
+        """Refunds that wait, by the end of their wait, from the one after `after`."""
+        ...
+
+    async def put_aside(self, letters: Sequence[Undeliverable]) -> int:
+        """Keep events that can never be applied, and return how many had not been kept before."""
+        ...
+
+    async def dead_letters(self, query: LetterQuery, before: int | None, limit: int) -> list[Letter]:
+        """Dead letters that match, newest first, from the id before `before`."""
+        ...
+
+    async def dead_letter(self, id_: int) -> Letter | None:
+        """One dead letter."""
+        ...
+
+    async def dead_letter_count(self, query: LetterQuery) -> int:
+        """How many dead letters match."""
+        ...
+
+    async def unpublished_dead_letters(self, limit: int) -> list[Letter]:
+        """Those that the broker was not told of yet, oldest first."""
+        ...
+
+    async def published_dead_letters(self, ids: Sequence[int], at: int) -> None:
+        """Note that the broker was told of these."""
+        ...
+
+    async def replayed_dead_letter(self, id_: int, at: int) -> bool:
+        """Note that what the letter holds was applied after all. False where there is none of this id."""
         ...
 
     async def strays(self) -> list[tuple[int, int]]:

@@ -160,7 +160,9 @@ def columns_of(part: Part) -> tuple[str, ...]:
     table, how, _ = part
     if how == "update":
         return (*_CHANGED[table.name], *_KEYS[table.name])
-    return tuple(column.name for column in table.columns if not (table is tables.dead_letters and column.name == "id"))
+    if table is tables.dead_letters:
+        return tables.LEDGERS_LETTER
+    return tuple(column.name for column in table.columns)
 
 
 @lru_cache(maxsize=256)

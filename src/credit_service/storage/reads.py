@@ -26,12 +26,16 @@ from credit_service.storage.base import (
     Books,
     Claim,
     Held,
+    Letter,
+    LetterQuery,
     Past,
     PeriodTotal,
     Position,
     Positioned,
+    PositionedParked,
     StoredEvent,
     TransactionQuery,
+    Undeliverable,
 )
 from credit_service.storage.loading import open_grants
 from credit_service.storage.rows import Row
@@ -244,6 +248,18 @@ class Reads(ABC):
 
         return await self._read(read)
 
+    async def parked(self, after: tuple[int, int, bytes] | None, limit: int) -> list[PositionedParked]:
+        """See `base.Store.parked`."""
+        place = {} if after is None else dict(zip(("end", "after", "key"), after, strict=True))
+
+        def read() -> Read[list[PositionedParked]]:
+            found = yield Ask(sql.parked_listing(further=bool(place)), {**place, "limit": limit})
+            return [
+                PositionedParked((row[5], row[1], row[2]), UUID(bytes=row[0]), rows.parked(row[1:])) for row in found
+            ]
+
+        return await self._read(read)
+
     async def strays(self) -> list[tuple[int, int]]:
         """See `base.Store.strays`."""
 
@@ -331,6 +347,58 @@ class Reads(ABC):
         """See `base.Store.drop_cursor`."""
         await self._write([Ask(sql.DROP_CURSOR, {"of": reader})])
 
+    # ---- dead letters
+
+    async def put_aside(self, letters: Sequence[Undeliverable]) -> int:
+        """See `base.Store.put_aside`."""
+        asks = [Ask(sql.PUT_ASIDE, {**one._asdict(), "message_hash": rows.message_hash(one)}) for one in letters]
+        return await self._write(asks) if asks else 0
+
+    async def dead_letters(self, query: LetterQuery, before: int | None, limit: int) -> list[Letter]:
+        """See `base.Store.dead_letters`."""
+        values = _asked(query) | ({} if before is None else {"before": before})
+
+        def read() -> Read[list[Letter]]:
+            found = yield Ask(sql.letters(frozenset(values)), values | {"limit": limit})
+            return list(map(rows.letter, found))
+
+        return await self._read(read)
+
+    async def dead_letter(self, id_: int) -> Letter | None:
+        """See `base.Store.dead_letter`."""
+
+        def read() -> Read[Letter | None]:
+            return next(map(rows.letter, (yield Ask(sql.LETTER, {"id": id_}))), None)
+
+        return await self._read(read)
+
+    async def dead_letter_count(self, query: LetterQuery) -> int:
+        """See `base.Store.dead_letter_count`."""
+        values = _asked(query)
+
+        def read() -> Read[int]:
+            ((count,),) = yield Ask(sql.letters(frozenset(values), counted=True), values)
+            return int(count)
+
+        return await self._read(read)
+
+    async def unpublished_dead_letters(self, limit: int) -> list[Letter]:
+        """See `base.Store.unpublished_dead_letters`."""
+
+        def read() -> Read[list[Letter]]:
+            return list(map(rows.letter, (yield Ask(sql.UNPUBLISHED, {"limit": limit}))))
+
+        return await self._read(read)
+
+    async def published_dead_letters(self, ids: Sequence[int], at: int) -> None:
+        """See `base.Store.published_dead_letters`."""
+        if ids:
+            await self._write([Ask(sql.PUBLISHED, {"key": id_, "published": at}) for id_ in ids])
+
+    async def replayed_dead_letter(self, id_: int, at: int) -> bool:
+        """See `base.Store.replayed_dead_letter`."""
+        return await self._write([Ask(sql.REPLAYED, {"key": id_, "replayed": at})]) == 1
+
     # ---- API keys
 
     async def add_key(self, key: ApiKey) -> None:
@@ -367,8 +435,8 @@ def _still(claim: Claim) -> dict[str, Any]:
     return {"of": claim.reader, "held": claim.epoch, "by": claim.owner}
 
 
-def _asked(query: AccountQuery | TransactionQuery) -> dict[str, Any]:
-    return {name: value for name, value in query._asdict().items() if value is not None}
+def _asked(query: AccountQuery | TransactionQuery | LetterQuery) -> dict[str, Any]:
+    return {name: value for name, value in query._asdict().items() if value is not None and value is not False}
 
 
 def _filters(query: TransactionQuery) -> frozenset[str]:

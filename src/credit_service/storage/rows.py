@@ -20,7 +20,7 @@ from credit_service.ledger.account import (
     Transaction,
     TypeTotal,
 )
-from credit_service.storage.base import ApiKey, Claim, StoredEvent
+from credit_service.storage.base import ApiKey, Claim, Letter, StoredEvent, Undeliverable
 
 Row = tuple[Any, ...]
 
@@ -149,7 +149,7 @@ def parked_row(account_number: int, parked: Parked) -> Row:
 
 def parked(row: Row) -> Parked:
     """A parked refund from its row."""
-    return Parked._make((*row[2:6], msgspec.json.decode(row[7], type=_FACTS[row[6]])))
+    return Parked._make((*row[2:6], _fact(*row[6:])))
 
 
 def dead_letter_row(account_number: int, letter: DeadLetter) -> Row:
@@ -159,6 +159,21 @@ def dead_letter_row(account_number: int, letter: DeadLetter) -> Row:
 
 def _fact_columns(fact: Any) -> Row:
     return (_KINDS[type(fact)], _text(fact))
+
+
+def _fact(kind: str, text: str) -> Any:
+    return msgspec.json.decode(text, type=_FACTS[kind])
+
+
+def letter(row: Row) -> Letter:
+    """A dead letter from its row."""
+    id_, _, code, reason, at, kind, text, subject, original, _, *noted = row
+    return Letter(id_, code, reason, at, None if kind is None else _fact(kind, text), subject, original, *noted)
+
+
+def message_hash(letter: Undeliverable) -> bytes:
+    """The 16 bytes by which an event that is delivered again is known: of its subject and all that was sent."""
+    return blake2b(letter.original, digest_size=16, key=blake2b(letter.subject.encode()).digest()).digest()
 
 
 def api_key(row: Row) -> ApiKey:

@@ -79,9 +79,7 @@ UPSERT_GIVEN_BACK: Final = _sql(
 )
 INSERT_PARKED: Final = _sql(insert(_parked))
 DELETE_PARKED: Final = _sql(delete(_parked).where(_parked.c.account == _value("a"), _parked.c.key_hash == _value("k")))
-INSERT_DEAD_LETTER: Final = _sql(
-    insert(tables.dead_letters).values(_values("account", "code", "reason", "at", "kind", "fact"))
-)
+INSERT_DEAD_LETTER: Final = _sql(insert(tables.dead_letters).values(_values(*tables.LEDGERS_LETTER)))
 
 # ---- looking up
 

@@ -26,6 +26,7 @@ from sqlalchemy import (
     union_all,
     update,
 )
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from credit_service.ledger.announcements import OF_A_TRANSACTION
@@ -322,6 +323,55 @@ CLAIM: Final = (
 ADVANCE: Final = update(_cursors).where(*_still).values(position=_value("reached"), leased_until=_value("until"))
 RELEASE: Final = update(_cursors).where(*_still).values(leased_until=_ZERO)
 DROP_CURSOR: Final = delete(_cursors).where(_mine)
+
+# ---- what waits, and what was put aside
+
+_letters = tables.dead_letters
+
+
+@lru_cache(maxsize=2)
+def parked_listing(*, further: bool) -> Select[Any]:
+    """The statement that lists what is parked with its merchant, by the end of its wait; `further` than a place."""
+    p = _parked.c
+    joined = _parked.join(_accounts, p.account == _accounts.c.number)
+    statement = select(_accounts.c.merchant_id, _parked).select_from(joined).order_by(p.until, p.account, p.key_hash)
+    if further:
+        later = or_(p.account > _value("after"), (p.account == _value("after")) & (p.key_hash > _value("key")))
+        statement = statement.where(or_(p.until > _value("end"), (p.until == _value("end")) & later))
+    return statement.limit(_number("limit"))
+
+
+# Both engines understand what is written here for one of them.
+PUT_ASIDE: Final = (
+    postgresql.insert(_letters)
+    .values({name: _value(name) for name in ("subject", "original", "message_hash", "code", "reason", "at")})
+    .on_conflict_do_nothing(index_elements=["message_hash"])
+)
+LETTER: Final = select(_letters).where(_letters.c.id == _value("id"))
+UNPUBLISHED: Final = (
+    select(_letters).where(_letters.c.published_at.is_(None)).order_by(_letters.c.id).limit(_number("limit"))
+)
+PUBLISHED: Final = update(_letters).where(_letters.c.id == _value("key")).values(published_at=_value("published"))
+REPLAYED: Final = update(_letters).where(_letters.c.id == _value("key")).values(replayed_at=_value("replayed"))
+
+
+@lru_cache(maxsize=64)
+def letters(present: frozenset[str], *, counted: bool = False) -> Select[Any]:
+    """The statement that lists (or counts) dead letters by these conditions, newest first."""
+    c = _letters.c
+    # What the ledger put aside has no subject, but a kind.
+    of_subject = c.subject == _value("subject")
+    conditions = {
+        "code": c.code == _value("code"),
+        "subject": or_(of_subject, c.kind == _value("kind")) if "kind" in present else of_subject,
+        "unreplayed": c.replayed_at.is_(None),
+        "before": c.id < _value("before"),
+    }
+    wanted = [condition for name, condition in conditions.items() if name in present]
+    if counted:
+        return select(func.count()).select_from(_letters).where(*wanted)
+    return select(_letters).where(*wanted).order_by(c.id.desc()).limit(_number("limit"))
+
 
 # ---- API keys
 

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-REVISION: Final = "0002"
+REVISION: Final = "0003"
 """The migration that leads to this schema: the last one."""
 
 metadata = MetaData(
@@ -205,9 +205,26 @@ dead_letters = _table(
     _text("code"),
     _text("reason"),
     _big("at"),
-    _text("kind"),
-    _text("fact"),
+    _text("kind", null=True),
+    _text("fact", null=True),
+    _text("subject", null=True),
+    _bytes("original", null=True),
+    _bytes("message_hash", null=True),
+    _big("published_at", null=True),
+    _big("replayed_at", null=True),
+    # The same message may be delivered again and again before it is acknowledged.
+    UniqueConstraint("message_hash"),
+    _check(
+        "fact_or_event",
+        "(kind IS NULL) = (fact IS NULL) AND (kind IS NULL) <> (subject IS NULL) "
+        "AND (subject IS NULL) = (original IS NULL) AND (subject IS NULL) = (message_hash IS NULL)",
+    ),
+    _check("hash_length", "length(message_hash) = 16"),
 )
+LEDGERS_LETTER: Final = ("account", "code", "reason", "at", "kind", "fact")
+"""The columns of a dead letter that the ledger itself puts aside, in a posting."""
+_unpublished = text("published_at IS NULL")
+Index("ix_dead_letters_unpublished", dead_letters.c.id, sqlite_where=_unpublished, postgresql_where=_unpublished)
 
 events = _table(
     "events",

@@ -1,16 +1,17 @@
 """Health: for people, for load balancers, for orchestrators."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
+from credit_service.broker import BrokerUnavailable
 from credit_service.doors.http.openapi import problems
 from credit_service.doors.http.problems import Problem
-from credit_service.doors.http.routes import CallOf, Meta, Parts, PartsOf, Unsaid, answer, respond, router
+from credit_service.doors.http.routes import CallOf, Meta, Parts, PartsOf, Publishing, Unsaid, answer, respond, router
 from credit_service.doors.http.shell import Answer
 from credit_service.ledger.settle import standing_at
 from credit_service.messages.shapes import encode
@@ -29,8 +30,8 @@ class Health(BaseModel):
     data: StateShape
 
 
-class DatabaseShape(BaseModel):
-    """The database: how long it took to answer, or why it is away."""
+class PartShape(BaseModel):
+    """A part that the service needs: how long it took to answer, or why it is away."""
 
     status: Literal["ok", "unavailable"]
     reason: Annotated[str | None, Unsaid] = None
@@ -44,10 +45,20 @@ class QueueShape(BaseModel):
     queued: Annotated[int, Field(ge=0)]
 
 
+class PublishingShape(BaseModel):
+    """What publishes events to NATS: how long the oldest has waited, and why this process does not publish."""
+
+    status: Literal["ok", "unavailable"]
+    reason: Annotated[str | None, Unsaid] = None
+    lag_seconds: Annotated[float | None, Unsaid, Field(ge=0, examples=[0.021])] = None
+
+
 class ComponentsShape(BaseModel):
     """Each component."""
 
-    database: DatabaseShape
+    database: PartShape
+    nats: Annotated[PartShape | None, Unsaid] = None
+    publishing: Annotated[PublishingShape | None, Unsaid] = None
     posting: QueueShape
 
 
@@ -82,16 +93,32 @@ async def get_health() -> Response:
 @read.get("/health/detailed", operation_id="get_health_detailed", response_model=DetailedHealth, tags=_tags)
 async def get_health_detailed(call: CallOf, parts: PartsOf) -> Response:
     """Each component, with its latency and state."""
-    started = time.perf_counter()
-    try:
-        await parts.store.check()
-        database: dict[str, Any] = {"status": "ok"}
-    except StorageError as error:
-        database = {"status": "unavailable", "reason": str(error)}
-    database["latency_ms"] = round((time.perf_counter() - started) * 1000, 3)
-    components = {"database": database, "posting": {"status": "ok", "queued": parts.posting.queued}}
+    components = {"database": await _looked_at(parts.store.check())}
+    if parts.broker is not None:
+        components["nats"] = await _looked_at(parts.broker.check())
+    if parts.publishing is not None:
+        components["publishing"] = await _publishing(parts.publishing)
+    components["posting"] = {"status": "ok", "queued": parts.posting.queued}
     status = "ok" if all(component["status"] == "ok" for component in components.values()) else "degraded"
     return respond(answer(call, time.time_ns() // 1000, {"status": status, "components": components}))
+
+
+async def _looked_at(check: Awaitable[object]) -> dict[str, Any]:
+    started = time.perf_counter()
+    try:
+        await check
+        seen: dict[str, Any] = {"status": "ok"}
+    except (StorageError, BrokerUnavailable) as error:
+        seen = {"status": "unavailable", "reason": str(error)}
+    return {**seen, "latency_ms": round((time.perf_counter() - started) * 1000, 3)}
+
+
+async def _publishing(publishing: Publishing) -> dict[str, Any]:
+    fault = publishing.fault
+    seen: dict[str, Any] = {"status": "ok"} if fault is None else {"status": "unavailable", "reason": fault}
+    with contextlib.suppress(StorageError):
+        seen["lag_seconds"] = round(await publishing.lag_seconds(), 3)
+    return seen
 
 
 @bare.get("/livez", operation_id="livez", tags=_tags, responses=_ok)
@@ -123,6 +150,8 @@ async def metrics(parts: PartsOf) -> Response:
     balances: list[tuple[str, int]] = []
     try:
         parts.metrics.stored(await parts.gate.totals(), await parts.store.parked_count())
+        if parts.publishing is not None:
+            parts.metrics.lagging(await parts.publishing.lag_seconds())
         if parts.settings.metrics_balance_per_merchant:
             balances = [balance async for balance in _balances(parts)]
     except StorageError:

@@ -4,9 +4,9 @@ import base64
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
 from hashlib import blake2b
-from typing import Annotated, Any, ClassVar, Final, cast
+from typing import Annotated, Any, ClassVar, Final, Protocol, cast
 from urllib.parse import parse_qsl, urlencode
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
+from credit_service.broker import Broker
 from credit_service.doors.http.keys import Keyring
 from credit_service.doors.http.problems import CODES, Problem, of_faults
 from credit_service.doors.http.shell import Answer, Call, as_problem
@@ -27,10 +28,24 @@ from credit_service.messages.shapes import encode
 from credit_service.observability import Metrics
 from credit_service.posting import Posting
 from credit_service.settings import Settings
-from credit_service.storage.base import Store
+from credit_service.storage.base import Position, Store
 
 PREFIX = "/api/v1"
 _WHOLE = re.compile("-?[0-9]+")
+
+
+Follow = Callable[[int | None, Position], AsyncGenerator[bytes]]
+"""Lines of events after a position, of one account or of all, as they come; empty where there were none for a while."""
+
+
+class Publishing(Protocol):
+    """What publishes events, as far as it is asked. `fault`: why it does not, where that is so."""
+
+    fault: str | None
+
+    async def lag_seconds(self) -> float:
+        """How long the oldest event has waited that is not published. Raises StorageError."""
+        ...
 
 
 class Parts:
@@ -46,7 +61,13 @@ class Parts:
         settings: Settings,
         metrics: Metrics,
         is_stopping: Callable[[], bool],
+        follow: Follow,
+        broker: Broker | None = None,
+        publishing: Publishing | None = None,
     ) -> None:
+        self.publishing = publishing
+        self.follow = follow
+        self.broker = broker
         self.is_stopping = is_stopping
         self.metrics = metrics
         self.store = store
@@ -250,15 +271,20 @@ def page(
     has_previous: bool,
     number: int | None = None,
     total: int | None = None,
+    has_next: bool | None = None,
 ) -> Response:
-    """A page of a list. With a `number` the links go by it, else by cursor."""
+    """A page of a list. With a `number` the links go by it, else by cursor.
+
+    `has_next`: whether there is more, of a list whose pages all have a next cursor.
+    """
     asked = dict(parse_qsl(call.query.decode("latin-1"), keep_blank_values=True))
 
     def link(**changed: str) -> str:
         query = {name: value for name, value in (asked | changed).items() if name != "cursor" or "page" not in changed}
         return f"{call.path}?{urlencode(query)}" if query else call.path
 
-    has_next = next_cursor is not None if number is None else number * limit < (total or 0)
+    if has_next is None:
+        has_next = next_cursor is not None if number is None else number * limit < (total or 0)
     previous = number - 1 if number is not None and number > 1 else None
     following = None
     if has_next:

@@ -171,7 +171,7 @@ class Shell:
             return
         method = scope["method"]
         if method == "HEAD":
-            scope, send = {**scope, "method": "GET"}, _without_body(send)
+            scope, send = {**scope, "method": "GET", "credit.head": True}, _without_body(send)
         started_at = perf_counter()
         headers = dict(scope["headers"])
         own_id = _own_or_new(headers.get(b"x-request-id"))
@@ -190,12 +190,12 @@ class Shell:
         structlog.contextvars.bind_contextvars(request_id=request_id, correlation_id=correlation_id)
         if trace_id is not None:
             structlog.contextvars.bind_contextvars(trace_id=trace_id.decode())
-        started = 0
+        started, answered_at = 0, 0.0
 
         async def named(message: Message) -> None:
-            nonlocal started
+            nonlocal started, answered_at
             if message["type"] == "http.response.start":
-                started = message["status"]
+                started, answered_at = message["status"], perf_counter()
                 message["headers"] = [*message.get("headers", []), *ids]
             await send(message)
 
@@ -203,7 +203,9 @@ class Shell:
         try:
             await self._guarded(scope, receive, send, named, call, lambda: started)
         finally:
-            route, seconds = _route(scope), perf_counter() - started_at
+            # A stream was answered when it began; how long its listener stays is no matter of speed.
+            ended_at = answered_at if "credit.stream" in scope else perf_counter()
+            route, seconds = _route(scope), ended_at - started_at
             self._measured(method, route, started, seconds)
             if self._tells_each:
                 _log.debug("request", method=method, route=route, status=started, milliseconds=round(seconds * 1000, 3))

@@ -1,0 +1,147 @@
+"""`credit-service events`."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from credit_service.cli.common import Json, say, wrong
+
+if TYPE_CHECKING:
+    import httpx2
+
+events = typer.Typer(help="The events that the service tells.", no_args_is_help=True)
+
+_PATH = "/api/v1/credits/events"
+_SILENCE_SECONDS = 60.0  # the service says something every 15
+_PAUSE_SECONDS = 1.0
+
+
+@events.callback()
+def _group() -> None:
+    """The events that the service tells."""
+
+
+@events.command()
+def tail(
+    url: Annotated[str, typer.Option(help="The running service.")] = "http://127.0.0.1:8015",
+    key: Annotated[
+        str | None, typer.Option(help="An API key of scope read.", envvar="CREDIT_SERVICE_KEY", show_envvar=True)
+    ] = None,
+    merchant: Annotated[
+        str | None, typer.Option(help="Follow the events of this merchant alone.", show_default="all")
+    ] = None,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="Begin with the first, not with the next one.")
+    ] = False,
+    patience: Annotated[
+        float, typer.Option(help="Seconds to go on trying while the service does not answer.", min=0)
+    ] = 60,
+    json_: Json = False,
+) -> None:
+    """Follow what a running service announces, until Ctrl-C.
+
+    When the service is away for a moment it goes on where it was: nothing is missing, nothing comes twice.
+    """
+    import httpx2
+
+    if not key or not key.strip().isascii():
+        raise wrong("An API key is needed: --key, or CREDIT_SERVICE_KEY in the environment.")
+    query = {} if merchant is None else {"merchant_id": merchant}
+    headers = {"Authorization": f"Bearer {key.strip()}"}
+    base = url.rstrip("/").removesuffix("/api/v1")
+    try:
+        with httpx2.Client(base_url=base, headers=headers, timeout=_SILENCE_SECONDS) as client:
+            for event in _Following(client, base, query, patience).events(from_start=from_start):
+                typer.echo(event if json_ else _line(json.loads(event)))
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+        raise wrong(f"--url {base}: {error}") from None
+    except BrokenPipeError:  # whoever read this has seen enough, and nothing more can be written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _line(event: dict[str, Any]) -> str:
+    """An event as a line for a person."""
+    data = event["data"]
+    amount = "" if data["amount"] is None else f", amount {data['amount']:,} ({data['transaction_type']})"
+    named = f"{event['time']} {event['subject']} {event['sequence']} {event['type']}"
+    return f"{named}: available {data['available']:,}{amount}"
+
+
+class _Following:
+    """A service that is listened to, and where in its events."""
+
+    def __init__(self, client: "httpx2.Client", base: str, query: dict[str, str], patience: float) -> None:
+        self._client = client
+        self._base = base
+        self._query = query
+        self._patience = patience
+        self._last: str | None = None  # the cursor of the last event
+
+    def events(self, *, from_start: bool) -> Iterator[str]:
+        """The events, as JSON, for ever."""
+        import httpx2
+
+        until, told = time.monotonic() + self._patience, False
+        while True:
+            try:
+                if not from_start and self._last is None:
+                    self._last = self._end()
+                for event in self._stream():
+                    until, told = time.monotonic() + self._patience, False
+                    yield event
+                why = "the stream ended"
+            except _Away as error:
+                why = str(error)
+            except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
+                raise
+            except httpx2.TransportError as error:
+                why = f"it does not answer ({str(error) or type(error).__name__})"
+            if time.monotonic() + _PAUSE_SECONDS > until:
+                say(f"{self._base}: {why}.")
+                raise typer.Exit(1)
+            if not told:
+                say(f"{self._base}: {why}; trying again for {self._patience:g} seconds.")
+                told = True
+            time.sleep(_PAUSE_SECONDS)
+
+    def _end(self) -> str:
+        """The cursor of where the events end now."""
+        response = self._client.get(_PATH, params={**self._query, "start": "now", "limit": "1"})
+        self._check(response)
+        return str(response.json()["pagination"]["next_cursor"])
+
+    def _stream(self) -> Iterator[str]:
+        """The events after the last one, until the stream ends."""
+        headers = {"Accept": "text/event-stream"} | ({} if self._last is None else {"Last-Event-ID": self._last})
+        with self._client.stream("GET", _PATH, params=self._query, headers=headers) as response:
+            if response.status_code != 200:
+                response.read()
+            self._check(response)
+            cursor = self._last
+            for line in response.iter_lines():
+                name, _, value = line.partition(": ")
+                if name == "id":
+                    cursor = value
+                elif name == "data":
+                    self._last = cursor  # not before all of the event is here
+                    yield value
+
+    def _check(self, response: "httpx2.Response") -> None:
+        """Raise _Away where it is worth asking again, and end where it is not."""
+        from credit_service.cli.targets import TRANSIENT, problem_of
+
+        if response.status_code == 200:
+            return
+        problem = problem_of(response)
+        if response.status_code in TRANSIENT:
+            raise _Away(f"it answered {response.status_code} ({problem.code})")
+        raise wrong(f"{self._base} answered {response.status_code}: {problem.detail or 'not like a credit-service'}")
+
+
+class _Away(Exception):
+    pass

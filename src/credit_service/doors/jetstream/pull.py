@@ -1,0 +1,99 @@
+"""Fetches messages of a durable consumer, some ahead: while a batch is posted, the next one arrives.
+
+nats-py's own `fetch` makes two tasks for each message, and is deaf for its whole timeout when the server dies.
+"""
+
+import asyncio
+import json
+from typing import Any, Final
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import ConnectionClosedError, Error
+
+EXPIRES_SECONDS: Final = 5.0
+"""How long NATS keeps a request for more; after that it is asked again."""
+_LOOK_SECONDS: Final = 0.25
+_MOST_BYTES: Final = 8 * 1024 * 1024
+
+
+class PullEnded(Error):
+    """NATS has no such consumer any more, or will not serve it."""
+
+
+class Pull:
+    """What one consumer delivers, on one connection. At most two batches are in memory or under way."""
+
+    def __init__(self, client: Client, stream: str, consumer: str, batch: int) -> None:
+        self._client = client
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._batch = batch
+        self._inbox = client.new_inbox()
+        self._subscription: Subscription | None = None
+        self._waiting: list[Msg] = []
+        self._asked = 0  # messages that NATS was asked for and has not sent
+        self._heard_at = 0.0
+        self._arrived = asyncio.Event()
+        self._ended: str | None = None
+
+    async def open(self) -> None:
+        """Begin to listen."""
+        self._subscription = await self._client.subscribe(self._inbox, cb=self._took)
+
+    async def close(self) -> list[Msg]:
+        """Listen no more; returns what had arrived and nobody took. Raises nats-py's errors."""
+        left, self._waiting = self._waiting, []
+        if self._subscription is not None and not self._client.is_closed:
+            await self._subscription.unsubscribe()
+        return left
+
+    async def messages(self) -> list[Msg]:
+        """The next messages, as soon as there are some, as many as there are; an empty list after a while.
+
+        Raises nats-py's errors when the connection is lost, or the consumer gone.
+        """
+        await self._ask()
+        if not self._waiting:
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._arrived.wait()
+            except TimeoutError:
+                if not self._client.is_connected:
+                    raise ConnectionClosedError from None
+        if self._ended is not None:
+            raise PullEnded(self._ended)
+        taken, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
+        return taken
+
+    async def _ask(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._asked and now - self._heard_at > 2 * EXPIRES_SECONDS:
+            self._asked = 0  # it was lost, or its answer
+        if self._asked + len(self._waiting) > self._batch:
+            return
+        more = 2 * self._batch - self._asked - len(self._waiting)
+        most = max(_MOST_BYTES, 2 * self._client.max_payload)  # or what is larger would never come
+        request = {"batch": more, "expires": int(EXPIRES_SECONDS * 1e9), "max_bytes": most}
+        if not self._asked:
+            self._heard_at = now
+        self._asked += more
+        await self._client.publish(self._next, json.dumps(request).encode(), reply=self._inbox)
+
+    async def _took(self, message: Msg) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
+        if message.reply:
+            self._asked = max(0, self._asked - 1)
+            self._waiting.append(message)
+        else:
+            self._told(message.headers or {})
+        self._arrived.set()
+
+    def _told(self, headers: Any) -> None:
+        """NATS says how a request ended: it expired (408), its bytes were used up (409), or why there is no more."""
+        status, description = headers.get("Status", ""), headers.get("Description", "")
+        if status == "408" or "Nats-Pending-Messages" in headers:
+            self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", self._asked)))
+        elif status != "100":
+            self._ended = description or "NATS has no such consumer"

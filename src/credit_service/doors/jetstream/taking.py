@@ -1,0 +1,302 @@
+"""What becomes of the events of a fetched batch: all are one `submit_many`, and each is answered by its own outcome.
+
+Nothing is lost and nothing holds up what stands beside it. What the database cannot take now is tried again, held in
+its order, then given back to NATS to be delivered later. What can never be applied is put aside as a dead letter. What
+makes our own code fail is tried a few times with growing pauses, alone, and then put aside, too.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+import structlog
+from nats.aio.msg import Msg
+
+from credit_service.doors.jetstream.subjects import Named, Subjects, whole
+from credit_service.ledger.commands import Command
+from credit_service.ledger.decide import Outcome, Replayed, Waiting
+from credit_service.ledger.refusals import Refused
+from credit_service.messages import dead_letters, envelope, strict_json
+from credit_service.messages.content import Limits
+from credit_service.messages.faults import Fault, Invalid
+from credit_service.messages.inbound import Translated
+from credit_service.observability import Metrics
+from credit_service.posting import DeadlineExceeded, Overloaded, Posting
+from credit_service.settings import Settings
+from credit_service.storage.base import Conflict, OutcomeUnknown, StorageUnavailable, Store, Undeliverable
+
+ACTOR: Final = "jetstream"
+TRANSIENT: Final = (StorageUnavailable, OutcomeUnknown, Conflict, Overloaded, DeadlineExceeded)
+"""What passes by itself: the same again may work."""
+_HOLD_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0)
+_AWAY_SECONDS: Final = 5.0
+_LONGEST_PAUSE_SECONDS: Final = 300.0
+_DELIVERIES: Final = 5
+_COMMANDS_AT_ONCE: Final = 1_000
+_log = structlog.get_logger()
+
+_Fault = tuple[str, str]  # code and reason
+
+
+class _Event:
+    """A message, what it means, and what is wrong with it."""
+
+    __slots__ = ("failure", "faults", "message", "outcomes", "subject", "translated", "type")
+
+    def __init__(self, message: Msg, subject: str, type_: str) -> None:
+        self.message = message
+        self.subject = subject
+        self.type = type_
+        self.translated: Sequence[Translated] = ()
+        self.faults: list[_Fault] = []
+        self.outcomes: list[str] = []
+        self.failure: Exception | None = None
+
+    @property
+    def commands(self) -> list[Command]:
+        return [one.command for one in self.translated if not isinstance(one.command, Invalid)]
+
+
+class Ways(NamedTuple):
+    """How patient to be: pauses while the database is away, and after the first failure of our own, in seconds."""
+
+    hold: Sequence[float] = _HOLD_SECONDS
+    first_pause: float = 2.0
+
+
+PATIENT: Final = Ways()
+
+
+class Taking:
+    """Takes batches of messages. `on_put_aside` is told when there are new dead letters."""
+
+    def __init__(
+        self,
+        store: Store,
+        posting: Posting,
+        metrics: Metrics,
+        subjects: Subjects,
+        settings: Settings,
+        on_put_aside: Callable[[], None] = lambda: None,
+        ways: Ways = PATIENT,
+    ) -> None:
+        self._store = store
+        self._posting = posting
+        self._metrics = metrics
+        self._subjects = subjects
+        self._on_put_aside = on_put_aside
+        self._ways = ways
+        self._limits = Limits(settings.key_max_length, settings.metadata_max_bytes)
+        self._max_depth = settings.json_max_depth
+        self._max_bytes = settings.batch_body_max_bytes
+        self._at_once = min(_COMMANDS_AT_ONCE, settings.posting_queue_size)
+
+    async def take(self, messages: Sequence[Msg], pause: Callable[[float], Awaitable[bool]]) -> None:
+        """Take messages, and answer each to NATS when what it means is committed. Raises nats-py's errors.
+
+        `pause` waits so many seconds, and returns whether to go on; else what is not done yet is given back.
+        """
+        events = [event for message in messages if (event := self._read(message)) is not None]
+        for event in events:
+            if _deliveries(event.message) > 1:
+                self._metrics.redelivered(event.type)
+        told = None
+        for seconds in (*self._ways.hold, None):
+            try:
+                await self._apply(events)
+                await self._put_aside(events)
+                break
+            except TRANSIENT as error:
+                if told is None:
+                    told = str(error) or type(error).__name__
+                    _log.warning("events_wait", events=len(events), reason=told)
+                if seconds is None or not await pause(_jittered(seconds)):
+                    await _each(event.message.nak(_jittered(_AWAY_SECONDS)) for event in events)
+                    return
+                await _each(event.message.in_progress() for event in events)
+        for event in events:
+            await self._answer(event)
+
+    # ---- reading
+
+    def _read(self, message: Msg) -> _Event | None:
+        subject = whole(message.subject)
+        named = self._subjects.named(subject)
+        if named is None:  # of a consumer that somebody else has changed: not for us, so not to be judged by us
+            return None
+        event = _Event(message, subject, named.type)
+        try:
+            read = self._event(message.data, named)
+            if read.invalid is not None:
+                event.faults = [_fault(read.invalid)]
+            elif (wrong := _contradiction(read, named)) is not None:
+                event.faults = [("validation_failed", wrong)]
+            else:
+                event.translated = read.commands
+        except Invalid as invalid:
+            event.faults = [_fault(invalid)]
+        except Exception as error:
+            event.failure = error
+        return event
+
+    def _event(self, body: bytes, named: Named) -> envelope.Read:
+        if len(body) > self._max_bytes:
+            raise _TooLarge([Fault("", "too_long", f"An event may have {self._max_bytes} bytes at most.")])
+        read = envelope.read_fast(body, ACTOR, None, self._limits)
+        if read is None:
+            value = strict_json.parse(body, self._max_depth)
+            read = envelope.read(_by_its_type(value, named), ACTOR, None, self._limits)
+        return read
+
+    # ---- applying
+
+    async def _apply(self, events: Sequence[_Event]) -> None:
+        """Post what the events mean. Raises what is transient; any other failure stays with the event it is of."""
+        told = [event for event in events if event.failure is None]
+        try:
+            outcomes = iter(await self._submit([command for event in told for command in event.commands]))
+            for event in told:
+                _note(event, list(islice(outcomes, len(event.commands))))
+        except TRANSIENT:
+            raise
+        except Exception as error:
+            # One of them breaks something, and all of them were told so: each is asked for by itself.
+            _log.error("events_failed", events=len(told), exc_info=error)
+            answers = await asyncio.gather(*[self._submit(event.commands) for event in told], return_exceptions=True)
+            for event, answer in zip(told, answers, strict=True):
+                if isinstance(answer, TRANSIENT):
+                    raise answer from error
+                if isinstance(answer, Exception):
+                    event.failure = answer
+                elif isinstance(answer, BaseException):
+                    raise answer from error
+                else:
+                    _note(event, answer)
+
+    async def _submit(self, commands: Sequence[Command]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for start in range(0, len(commands), self._at_once):
+            outcomes += await self._posting.submit_many(commands[start : start + self._at_once])
+        return outcomes
+
+    async def _put_aside(self, events: Sequence[_Event]) -> None:
+        """Keep what can never be applied. Raises what is transient."""
+        for event in events:
+            if event.failure is not None and _deliveries(event.message) >= _DELIVERIES:
+                event.faults = [("internal", f"The service failed: {type(event.failure).__name__}.")]
+        lost = [event for event in events if event.faults]
+        if not lost:
+            return
+        at = time.time_ns() // 1000
+        letters = [dead_letters.undeliverable(one.subject, one.message.data, one.faults, at) for one in lost]
+        try:
+            new = await self._store.put_aside(letters)
+        except TRANSIENT:
+            raise
+        except Exception as error:  # one of them cannot be kept, and must not keep the others from it
+            _log.error("dead_letters_failed", letters=len(letters), exc_info=error)
+            new = sum([await self._put_one_aside(one, letter) for one, letter in zip(lost, letters, strict=True)])
+        if new:
+            self._metrics.put_aside(new)
+            self._on_put_aside()
+
+    async def _put_one_aside(self, event: _Event, letter: Undeliverable) -> int:
+        try:
+            return await self._store.put_aside([letter])
+        except TRANSIENT:
+            raise
+        except Exception as error:
+            event.failure, event.faults = error, []
+            return 0
+
+    async def _answer(self, event: _Event) -> None:
+        """Tell NATS what became of an event."""
+        if event.failure is not None and not event.faults:
+            delivered = _deliveries(event.message)
+            _log.error("event_failed", subject=event.subject, delivered=delivered, exc_info=event.failure)
+            seconds = min(self._ways.first_pause * 2 ** (delivered - 1), _LONGEST_PAUSE_SECONDS)
+            await event.message.nak(_jittered(seconds))
+            return
+        for outcome in event.outcomes or ["refused"]:
+            self._metrics.consumed(event.type, outcome)
+        if event.faults:
+            _log.warning("event_put_aside", subject=event.subject, code=event.faults[0][0])
+        if event.faults and set(event.outcomes) <= {"refused"}:
+            await event.message.term()
+        else:
+            await event.message.ack()
+
+
+class _TooLarge(Invalid):
+    """An event that is larger than any door takes."""
+
+
+def _fault(invalid: Invalid) -> _Fault:
+    if isinstance(invalid, _TooLarge):
+        return "body_too_large", invalid.faults[0].message
+    unknown = isinstance(invalid, envelope.UnknownType)
+    return ("event_type_unknown" if unknown else "validation_failed"), str(invalid)
+
+
+def _by_its_type(value: Any, named: Named) -> Any:
+    """An event whose sender calls its type like the subject that it was remapped to, under its own name."""
+    for field in ("type", "event_type"):
+        if isinstance(value, dict) and value.get(field) == named.base != named.type:
+            value = {**value, field: named.type}
+    return value
+
+
+def _contradiction(read: envelope.Read, named: Named) -> str | None:
+    """How an event contradicts its subject. Who may send to a subject is for NATS to say, so the subject counts."""
+    if read.type != named.type:
+        return f"/type: Events of this subject are of the type {named.type}."
+    commands = [one.command for one in read.commands if not isinstance(one.command, Invalid)]
+    if named.merchant_id is not None and any(command.merchant_id != named.merchant_id for command in commands):
+        return "/data/merchant_id: This is not the merchant that the subject names."
+    return None
+
+
+def _note(event: _Event, outcomes: Sequence[Outcome]) -> None:
+    """What became of each of an event's commands, and of what in it was none."""
+    event.outcomes, event.faults = [], event.faults if not event.translated else []
+    left = iter(outcomes)
+    for translated in event.translated:
+        outcome = translated.command if isinstance(translated.command, Invalid) else next(left)
+        order = "" if translated.order_id is None else f"order {translated.order_id}: "
+        match outcome:
+            case Invalid():
+                code, sentence = _fault(outcome)
+                event.faults.append((code, f"{order}{sentence}"))
+            case Refused(refusal=refusal):
+                event.faults.append((refusal.code, f"{order}{refusal.sentence}"))
+        event.outcomes.append(_name(outcome))
+
+
+def _name(outcome: Outcome | Invalid) -> str:
+    match outcome:
+        case Refused() | Invalid():
+            return "refused"
+        case Replayed():
+            return "replayed"
+        case Waiting():
+            return "parked"
+        case _:
+            return "posted"
+
+
+def _deliveries(message: Msg) -> int:
+    """How often a message was delivered, this time included: NATS says so in the subject of the answer."""
+    tokens = message.reply.split(".")
+    return int(tokens[4 if len(tokens) == 9 else 6])
+
+
+def _jittered(seconds: float) -> float:
+    return random.uniform(seconds / 2, seconds)  # noqa: S311 - jitter, not a secret
+
+
+async def _each(answers: Iterable[Awaitable[None]]) -> None:
+    for answer in answers:
+        await answer

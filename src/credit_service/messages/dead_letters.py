@@ -1,0 +1,128 @@
+"""Dead letters: events that can never be applied, as they are kept, told to the broker, shown and replayed.
+
+An event that came in is kept byte for byte. What the ledger gave up later (a refund whose order never came) is kept as
+its fact, of which the event is made again here: read once more, it means the same.
+"""
+
+import json
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+
+from credit_service.ledger.commands import Fact, OrderRefunded, PaymentRefunded
+from credit_service.messages.fields import format_time
+from credit_service.messages.shapes import encode
+from credit_service.storage.base import Letter, LetterQuery, Undeliverable
+
+SUBJECT: Final = "dlq.credits."
+"""What stands before the subject of an event where its dead letter is published."""
+_LONGEST_REASON = 2_000
+_MICROS = Decimal(1_000_000)
+_SUBJECTS: Final[Mapping[type[Fact], tuple[str, str]]] = {
+    OrderRefunded: ("evt.shopify.webhook.order_refunded", "order_refunded"),
+    PaymentRefunded: ("evt.billing.payment_refunded", "payment_refunded"),
+}
+"""The event that a fact came by, and what storage calls its kind."""
+
+
+def undeliverable(subject: str, original: bytes, faults: Iterable[tuple[str, str]], at: int) -> Undeliverable:
+    """An event to put aside, with its faults (code and reason), of which the first gives the letter its code.
+
+    `at`: when it was received, in microseconds.
+    """
+    codes, reasons = zip(*faults, strict=True)
+    # What came in may be quoted there, and not every text can be kept.
+    reason = "; ".join(reasons).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    return Undeliverable(subject, original, codes[0], reason[:_LONGEST_REASON], at)
+
+
+def about(code: str | None, subject: str | None, *, unreplayed: bool = False) -> LetterQuery:
+    """The question for dead letters of a code, of a subject."""
+    kinds = dict(_SUBJECTS.values())
+    return LetterQuery(code, subject, None if subject is None else kinds.get(subject), unreplayed)
+
+
+def subject_of(letter: Letter) -> str:
+    """The subject of the event that was put aside."""
+    return letter.subject or _SUBJECTS[type(letter.fact)][0]
+
+
+def original_of(letter: Letter) -> bytes:
+    """The event that was put aside: as it came in, or one that means the same."""
+    return _event(letter) if letter.original is None else letter.original
+
+
+def published(letter: Letter, *, with_original: bool = True) -> bytes:
+    """A dead letter as the broker is told of it; what is too large for it is told without the original."""
+    told = {
+        "code": letter.code,
+        "reason": letter.reason,
+        "subject": subject_of(letter),
+        "original": b64encode(original_of(letter)).decode() if with_original else None,
+        "received_at": format_time(letter.at),
+    }
+    return encode(told)
+
+
+def shape(letter: Letter) -> dict[str, Any]:
+    """A dead letter as JSON for a person's tools, without the event itself."""
+    return {
+        "id": letter.id,
+        "code": letter.code,
+        "reason": letter.reason,
+        "subject": subject_of(letter),
+        "received_at": format_time(letter.at),
+        "published_at": None if letter.published_at is None else format_time(letter.published_at),
+        "replayed_at": None if letter.replayed_at is None else format_time(letter.replayed_at),
+    }
+
+
+def _event(letter: Letter) -> bytes:
+    fact = letter.fact
+    envelope = {
+        "specversion": "1.0",
+        "id": f"dead-letter-{letter.id}",
+        "source": "credit-service",
+        "type": subject_of(letter),
+        "subject": str(fact.merchant_id),
+        "time": None if fact.occurred_at is None else format_time(fact.occurred_at),
+        "correlationid": fact.correlation_id,
+        "data": _said(_data(fact)),
+    }
+    return encode(_said(envelope))
+
+
+def _said(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _data(fact: Any) -> dict[str, Any]:
+    common = {
+        "merchant_id": str(fact.merchant_id),
+        "refund_id": fact.refund_id,
+        "credits": fact.credits,
+        "metadata": None if fact.metadata is None else msgspec.Raw(fact.metadata.encode()),
+    }
+    if isinstance(fact, PaymentRefunded):
+        return common | {"payment_id": fact.payment_id}
+    return common | {
+        "order_id": fact.order_id,
+        "refund_amount": _money(fact.refund_micros),
+        "order_total": _money(fact.order_total_micros),
+        "currency": fact.currency,
+    }
+
+
+def _money(micros: int | None) -> str | None:
+    return None if micros is None else f"{micros / _MICROS:f}"
+
+
+def readable(original: bytes) -> Any:
+    """The event as JSON where it is that, else as text with what is no text escaped: to look at, not to replay."""
+    try:
+        return json.loads(original)
+    except (ValueError, RecursionError):
+        return original.decode("utf-8", "backslashreplace")

@@ -1,0 +1,230 @@
+"""The events that go out: what each of them says, and how an announcement of the outbox becomes one.
+
+An event is made when it is read, each time the same, so that whoever sends it twice sends the same bytes. Its data is a
+struct, since a publisher makes tens of thousands a second; `PAYLOADS` lists them, and their schemas come from them.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from credit_service.ledger import addresses, announcements
+from credit_service.ledger.account import Transaction, TransactionType
+from credit_service.messages.fields import format_time
+from credit_service.messages.shapes import encode as as_json
+from credit_service.storage.base import StoredEvent
+
+PREFIX: Final = "evt.credits."
+"""What the type of each event begins with."""
+
+_UUID: Final = {"format": "uuid"}
+Uuid = Annotated[str, Meta(extra_json_schema=_UUID)]
+Time = Annotated[str, Meta(description="An instant in UTC (RFC 3339).", extra_json_schema={"format": "date-time"})]
+Credits = Annotated[int, Meta(description="Whole credits.")]
+Amount = Annotated[int, Meta(description="Whole credits.", ge=0)]
+PluginStatus = Literal["enabled", "disabled"]
+
+
+class Reference(Struct, frozen=True):
+    """What a transaction is about, in its sender's words."""
+
+    type: str
+    id: str
+
+
+class Payload(Struct, frozen=True):
+    """What every event says. What it tells of its transaction is null where no transaction caused it."""
+
+    merchant_id: Annotated[Uuid, Meta(description="Whose account it is.")]
+    account_id: Uuid
+    transaction_id: Annotated[Uuid | None, Meta(description="The transaction that caused it.")]
+    transaction_sequence: Annotated[int, Meta(description="The transaction's number in its account.", ge=1)] | None
+    transaction_type: TransactionType | None
+    amount: Annotated[Amount | None, Meta(description="Credits that were posted.")]
+    shortfall: Annotated[Amount | None, Meta(description="Credits that could not be posted.")]
+    balance_before: Credits | None
+    balance_after: Credits | None
+    available: Annotated[int, Meta(description="Credits that can be spent after it; negative: that much is owed.")]
+    reference: Reference | None
+    correlation_id: str | None
+
+
+class OfTransaction(Payload, frozen=True):
+    """What an event says that tells of its own transaction."""
+
+    transaction_id: Annotated[Uuid, Meta(description="The transaction that it tells of.")]
+    transaction_sequence: Annotated[int, Meta(description="The transaction's number in its account.", ge=1)]
+    transaction_type: TransactionType
+    amount: Annotated[Amount, Meta(description="Credits that were posted.")]
+    shortfall: Annotated[Amount, Meta(description="Credits that could not be posted.")]
+    balance_before: Credits
+    balance_after: Credits
+
+
+class AccountCreated(Payload, frozen=True):
+    """An account was opened: always the first of its events."""
+
+
+class Recharged(OfTransaction, frozen=True):
+    """A trial, a period of a subscription or a payment added credits."""
+
+    transaction_type: Literal["TRIAL", "SUBSCRIPTION", "PAYMENT"]
+
+
+class Consumed(OfTransaction, frozen=True):
+    """An order or a spend took credits."""
+
+    transaction_type: Literal["ORDER_PAID", "USAGE"]
+
+
+class Refunded(OfTransaction, frozen=True):
+    """A refund gave back credits of an order."""
+
+    transaction_type: Literal["ORDER_REFUNDED"]
+
+
+class Adjusted(OfTransaction, frozen=True):
+    """An administrator added or took credits."""
+
+    transaction_type: Literal["MANUAL"]
+
+
+class PaymentRefunded(OfTransaction, frozen=True):
+    """A payment was given back, and its credits were taken."""
+
+    transaction_type: Literal["PAYMENT_REFUNDED"]
+
+
+class Expired(OfTransaction, frozen=True):
+    """What was left of a grant expired."""
+
+    transaction_type: Literal["EXPIRY"]
+
+
+class OrderRejected(OfTransaction, frozen=True):
+    """An order that the available credits could not cover was rejected, and nothing taken for it."""
+
+    transaction_type: Literal["ORDER_PAID"]
+
+
+class ExpiringSoon(Payload, frozen=True):
+    """A grant expires within 7 days: once for each grant, and not for one that lives shorter."""
+
+    grant_id: Uuid
+    remaining: Annotated[int, Meta(description="Credits that are left of it.", ge=1)]
+    expires_at: Time
+
+
+class LowBalanceReached(Payload, frozen=True):
+    """Available credits fell to the low threshold or below: once, until the balance is restored."""
+
+    low_threshold: Amount
+
+
+class BalanceExhausted(Payload, frozen=True):
+    """No credits are available any more: once, until the balance is restored."""
+
+
+class BalanceRestored(Payload, frozen=True):
+    """Available credits are above the low threshold again."""
+
+    low_threshold: Amount
+
+
+class PluginStatusChanged(Payload, frozen=True):
+    """The plugin may run now, or may no longer."""
+
+    previous_status: PluginStatus
+    current_status: PluginStatus
+    reason: Literal["available", "exhausted"]
+
+
+PAYLOADS: Final[Mapping[str, type[Payload]]] = {
+    announcements.ACCOUNT_CREATED: AccountCreated,
+    announcements.RECHARGED: Recharged,
+    announcements.CONSUMED: Consumed,
+    announcements.REFUNDED: Refunded,
+    announcements.ADJUSTED: Adjusted,
+    announcements.PAYMENT_TAKEN_BACK: PaymentRefunded,
+    announcements.EXPIRED: Expired,
+    announcements.EXPIRING_SOON: ExpiringSoon,
+    announcements.LOW_BALANCE_REACHED: LowBalanceReached,
+    announcements.BALANCE_EXHAUSTED: BalanceExhausted,
+    announcements.BALANCE_RESTORED: BalanceRestored,
+    announcements.PLUGIN_STATUS_CHANGED: PluginStatusChanged,
+    announcements.ORDER_REJECTED: OrderRejected,
+}
+"""The data of each event, by the announcement that it tells."""
+
+Data = TypeVar("Data", bound=Payload)
+
+
+class Event(Struct, Generic[Data], frozen=True, kw_only=True):
+    """A CloudEvent (version 1.0, JSON format, structured mode) that tells of an account.
+
+    `sequence` numbers the events of one account 1, 2, 3 … without a gap, as the extension of this name asks for it.
+    """
+
+    specversion: Literal["1.0"] = "1.0"
+    id: Annotated[Uuid, Meta(description="Names this event for ever: a repeat has the same.")]
+    source: Annotated[str, Meta(description="The service that tells it (SERVICE_SOURCE).", min_length=1)]
+    type: Annotated[str, Meta(description="What happened; over NATS also its subject.")]
+    subject: Annotated[Uuid, Meta(description="The merchant whose account it is.")]
+    time: Annotated[Time, Meta(description="When it was posted, in UTC (RFC 3339).")]
+    sequence: Annotated[str, Meta(description="Its number among the account's events.", pattern="^[1-9][0-9]*$")]
+    correlationid: Annotated[str, Meta(description="What its transaction was posted with.")] | UnsetType = UNSET
+    datacontenttype: Literal["application/json"] = "application/json"
+    data: Data
+
+
+def event_id(account: int, number: int) -> str:
+    """The id of an account's event: an address, so each time the same. `number` counts the account's events."""
+    return addresses.text(account, addresses.EVENT, number)
+
+
+def event_type(stored: StoredEvent) -> str:
+    """The type of the event that tells of an announcement, which is its subject, too."""
+    return PREFIX + stored.announcement.type
+
+
+def cloud_event(stored: StoredEvent, source: str) -> Event[Payload]:
+    """The event that tells of an announcement; `source` is the service's own name (SERVICE_SOURCE)."""
+    told, account = stored.announcement, stored.account
+    merchant_id = str(stored.merchant_id)
+    cause, reference, correlation_id = stored.transaction, None, None
+    posted: tuple[Any, ...] = _NOTHING
+    if cause is not None:
+        transaction_id = addresses.text(account, addresses.TRANSACTION, cause.sequence)
+        # type, amount, shortfall, balance_before and balance_after stand side by side.
+        posted = (transaction_id, cause.sequence, *cause[_TYPE : _TYPE + 5])
+        reference = None if cause.reference is None else Reference(*cause.reference)
+        correlation_id = cause.correlation_id
+    account_id = addresses.text(account, addresses.ACCOUNT, 0)
+    common = (merchant_id, account_id, *posted, told.available, reference, correlation_id)
+    return Event(
+        id=event_id(account, told.number),
+        source=source,
+        type=event_type(stored),
+        subject=merchant_id,
+        time=format_time(told.at),
+        sequence=str(told.number),
+        correlationid=UNSET if correlation_id is None else correlation_id,
+        data=PAYLOADS[told.type](*common, **_detail(told.detail)),
+    )
+
+
+_TYPE: Final = Transaction._fields.index("type")
+_NOTHING: Final = (None,) * 7
+
+
+def _detail(detail: dict[str, Any] | None) -> dict[str, Any]:
+    """What an announcement says of its own, as it is told: an instant is text."""
+    if detail is None:
+        return {}
+    return {**detail, "expires_at": format_time(detail["expires_at"])} if "expires_at" in detail else detail
+
+
+def encode(stored: StoredEvent, source: str) -> bytes:
+    """The same as JSON."""
+    return as_json(cloud_event(stored, source))

@@ -1,0 +1,147 @@
+"""The publisher: brings what was announced to the JetStream stream CREDITS, each event once and in its account's order.
+
+Messages of a page are sent one after the other without waiting, and only the first and the last are acknowledged. Each
+of them but the first names the message that must stand before it, and the first one the sequence at which the stream
+must be; so JetStream itself refuses whatever follows one that it did not store, and whatever a publisher sends that was
+paused while another took its place. Why so: docs/decisions/0019-a-chain-of-messages.md.
+"""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
+from typing import Any, Final
+
+from nats.aio.subscription import Subscription
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header, StreamConfig
+from nats.js.errors import APIError, NoStreamResponseError
+
+from credit_service.broker import FAILURES, Broker, StreamConflict, reason
+from credit_service.messages.outbound import PAYLOADS, PREFIX, encode, event_id, event_type
+from credit_service.outlets.reader import Undelivered
+from credit_service.storage.base import StoredEvent
+
+STREAM: Final = "CREDITS"
+"""The stream of the events that go out. Nobody else publishes there."""
+
+SUBJECTS: Final = [PREFIX + name for name in PAYLOADS]
+"""One by one, since evt.credits.manual_adjustment comes in."""
+
+READER: Final = "jetstream"
+"""The name of the cursor."""
+
+PAGE: Final = 250
+"""Events that are sent at once."""
+
+_LOOKED_AT: Final = 4 * PAGE  # messages of the stream; what a crash kept from the cursor is among them
+_ANSWER_SECONDS: Final = 3.0
+_PATIENCE_SECONDS: Final = 2.0
+_WRONG_LAST_SEQUENCE: Final = 10071
+_HEADERS: Final = {"Content-Type": "application/cloudevents+json", Header.EXPECTED_STREAM.value: STREAM}
+
+
+class Publisher:
+    """What a `Reader` needs to publish: `begin` and `deliver`.
+
+    `source`: the service's name in its events. `on_published` is told how many events of each type were published.
+    """
+
+    def __init__(self, broker: Broker, source: str, on_published: Callable[[Counter[str]], None]) -> None:
+        self._broker = broker
+        self._source = source
+        self._on_published = on_published
+        self._last = 0  # sequence of the stream's last message
+        self._there: frozenset[str] = frozenset()  # ids of its last messages when we began
+
+    async def begin(self) -> None:
+        """See to it that there is a stream, and look at its end. Raises Undelivered."""
+        with self._undelivered():
+            async with asyncio.timeout(_PATIENCE_SECONDS):  # for ever, it would keep the cursor from one with NATS
+                streams = await self._broker.jetstream()
+            await ensure_stream(self._broker)
+            self._last = (await streams.stream_info(STREAM)).state.last_seq
+            first = max(1, self._last - _LOOKED_AT + 1)
+            async with aclosing(stored_ids(streams, first)) as ids:
+                self._there = frozenset([id_ async for id_ in ids])
+
+    async def deliver(self, events: Sequence[StoredEvent]) -> None:
+        """Publish what is not there yet. Raises Undelivered."""
+        ids = [event_id(event.account, event.announcement.number) for event in events]
+        missing = [index for index, id_ in enumerate(ids) if id_ not in self._there]
+        if missing:
+            with self._undelivered():
+                await self._publish([(ids[index], events[index]) for index in missing])
+        self._on_published(Counter([event_type(event) for event in events]))
+
+    async def _publish(self, named: Sequence[tuple[str, StoredEvent]]) -> None:
+        client = await self._broker.client()
+        inbox = client.new_inbox()
+        answers = await client.subscribe(inbox)
+        try:
+            expected = {Header.EXPECTED_LAST_SEQUENCE.value: str(self._last)}
+            answered = {named[0][0], named[-1][0]}
+            for id_, event in named:
+                headers = {Header.MSG_ID.value: id_, **expected, **_HEADERS}
+                reply = inbox if id_ in answered else ""
+                await client.publish(event_type(event), encode(event, self._source), reply, headers)
+                expected = {Header.EXPECTED_LAST_MSG_ID.value: id_}
+            for _ in answered:  # the first one's says why, where it is refused
+                self._last = await _stored_at(answers)
+        finally:
+            with suppress(*FAILURES):
+                await answers.unsubscribe()
+
+    @contextmanager
+    def _undelivered(self) -> Iterator[None]:
+        try:
+            yield
+        except StreamConflict as error:
+            raise Undelivered(str(error)) from None
+        except FAILURES as error:
+            if isinstance(error, APIError) and error.err_code == _WRONG_LAST_SEQUENCE:
+                raise Undelivered(f"Somebody else published to the stream {STREAM}.") from None
+            raise Undelivered(f"{self._broker.name} does not take events: {reason(error)}.") from None
+
+
+async def ensure_stream(broker: Broker) -> None:
+    """See to it that our stream carries all our subjects. Raises StreamConflict, FAILURES."""
+    carriers = await broker.carriers(SUBJECTS)
+    if set(carriers.get(STREAM, ())) != set(SUBJECTS):
+        await broker.create_stream(StreamConfig(name=STREAM, subjects=SUBJECTS))
+    broker.agreed(STREAM)
+
+
+async def stored_ids(streams: JetStreamContext, first: int = 1) -> AsyncGenerator[str]:
+    """The ids of the messages that the stream holds, from this sequence on. Raises FAILURES."""
+    config = ConsumerConfig(
+        deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+        opt_start_seq=first,
+        ack_policy=AckPolicy.NONE,
+        headers_only=True,
+        mem_storage=True,
+        num_replicas=1,
+    )
+    consumer = await streams.pull_subscribe("", stream=STREAM, config=config)
+    try:
+        left = (await consumer.consumer_info()).num_pending or 0
+        while left > 0:
+            for message in await consumer.fetch(min(left, 500), timeout=_ANSWER_SECONDS):
+                left = message.metadata.num_pending
+                if (id_ := (message.headers or {}).get(Header.MSG_ID.value)) is not None:
+                    yield id_
+    finally:
+        with suppress(*FAILURES):
+            await consumer.unsubscribe()
+
+
+async def _stored_at(answers: Subscription) -> int:
+    """Where a message was stored, from the next answer. Raises FAILURES."""
+    message = await answers.next_msg(_ANSWER_SECONDS)
+    if not message.data:  # nobody listens there
+        raise NoStreamResponseError
+    told: dict[str, Any] = json.loads(message.data)
+    if "error" in told:
+        raise APIError.from_error(told["error"])
+    return int(told["seq"])

@@ -1,0 +1,193 @@
+"""A reader of the outbox: takes what was announced, page after page, to somebody outside.
+
+Any number of processes may run the same reader; one of them holds its cursor and delivers, the others wait for it to
+let go or to die (docs/decisions/0012-cursors-into-the-outbox.md). How events reach their receiver is left to `deliver`;
+that none is lost on the way is kept here: the cursor moves only behind what was delivered. After a crash, or a pause
+longer than the lease, the same events are delivered again.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from secrets import token_hex
+from typing import Any, NoReturn
+
+from credit_service.ledger.account import MICROSECONDS
+from credit_service.outlets.wake import Wake
+from credit_service.rounds import NotNow, keep_doing
+from credit_service.storage.base import Claim, Position, StorageError, Store, StoredEvent
+
+LEASE_SECONDS = 5.0
+"""How long a reader that died keeps others from its cursor."""
+
+_POLL_SECONDS = 1.0  # for what another process has posted
+_GATHER_SECONDS = 0.02  # so that under load a page is many events, since each is a commit of its own
+_LONGEST_PAUSE_SECONDS = 30.0
+_LET_GO_SECONDS = 2.0
+
+Deliver = Callable[[Sequence[StoredEvent]], Coroutine[Any, Any, None]]
+"""Brings events to their receiver, in this order; it may be cancelled. Raises Undelivered where it cannot."""
+
+
+class Undelivered(NotNow):
+    """The receiver did not take all events. `delivered`: how many it took, from the first one on."""
+
+    def __init__(self, reason: str, delivered: int = 0) -> None:
+        super().__init__(reason)
+        self.delivered = delivered
+
+
+class _Lost(NotNow):
+    """The claim is another's now."""
+
+
+class Reader:
+    """Reads as `name`; see `run`.
+
+    `begin` is called each time before it starts anew, which is after a claim and after each failure, and may ask the
+    receiver what it has; after it the claim is renewed, so that what it learnt is not older than our right to deliver.
+    Spans in seconds; `page`: how many events are delivered at once.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        deliver: Deliver,
+        *,
+        wake: Wake | None = None,
+        begin: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        page: int = 500,
+        lease_seconds: float = LEASE_SECONDS,
+        poll_seconds: float = _POLL_SECONDS,
+        longest_pause_seconds: float = _LONGEST_PAUSE_SECONDS,
+    ) -> None:
+        self.name = name
+        self._store = store
+        self._deliver = deliver
+        self._wake = wake or Wake()
+        self._begin = begin
+        self._page = page
+        self._lease_seconds = lease_seconds
+        self._poll_seconds = poll_seconds
+        self._longest_pause_seconds = longest_pause_seconds
+        self.fault: str | None = None  # why nothing is delivered, where that is so
+        self._owner = f"{socket.gethostname()}/{os.getpid()}/{token_hex(4)}"
+        self._claim: Claim | None = None
+        self._reached: Position = ()  # up to here all was delivered; the claim may not know yet
+        self._seen = 0
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is this one that delivers."""
+        return self._claim is not None
+
+    async def run(self) -> NoReturn:
+        """Read for ever. Cancelled, it lets another have the cursor at once."""
+        try:
+            await keep_doing(
+                self.once,
+                "outbox_reader_failed",
+                self._poll_seconds,
+                longest_seconds=self._longest_pause_seconds,
+                rest=self._rest,
+                reader=self.name,
+            )
+        finally:
+            await self._let_go()
+
+    async def once(self) -> bool:
+        """Deliver the next page; True where there may be more. Raises Undelivered and StorageError."""
+        try:
+            more = (self._claim is not None or await self._claimed()) and await self._next_page()
+        except _Lost:
+            return False
+        except BaseException as error:
+            self.fault = str(error) or type(error).__name__
+            # Whoever else can reach the receiver may try, and what was under way is unknown: so begin anew.
+            await self._let_go()
+            raise
+        self.fault = None
+        return more
+
+    async def lag_seconds(self) -> float:
+        """How long the oldest event has waited that was not delivered, by whatever process. Raises StorageError."""
+        positions = {cursor.reader: cursor.position for cursor in await self._store.cursors()}
+        oldest = await self._store.events(positions.get(self.name, (0,) * self._store.lanes), 1)
+        return max(0, await self._store.now() - oldest[0].announcement.at) / MICROSECONDS if oldest else 0.0
+
+    async def _claimed(self) -> bool:
+        now = await self._store.now()
+        self._claim = await self._store.claim(self.name, self._owner, now, self._lease_seconds)
+        if self._claim is None:
+            return False
+        self._reached = self._claim.position
+        if self._begin is not None:
+            await self._holding(self._begin())
+            await self._renew()
+        return True
+
+    async def _next_page(self) -> bool:
+        self._seen = self._wake.commits
+        events = await self._store.events(self._reached, self._page)
+        if events:
+            await self._delivered(events)
+        elif self._held().leased_until - await self._store.now() < self._lease_seconds * 500_000:  # half of it is over
+            await self._renew()
+        return len(events) == self._page
+
+    async def _delivered(self, events: Sequence[StoredEvent]) -> None:
+        try:
+            await self._holding(self._deliver(events))
+        except Undelivered as failure:
+            self._reached = position_after(self._reached, events[: failure.delivered])
+            raise
+        self._reached = position_after(self._reached, events)
+        await self._renew()
+
+    async def _holding(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for what may take long, and renew the claim meanwhile; the work ends where it is another's now."""
+        task = asyncio.create_task(work)
+        try:
+            while not (await asyncio.wait([task], timeout=self._lease_seconds / 3))[0]:
+                await self._renew()
+            await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _renew(self) -> None:
+        """Note how far everything was delivered, and go on holding the claim. Raises _Lost where it is another's."""
+        now = await self._store.now()
+        self._claim = await self._store.advance(self._held(), self._reached, now, self._lease_seconds)
+        if self._claim is None:
+            raise _Lost
+
+    def _held(self) -> Claim:
+        assert self._claim is not None
+        return self._claim
+
+    async def _let_go(self) -> None:
+        if self._claim is not None:
+            with suppress(StorageError, _Lost, TimeoutError):  # then it runs out by itself
+                async with asyncio.timeout(_LET_GO_SECONDS):
+                    await self._renew()  # what was delivered before it came to this
+                    await self._store.release(self._held())
+            self._claim = None
+
+    async def _rest(self, seconds: float) -> None:
+        if self._claim is None:
+            await asyncio.sleep(seconds)
+        else:
+            await asyncio.sleep(_GATHER_SECONDS)
+            await self._wake.wait(self._seen, seconds)
+
+
+def position_after(position: Position, events: Sequence[StoredEvent]) -> Position:
+    """Where the outbox is read on after these events, which were read from a position."""
+    reached = list(position)
+    for event in events:
+        reached[event.lane] = event.id
+    return tuple(reached)

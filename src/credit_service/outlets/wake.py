@@ -1,0 +1,32 @@
+"""Wakes those who read the outbox as soon as this process has posted something.
+
+What other processes post is found by looking again after a while, so a wake-up may be lost; polling is the truth.
+"""
+
+import asyncio
+
+
+class Wake:
+    """Counts the commits of this process. Of one event loop."""
+
+    def __init__(self) -> None:
+        self.commits = 0
+        self._next: asyncio.Future[None] | None = None
+
+    def committed(self) -> None:
+        """Something was posted."""
+        self.commits += 1
+        if self._next is not None:
+            self._next.set_result(None)
+            self._next = None
+
+    async def wait(self, seen: int, seconds: float) -> bool:
+        """Wait until there were more than `seen` commits, at most `seconds`; False where there were not.
+
+        Take `commits` as `seen` before you read: what is posted while you do wakes you at once.
+        """
+        if self.commits == seen:
+            if self._next is None:
+                self._next = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._next], timeout=seconds)
+        return self.commits != seen

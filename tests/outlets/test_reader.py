@@ -1,0 +1,310 @@
+"""A reader of the outbox: nothing is skipped, one delivers at a time, and whatever fails is tried again from there.
+
+Leases go by the store's clock, which the tests move; only renewing one goes by real time, as short as a test needs.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from credit_service.outlets.reader import Reader, Undelivered
+from credit_service.outlets.wake import Wake
+from credit_service.storage.base import Claim, StorageUnavailable, Store, StoredEvent
+from tests.ledger.telling import opening, use
+from tests.storage.contract import Clock, merchant, tell
+from tests.storage.engines import opened
+from tests.storage.values import of
+
+NAME = "receiver"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def store(new_ledger: Callable[[], str], clock: Clock) -> AsyncIterator[Store]:
+    store = opened(new_ledger(), clock=clock)
+    yield store
+    await store.close()
+
+
+class Receiver:
+    """Takes what is delivered; it can fail, and take long."""
+
+    def __init__(self) -> None:
+        self.taken: list[StoredEvent] = []
+        self.pages: list[int] = []
+        self.failures: list[Exception] = []
+        self.begun: list[int] = []
+        self.takes_long = False
+        self.called = asyncio.Event()
+        self.cancelled = False
+
+    async def begin(self) -> None:
+        self.begun.append(len(self.taken))
+
+    async def deliver(self, events: Sequence[StoredEvent]) -> None:
+        self.called.set()
+        if self.takes_long:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.cancelled = True
+                raise
+        if self.failures:
+            failure = self.failures.pop(0)
+            self.taken += events[: failure.delivered] if isinstance(failure, Undelivered) else []
+            raise failure
+        self.taken += events
+        self.pages.append(len(events))
+
+    async def took(self, announced: int) -> None:
+        """Wait until so many were taken."""
+
+        async def enough() -> bool:
+            return len(self.taken) >= announced
+
+        await until(enough)
+
+    def assert_has_all(self, announced: int) -> None:
+        """Everything once, and each account's in their order."""
+        assert len(self.taken) == announced
+        numbers: dict[int, list[int]] = {}
+        for event in self.taken:
+            numbers.setdefault(event.account, []).append(event.announcement.number)
+        for found in numbers.values():
+            assert found == list(range(1, len(found) + 1))
+
+
+def reader(store: Store, receiver: Receiver, **options: Any) -> Reader:
+    return Reader(store, NAME, receiver.deliver, begin=receiver.begin, **options)
+
+
+async def position(store: Store) -> tuple[int, ...]:
+    (cursor,) = await store.cursors()
+    return cursor.position
+
+
+async def renewed(store: Store) -> None:
+    """Wait until the lease lasts for longer from the clock's instant on."""
+    (before,) = await store.cursors()
+
+    async def longer() -> bool:
+        return (await store.cursors())[0].leased_until > before.leased_until
+
+    await until(longer)
+
+
+async def announce(store: Store, accounts: int) -> int:
+    """Open accounts and spend on each; returns how much that announces."""
+    merchants = [merchant(index) for index in range(accounts)]
+    await tell(store, *[of(one, opening()) for one in merchants])
+    await tell(store, *[of(one, use(2)) for one in merchants])
+    return 4 * accounts  # opened, recharged, enabled, consumed
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until it is so."""
+    async with asyncio.timeout(20):
+        while not await condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+async def cancelled(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_everything_is_delivered_once_page_after_page_and_each_accounts_in_its_order(store: Store):
+    announced = await announce(store, 5)
+    receiver = Receiver()
+    one = reader(store, receiver, page=7)
+    assert [await one.once() for _ in range(4)] == [True, True, False, False]
+    assert receiver.pages == [7, 7, 6]
+    receiver.assert_has_all(announced)
+    assert await position(store) == await store.last_events()
+
+    again = Receiver()
+    await one._let_go()
+    assert not await reader(store, again).once()
+    assert again.taken == [], "another goes on where this one stood"
+
+
+@pytest.mark.parametrize("delivered", [0, 5])
+async def test_what_the_receiver_did_not_take_is_delivered_again_and_what_it_took_is_not(store: Store, delivered: int):
+    announced = await announce(store, 5)
+    receiver = Receiver()
+    receiver.failures = [Undelivered("The receiver is away.", delivered)]
+    one = reader(store, receiver)
+    with pytest.raises(Undelivered):
+        await one.once()
+    assert sum(await position(store)) == delivered
+    assert not one.holds, "whoever else reaches the receiver may have it at once"
+    await one.once()
+    receiver.assert_has_all(announced)
+    assert receiver.begun == [0, delivered], "it begins anew after a failure"
+
+
+@pytest.mark.parametrize(
+    "failure", [Undelivered("Away."), StorageUnavailable("Gone."), RuntimeError("a bug")], ids=repr
+)
+async def test_whatever_fails_is_tried_again_after_pauses_that_grow_and_told_once(
+    store: Store, failure: Exception, monkeypatch: pytest.MonkeyPatch
+):
+    announced = await announce(store, 1)
+    receiver = Receiver()
+    receiver.failures = [failure] * 4
+    monkeypatch.setattr("credit_service.rounds.random.uniform", lambda low, high: high)
+    pauses: list[float] = []
+
+    sleep = asyncio.sleep
+
+    async def rest(seconds: float) -> None:
+        if seconds >= 1:  # else it is the test's own
+            pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr("asyncio.sleep", rest)
+    with capture_logs() as told:
+        task = asyncio.create_task(reader(store, receiver, longest_pause_seconds=5).run())
+        await receiver.took(announced)
+        await cancelled(task)
+    assert pauses[:4] == [1, 2, 4, 5]
+    lines = [line for line in told if line["event"] == "outbox_reader_failed"]
+    assert {line["reader"] for line in lines} == {NAME}
+    assert len(lines) == (4 if isinstance(failure, RuntimeError) else 1)
+
+
+async def test_of_several_one_delivers_and_another_follows_at_once_when_it_stops(store: Store):
+    receiver = Receiver()
+    several = [reader(store, receiver, poll_seconds=0.01) for _ in range(3)]
+    tasks = {one: asyncio.create_task(one.run()) for one in several}
+    holders = []
+    announced = 0
+    for number in range(3):
+        await tell(store, of(merchant(number), opening()))
+        announced += 3
+        await receiver.took(announced)
+        (holder,) = [one for one in tasks if one.holds]
+        holders.append(holder)
+        await cancelled(tasks.pop(holder))
+    receiver.assert_has_all(announced)
+    assert set(holders) == set(several)
+
+
+async def test_one_that_died_is_followed_when_its_lease_has_run_out(
+    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    async def dies(claim: Claim) -> None:
+        pass
+
+    announced = await announce(store, 1)
+    receiver = Receiver()
+    receiver.failures = [Undelivered("Away.", 2)]
+    dead, next_one = reader(store, receiver), reader(store, receiver)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "release", dies)
+        with pytest.raises(Undelivered):
+            await dead.once()
+    clock.now += 4_999_999
+    await next_one.once()
+    assert not next_one.holds
+    clock.now += 1
+    await next_one.once()
+    receiver.assert_has_all(announced)
+
+
+async def test_the_claim_is_kept_while_a_delivery_takes_longer_than_the_lease(store: Store, clock: Clock):
+    await announce(store, 1)
+    receiver = Receiver()
+    receiver.takes_long = True
+    one, other = reader(store, receiver, lease_seconds=0.03), reader(store, receiver, lease_seconds=0.03)
+    task = asyncio.create_task(one.once())
+    await receiver.called.wait()
+    for _ in range(5):
+        clock.now += 20_000
+        await renewed(store)
+        await other.once()
+        assert not other.holds
+    assert not receiver.cancelled
+    await cancelled(task)
+
+
+async def test_one_that_was_paused_beyond_its_lease_stops_and_its_position_does_not_count(store: Store, clock: Clock):
+    announced = await announce(store, 2)
+    late, receiver = Receiver(), Receiver()
+    late.takes_long = True
+    paused, next_one = reader(store, late, lease_seconds=0.5), reader(store, receiver)
+    task = asyncio.create_task(paused.once())
+    await late.called.wait()
+    clock.now += 500_000
+    await next_one.once()
+    assert await task is False
+    assert late.cancelled
+    assert not paused.holds
+    receiver.assert_has_all(announced)
+    assert (await store.cursors())[0].owner == next_one._owner
+
+
+async def test_one_that_was_paused_between_two_pages_can_only_repeat(store: Store, clock: Clock):
+    await announce(store, 2)
+    late, receiver = Receiver(), Receiver()
+    paused, next_one = reader(store, late, page=3), reader(store, receiver, page=3)
+    await paused.once()
+    clock.now += 5_000_000
+    await next_one.once()
+    reached = await position(store)
+    await paused.once()
+    assert not paused.holds
+    assert late.taken[3:] == receiver.taken, "it had the right when it read, and not when it was done"
+    assert await position(store) == reached
+    await paused.once()
+    assert len(late.taken) == 6
+
+
+async def test_a_stop_between_delivery_and_commit_repeats_nothing(store: Store, monkeypatch: pytest.MonkeyPatch):
+    announced = await announce(store, 1)
+    receiver = Receiver()
+    one = reader(store, receiver)
+    task = asyncio.create_task(one.run())
+    advance = store.advance
+    advancing = asyncio.Event()
+
+    async def slow(*claim: Any) -> Any:
+        if receiver.taken and not advancing.is_set():
+            advancing.set()
+            await asyncio.Event().wait()
+        return await advance(*claim)
+
+    monkeypatch.setattr(store, "advance", slow)
+    await advancing.wait()
+    await cancelled(task)
+    await reader(store, receiver).once()
+    receiver.assert_has_all(announced)
+
+
+async def test_an_idle_reader_keeps_its_claim_and_is_woken_by_a_commit(store: Store, clock: Clock):
+    receiver = Receiver()
+    wake = Wake()
+    one = reader(store, receiver, wake=wake, poll_seconds=3600)
+
+    async def is_idle() -> bool:
+        return one.holds and wake._next is not None
+
+    task = asyncio.create_task(one.run())
+    await until(is_idle)
+    clock.now += 2_500_001
+    wake.committed()  # which another reader may have been quicker to see
+    await renewed(store)
+    await tell(store, of(merchant(0), opening()))
+    wake.committed()
+    await receiver.took(3)
+    await cancelled(task)
+    (cursor,) = await store.cursors()
+    assert cursor.leased_until == 0, "at the stop it is let go"
