@@ -1,5 +1,6 @@
 """Health: for people, for load balancers, for orchestrators."""
 
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable
 from typing import Annotated, Any, Literal
