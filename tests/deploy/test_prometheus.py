@@ -20,6 +20,7 @@ from tests.served import Served, die_with_parent, reaped, served
 
 FOLDER = ROOT / "deploy" / "prometheus"
 CONFIG: dict[str, Any] = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+COMPOSED: dict[str, Any] = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]["prometheus"]
 ALERTS: list[dict[str, Any]] = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"][0]["rules"]
 TESTED: list[dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "alerts.yml").read_text())["tests"]
 METRICS = {name for alert in ALERTS for name in re.findall(r"\bcredits_\w+", alert["expr"])}
@@ -81,10 +82,11 @@ class Prometheus:
         (folder / "alerts.yml").write_text((FOLDER / "alerts.yml").read_text())
         self.url = f"http://127.0.0.1:{port}"
         self._log = folder / "log"
-        options = [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address=127.0.0.1:{port}"]
+        places = {"/etc/prometheus": str(folder), "=/prometheus": f"={folder / 'data'}"}
+        options = [_replaced(option, places) for option in COMPOSED["command"]]
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                [program, f"--config.file={folder / 'prometheus.yml'}", *options],
+                [program, *options, f"--web.listen-address=127.0.0.1:{port}"],
                 cwd=folder,
                 text=True,
                 stdout=log,
@@ -107,6 +109,12 @@ class Prometheus:
         while not condition():
             assert time.monotonic() < end, f"never seen: {what}"
             time.sleep(0.1)
+
+
+def _replaced(text: str, places: dict[str, str]) -> str:
+    for place, instead in places.items():
+        text = text.replace(place, instead)
+    return text
 
 
 @pytest.fixture
@@ -139,13 +147,15 @@ def test_a_real_prometheus_sees_every_worker_each_metric_of_the_alerts_and_one_t
         prometheus.until(lambda: up() == set(targets), "both workers")
         told = set(prometheus.get("label/__name__/values"))
         assert METRICS - told == set()
+        health = COMPOSED["healthcheck"]["test"][-1].replace("http://127.0.0.1:9090", prometheus.url)
+        assert httpx2.get(health, timeout=30).status_code == 200
 
-        def rules() -> list[dict[str, Any]]:
+        def rules() -> dict[str, tuple[str, str]]:
             groups = (prometheus.get("rules") or {"groups": []})["groups"]
-            return [rule for group in groups for rule in group["rules"]]
+            return {rule["name"]: (rule["health"], rule["state"]) for group in groups for rule in group["rules"]}
 
-        prometheus.until(lambda: rules() and all(rule["health"] == "ok" for rule in rules()), "every rule computed")
-        assert {rule["name"]: rule["state"] for rule in rules()} == {alert["alert"]: "inactive" for alert in ALERTS}
+        # Before the first scrape there is nobody, and the alert of that begins to wait.
+        silent = {alert["alert"]: ("ok", "inactive") for alert in ALERTS}
+        prometheus.until(lambda: rules() == silent, "every rule computed, and no alert")
         workers[1][0].stop()
-        down = "CreditsServiceDown"
-        prometheus.until(lambda: {rule["name"]: rule["state"] for rule in rules()}[down] == "pending", down)
+        prometheus.until(lambda: rules()["CreditsServiceDown"] == ("ok", "pending"), "the alert of a worker away")

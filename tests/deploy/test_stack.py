@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import httpx2
 import pytest
@@ -22,6 +21,7 @@ from tests.deploy.dockerfile import ROOT
 from tests.served import die_with_parent, reaped
 from tests.servers.nats import connected
 from tests.servers.processes import state, wait_until
+from tests.servers.valkey import ask
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def test_two_services_work_on_one_of_each_server_and_ctrl_c_leaves_nothing_behin
             account = f"/api/v1/credits/accounts/{walk.merchant}"
             assert other.get(account).json()["data"] == one.get(account).json()["data"]
         assert asyncio.run(_first_published(urls["NATS_URL"])) == "evt.credits.account.created"
-        assert _ping(urls["REDIS_URL"]) == b"+OK\r\n+PONG\r\n"
+        assert ask(urls["REDIS_URL"], "PING") == "+PONG"
 
         below = list(_below(process.pid))
         assert len({program for program, _, _ in below} & {"postgres", "nats-server", "valkey-server"}) == 3
@@ -101,15 +101,3 @@ def _below(pid: int) -> Iterator[tuple[str, int, Path]]:
     for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
         yield Path(f"/proc/{child}/exe").readlink().name, child, Path(f"/proc/{child}/cwd").readlink()
         yield from _below(child)
-
-
-def _ping(url: str) -> bytes:
-    """What a Valkey answers to the password and a ping."""
-    parts = urlsplit(url)
-    with socket.create_connection((parts.hostname, parts.port), timeout=30) as connection:
-        password = unquote(parts.password or "")
-        connection.sendall(f'AUTH "{password}"\r\nPING\r\nQUIT\r\n'.encode())
-        answered = b""
-        while read := connection.recv(1000):
-            answered += read
-    return answered.removesuffix(b"+OK\r\n")
