@@ -20,6 +20,7 @@ from benchmarks import (
     growth,
     growth_postgres,
     http_spend,
+    listeners,
     lone_caller,
     machine,
     memory,
@@ -53,6 +54,7 @@ BENCHMARKS: Mapping[str, Callable[[bool], Awaitable[Sequence[Figure]]]] = {
     "postgres_status": postgres_status.run,
     "postgres_streams": postgres_streams.run,
     "memory": memory.run,
+    "listeners": listeners.run,
     "growth_postgres": growth_postgres.run,
 }
 LONG = {"growth", "growth_postgres", "memory"}

@@ -5,10 +5,8 @@ tenth is what postings leave behind.
 """
 
 import json
-import re
 from collections.abc import Sequence
 from itertools import count
-from pathlib import Path
 from uuid import UUID
 
 from benchmarks.client import load, post
@@ -28,11 +26,11 @@ async def run(quick: bool) -> list[Figure]:
     batches, steps = (20, 10) if quick else (1_000, 10)
     with server() as databases, databases.database() as url, folder() as path, running(path, "service", url) as asked:
         merchants = open_accounts(asked, MERCHANTS)
-        taken, rates = [_megabytes(asked)], []
+        taken, rates = [asked.megabytes()], []
         for _ in range(steps):
             requests = [_batch(asked, merchants) for _ in range(batches // steps)]
             rates.append(batches // steps * BATCH / load(asked.port, requests, CONNECTIONS, 200).seconds)
-            taken.append(_megabytes(asked))
+            taken.append(asked.megabytes())
     return [
         ratio("memory at the end over that after the first tenth", taken[-1:], taken[1:2], less_is_better=True),
         figure("memory at the start", taken[:1], "MB"),
@@ -41,11 +39,6 @@ async def run(quick: bool) -> list[Figure]:
         figure(f"memory after {batches * BATCH:,} postings", taken[-1:], "MB"),
         figure("postings in batches over HTTP", rates, "/s"),
     ]
-
-
-def _megabytes(asked: Server) -> float:
-    status = Path(f"/proc/{asked.pid}/status").read_text(encoding="ascii")
-    return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) / 1024
 
 
 def _batch(asked: Server, merchants: Sequence[UUID]) -> bytes:

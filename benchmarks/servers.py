@@ -27,6 +27,11 @@ class Server(NamedTuple):
         fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def megabytes(self) -> float:
+        """The memory it has at the moment."""
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
+        return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) / 1024
+
 
 @contextmanager
 def running(folder: Path, what: str, url: str | None = None) -> Iterator[Server]:

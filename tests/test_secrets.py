@@ -15,6 +15,7 @@ import httpx2
 import pytest
 from structlog.testing import capture_logs
 
+from credit_service.broker import Broker
 from credit_service.doors.http.keys import Keyring, new_key
 from credit_service.doors.http.problems import Problem
 from credit_service.service import Service, first_key
@@ -167,6 +168,42 @@ def test_a_service_on_postgresql_tells_its_password_nowhere(new_ledger: Callable
     asyncio.run(store.close())
 
 
+# ---- passwords in the URL of NATS
+
+BROKERS = (
+    f"nats://user:{CANARY}@{NOBODY}",
+    f"nats://{CANARY}@{NOBODY}",
+    f"nats://{NOBODY},tls://user:{CANARY}@{NOBODY}",
+    f"nats://user:{CANARY}@@{NOBODY}",
+    f"nats://user:{CANARY}@127.0.0.1:port",
+    f"nats://user:{CANARY}/@{NOBODY}",
+    f"http://user:{CANARY}@{NOBODY}",
+    f"user:{CANARY}@{NOBODY}",
+    CANARY,
+)
+
+
+@pytest.mark.parametrize("url", BROKERS)
+def test_nothing_tells_a_password_of_NATS(url: str, tmp_path: Path) -> None:
+    for arguments in (("config",), ("config", "--json"), ("doctor",)):
+        ran = command(*arguments, cwd=tmp_path, NATS_URL=url)
+        assert is_quiet(ran.out, ran.err), arguments
+    if url not in BROKERS[:3]:
+        with pytest.raises(SettingsError) as refused:
+            load(nats_url=url)
+        assert is_quiet(told_by(refused.value))
+        return
+    settings = load(nats_url=url)
+    broker = Broker(settings.nats_url.get_secret_value(), name="n")
+    assert is_quiet(of(settings), settings.model_dump_json(), of(broker), broker.name)
+    with served(tmp_path / "ledger.db", settings={"NATS_URL": url, "LOG_LEVEL": "debug"}) as service:
+        with service.client() as client:
+            told = client.get("/health/detailed").text
+        service.stop()
+        assert "nats_unavailable" in service.errors()
+        assert is_quiet(told, service.errors())
+
+
 # ---- wrong settings
 
 
@@ -192,6 +229,8 @@ def test_a_service_on_postgresql_tells_its_password_nowhere(new_ledger: Callable
         f"trial_credits: [{CANARY}]\n",
         f"log_level: {CANARY}\n",
         f"tracing_endpoint: http://user:{CANARY}@host/\n",
+        f"nats_url: http://user:{CANARY}@host/\n",
+        f"nats_subjects: {CANARY}\n",
     ],
 )
 def test_a_wrong_line_of_yaml_is_not_quoted(text: str, tmp_path: Path) -> None:

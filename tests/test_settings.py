@@ -119,6 +119,16 @@ def impossible() -> list[tuple[str, str]]:
     found += [
         ("tracing_endpoint", value) for value in ("collector", "http://u:hunter2@c/", "http://c/?k=hunter2", "//c")
     ]
+    found += [
+        ("nats_url", value)
+        for value in (
+            *("nonsense", "nats://", "http://host", "nats://host:port", "nats://host:99999", "nats://a,,nats://b"),
+            *("nats://u:hunter2@x@h", "nats://u:hun/ter2@h", "nats://h/hunter2", "nats://h?k=hunter2"),
+        )
+    ]
+    found += [("nats_consumer", value) for value in ("a b", "a.b", "*", "x" * 65)]
+    found += [("nats_subjects", value) for value in ("x", "a=b=c", "a=*", "a=b,", "a=b,a=c", "=b", "a=b c")]
+    found += [("nats_partitions_taken", value) for value in ("x", "0", "1-", "-1", "0;1")]
     for name, field in Settings.model_fields.items():
         kind: Any = field.annotation
         if kind is bool:
@@ -150,6 +160,27 @@ def test_every_setting_that_has_a_range_is_among_those() -> None:
     tried = {name for name, _ in impossible()}
     free = {name for name, field in Settings.model_fields.items() if field.annotation is str}
     assert tried | free == set(Settings.model_fields)
+
+
+def test_partitions_are_numbered_from_0_and_all_taken_unless_some_are_named() -> None:
+    assert load().partitions_taken == []
+    assert load(nats_partitions=3).partitions_taken == [0, 1, 2]
+    assert load(nats_partitions=9, nats_partitions_taken="0-2, 8,1").partitions_taken == [0, 1, 2, 8]
+    assert refused(nats_partitions=4, nats_partitions_taken="2-4").startswith("NATS_PARTITIONS_TAKEN: ")
+    assert refused(nats_partitions_taken="0").startswith("NATS_PARTITIONS_TAKEN: ")
+
+
+def test_subjects_are_remapped_by_pairs() -> None:
+    assert load().remapped_subjects == {}
+    remapped = load(nats_subjects="evt.merchant.created=a.b, evt.billing.trial_started = c").remapped_subjects
+    assert remapped == {"evt.merchant.created": "a.b", "evt.billing.trial_started": "c"}
+
+
+@pytest.mark.parametrize("url", ["nats://h", "tls://u:p%40ss@h:4222", "nats://token@[::1]:1", "nats://a, nats://b:2/"])
+def test_a_url_of_NATS_is_taken_as_its_users_write_it(url: str) -> None:
+    settings = load(nats_url=url)
+    assert settings.nats_url.get_secret_value() == url.replace(" ", "")
+    assert "p%40ss" not in f"{settings!r}{settings.model_dump_json()}"
 
 
 @pytest.mark.parametrize("value", ["[1]", "{a: 1}", "", "~", "[]", "2026-01-01", "true"])

@@ -27,6 +27,7 @@ METRICS = re.findall(r"^\| `(credits_\w+)`", TEXTS["docs/operating.md"], flags=r
 SAID = {
     "README.md": ['"amount":25', '"status":"enabled"', "0 refused", "no fault", "Usage: credit-service"],
     "docs/events.md": ['"next_cursor":"', '"sequence":"2"', "event: evt.credits.recharged", "id: "],
+    "docs/nats.md": ["[]", "0 read, 0 posted"],
     "docs/operating.md": ['"revoked_at":"20', "no fault", '"faults": []', "ok   database", "operations", *METRICS],
     "docs/quickstart.md": ['"status":"enabled"', '"balance":569', '"scope":"write"'],
     "examples/README.md": ["0 refused"],
@@ -36,6 +37,7 @@ SAID = {
 NOT_TYPED = {
     "README.md": ["make run", "make test", "make help", "make check", "make bench"],
     "docs/events.md": ["credit-service events tail --url http://127.0.0.1:8015 --merchant $MERCHANT"],
+    "docs/nats.md": ["export NATS_URL=nats://credits:password@nats.example:4222", "credit-service serve"],
     "docs/postgresql.md": [
         "export DATABASE_URL=postgresql://credits:password@db.example:5432/credits",
         "credit-service serve --workers 4",

@@ -357,7 +357,7 @@ def test_a_strange_host_is_nobodys_concern(running: Running, host: str) -> None:
     [
         ("PUT", "/api/v1/credits/accounts", "GET, POST"),
         ("DELETE", "/api/v1/credits/transactions", "GET, POST"),
-        ("GET", "/api/v1/credits/events", "POST"),
+        ("PUT", "/api/v1/credits/events", "GET, POST"),
         ("POST", f"/api/v1/credits/accounts/{MERCHANT}", "GET, PATCH"),
         ("POST", f"/api/v1/credits/plugin-status/{MERCHANT}", "GET"),
         ("PATCH", "/api/v1/api-keys/x", "DELETE"),

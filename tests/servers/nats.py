@@ -37,7 +37,7 @@ async def connected(url: str) -> AsyncIterator[Client]:
             parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
             user=unquote(parts.username or "") or None,
             password=unquote(parts.password or "") or None,
-            connect_timeout=2,
+            connect_timeout=20,
             allow_reconnect=False,
         )
         yield connection

@@ -11,10 +11,13 @@ import typer
 
 from credit_service.cli.common import say
 from credit_service.cli.config import config
+from credit_service.cli.dead_letters import dead_letters
 from credit_service.cli.doctor import doctor
 from credit_service.cli.events import events
 from credit_service.cli.keys import keys
 from credit_service.cli.migrate import migrate
+from credit_service.cli.parked import parked
+from credit_service.cli.reconcile import reconcile
 from credit_service.cli.replay import replay
 from credit_service.cli.serve import serve
 from credit_service.cli.verify import verify
@@ -29,8 +32,11 @@ app.command()(serve)
 app.command()(migrate)
 app.add_typer(keys, name="keys")
 app.command()(replay)
+events.command()(reconcile)
 app.add_typer(events, name="events")
 app.command()(verify)
+app.add_typer(dead_letters, name="dead-letters")
+app.add_typer(parked, name="parked")
 app.command()(config)
 app.command()(doctor)
 

@@ -1,6 +1,7 @@
 """`credit-service config`."""
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -25,6 +26,7 @@ def shown(settings: "Settings") -> dict[str, Any]:
     """Settings as they may be shown to anybody."""
     values = settings.model_dump(mode="json")
     values["database_url"] = _masked(settings.database_url.get_secret_value())
+    values["nats_url"] = re.sub("//[^@,]*@", "//***@", settings.nats_url.get_secret_value())
     return values
 
 

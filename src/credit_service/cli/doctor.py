@@ -1,6 +1,7 @@
 """`credit-service doctor`."""
 
 import asyncio
+import contextlib
 import json
 import shutil
 import socket
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from credit_service.settings import Settings
 
 _OLDEST_SQLITE = (3, 37, 0)  # the first with STRICT tables
+_NATS_SECONDS = 5.0
 _LEAST_FREE_BYTES = 256 * 1024 * 1024
 
 
@@ -123,6 +125,35 @@ def _port(settings: "Settings") -> Iterator[Finding]:
     yield Finding("address", True, f"{host}:{port} is free")
 
 
+def _nats(settings: "Settings") -> Iterator[Finding]:
+    url = settings.nats_url.get_secret_value()
+    if not url:
+        return
+    from credit_service.broker import Broker, BrokerUnavailable
+    from credit_service.observability import configure_logs
+
+    configure_logs(settings)
+    broker = Broker(url, name="credit-service doctor")
+
+    async def look() -> None:
+        broker.start()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_NATS_SECONDS):
+                    await broker.jetstream()
+            await broker.check()
+        finally:
+            await broker.close()
+
+    try:
+        asyncio.run(look())
+    except BrokerUnavailable as error:
+        remedy = "Mend it, or point NATS_URL at another: no events come in until then; HTTP works meanwhile."
+        yield Finding("NATS", False, str(error), remedy)
+    else:
+        yield Finding("NATS", True, broker.name)
+
+
 def _choices(settings: "Settings") -> Iterator[Finding]:
     """Settings that are possible, and probably not meant."""
     if settings.order_credit_fixed_amount == settings.order_credit_percentage == settings.order_credit_minimum == 0:
@@ -133,4 +164,4 @@ def _choices(settings: "Settings") -> Iterator[Finding]:
         yield Finding("price", True, seen)
 
 
-_LOOKS: tuple[Callable[["Settings"], Iterator[Finding]], ...] = (_runtime, _database, _port, _choices)
+_LOOKS: tuple[Callable[["Settings"], Iterator[Finding]], ...] = (_runtime, _database, _nats, _port, _choices)

@@ -24,9 +24,10 @@ _INSTEAD = "Replay into that one: --url http://… --key cs_…"
 
 
 class Tally:
-    """Counts what became of the lines."""
+    """Counts what became of the lines, or of whatever else is replayed."""
 
-    def __init__(self) -> None:
+    def __init__(self, noun: str = "line") -> None:
+        self._noun = noun
         self.read = 0
         self.outcomes: Counter[str] = Counter()
         self.codes: Counter[str] = Counter()
@@ -38,7 +39,7 @@ class Tally:
             self.outcomes[outcome] += 1
             if code is not None:
                 self.codes[code] += 1
-                say(f"line {entry.number}: {code}: {reason}")
+                say(f"{self._noun} {entry.number}: {code}: {reason}")
 
     def shape(self) -> dict[str, Any]:
         """As JSON."""

@@ -39,7 +39,8 @@ _LOOKED_AT: Final = 4 * PAGE  # messages of the stream; what a crash kept from t
 _ANSWER_SECONDS: Final = 3.0
 _PATIENCE_SECONDS: Final = 2.0
 _WRONG_LAST_SEQUENCE: Final = 10071
-_HEADERS: Final = {"Content-Type": "application/cloudevents+json", Header.EXPECTED_STREAM.value: STREAM}
+HEADERS: Final = {"Content-Type": "application/cloudevents+json", Header.EXPECTED_STREAM.value: STREAM}
+"""What every message says, beside its id."""
 
 
 class Publisher:
@@ -83,7 +84,7 @@ class Publisher:
             expected = {Header.EXPECTED_LAST_SEQUENCE.value: str(self._last)}
             answered = {named[0][0], named[-1][0]}
             for id_, event in named:
-                headers = {Header.MSG_ID.value: id_, **expected, **_HEADERS}
+                headers = {Header.MSG_ID.value: id_, **expected, **HEADERS}
                 reply = inbox if id_ in answered else ""
                 await client.publish(event_type(event), encode(event, self._source), reply, headers)
                 expected = {Header.EXPECTED_LAST_MSG_ID.value: id_}

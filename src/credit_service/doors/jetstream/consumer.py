@@ -23,7 +23,7 @@ from credit_service.settings import Settings
 STREAM: Final = "CREDITS_IN"
 _AGAIN_SECONDS: Final = 1.0
 _CONFLICT_SECONDS: Final = 10.0
-_ANSWER_SECONDS: Final = 10.0
+_ANSWER_SECONDS: Final = 2.0
 _log = structlog.get_logger()
 
 
@@ -156,11 +156,16 @@ class Consumer:
         pull = Pull(streams._nc, route.stream, route.consumer, self._batch)
         loop = asyncio.get_running_loop()
         until = None if again is None else loop.time() + again
+
+        async def pause(seconds: float) -> bool:
+            await pull.hold()
+            return await self._pause(seconds)
+
         await pull.open()
         try:
             while not self._stopping.is_set() and (until is None or loop.time() < until):
                 if messages := await pull.messages():
-                    await self._taking.take(messages, self._pause)
+                    await self._taking.take(messages, pause)
         finally:
             # To be delivered again at once, to whomever.
             with contextlib.suppress(*FAILURES):

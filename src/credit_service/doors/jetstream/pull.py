@@ -48,6 +48,12 @@ class Pull:
             await self._subscription.unsubscribe()
         return left
 
+    async def hold(self) -> None:
+        """Tell NATS that what had arrived is not forgotten, or it would deliver it once more."""
+        async with asyncio.timeout(EXPIRES_SECONDS):
+            for message in list(self._waiting):
+                await message.in_progress()
+
     async def messages(self) -> list[Msg]:
         """The next messages, as soon as there are some, as many as there are; an empty list after a while.
 
@@ -79,7 +85,8 @@ class Pull:
         if not self._asked:
             self._heard_at = now
         self._asked += more
-        await self._client.publish(self._next, json.dumps(request).encode(), reply=self._inbox)
+        async with asyncio.timeout(EXPIRES_SECONDS):
+            await self._client.publish(self._next, json.dumps(request).encode(), reply=self._inbox)
 
     async def _took(self, message: Msg) -> None:
         self._heard_at = asyncio.get_running_loop().time()

@@ -10,29 +10,29 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
 from nats.aio.msg import Msg
 
-from credit_service.doors.jetstream.subjects import Named, Subjects, whole
+from credit_service.doors.jetstream.reading import Reader, code_of
+from credit_service.doors.jetstream.subjects import Subjects, whole
 from credit_service.ledger.commands import Command
 from credit_service.ledger.decide import Outcome, Replayed, Waiting
 from credit_service.ledger.refusals import Refused
-from credit_service.messages import dead_letters, envelope, strict_json
-from credit_service.messages.content import Limits
-from credit_service.messages.faults import Fault, Invalid
+from credit_service.messages import dead_letters
+from credit_service.messages.faults import Invalid
 from credit_service.messages.inbound import Translated
 from credit_service.observability import Metrics
 from credit_service.posting import DeadlineExceeded, Overloaded, Posting
 from credit_service.settings import Settings
 from credit_service.storage.base import Conflict, OutcomeUnknown, StorageUnavailable, Store, Undeliverable
 
-ACTOR: Final = "jetstream"
 TRANSIENT: Final = (StorageUnavailable, OutcomeUnknown, Conflict, Overloaded, DeadlineExceeded)
 """What passes by itself: the same again may work."""
 _HOLD_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0)
 _AWAY_SECONDS: Final = 5.0
+_ANSWER_SECONDS: Final = 10.0
 _LONGEST_PAUSE_SECONDS: Final = 300.0
 _DELIVERIES: Final = 5
 _COMMANDS_AT_ONCE: Final = 1_000
@@ -89,9 +89,7 @@ class Taking:
         self._subjects = subjects
         self._on_put_aside = on_put_aside
         self._ways = ways
-        self._limits = Limits(settings.key_max_length, settings.metadata_max_bytes)
-        self._max_depth = settings.json_max_depth
-        self._max_bytes = settings.batch_body_max_bytes
+        self._reader = Reader(subjects, settings)
         self._at_once = min(_COMMANDS_AT_ONCE, settings.posting_queue_size)
 
     async def take(self, messages: Sequence[Msg], pause: Callable[[float], Awaitable[bool]]) -> None:
@@ -114,11 +112,12 @@ class Taking:
                     told = str(error) or type(error).__name__
                     _log.warning("events_wait", events=len(events), reason=told)
                 if seconds is None or not await pause(_jittered(seconds)):
-                    await _each(event.message.nak(_jittered(_AWAY_SECONDS)) for event in events)
+                    # To whomever: another replica may have a better way to the database.
+                    later = None if seconds is not None else _jittered(_AWAY_SECONDS)
+                    await _each(event.message.nak(later) for event in events)
                     return
                 await _each(event.message.in_progress() for event in events)
-        for event in events:
-            await self._answer(event)
+        await _each(self._answer(event) for event in events)
 
     # ---- reading
 
@@ -129,27 +128,13 @@ class Taking:
             return None
         event = _Event(message, subject, named.type)
         try:
-            read = self._event(message.data, named)
+            read = self._reader.read(named, message.data)
+            event.translated = read.commands
             if read.invalid is not None:
-                event.faults = [_fault(read.invalid)]
-            elif (wrong := _contradiction(read, named)) is not None:
-                event.faults = [("validation_failed", wrong)]
-            else:
-                event.translated = read.commands
-        except Invalid as invalid:
-            event.faults = [_fault(invalid)]
+                event.faults = [(code_of(read.invalid), str(read.invalid))]
         except Exception as error:
             event.failure = error
         return event
-
-    def _event(self, body: bytes, named: Named) -> envelope.Read:
-        if len(body) > self._max_bytes:
-            raise _TooLarge([Fault("", "too_long", f"An event may have {self._max_bytes} bytes at most.")])
-        read = envelope.read_fast(body, ACTOR, None, self._limits)
-        if read is None:
-            value = strict_json.parse(body, self._max_depth)
-            read = envelope.read(_by_its_type(value, named), ACTOR, None, self._limits)
-        return read
 
     # ---- applying
 
@@ -230,46 +215,18 @@ class Taking:
             await event.message.ack()
 
 
-class _TooLarge(Invalid):
-    """An event that is larger than any door takes."""
-
-
-def _fault(invalid: Invalid) -> _Fault:
-    if isinstance(invalid, _TooLarge):
-        return "body_too_large", invalid.faults[0].message
-    unknown = isinstance(invalid, envelope.UnknownType)
-    return ("event_type_unknown" if unknown else "validation_failed"), str(invalid)
-
-
-def _by_its_type(value: Any, named: Named) -> Any:
-    """An event whose sender calls its type like the subject that it was remapped to, under its own name."""
-    for field in ("type", "event_type"):
-        if isinstance(value, dict) and value.get(field) == named.base != named.type:
-            value = {**value, field: named.type}
-    return value
-
-
-def _contradiction(read: envelope.Read, named: Named) -> str | None:
-    """How an event contradicts its subject. Who may send to a subject is for NATS to say, so the subject counts."""
-    if read.type != named.type:
-        return f"/type: Events of this subject are of the type {named.type}."
-    commands = [one.command for one in read.commands if not isinstance(one.command, Invalid)]
-    if named.merchant_id is not None and any(command.merchant_id != named.merchant_id for command in commands):
-        return "/data/merchant_id: This is not the merchant that the subject names."
-    return None
-
-
 def _note(event: _Event, outcomes: Sequence[Outcome]) -> None:
     """What became of each of an event's commands, and of what in it was none."""
-    event.outcomes, event.faults = [], event.faults if not event.translated else []
+    if not event.translated:
+        return  # malformed as a whole
+    event.outcomes, event.faults = [], []  # what an earlier attempt came to
     left = iter(outcomes)
     for translated in event.translated:
         outcome = translated.command if isinstance(translated.command, Invalid) else next(left)
         order = "" if translated.order_id is None else f"order {translated.order_id}: "
         match outcome:
             case Invalid():
-                code, sentence = _fault(outcome)
-                event.faults.append((code, f"{order}{sentence}"))
+                event.faults.append((code_of(outcome), f"{order}{outcome}"))
             case Refused(refusal=refusal):
                 event.faults.append((refusal.code, f"{order}{refusal.sentence}"))
         event.outcomes.append(_name(outcome))
@@ -298,5 +255,6 @@ def _jittered(seconds: float) -> float:
 
 
 async def _each(answers: Iterable[Awaitable[None]]) -> None:
-    for answer in answers:
-        await answer
+    async with asyncio.timeout(_ANSWER_SECONDS):  # on a connection that was lost nats-py may wait for ever
+        for answer in answers:
+            await answer

@@ -1,0 +1,199 @@
+"""`credit-service dead-letters`: events that could not be applied, to look at and to try again."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from credit_service.cli.common import DatabaseUrl, Json, opened, say, settings_of, wrong
+from credit_service.cli.parked import INSTEAD
+from credit_service.cli.replay import Tally
+
+if TYPE_CHECKING:
+    from credit_service.cli.sources import Entry
+    from credit_service.cli.targets import Target
+    from credit_service.doors.jetstream.reading import Reader
+    from credit_service.doors.jetstream.subjects import Subjects
+    from credit_service.settings import Settings
+    from credit_service.storage.base import Letter, LetterQuery, Store
+
+dead_letters = typer.Typer(
+    help="Events that came in and could not be applied: look at them, and replay them.", rich_markup_mode=None
+)
+_PATIENCE_SECONDS = 60.0
+_POSTING_SECONDS = 60.0
+_PAGE = 200
+
+Code = Annotated[str | None, typer.Option(help="Only those with this code, like validation_failed.")]
+Subject = Annotated[str | None, typer.Option(help="Only those of events that were sent to this subject.")]
+Id = Annotated[int, typer.Argument(metavar="ID", help="The number of the dead letter, as listed.", min=1)]
+
+
+@dead_letters.command(name="list")
+def list_(
+    code: Code = None,
+    subject: Subject = None,
+    unreplayed: Annotated[bool, typer.Option("--unreplayed", help="Only those that were not replayed yet.")] = False,
+    before: Annotated[int | None, typer.Option(help="Only those before this number: the next page.", min=1)] = None,
+    limit: Annotated[int, typer.Option(help="How many at most.", min=1, max=10_000)] = 100,
+    json_: Json = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """List them, newest first."""
+    from credit_service.messages.dead_letters import about, shape
+
+    async def found() -> "list[Letter]":
+        async with opened(settings, instead=INSTEAD) as store:
+            return await store.dead_letters(about(code, subject, unreplayed=unreplayed), before, limit)
+
+    settings = settings_of(database_url=database_url)
+    shapes = [shape(letter) for letter in asyncio.run(found())]
+    if json_:
+        typer.echo(json.dumps(shapes))
+        return
+    for one in shapes:
+        done = "  (replayed)" if one["replayed_at"] else ""
+        typer.echo(f"{one['id']}  {one['received_at']}  {one['code']}  {one['subject']}{done}  {one['reason']}")
+
+
+@dead_letters.command()
+def show(id_: Id, json_: Json = False, database_url: DatabaseUrl = None) -> None:
+    """Show one, with the event as it came in."""
+    from base64 import b64encode
+
+    from credit_service.messages.dead_letters import original_of, readable, shape
+
+    async def found() -> "Letter | None":
+        async with opened(settings, instead=INSTEAD) as store:
+            return await store.dead_letter(id_)
+
+    settings = settings_of(database_url=database_url)
+    letter = asyncio.run(found())
+    if letter is None:
+        raise _unknown(id_)
+    original = original_of(letter)
+    if json_:
+        typer.echo(json.dumps({**shape(letter), "original": b64encode(original).decode()}))
+        return
+    for name, value in shape(letter).items():
+        typer.echo(f"{name}: {'-' if value is None else value}")
+    event = readable(original)
+    typer.echo(f"\n{event if isinstance(event, str) else json.dumps(event, indent=2, ensure_ascii=False)}")
+
+
+@dead_letters.command()
+def replay(
+    ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Which ones, as listed.", min=1)] = None,
+    every: Annotated[bool, typer.Option("--all", help="All that were not replayed yet.")] = False,
+    code: Code = None,
+    subject: Subject = None,
+    url: Annotated[
+        str | None, typer.Option(help="A running service to replay into.", show_default="straight into the database")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(help="An API key of scope write for it.", envvar="CREDIT_SERVICE_KEY", show_envvar=True),
+    ] = None,
+    json_: Json = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Apply them after all, oldest first, once what was wrong is mended. Exit code 1 if some are refused again.
+
+    Nothing counts twice, however often it is replayed. The database must be one that this command may open: an SQLite
+    file while no service has it, PostgreSQL at any time.
+    """
+    from credit_service.messages.dead_letters import about
+
+    if bool(ids) == every:
+        raise wrong("Say which dead letters to replay: their numbers, or --all.")
+    if ids and (code or subject):
+        raise wrong("--code and --subject choose among all; say --all with them.")
+    if url is not None and not (key or "").strip().isascii():
+        raise wrong("--key: this is no API key.")
+    if url is not None and not key:
+        raise wrong("--url needs an API key: --key, or CREDIT_SERVICE_KEY in the environment.")
+    tally = Tally("dead letter")
+    wanted = about(code, subject, unreplayed=True)
+    asyncio.run(_replay(settings_of(database_url=database_url), ids or [], wanted, url, (key or "").strip(), tally))
+    typer.echo(json.dumps(tally.shape()) if json_ else tally.sentence())
+    if tally.outcomes["refused"]:
+        raise typer.Exit(1)
+
+
+def _unknown(id_: int) -> typer.Exit:
+    return wrong(f"{id_}: there is no dead letter of this number.")
+
+
+async def _replay(
+    settings: "Settings", ids: list[int], query: "LetterQuery", url: str | None, key: str, tally: Tally
+) -> None:
+    from credit_service.cli.sources import ACTOR
+    from credit_service.cli.targets import Stopped
+    from credit_service.doors.jetstream.reading import Reader
+    from credit_service.doors.jetstream.subjects import Subjects
+
+    subjects = Subjects(settings.remapped_subjects)
+    reader = Reader(subjects, settings, ACTOR)
+    async with opened(settings, instead=INSTEAD) as store, _target(store, settings, url, key) as target:
+        try:
+            for id_ in ids or await _every(store, query):
+                letter = await store.dead_letter(id_)
+                if letter is None:
+                    raise _unknown(id_)
+                entry = _entry(letter, subjects, reader)
+                results = (await target.send([entry]))[0] if entry.result is None else [entry.result]
+                tally.count(entry, results)
+                if all(result.outcome != "refused" for result in results):
+                    await store.replayed_dead_letter(id_, await store.now())
+        except Stopped as error:
+            say(f"{error} Stopped ({tally.sentence()}); the same command goes on from here.")
+            raise typer.Exit(1) from None
+
+
+async def _every(store: "Store", query: "LetterQuery") -> list[int]:
+    """The numbers of all that match, oldest first; what is put aside from now on is not among them."""
+    found: list[int] = []
+    while page := await store.dead_letters(query, found[-1] if found else None, _PAGE):
+        found += [letter.id for letter in page]
+    return found[::-1]
+
+
+@asynccontextmanager
+async def _target(store: "Store", settings: "Settings", url: str | None, key: str) -> AsyncIterator["Target"]:
+    """Where to apply events: a service by HTTP, else the store by the one way in."""
+    from credit_service.cli.targets import HttpTarget, StoreTarget, client
+    from credit_service.posting import Posting
+
+    if url is not None:
+        async with client() as connection:
+            yield HttpTarget(connection, url, key, _PATIENCE_SECONDS)
+        return
+    posting = Posting(store, settings.policy, deadline_seconds=_POSTING_SECONDS)
+    posting.start()
+    try:
+        yield StoreTarget(posting)
+    finally:
+        await posting.drain()
+
+
+def _entry(letter: "Letter", subjects: "Subjects", reader: "Reader") -> "Entry":
+    """The event of a dead letter, as it would be read today."""
+    from credit_service.cli.sources import Entry, Result
+    from credit_service.doors.jetstream.reading import code_of
+    from credit_service.messages.dead_letters import original_of, subject_of
+    from credit_service.messages.strict_json import canonical
+
+    original: Any = original_of(letter)
+    named = subjects.named(subject_of(letter))
+    if named is None:
+        sentence = f"{subject_of(letter)} is no subject of events that come in (NATS_SUBJECTS)."
+        return Entry(letter.id, original, (), Result("refused", "event_type_unknown", sentence))
+    read = reader.read(named, original)
+    if read.invalid is not None:
+        return Entry(letter.id, original, (), Result("refused", code_of(read.invalid), str(read.invalid)))
+    if named.base != named.type:  # which only the door that it came by knows
+        original = canonical(reader.value(named, original)).encode()
+    return Entry(letter.id, original, read.commands)

@@ -1,0 +1,67 @@
+"""By which subjects events come in, remapped or not, and how they are divided among partitions."""
+
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from credit_service.doors.jetstream.subjects import Named, Subjects, partitioned, whole
+from credit_service.messages.inbound import CATALOGUE
+from credit_service.settings import SettingsError
+from tests.commands import command
+
+CREATED = "evt.merchant.created"
+MERCHANT = UUID("6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11")
+
+
+@pytest.mark.parametrize(
+    ("subject", "named"),
+    [
+        (CREATED, Named(CREATED, CREATED, None)),
+        (f"{CREATED}.{MERCHANT}", Named(CREATED, CREATED, MERCHANT)),
+        (f"{CREATED}.7", Named(CREATED, CREATED, None)),
+        (f"{CREATED}.{'x' * 36}", Named(CREATED, CREATED, None)),
+        (f"{CREATED}.7.8", None),
+        ("evt.merchant", None),
+        ("created", None),
+        ("shop.paid", Named("evt.shopify.webhook.order_paid", "shop.paid", None)),
+        ("evt.shopify.webhook.order_paid", None),
+    ],
+)
+def test_a_subject_says_the_type_and_perhaps_the_merchant(subject: str, named: Named | None) -> None:
+    assert Subjects({"evt.shopify.webhook.order_paid": "shop.paid"}).named(subject) == named
+
+
+def test_every_event_is_carried_with_one_more_token_and_without() -> None:
+    assert Subjects({}).patterns == [pattern for type_ in CATALOGUE for pattern in (type_, f"{type_}.*")]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        ("evt.nothing=a", "NATS_SUBJECTS: no event that comes in is called evt.nothing."),
+        (f"{CREATED}=evt.billing.trial_started", "NATS_SUBJECTS: a subject, with one more token or not, would be of"),
+        (f"{CREATED}=evt.billing.trial_started.x", "NATS_SUBJECTS: a subject, with one more token or not, would be of"),
+    ],
+)
+def test_remapping_that_cannot_be_stops_the_start(pairs: str, said: str, tmp_path: Path) -> None:
+    remapped = dict([pairs.split("=")])
+    with pytest.raises(SettingsError):
+        Subjects(remapped)
+    ran = command("config", cwd=tmp_path, NATS_SUBJECTS=pairs)
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+
+
+def test_partitions_are_told_by_NATS_from_the_merchant_and_else_the_first() -> None:
+    config = partitioned("CREDITS_IN_4", {"SHOP": ["a", "a.*"]}, 4)
+    assert config.sources is not None
+    (source,) = config.sources
+    transforms = [(one.src, one.dest) for one in source.subject_transforms or ()]
+    assert (config.subjects, source.name) == (None, "SHOP")
+    assert transforms == [("a", "credits.in.0.a"), ("a.*", "credits.in.{{partition(4,1)}}.a.{{wildcard(1)}}")]
+
+
+def test_an_event_of_a_partition_has_the_subject_that_it_was_sent_to() -> None:
+    assert whole(f"credits.in.3.{CREATED}.{MERCHANT}") == f"{CREATED}.{MERCHANT}"
+    assert whole(CREATED) == CREATED
