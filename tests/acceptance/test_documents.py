@@ -36,6 +36,17 @@ SAID = {
 
 NOT_TYPED = {
     "README.md": ["make run", "make test", "make help", "make check", "make bench"],
+    "docs/deploy.md": [
+        "make image",
+        "docker run --publish 127.0.0.1:8015:8015 --volume credits:/data credit-service",
+        "cp deploy/.env.example deploy/.env",
+        "docker compose --file deploy/compose.yaml up --wait",
+        "docker compose --file deploy/compose.yaml exec service cat credit-service.admin-key",
+        "docker compose --file deploy/compose.yaml exec postgres pg_dump --username credits --format custom credits "
+        "> credits.dump",
+        "docker compose --file deploy/compose.yaml stop service",
+        "docker compose --file deploy/compose.yaml up --wait --build",
+    ],
     "docs/events.md": ["credit-service events tail --url http://127.0.0.1:8015 --merchant $MERCHANT"],
     "docs/nats.md": ["export NATS_URL=nats://credits:password@nats.example:4222", "credit-service serve"],
     "docs/postgresql.md": [
