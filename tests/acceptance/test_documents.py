@@ -127,9 +127,10 @@ def test_its_links_lead_to_a_file_and_a_heading(document: str) -> None:
         path, _, anchor = link.partition("#")
         target = ROOT / document if not path else (ROOT / document).parent / path
         assert target.exists(), link
-        assert not anchor or anchor in _anchors(target), link
+        assert not anchor or anchor in anchors(target), link
 
 
-def _anchors(document: Path) -> set[str]:
+def anchors(document: Path) -> set[str]:
+    """What a link into a document can name."""
     headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -126,7 +126,7 @@ class Built:
             shutil.copy(ROOT / source, folder)
 
     def _run(self, command: str) -> None:
-        outside = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "UV_PYTHON")}
+        outside = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
         subprocess.run(
             ["/bin/sh", "-ec", command],
             cwd=self._folder,

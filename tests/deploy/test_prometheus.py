@@ -14,7 +14,7 @@ import yaml
 
 from credit_service.settings import Settings
 from scripts.smoke import Walk
-from tests.acceptance.test_documents import _anchors
+from tests.acceptance.test_documents import anchors
 from tests.deploy.dockerfile import ROOT
 from tests.served import Served, die_with_parent, reaped, served
 
@@ -54,7 +54,7 @@ def test_an_alert_says_how_bad_it_is_and_leads_to_a_heading_that_says_what_to_do
     assert alert["labels"]["severity"] in ("critical", "warning")
     assert alert["annotations"]["summary"].endswith(".")
     path, _, anchor = alert["annotations"]["runbook"].partition("#")
-    assert anchor in _anchors(ROOT / path)
+    assert anchor in anchors(ROOT / path)
 
 
 def test_every_heading_of_what_to_do_belongs_to_an_alert() -> None:
@@ -62,8 +62,8 @@ def test_every_heading_of_what_to_do_belongs_to_an_alert() -> None:
     section = re.search(r"^## When an alert fires\n(.*?)^## ", text, flags=re.MULTILINE | re.DOTALL)
     assert section is not None
     headings = re.findall(r"^### (.*)$", section[1], flags=re.MULTILINE)
-    anchors = {alert["annotations"]["runbook"].partition("#")[2] for alert in ALERTS}
-    assert {heading.lower().replace(" ", "-") for heading in headings} == anchors
+    led_to = {alert["annotations"]["runbook"].partition("#")[2] for alert in ALERTS}
+    assert {heading.lower().replace(" ", "-") for heading in headings} == led_to
 
 
 def test_what_the_alerts_say_of_defaults_are_the_defaults() -> None:
