@@ -17,6 +17,7 @@ KINDS: dict[str, Callable[[str, Operation], bool]] = {
     "One under `/api/v1`": lambda path, operation: path.startswith("/api/v1/"),
     "One that needs a scope": lambda path, operation: bool(operation["security"]),
     "One with a body": lambda path, operation: "requestBody" in operation,
+    "One with both": lambda path, operation: "requestBody" in operation and bool(operation["security"]),
     "One that posts": lambda path, operation: "outcome_unknown" in _refusals(operation),
 }
 """Kinds of routes. A code that all of a kind may answer is said once, at the head of the page."""
@@ -139,6 +140,8 @@ def _body(document: dict[str, Any], operation: dict[str, Any]) -> Iterator[str]:
         schema = _resolved(document, sent["schema"])
         if schema["type"] == "array":
             yield f"| | body | `{media_type}`: {_kind(schema)} of the above |"
+        elif "properties" not in schema:
+            yield f"| | body | {schema['description']} |"
         else:
             if len(content) > 1:
                 yield f"| | body | `{media_type}`: |"

@@ -28,6 +28,8 @@ def _row(name: str, field: FieldInfo) -> str:
     default: Any = field.default
     if hasattr(default, "get_secret_value"):
         default = default.get_secret_value()
+    elif default is None:
+        default = ""
     elif isinstance(default, bool):
         default = str(default).lower()
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()

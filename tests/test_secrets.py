@@ -22,7 +22,7 @@ from credit_service.service import Service, first_key
 from credit_service.settings import YAML_FILE, Settings, SettingsError, load
 from credit_service.storage.databases import database_of
 from tests.commands import clean_environment, command
-from tests.doors.running import Running
+from tests.doors.running import Running, delivery
 from tests.served import served
 from tests.storage.engines import on_server, only_on, opened
 
@@ -380,6 +380,31 @@ def test_a_service_tells_no_key_in_its_log_nor_in_its_answers(tmp_path: Path, lo
         assert '"request"' in log or "request  " in log
         assert all(is_quiet(log, said, *answers, canary=secret) for secret in secrets)
         assert "authorization" not in log.lower()
+
+
+# ---- secrets of webhooks
+
+
+def test_the_secrets_of_shopify_are_told_nowhere(tmp_path: Path) -> None:
+    previous = f"{CANARY}-before"
+    secrets = {"SHOPIFY_WEBHOOK_SECRET": CANARY, "SHOPIFY_WEBHOOK_SECRET_PREVIOUS": previous}
+    for arguments in COMMANDS[:7]:
+        ran = command(*arguments, cwd=tmp_path, LOG_LEVEL="debug", **secrets)
+        assert is_quiet(ran.out, ran.err), arguments
+    settings = load(shopify_webhook_secret=CANARY, shopify_webhook_secret_previous=previous)
+    assert is_quiet(of(settings), settings.model_dump_json(), str(settings.model_dump()))
+    (tmp_path / "served").mkdir()
+    said: list[str] = []
+    with served(tmp_path / "served" / "a.db", settings={**secrets, "LOG_LEVEL": "debug"}) as service:
+        for body in (b"{}", b"{", b"\xff"):
+            for secret in (CANARY, previous, "guessed"):
+                signed = delivery("orders/paid", body, secret, "a.myshopify.com")
+                for headers in (signed, signed | {"x-shopify-topic": "t"}, signed | {"x-shopify-hmac-sha256": secret}):
+                    answer = httpx2.post(f"{service.url}/api/v1/webhooks/shopify", content=body, headers=headers)
+                    said.append(f"{answer.status_code} {answer.headers} {answer.text}")
+        assert {text[:3] for text in said} == {"200", "401"}
+        service.stop()
+        assert is_quiet(service.errors(), *said)
 
 
 # ---- keys given to the command line

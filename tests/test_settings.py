@@ -139,6 +139,9 @@ def impossible() -> list[tuple[str, str]]:
                 found.append((name, "1.5"))
         elif typing.get_origin(kind) is Literal:
             found.append((name, "neither"))
+        elif typing.get_origin(kind) is dict:
+            credits = ("-1", "1.5", "true", '"1"', "null", "NaN", str(2**53))
+            found += [(name, value) for value in ("x", "[1]", "5", '{"": 1}', *[f'{{"a": {one}}}' for one in credits])]
     return found
 
 
@@ -158,7 +161,7 @@ def test_an_impossible_value_is_one_line_that_names_the_setting(
 
 def test_every_setting_that_has_a_range_is_among_those() -> None:
     tried = {name for name, _ in impossible()}
-    free = {name for name, field in Settings.model_fields.items() if field.annotation is str}
+    free = {name for name, field in Settings.model_fields.items() if field.annotation in (str, SecretStr | None)}
     assert tried | free == set(Settings.model_fields)
 
 
@@ -254,6 +257,22 @@ def test_a_secret_is_in_no_text_of_the_settings(url: str) -> None:
     for text in (repr(settings), str(settings), settings.model_dump_json(), str(settings.model_dump())):
         assert SECRET not in text
     assert isinstance(settings.database_url, SecretStr)
+
+
+def test_credits_by_name_are_json_in_the_environment_and_a_mapping_in_yaml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / YAML_FILE).write_text("shopify_plan_credits:\n  Pro: 500\n  Für alle: 0\n")
+    monkeypatch.setenv("SHOPIFY_PURCHASE_CREDITS", '{"1000 credits": 1000}')
+    settings = load()
+    assert settings.shopify_plan_credits == {"Pro": 500, "Für alle": 0}
+    assert settings.shopify_purchase_credits == {"1000 credits": 1000}
+
+
+@pytest.mark.parametrize("name", ["shopify_webhook_secret", "shopify_webhook_secret_previous"])
+def test_a_secret_that_everybody_could_guess_is_none(name: str, tmp_path: Path) -> None:
+    (tmp_path / YAML_FILE).write_text(f"{name}: ''\n")
+    assert refused().startswith(f"{name.upper()}: ")
 
 
 def test_settings_do_not_change_while_the_service_runs() -> None:

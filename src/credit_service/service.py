@@ -29,6 +29,7 @@ from credit_service.doors.http.shell import Application, Receive, Scope, Send
 from credit_service.doors.jetstream.consumer import Consumer
 from credit_service.doors.jetstream.subjects import Subjects
 from credit_service.doors.jetstream.taking import Taking
+from credit_service.doors.shopify_inbox import Inbox
 from credit_service.doors.sweeper import keep_sweeping
 from credit_service.gate.status import Gate
 from credit_service.ledger.decide import Outcome
@@ -141,6 +142,9 @@ class Service:
         ]
         if accounts := self.settings.audit_accounts_per_second:
             tasks.append(asyncio.create_task(self.auditor.keep_auditing(accounts), name="auditor"))
+        if self.settings.shopify_webhook_secret is not None:
+            inbox = Inbox(self.store, self.posting, self.settings, self.metrics)
+            tasks.append(asyncio.create_task(inbox.keep_catching_up(self.settings.sweep_seconds), name="shopify"))
         if self.broker is not None:
             self.broker.start()
             self.consumer.start()

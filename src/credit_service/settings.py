@@ -4,6 +4,7 @@ An impossible value, or an unknown name in YAML, stops the start with one readab
 hold a secret are never shown.
 """
 
+import json
 import re
 from decimal import Decimal
 from importlib.util import find_spec
@@ -11,9 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     YamlConfigSettingsSource,
@@ -43,6 +45,20 @@ _PLAIN_URL = re.compile(r"https?://[^/?#@\s]+(/[^?#@\s]*)?")
 _FOR_TRACING = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
 
 Credits = Annotated[int, Field(ge=0, le=MAX_CREDITS)]
+
+
+def _price_list(value: Any) -> Any:
+    """JSON where it is a text, as in the environment; in YAML it is a mapping already."""
+    try:
+        value = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict) or any(isinstance(credits, bool | str | float) for credits in value.values()):
+        raise ValueError('must be an object of whole credits by name, like {"Pro": 500}') from None
+    return value
+
+
+PriceList = Annotated[dict[Annotated[str, Field(min_length=1)], Credits], NoDecode, BeforeValidator(_price_list)]
 Share = Annotated[Decimal, Field(ge=0, le=1_000_000, max_digits=12, decimal_places=6)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Days = Annotated[int, Field(ge=1, le=3650)]
@@ -133,6 +149,20 @@ class Settings(BaseSettings):
     refunds_grace_days: Days = Field(30, description="How long credits live that come back to an expired grant.")
     refunds_wait_days: Days = Field(7, description="How long a refund waits for its order or payment.")
     accounts_auto_create: bool = Field(True, description="Whether an event opens the account of an unknown merchant.")
+
+    shopify_webhook_secret: SecretStr | None = Field(
+        None, min_length=1, description="The client secret of the Shopify app; unset, its webhooks are not taken."
+    )
+    shopify_webhook_secret_previous: SecretStr | None = Field(
+        None, min_length=1, description="The client secret before that, which counts as well while it is rotated."
+    )
+    shopify_plan_credits: PriceList = Field(
+        {},
+        description='Credits that a period of a Shopify subscription gives, by its plan: `{"Pro": 500}`.',
+    )
+    shopify_purchase_credits: PriceList = Field(
+        {}, description='Credits that a one-time purchase on Shopify gives, by its name: `{"1000 credits": 1000}`.'
+    )
 
     plugin_status_cache_ttl: Seconds = Field(15, description="Seconds a plugin status may be answered from memory.")
     plugin_status_cache_size: int = Field(100_000, ge=1, description="Merchants whose plugin status is remembered.")

@@ -30,6 +30,7 @@ SAID = {
     "docs/nats.md": ["[]", "0 read, 0 posted"],
     "docs/operating.md": ['"revoked_at":"20', "no fault", '"faults": []', "ok   database", "operations", *METRICS],
     "docs/quickstart.md": ['"status":"enabled"', '"balance":569', '"scope":"write"'],
+    "docs/shopify.md": ['"shop_domain":"example.myshopify.com"'],
     "examples/README.md": ["0 refused"],
 }
 """Every document with something to type, and what must be among the answers."""
@@ -73,6 +74,7 @@ def test_what_is_not_typed_here_is_known() -> None:
         "sql",
         "python",
         "js",
+        "toml",
         "text",
         "",
     }

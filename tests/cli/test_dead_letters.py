@@ -187,6 +187,30 @@ def test_an_event_of_a_remapped_subject_is_read_by_that_subject(ledger: Ledger) 
     assert ledger.run("dead-letters", "replay", "1", "--json", **remapped).json == tally(1, posted=1)
 
 
+def test_deliveries_of_shopifys_are_replayed_once_their_shop_is_linked(ledger: Ledger) -> None:
+    def letter(topic: str, **told: Any) -> Undeliverable:
+        original = json.dumps({"shop": "a.myshopify.com", "topic": topic, **told}).encode()
+        return Undeliverable(f"shopify.webhook.{topic.replace('/', '.')}", original, "shop_not_found", "No.", T0)
+
+    order = {"id": 1, "total_price": "5", "currency": "GBP"}
+    ledger.keep(
+        letter("orders/paid", body=order),
+        letter("orders/paid", raw=json.dumps(order | {"id": 2})),
+        letter("orders/paid", raw="{"),
+        letter("orders/paid"),  # erased
+        letter("shop/redact", body={"shop_domain": "a.myshopify.com"}),
+        letter("orders/paid", body=order | {"test": True}),
+    )
+    ledger.do(lambda store: store.link_shop("a.myshopify.com", events.MERCHANT, T0))
+    ran = ledger.run("dead-letters", "replay", "--all", "--json")
+    codes = {"validation_failed": 2}
+    assert ran.json == tally(6, posted=2, refused=2, parked=1, skipped=1, by_code=codes), ran.err
+    assert (ledger.balances(), ledger.replayed()) == ({events.MERCHANT: -2}, [1, 2, 5, 6])
+    ((waiting, _),) = ledger.do(lambda store: store.due_deliveries(T0, 10))
+    assert waiting.topic == "shop/redact"  # for the service to do
+    assert ledger.run("dead-letters", "replay", "1", "--json").json == tally(1, replayed=1)
+
+
 def test_beside_a_service_on_PostgreSQL_they_are_replayed_into_it_and_straight(
     ledger: Ledger, engine_name: str, tmp_path: Path
 ) -> None:

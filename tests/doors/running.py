@@ -1,10 +1,12 @@
 """A running service: a real uvicorn with our protocol and uvloop in a thread of its own, and a real database."""
 
 import asyncio
+import hmac
 import json
 import select
 import socket
 import threading
+from base64 import b64encode
 from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -241,3 +243,10 @@ def cloud_event(type_: str, data: Any, **more: Any) -> dict[str, Any]:
     """A CloudEvent, changed as told; what is None is left out."""
     event = {"specversion": "1.0", "id": uuid4().hex, "source": "tests", "type": type_, "data": data, **more}
     return {name: value for name, value in event.items() if value is not None}
+
+
+def delivery(topic: str | None, body: bytes, secret: str, shop: str | None = None) -> dict[str, str]:
+    """The headers of a delivery that Shopify has signed."""
+    signature = b64encode(hmac.digest(secret.encode(), body, "sha256")).decode()
+    headers = {"x-shopify-topic": topic, "x-shopify-hmac-sha256": signature, "x-shopify-shop-domain": shop}
+    return {name: value for name, value in headers.items() if value is not None}

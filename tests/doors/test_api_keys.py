@@ -130,7 +130,9 @@ def routes() -> list[tuple[str, str, str | None]]:
 def test_a_route_answers_those_of_its_scope_and_nobody_else(
     running: Running, method: str, path: str, needed: str
 ) -> None:
-    path = path.format(merchant_id=new_merchant(), transaction_id=new_merchant(), key_id="x")
+    path = path.format(
+        merchant_id=new_merchant(), transaction_id=new_merchant(), key_id="x", shop_domain="a.myshopify.com"
+    )
     more: dict[str, Any] = {} if method in ("GET", "DELETE") else {"json": {}}
     nobody = running.call(method, path, None, **more)
     assert (nobody.status_code, nobody.json()["code"]) == (401, "unauthenticated")
@@ -145,8 +147,9 @@ def test_a_route_answers_those_of_its_scope_and_nobody_else(
 
 def test_the_routes_that_anybody_may_call_are_these(running: Running) -> None:
     public = {(method, path) for method, path, needed in routes() if needed is None}
-    assert public == {("GET", "/health"), ("GET", "/credits/plugin-status/{merchant_id}")}
-    for _, path in public:
+    delivery = ("POST", "/webhooks/shopify")  # which is signed
+    assert public == {("GET", "/health"), ("GET", "/credits/plugin-status/{merchant_id}"), delivery}
+    for _, path in public - {delivery}:
         assert running.get(path.format(merchant_id=new_merchant()), None).status_code == 200
 
 

@@ -11,9 +11,10 @@ from fastapi.openapi.models import OpenAPI
 
 from credit_service.doors.http.problems import CODES
 from scripts.openapi import COMMITTED, text
-from tests.doors.running import API, Running
+from tests.doors.running import API, Running, delivery
 
 MERCHANT = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
+SHOP = "example.myshopify.com"
 OPEN = f"{API}/credits/accounts"
 METHODS = {"get", "post", "put", "patch", "delete"}
 
@@ -116,17 +117,21 @@ def test_every_body_and_every_answer_has_an_example_that_fits_its_schema(documen
 def test_every_request_that_it_gives_as_an_example_is_done(
     document: dict[str, Any], start: Callable[..., Running]
 ) -> None:
-    service = start()
+    service = start(shopify_webhook_secret="hush")
+    named = {"{merchant_id}": MERCHANT, "{shop_domain}": SHOP}
     asked = [
-        (method, path.replace("{merchant_id}", MERCHANT), media_type, example)
+        (method, re.sub(r"\{\w+\}", lambda found: named[found[0]], path), media_type, example)
         for path, method, operation in operations(document)
         for media_type, content in operation.get("requestBody", {}).get("content", {}).items()
         for example in examples(document, content)
     ]
-    # An account has to be opened before anything can be asked of it.
-    for count, (method, path, media_type, example) in enumerate(sorted(asked, key=lambda one: one[1] != OPEN)):
+    # An account has to be opened, and a shop linked, before anything can be asked of it.
+    first = [OPEN, f"{API}/credits/shops/{SHOP}"]
+    for count, (method, path, media_type, example) in enumerate(sorted(asked, key=lambda one: one[1] not in first)):
+        body = json.dumps(example).encode()
         headers = {"content-type": media_type, "idempotency-key": f"example-{count}"}
-        more = {"content": json.dumps(example), "headers": headers}
+        headers |= delivery("orders/paid", body, "hush", SHOP)
+        more = {"content": body, "headers": headers}
         answer = service.call(method.upper(), path.removeprefix(API), "admin", **more)
         assert answer.status_code in (200, 201), (method, path, example, answer.text)
         outcomes = re.findall('"outcome":"([a-z]+)"', answer.text)

@@ -7,6 +7,7 @@ Values are handed to the store directly where the law is the store's own; where 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Protocol
@@ -20,12 +21,12 @@ from credit_service.ledger import commands
 from credit_service.ledger.account import DeadLetter, GivenBack, Parked, Reference, Transaction
 from credit_service.ledger.addresses import ACCOUNT, GRANT, TRANSACTION, Address
 from credit_service.ledger.announcements import OF_A_TRANSACTION
-from credit_service.ledger.decide import Needs, Outcome
+from credit_service.ledger.decide import Needs, Outcome, Replayed, Waiting
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.proof import verify
 from credit_service.posting import Posting, RefusedAt
-from credit_service.storage import statements, tables
+from credit_service.storage import erasing, statements, tables
 from credit_service.storage.base import (
     AccountQuery,
     ApiKey,
@@ -33,6 +34,7 @@ from credit_service.storage.base import (
     Letter,
     LetterQuery,
     Loaded,
+    Shop,
     Store,
     TransactionQuery,
     Writes,
@@ -43,6 +45,8 @@ from tests.ledger.telling import refund as told_refund
 from tests.storage import values
 from tests.storage.batches import MERCHANTS, Batch, Shelf, batches, policies
 from tests.storage.values import NUMBER, OTHER, account, grant, of, transaction, writes
+
+SHOP = "a.myshopify.com"
 
 
 class Clock:
@@ -133,7 +137,8 @@ async def posted(store: Store, *told: commands.Command, policy: Policy | None = 
 
 
 TABLES = tuple(tables.metadata.tables)
-LEDGER = tuple(name for name in TABLES if name not in ("api_keys", "event_cursors"))
+BESIDE = ("api_keys", "event_cursors", "shops", "shopify_deliveries")
+LEDGER = tuple(name for name in TABLES if name not in BESIDE)
 
 
 class StoreContract:
@@ -1012,6 +1017,121 @@ class StoreContract:
         assert await store._write([Ask(statements.PUT_ASIDE, whole)]) == 1
         with pytest.raises(BadRow, match="ck_dead_letters_"):
             await store._write([Ask(statements.PUT_ASIDE, whole | {"message_hash": b"another 16 bytes"} | wrong)])
+
+    # ---- shops, and what was delivered of them
+
+    async def test_a_shop_is_linked_to_one_merchant_at_a_time(self, store: Store):
+        assert await store.shop(SHOP) is None
+        await store.link_shop(SHOP, MERCHANT, T0)
+        assert await store.shop(SHOP) == Shop(SHOP, MERCHANT, T0)
+        assert await store.uninstall_shop(SHOP, T0 + 1)
+        assert await store.shop(SHOP) == Shop(SHOP, MERCHANT, T0, None, T0 + 1)
+        await store.link_shop(SHOP, OTHER, T0 + 2)
+        assert await store.shop(SHOP) == Shop(SHOP, OTHER, T0 + 2)
+        assert await store.shop("other.myshopify.com") is None
+
+    async def test_an_unlinked_shop_is_remembered_and_nothing_more_is_noted_of_it(self, store: Store):
+        assert not await store.unlink_shop(SHOP, T0)
+        await store.link_shop(SHOP, MERCHANT, T0)
+        assert not await store.uninstall_shop(SHOP, T0 - 1)  # told late, of an earlier time
+        assert await store.unlink_shop(SHOP, T0 + 1)
+        assert not await store.unlink_shop(SHOP, T0 + 2)
+        assert not await store.uninstall_shop(SHOP, T0 + 2)
+        assert await store.shop(SHOP) == Shop(SHOP, MERCHANT, T0, T0 + 1)
+
+    async def test_a_delivery_is_kept_once_until_it_is_dropped(self, store: Store):
+        kept = values.KEPT_ORDER
+        assert await store.keep_delivery(kept)
+        assert not await store.keep_delivery(kept._replace(received_at=T0 + 1))
+        for other in (kept._replace(topic="t"), kept._replace(shop=SHOP), kept._replace(body="{}", received_at=T0 - 1)):
+            assert await store.keep_delivery(other)
+        found = await store.kept_deliveries(kept.shop)
+        assert [one._replace(digest=b"") for one in found] == [
+            kept._replace(body="{}", received_at=T0 - 1),
+            *sorted([kept, kept._replace(topic="t")], key=lambda one: found[1].topic != one.topic),
+        ]
+        await store.drop_deliveries(found)
+        await store.drop_deliveries([])
+        assert await store.kept_deliveries(kept.shop) == []
+        assert len(await store.kept_deliveries(SHOP)) == 1
+
+    async def test_deliveries_are_due_when_their_shop_is_linked_or_they_have_waited_for_long_enough(self, store: Store):
+        order = values.KEPT_ORDER._replace(shop=SHOP)
+        erasure, asked = order._replace(topic="r", awaits="merchant"), order._replace(topic="q", awaits=None)
+        late = order._replace(body="late", received_at=T0 + 9)
+        for one in (late, order, erasure, asked):
+            await store.keep_delivery(one)
+
+        async def due(before: int = T0 - 1, limit: int = 10) -> list[tuple[str, UUID | None]]:
+            return [(one.topic, merchant) for one, merchant in await store.due_deliveries(before, limit)]
+
+        assert await due() == []
+        assert sorted(await due(T0)) == [("orders/paid", None), ("r", None)]
+        await store.link_shop(SHOP, MERCHANT, T0)
+        assert sorted(await due()) == [("orders/paid", MERCHANT)] * 2 + [("r", MERCHANT)]
+        assert [one.received_at for one, _ in await store.due_deliveries(T0, 10)] == [T0, T0, T0 + 9]
+        assert len(await due(limit=2)) == 2
+        await store.unlink_shop(SHOP, T0)
+        assert await due() == [("r", MERCHANT)]  # whose data has to be erased is known still
+        assert sorted(await due(T0)) == [("orders/paid", None), ("r", MERCHANT)]
+
+    # ---- erasing
+
+    @pytest.mark.parametrize("at_once", [1, 2, 1000])
+    async def test_L15_metadata_is_erased_and_the_chain_verifies(
+        self, store: Store, at_once: int, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(erasing, "AT_ONCE", at_once)
+        personal: dict[str, Any] = {"metadata": '{"email":"a@b.c"}', "salt": bytes(16)}
+        told = [
+            replace(fact, **personal)
+            for fact in (
+                payment("P", 500),
+                order("1", 20),
+                told_refund("r", "1", credits=7),
+                order("2", 30),
+                told_refund("early", "3", credits=1),
+                told_refund("later", "4", credits=1),
+            )
+        ]
+        await tell(store, *told, *[of(OTHER, fact) for fact in told])
+        assert await store.erase_metadata(UUID(int=99), None) == 0
+
+        async def kept(merchant_id: UUID = MERCHANT) -> list[str]:
+            history: list[Transaction] = []
+            async for books in store.books([merchant_id]):
+                history = list(books.transactions)
+                assert [*books.faults, *verify(books.account, books.grants, history)] == []
+            assert all((one.metadata is None) == (one.metadata_salt is None) for one in history)
+            parked = [one.parked for one in await store.parked(None, 9) if one.merchant_id == merchant_id]
+            assert all((one.fact.metadata is None) == (one.fact.salt is None) for one in parked)
+            return sorted(
+                [one.key for one in history if one.metadata is not None]
+                + [one.key for one in parked if one.fact.metadata is not None]
+            )
+
+        every = sorted(fact.key for fact in told)
+        assert await kept() == every
+        assert await store.erase_metadata(MERCHANT, {"1", "3", "unknown"}) == 2
+        left = ["billing:payment:P", "shopify:order:2", "shopify:refund:later"]
+        assert await kept() == left
+        assert await store.erase_metadata(MERCHANT, {"1", "3"}) == 0
+        assert await store.erase_metadata(MERCHANT, None) == 2
+        assert await kept() == []
+        assert await kept(OTHER) == every
+        # A repeat replays, and what waited is applied without what was erased.
+        assert all(isinstance(outcome, Replayed | Waiting) for outcome in await tell(store, *told))
+        await tell(store, order("3", 10))
+        assert await kept() == []
+
+    async def test_a_dead_letter_is_rewritten(self, store: Store):
+        await store.put_aside([values.FULL_UNDELIVERABLE])
+        await write(store, writes(account(), dead_letters=[DeadLetter("c", "r", T0, values.FULL_REFUND)]))
+        fact, event = await store.dead_letters(LetterQuery(), None, 10)
+        for letter in (event._replace(original=b""), fact._replace(fact=erasing.without(values.FULL_REFUND))):
+            await store.rewrite_dead_letter(letter)
+            assert await store.dead_letter(letter.id) == letter
+        assert await store.put_aside([values.FULL_UNDELIVERABLE]) == 0  # known by what it was
 
     # ---- API keys
 

@@ -16,7 +16,7 @@ from sqlalchemy import ClauseElement
 from credit_service.storage import reads, sqlite, statements, tables
 from credit_service.storage import sqlite_statements as sql
 from credit_service.storage.base import StorageUnavailable, Store, Writes
-from credit_service.storage.reads import Question, Read
+from credit_service.storage.questions import Question, Read
 from credit_service.storage.sqlite import SQLiteStore
 from credit_service.storage.statements import Ask, Find
 from tests.ledger.telling import MERCHANT, T0

@@ -13,10 +13,12 @@ from credit_service.cli.parked import INSTEAD
 from credit_service.cli.replay import Tally
 
 if TYPE_CHECKING:
-    from credit_service.cli.sources import Entry
+    from credit_service.cli.sources import Entry, Result
     from credit_service.cli.targets import Target
     from credit_service.doors.jetstream.reading import Reader
     from credit_service.doors.jetstream.subjects import Subjects
+    from credit_service.doors.shopify_inbox import Inbox
+    from credit_service.posting import Posting
     from credit_service.settings import Settings
     from credit_service.storage.base import Letter, LetterQuery, Store
 
@@ -130,21 +132,31 @@ def _unknown(id_: int) -> typer.Exit:
 async def _replay(
     settings: "Settings", ids: list[int], query: "LetterQuery", url: str | None, key: str, tally: Tally
 ) -> None:
-    from credit_service.cli.sources import ACTOR
+    from credit_service.cli.sources import ACTOR, Entry
     from credit_service.cli.targets import Stopped
     from credit_service.doors.jetstream.reading import Reader
     from credit_service.doors.jetstream.subjects import Subjects
+    from credit_service.doors.shopify_inbox import SUBJECT, Inbox
+    from credit_service.observability import Metrics
 
     subjects = Subjects(settings.remapped_subjects)
     reader = Reader(subjects, settings, ACTOR)
-    async with opened(settings, instead=INSTEAD) as store, _target(store, settings, url, key) as target:
+    async with (
+        opened(settings, instead=INSTEAD) as store,
+        _posting(store, settings) as posting,
+        _target(posting, url, key) as target,
+    ):
+        inbox = Inbox(store, posting, settings, Metrics())
         try:
             for id_ in ids or await _every(store, query):
                 letter = await store.dead_letter(id_)
                 if letter is None:
                     raise _unknown(id_)
-                entry = _entry(letter, subjects, reader)
-                results = (await target.send([entry]))[0] if entry.result is None else [entry.result]
+                if (letter.subject or "").startswith(SUBJECT):
+                    entry, results = Entry(id_, b"", ()), [await _delivered(inbox, letter)]
+                else:
+                    entry = _entry(letter, subjects, reader)
+                    results = (await target.send([entry]))[0] if entry.result is None else [entry.result]
                 tally.count(entry, results)
                 if all(result.outcome != "refused" for result in results):
                     await store.replayed_dead_letter(id_, await store.now())
@@ -162,21 +174,47 @@ async def _every(store: "Store", query: "LetterQuery") -> list[int]:
 
 
 @asynccontextmanager
-async def _target(store: "Store", settings: "Settings", url: str | None, key: str) -> AsyncIterator["Target"]:
-    """Where to apply events: a service by HTTP, else the store by the one way in."""
-    from credit_service.cli.targets import HttpTarget, StoreTarget, client
+async def _posting(store: "Store", settings: "Settings") -> AsyncIterator["Posting"]:
+    """The one way in, straight into the store."""
     from credit_service.posting import Posting
 
-    if url is not None:
-        async with client() as connection:
-            yield HttpTarget(connection, url, key, _PATIENCE_SECONDS)
-        return
     posting = Posting(store, settings.policy, deadline_seconds=_POSTING_SECONDS)
     posting.start()
     try:
-        yield StoreTarget(posting)
+        yield posting
     finally:
         await posting.drain()
+
+
+@asynccontextmanager
+async def _target(posting: "Posting", url: str | None, key: str) -> AsyncIterator["Target"]:
+    """Where to apply events: a service by HTTP, else the store by the one way in."""
+    from credit_service.cli.targets import HttpTarget, StoreTarget, client
+
+    if url is None:
+        yield StoreTarget(posting)
+        return
+    async with client() as connection:
+        yield HttpTarget(connection, url, key, _PATIENCE_SECONDS)
+
+
+async def _delivered(inbox: "Inbox", letter: "Letter") -> "Result":
+    """What becomes of a delivery of Shopify's, which is no event and always applied straight."""
+    from credit_service.cli.sources import Result
+    from credit_service.cli.targets import Stopped
+    from credit_service.messages.faults import Invalid
+    from credit_service.posting import DeadlineExceeded, Overloaded
+    from credit_service.storage.base import StorageError
+
+    try:
+        taken = await inbox.replay(letter.original or b"{}")
+    except Invalid as error:
+        return Result("refused", "validation_failed", str(error))
+    except (StorageError, DeadlineExceeded, Overloaded) as error:
+        raise Stopped(str(error) or "The database is too slow.") from None
+    # An erasure is done by the service, a moment later; what means nothing any more is done with.
+    outcome = {"noted": "parked", "ignored": "skipped"}.get(taken.outcome, taken.outcome)
+    return Result(outcome, taken.code, taken.reason or "")
 
 
 def _entry(letter: "Letter", subjects: "Subjects", reader: "Reader") -> "Entry":

@@ -7,6 +7,7 @@ TIME: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9
 MONEY: Final = r"^[0-9]{1,13}(\.[0-9]{1,6})?$"
 CURRENCY: Final = r"^[A-Z]{3}$"
 PRINTABLE: Final = r"^[\x20-\x7e]+$"
+SHOP: Final = r"^[a-zA-Z0-9][a-zA-Z0-9-]{0,62}\.[mM][yY][sS][hH][oO][pP][iI][fF][yY]\.[cC][oO][mM]$"
 JSON_TYPE: Final = r"^application/([a-z0-9.+-]+\+)?json\b"
 
 SENTENCES: Final = {
@@ -15,5 +16,6 @@ SENTENCES: Final = {
     MONEY: "Must be a decimal number with at most 6 decimals, like 149.90.",
     CURRENCY: "Must be a currency code of three capital letters, like GBP.",
     PRINTABLE: "Must be printable ASCII.",
+    SHOP: "Must be the domain that Shopify gave the shop, like example.myshopify.com.",
     JSON_TYPE: "Must be application/json: only JSON data is understood.",
 }

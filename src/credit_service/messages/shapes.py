@@ -1,5 +1,6 @@
 """How things look as JSON: one shape of a transaction, an account, a grant, for every door and outlet."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ from credit_service.ledger.account import Account, Announcement, Grant, Transact
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.settle import Standing
 from credit_service.messages.fields import format_time
-from credit_service.storage.base import ApiKey
+from credit_service.storage.base import ApiKey, Shop
 
 encode = msgspec.json.Encoder().encode
 
@@ -101,3 +102,18 @@ def api_key(value: ApiKey) -> dict[str, Any]:
         "revoked_at": _time(value.revoked_at),
         "last_used_at": _time(value.last_used_at),
     }
+
+
+def shop(value: Shop) -> dict[str, Any]:
+    """A shop that is linked to its merchant."""
+    return {
+        "shop_domain": value.domain,
+        "merchant_id": str(value.merchant_id),
+        "linked_at": format_time(value.linked_at),
+        "uninstalled_at": _time(value.uninstalled_at),
+    }
+
+
+def data_request(request_id: str | None, orders: Sequence[str], received_at: int) -> dict[str, Any]:
+    """What a customer of a shop asks to be told of."""
+    return {"id": request_id, "orders": orders, "received_at": format_time(received_at)}

@@ -3,7 +3,7 @@
 The laws of a store stand once, as tests, in `tests/storage/contract.py`; each engine passes them unchanged.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
@@ -277,6 +277,30 @@ class LetterQuery(NamedTuple):
     unreplayed: bool = False
 
 
+class Shop(NamedTuple):
+    """A shop on Shopify, and the merchant whose it is, or was until it was unlinked."""
+
+    domain: str  # example.myshopify.com
+    merchant_id: UUID
+    linked_at: int
+    unlinked_at: int | None = None
+    uninstalled_at: int | None = None  # the app was
+
+
+class Kept(NamedTuple):
+    """What of a delivery is kept until it can be applied, or, where it awaits nothing, for a person to see.
+
+    `awaits`: `link`, its shop must be linked; `merchant`, to one that is or was.
+    """
+
+    shop: str
+    topic: str
+    body: str
+    awaits: str | None
+    received_at: int
+    digest: bytes = b""  # made of shop, topic and body, when it is kept
+
+
 class Store(Protocol):
     """A database that holds the ledger. Reads never wait for postings.
 
@@ -435,6 +459,52 @@ class Store(Protocol):
 
     async def replayed_dead_letter(self, id_: int, at: int) -> bool:
         """Note that what the letter holds was applied after all. False where there is none of this id."""
+        ...
+
+    async def shop(self, domain: str) -> Shop | None:
+        """One shop by its domain, in lower case; also one that was unlinked."""
+        ...
+
+    async def link_shop(self, domain: str, merchant_id: UUID, at: int) -> None:
+        """Link a shop to this merchant from now on, whatever it was linked to before."""
+        ...
+
+    async def unlink_shop(self, domain: str, at: int) -> bool:
+        """Unlink a shop. False where none is linked."""
+        ...
+
+    async def uninstall_shop(self, domain: str, at: int) -> bool:
+        """Note that a linked shop has uninstalled the app. False where it is not linked, or only since then."""
+        ...
+
+    async def keep_delivery(self, one: Kept) -> bool:
+        """Keep a delivery. False where it is kept already."""
+        ...
+
+    async def kept_deliveries(self, shop: str) -> list[Kept]:
+        """All that is kept of a shop, in order of arrival."""
+        ...
+
+    async def due_deliveries(self, before: int, limit: int) -> list[tuple[Kept, UUID | None]]:
+        """Deliveries that need wait no longer, in order of arrival, each with the merchant it waited for.
+
+        Those that were received by `before` have waited for long enough, also without one.
+        """
+        ...
+
+    async def drop_deliveries(self, some: Collection[Kept]) -> None:
+        """Forget deliveries, since they were applied or put aside."""
+        ...
+
+    async def erase_metadata(self, merchant_id: UUID, orders: Collection[str] | None) -> int:
+        """Erase metadata of a merchant's transactions, and of its parked refunds; returns of how many transactions.
+
+        Of these orders and their refunds, or of all where `orders` is None. In steps: if it fails midway, do it again.
+        """
+        ...
+
+    async def rewrite_dead_letter(self, letter: Letter) -> None:
+        """Keep a dead letter with another fact or original than before."""
         ...
 
     async def strays(self) -> list[tuple[int, int]]:

@@ -46,7 +46,8 @@ from credit_service.storage.base import (
     Writes,
 )
 from credit_service.storage.loading import Loading
-from credit_service.storage.reads import Question, Read, Reads, books_of
+from credit_service.storage.questions import Question, Read
+from credit_service.storage.reads import Reads, books_of
 from credit_service.storage.rows import Row
 from credit_service.storage.statements import Ask, Find
 
@@ -357,10 +358,10 @@ class PostgresStore(Reads):
             async with self._reading() as connection:
                 return await ask(connection)
 
-    async def _write(self, asks: Sequence[Ask]) -> int:
+    async def _write(self, asks: Sequence[Ask], merchant_id: UUID | None = None) -> int:
         changed = 0
         async with self._reading() as connection:
-            await connection.execute("BEGIN")
+            await connection.execute("BEGIN" if merchant_id is None else sql.begin([lane_of(merchant_id)], {}))
             for question in asks:
                 made = sql.compiled(question.statement)
                 status = await connection.execute(made.sql, *made.bound(question.values))

@@ -5,7 +5,7 @@ engines differ in how they ask, and in nothing else.
 """
 
 import asyncio
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -37,34 +37,26 @@ from credit_service.storage.base import (
     TransactionQuery,
     Undeliverable,
 )
+from credit_service.storage.erasing import Erasing
 from credit_service.storage.loading import open_grants
+from credit_service.storage.questions import Read
 from credit_service.storage.rows import Row
+from credit_service.storage.shops import Shops
 from credit_service.storage.statements import Ask, Find
 
 T = TypeVar("T")
 Q = TypeVar("Q")
 R = TypeVar("R")
-Question = Ask | Find
-Read = Generator[Question, list[Row], T]
-"""Yields questions, is sent their rows, returns the answer. It may be begun again from the start."""
 
 _NEWEST = 2**63 - 1
 _EVENT_AT = tables.events.columns.keys().index("at")
 
 
-class Reads(ABC):
+class Reads(Shops, Erasing):
     """The reading half of `base.Store`, for an engine that can answer questions."""
 
     lanes: int
     streams: int
-
-    @abstractmethod
-    async def _read(self, read: Callable[[], Read[T]]) -> T:
-        """Answer the questions of a read from one snapshot."""
-
-    @abstractmethod
-    async def _write(self, asks: Sequence[Ask]) -> int:
-        """Carry out statements in one transaction of their own; the rows they changed."""
 
     @abstractmethod
     def _books(self, merchant_ids: Sequence[UUID] | None) -> Generator[Books]:

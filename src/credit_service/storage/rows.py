@@ -158,7 +158,12 @@ def dead_letter_row(account_number: int, letter: DeadLetter) -> Row:
 
 
 def _fact_columns(fact: Any) -> Row:
-    return (_KINDS[type(fact)], _text(fact))
+    return (_KINDS[type(fact)], fact_text(fact))
+
+
+def fact_text(fact: Any) -> str:
+    """A fact as it is kept while it waits, or was put aside."""
+    return _text(fact)
 
 
 def _fact(kind: str, text: str) -> Any:

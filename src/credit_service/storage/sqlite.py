@@ -36,7 +36,8 @@ from credit_service.storage.base import (
     Writes,
 )
 from credit_service.storage.loading import Loading
-from credit_service.storage.reads import Question, Read, Reads, answered, books_of
+from credit_service.storage.questions import Question, Read
+from credit_service.storage.reads import Reads, answered, books_of
 from credit_service.storage.rows import Row
 from credit_service.storage.statements import Ask, Find
 
@@ -229,7 +230,7 @@ class SQLiteStore(Reads):
             connection.close()
         self._lock.close()
 
-    async def _write(self, asks: Sequence[Ask]) -> int:
+    async def _write(self, asks: Sequence[Ask], merchant_id: UUID | None = None) -> int:
         def run() -> int:
             with self._transaction():
                 return sum([sql.ask(self._writer, question).rowcount for question in asks])

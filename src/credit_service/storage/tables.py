@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-REVISION: Final = "0003"
+REVISION: Final = "0005"
 """The migration that leads to this schema: the last one."""
 
 metadata = MetaData(
@@ -264,3 +264,26 @@ api_keys = _table(
     _check("scope", "scope IN ('read', 'write', 'admin')"),
     _check("hash_length", "length(secret_hash) = 32"),
 )
+
+shops = _table(
+    "shops",
+    Column("domain", Text, primary_key=True),
+    _bytes("merchant_id"),
+    _big("linked_at"),
+    _big("unlinked_at", null=True),
+    _big("uninstalled_at", null=True),
+    _check("hash_length", "length(merchant_id) = 16"),
+)
+
+shopify_deliveries = _table(
+    "shopify_deliveries",
+    Column("digest", LargeBinary, primary_key=True),
+    _text("shop"),
+    _text("topic"),
+    _text("body"),
+    _text("awaits", null=True),
+    _big("received_at"),
+    _check("awaits", "awaits IN ('link', 'merchant')"),
+    _check("hash_length", "length(digest) = 16"),
+)
+Index(None, shopify_deliveries.c.shop)

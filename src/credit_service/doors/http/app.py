@@ -24,6 +24,7 @@ from credit_service.doors.http import (
     feed,
     health,
     plugin_status,
+    shopify,
     transactions,
 )
 from credit_service.doors.http.openapi import completed
@@ -36,9 +37,11 @@ from credit_service.messages.faults import Invalid, of_errors
 _EXPOSED = ["ETag", "Idempotency-Replayed", "RateLimit", "RateLimit-Policy", "X-Correlation-ID", "X-Request-ID"]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
-_RESOURCES = (accounts, transactions, adjustments, check, events, feed, plugin_status, api_keys, health)
+_RESOURCES = (accounts, transactions, adjustments, check, events, feed, plugin_status, shopify, api_keys, health)
 _ROUTERS = (*((PREFIX, resource.ROUTERS) for resource in _RESOURCES), ("", health.BARE))
-_LARGE = frozenset({PREFIX + transactions.MANY, PREFIX + events.EVENTS, PREFIX + plugin_status.STATUS + "/batch"})
+_LARGE = frozenset(
+    PREFIX + path for path in (transactions.MANY, events.EVENTS, plugin_status.STATUS + "/batch", shopify.WEBHOOKS)
+)
 
 
 def make_app(parts: Parts, running: Lifespan | None = None) -> Application:
@@ -83,14 +86,13 @@ def make_fastapi(parts: Parts | None, running: Lifespan | None = None) -> FastAP
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(Exception, _unforeseen)
-    vars(app)["openapi"] = partial(completed, app.openapi, _scopes())
-    return app
-
-
-def _scopes() -> dict[str, str | None]:
-    """The scope that each operation needs."""
     routes = [route for _, routers in _ROUTERS for router in routers for route in router.routes]
-    return {str(route.operation_id): route.needed for route in routes if isinstance(route, ScopedRoute)}
+    scoped = {str(route.operation_id): route for route in routes if isinstance(route, ScopedRoute)}
+    scopes = {name: route.needed for name, route in scoped.items()}
+    vars(app)["openapi"] = partial(
+        completed, app.openapi, scopes, {name for name, route in scoped.items() if not route.media_types}
+    )
+    return app
 
 
 async def _errors(request: Request) -> Response:

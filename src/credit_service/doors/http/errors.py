@@ -62,9 +62,10 @@ ADVICE: dict[str, Advice] = {
     ),
     "unauthenticated": Advice(
         "The route needs an API key, and the request carries none, more than one, or one that is unknown, expired or "
-        "revoked. It is not said which.",
+        "revoked. It is not said which. A delivery of Shopify's must be signed with a secret of the settings instead.",
         "Send `Authorization: Bearer cs_…`, once, and nowhere but in that header. If the key worked before, it has "
-        "expired or was revoked: ask an administrator for a new one.",
+        "expired or was revoked: ask an administrator for a new one. Where Shopify is answered this, compare "
+        "`SHOPIFY_WEBHOOK_SECRET` with the client secret of the app.",
     ),
     "scope_missing": Advice(
         "The API key is valid, but its scope does not include this route. `detail` names the scope that does: admin "
@@ -110,6 +111,12 @@ ADVICE: dict[str, Advice] = {
     "key_not_found": Advice(
         "No API key has this id, so none was revoked.",
         "Send the key's `id` as it is listed: the part after `cs_`, not the whole key.",
+    ),
+    "shop_not_found": Advice(
+        "No merchant is linked to this shop. A delivery of Shopify's waits for its shop to be linked as long as "
+        "`REFUNDS_WAIT_DAYS` says, and is a dead letter after that.",
+        "Correct the domain (the one that ends with `.myshopify.com`), or link the shop: `PUT "
+        "/api/v1/credits/shops/{shop_domain}`.",
     ),
     "idempotency_key_reused": Advice(
         "This merchant has used the key before, and with other content: another amount, type, reference, metadata or "

@@ -4,7 +4,7 @@ Examples have no copy of any shape: those of answers are put together from the e
 problems are made by the code that makes problems, and those of requests stand at their routes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from fastapi import Body
@@ -101,10 +101,13 @@ def examples(**named: Any) -> Any:
     )
 
 
-def completed(make: Callable[[], dict[str, Any]], scopes: Mapping[str, str | None]) -> dict[str, Any]:
+def completed(
+    make: Callable[[], dict[str, Any]], scopes: Mapping[str, str | None], raw: Collection[str]
+) -> dict[str, Any]:
     """The document that `make` makes, with who may call each operation, every problem it may answer, and examples.
 
-    `scopes`: the scope that each operation needs, None for those that anybody may call.
+    `scopes`: the scope that each operation needs, None for those that anybody may call. `raw`: those that take their
+    body as it is, of whatever media type.
     """
     document = make()
     components = document["components"]
@@ -119,7 +122,8 @@ def completed(make: Callable[[], dict[str, Any]], scopes: Mapping[str, str | Non
             for content in operation.get("requestBody", {}).get("content", {}).values():
                 components["schemas"] |= content["schema"].pop("$defs", {})
             responses = operation["responses"]
-            for code in _shared(path, operation, scope):
+            left_out = "unsupported_media_type" if operation["operationId"] in raw else None
+            for code in [code for code in _shared(path, operation, scope) if code != left_out]:
                 _may_answer(responses, str(CODES[code].status), code)
             for code in _ANYWHERE:
                 _may_answer(responses, "default", code)

@@ -39,6 +39,7 @@ CODES: dict[str, Code] = {
     "account_not_found": Code(404, "There is no such account"),
     "transaction_not_found": Code(404, "There is no such transaction"),
     "key_not_found": Code(404, "There is no such API key"),
+    "shop_not_found": Code(404, "There is no such shop"),
     "idempotency_key_reused": Code(422, "The Idempotency-Key was used before"),
     "trial_already_granted": Code(409, "The trial was granted before"),
     "currency_mismatch": Code(422, "The currencies differ"),

@@ -86,7 +86,10 @@ class _Request(Request):
 
 
 class ScopedRoute(APIRoute):
-    """A route that first asks who calls, then reads JSON strictly, then does what FastAPI does."""
+    """A route that first asks who calls, then reads JSON strictly, then does what FastAPI does.
+
+    Without media types it takes its body as it is.
+    """
 
     needed: ClassVar[str | None] = None
     media_types: ClassVar[tuple[str, ...]] = ("application/json",)
@@ -101,7 +104,7 @@ class ScopedRoute(APIRoute):
                 if self.needed is not None:
                     await call.caller(self.needed)
                     _check_query(call.query, parameters)
-                if request.method in ("POST", "PUT", "PATCH"):
+                if request.method in ("POST", "PUT", "PATCH") and self.media_types:
                     request.scope["credit.json"] = self._json(request, call)
                 return await handle(_Request(request.scope, request.receive))
             except (Problem, Invalid, RequestValidationError, HTTPException):
@@ -137,9 +140,12 @@ class ScopedRoute(APIRoute):
         return []
 
 
-def router(scope: str | None, *media_types: str) -> APIRouter:
-    """A router whose routes all need a scope, None for those that anybody may call."""
-    attributes = {"needed": scope, "media_types": ("application/json", *media_types)}
+def router(scope: str | None, *media_types: str, raw: bool = False) -> APIRouter:
+    """A router whose routes all need a scope, None for those that anybody may call.
+
+    They read JSON, by these media types too, unless they want bodies as they are (`raw`).
+    """
+    attributes = {"needed": scope, "media_types": () if raw else ("application/json", *media_types)}
     route_class = type(f"{(scope or 'public').title()}Route", (ScopedRoute,), attributes)
     # Filled in by `openapi.completed`; where it is, FastAPI does not describe errors of its own.
     return APIRouter(route_class=route_class, responses={"default": {}})

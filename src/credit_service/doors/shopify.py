@@ -1,0 +1,222 @@
+"""Shopify's deliveries, read: whether Shopify signed them, whose they are, and what they mean. Pure functions.
+
+Only the body of a delivery is signed. So its topic, which stands in a header, only says how to read the body, and what
+the body says of its shop is told. Of a body nothing goes any further than what `shopify_bodies` declares: no name,
+address or mail of a customer gets into the ledger, nor into what is kept until it can be applied.
+"""
+
+import hmac
+import json
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+
+from pydantic import ValidationError
+
+from credit_service.doors.shopify_bodies import (
+    CustomersDataRequest,
+    CustomersRedact,
+    Order,
+    PurchaseUpdate,
+    Refund,
+    Sent,
+    ShopRedact,
+    Subscription,
+    SubscriptionUpdate,
+    UninstalledShop,
+)
+from credit_service.ledger.account import MICROSECONDS
+from credit_service.messages import strict_json
+from credit_service.messages.faults import Fault, Invalid, of_validation
+from credit_service.messages.fields import format_time, id_text, parse_time
+
+_PAID: Final = {"paid", "partially_refunded", "refunded"}
+_PERIODS: Final = {"every_30_days": 30, "annual": 365}
+"""Days in a period, by the interval of a subscription."""
+
+
+class Fact(NamedTuple):
+    """A delivery means this inbound event; its data lacks the merchant."""
+
+    type: str
+    data: Mapping[str, Any]
+    occurred_at: int | None
+
+
+class Uninstalled(NamedTuple):
+    """The shop uninstalled the app."""
+
+
+class DataRequest(NamedTuple):
+    """A customer of the shop asks what is known of him."""
+
+    request_id: str | None
+    orders: Sequence[str]
+
+
+class Redaction(NamedTuple):
+    """Personal data of these orders is to be erased; of all, where `orders` is None."""
+
+    orders: Sequence[str] | None
+
+
+class Ignored(NamedTuple):
+    """A delivery means nothing to a ledger of credits."""
+
+    reason: str
+
+
+Meaning = Fact | Uninstalled | DataRequest | Redaction | Ignored
+
+
+class Delivery(NamedTuple):
+    """A delivery as read: its meaning, and what of its body is kept should it have to wait."""
+
+    meaning: Meaning
+    kept: str = ""
+    shop: str | None = None  # the domain of its shop, where the body names it
+
+
+class Credits(NamedTuple):
+    """What is bought on Shopify gives these: a period of a plan by its handle or name, a purchase by its name."""
+
+    plans: Mapping[str, int] = {}
+    purchases: Mapping[str, int] = {}
+
+
+def is_signed(body: bytes, signatures: Sequence[bytes], secrets: Sequence[str]) -> bool:
+    """Whether a body was signed with one of the secrets; there must be just one signature (X-Shopify-Hmac-Sha256)."""
+    if len(signatures) != 1:
+        return False
+    ours = [b64encode(hmac.digest(secret.encode(), body, sha256)) for secret in secrets]
+    # All of them are compared, so that the time it takes does not tell which one it was.
+    return sum(hmac.compare_digest(signatures[0], one) for one in ours) > 0
+
+
+def read(topic: str, body: bytes, credits: Credits, max_depth: int) -> Delivery:
+    """What a signed body means that came as this topic. Raises Invalid for one that cannot be of it."""
+    kind = TOPICS.get(topic)
+    if kind is None:
+        return Delivery(Ignored("No use is made of this topic."))
+    try:
+        value = strict_json.parse(body, max_depth)
+    except strict_json.Suspect as suspect:
+        value = suspect.value  # what is wrong with it is none of ours, or found again below
+    model, meaning = kind
+    try:
+        sent = model.model_validate(value)
+    except ValidationError as error:
+        raise Invalid(of_validation(error)) from None
+    kept = sent.model_dump(exclude_none=True, exclude={"order_status_url"})  # whose page tells the customer's address
+    return Delivery(meaning(sent, credits), json.dumps(kept, default=str), sent.shop())
+
+
+# ---- what it means
+
+
+def _order_paid(order: Order, credits: Credits) -> Meaning:
+    if order.test:
+        return Ignored("A test order costs nothing.")
+    if order.financial_status is not None and order.financial_status not in _PAID:
+        raise Invalid([Fault("/financial_status", "not_allowed", "The order is not paid.")])
+    data = {"order_id": order.id, "total": order.total_price, "currency": order.currency}
+    return Fact("evt.shopify.webhook.order_paid", data, _time(order.processed_at))
+
+
+def _refund_created(refund: Refund, credits: Credits) -> Meaning:
+    moved = [one for one in refund.transactions if (one.kind, one.status) == ("refund", "success")]
+    if moved and all(one.test for one in moved):
+        return Ignored("A refund of a test order gives nothing back.")
+    currencies = {one.currency for one in moved if one.currency is not None}
+    if len(currencies) > 1:
+        raise Invalid([Fault("/transactions", "not_allowed", "The refund is in several currencies.")])
+    amount = sum([Decimal(one.amount) for one in moved], Decimal(0))
+    data = {
+        "refund_id": refund.id,
+        "order_id": refund.order_id,
+        "refund_amount": f"{amount:f}",
+        "currency": next(iter(currencies), None),
+    }
+    return Fact("evt.shopify.webhook.order_refunded", data, _time(refund.created_at))
+
+
+def _subscription_updated(update: SubscriptionUpdate, credits: Credits) -> Meaning:
+    bought = update.app_subscription
+    if bought.status.upper() != "ACTIVE":
+        return Ignored("Only an active subscription gives credits.")
+    given = credits.plans.get(bought.plan_handle or "", credits.plans.get(bought.name))
+    if given is None:
+        raise Invalid([Fault("/app_subscription/name", "not_allowed", "SHOPIFY_PLAN_CREDITS does not name this plan.")])
+    data = {
+        "subscription_id": _number(bought.admin_graphql_api_id),
+        "period": _period(bought),
+        "credits": given,
+    }
+    return Fact("evt.billing.subscription_renewed", data, parse_time(bought.updated_at))
+
+
+def _period(bought: Subscription) -> str:
+    """The period of a subscription that was running at the update, named by its first day in UTC (L11).
+
+    Shopify does not say it, so it is counted from the day when the subscription was made.
+    """
+    days = _PERIODS.get((bought.interval or "").lower())
+    if days is None:
+        fault = f"The interval is none of {', '.join(_PERIODS)}."
+        raise Invalid([Fault("/app_subscription/interval", "not_allowed", fault)])
+    begun, length = parse_time(bought.created_at), days * 86_400 * MICROSECONDS
+    passed = max(0, parse_time(bought.updated_at) - begun) // length
+    return format_time(begun + passed * length)[:10]
+
+
+def _purchase_updated(update: PurchaseUpdate, credits: Credits) -> Meaning:
+    bought = update.app_purchase_one_time
+    if bought.status.upper() != "ACTIVE":
+        return Ignored("Only an active purchase gives credits.")
+    given = credits.purchases.get(bought.name)
+    if given is None:
+        fault = "SHOPIFY_PURCHASE_CREDITS does not name this purchase."
+        raise Invalid([Fault("/app_purchase_one_time/name", "not_allowed", fault)])
+    data = {"payment_id": _number(bought.admin_graphql_api_id), "credits": given}
+    return Fact("evt.billing.payment_succeeded", data, parse_time(bought.updated_at))
+
+
+def _uninstalled(shop: UninstalledShop, credits: Credits) -> Meaning:
+    return Uninstalled()
+
+
+def _data_requested(request: CustomersDataRequest, credits: Credits) -> Meaning:
+    named = None if request.data_request is None else id_text(request.data_request.id)
+    return DataRequest(named, tuple(map(id_text, request.orders_requested)))
+
+
+def _customer_redacted(request: CustomersRedact, credits: Credits) -> Meaning:
+    return Redaction(tuple(map(id_text, request.orders_to_redact)))
+
+
+def _shop_redacted(request: ShopRedact, credits: Credits) -> Meaning:
+    return Redaction(None)
+
+
+def _number(gid: str) -> str:
+    """The number at the end of one of Shopify's global ids."""
+    return gid.rpartition("/")[2]
+
+
+def _time(text: str | None) -> int | None:
+    return None if text is None else parse_time(text)
+
+
+TOPICS: Final[Mapping[str, tuple[type[Sent], Callable[[Any, Credits], Meaning]]]] = {
+    "orders/paid": (Order, _order_paid),
+    "refunds/create": (Refund, _refund_created),
+    "app_subscriptions/update": (SubscriptionUpdate, _subscription_updated),
+    "app_purchases_one_time/update": (PurchaseUpdate, _purchase_updated),
+    "app/uninstalled": (UninstalledShop, _uninstalled),
+    "customers/data_request": (CustomersDataRequest, _data_requested),
+    "customers/redact": (CustomersRedact, _customer_redacted),
+    "shop/redact": (ShopRedact, _shop_redacted),
+}
+"""The topics of which use is made."""

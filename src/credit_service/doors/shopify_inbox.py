@@ -1,0 +1,211 @@
+"""What becomes of Shopify's deliveries: applied at once, kept until they can be, or put aside as dead letters.
+
+Applied means handed to the one way in, under the same natural keys as over events, so that it does not matter how often
+a delivery comes or is taken up again. What is answered is durable: posted, kept or put aside.
+"""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, NoReturn
+from uuid import UUID
+
+import structlog
+
+from credit_service.doors import shopify
+from credit_service.doors.shopify import DataRequest, Delivery, Fact, Ignored, Redaction, Uninstalled
+from credit_service.doors.shopify_redaction import redact
+from credit_service.ledger.account import MICROSECONDS
+from credit_service.ledger.decide import Replayed, Waiting
+from credit_service.ledger.refusals import Refused
+from credit_service.messages.content import Limits
+from credit_service.messages.dead_letters import undeliverable
+from credit_service.messages.faults import Fault, Invalid
+from credit_service.messages.inbound import Source, translate
+from credit_service.observability import Metrics
+from credit_service.posting import Posting
+from credit_service.rounds import keep_doing
+from credit_service.settings import Settings
+from credit_service.storage.base import BadRow, Kept, Shop, Store
+
+SUBJECT: Final = "shopify.webhook."
+"""What stands before the topic, written with dots, as the subject of a dead letter."""
+AT_ONCE = 500
+_DAY = 86_400 * MICROSECONDS
+_ACTOR = "shopify"
+_log = structlog.get_logger()
+
+
+class Taken(NamedTuple):
+    """What became of a delivery: posted, replayed, parked, refused, noted or ignored; and why, where that helps."""
+
+    outcome: str
+    reason: str | None = None
+    code: str | None = None  # of the dead letter, where it was refused
+
+
+class Inbox:
+    """Takes deliveries of which it is known that Shopify signed them."""
+
+    def __init__(self, store: Store, posting: Posting, settings: Settings, metrics: Metrics) -> None:
+        self._store = store
+        self._posting = posting
+        self._metrics = metrics
+        self._wait = settings.refunds_wait_days * _DAY
+        self._credits = shopify.Credits(settings.shopify_plan_credits, settings.shopify_purchase_credits)
+        self._limits = Limits(settings.key_max_length, settings.metadata_max_bytes)
+        self._max_depth = settings.json_max_depth
+
+    async def take(self, topic: str, header: str | None, body: bytes, correlation_id: str | None) -> Taken:
+        """Take a delivery of this topic; `header` is the shop that its headers name.
+
+        Raises Invalid where neither they nor the body name a shop, and as `Posting.submit`: then it has to come again.
+        """
+        now = await self._store.now()
+        try:
+            delivery = self._read(topic, body)
+        except Invalid as error:
+            raw = body.decode(errors="backslashreplace")
+            return await self._put_aside(topic, {"shop": header, "topic": topic, "raw": raw}, _faults(error), now)
+        if isinstance(delivery.meaning, Ignored):
+            return Taken("ignored", delivery.meaning.reason)
+        shop, linked = await self._shop_of(delivery, header)
+        return await self._take(Kept(shop, topic, delivery.kept, None, now), delivery.meaning, linked, correlation_id)
+
+    async def replay(self, original: bytes) -> Taken:
+        """Take up again what was put aside, from the original of its dead letter. Raises as `take`."""
+        told = json.loads(original)
+        if "raw" not in told and "body" not in told:
+            return Taken("refused", "What was delivered had to be erased.", "validation_failed")
+        body = told["raw"] if "raw" in told else json.dumps(told["body"])
+        return await self.take(told["topic"], told["shop"], body.encode(), None)
+
+    def _read(self, topic: str, body: bytes) -> Delivery:
+        return shopify.read(topic, body, self._credits, self._max_depth)
+
+    async def _shop_of(self, delivery: Delivery, header: str | None) -> tuple[str, Shop | None]:
+        """The shop of a delivery, and what it is linked to.
+
+        The one that the signed body names. Of an order that is the one where it was shown to its customer, which need
+        not be known here: then the header's, which only its merchant's credits depend on.
+        """
+        named = delivery.shop
+        if named is not None:
+            linked = await self._linked(named)
+            if linked is not None or header is None or not isinstance(delivery.meaning, Fact):
+                return named, linked
+        if header is None:
+            raise Invalid([Fault("/header/X-Shopify-Shop-Domain", "required", "Must name the shop.")])
+        return header, await self._linked(header)
+
+    async def _linked(self, domain: str) -> Shop | None:
+        found = await self._store.shop(domain)
+        return None if found is None or found.unlinked_at is not None else found
+
+    async def _take(
+        self, one: Kept, meaning: shopify.Meaning, linked: Shop | None, correlation_id: str | None
+    ) -> Taken:
+        match meaning:
+            case Fact() if linked is not None:
+                return await self._apply(one, meaning, linked.merchant_id, correlation_id)
+            case Fact():
+                await self._store.keep_delivery(one._replace(awaits="link"))
+                return Taken("parked", "The shop is not linked to a merchant.")
+            case Uninstalled():
+                await self._store.uninstall_shop(one.shop, one.received_at)
+                _log.info("shopify_uninstalled", shop=one.shop)
+            case Redaction():
+                await self._store.keep_delivery(one._replace(awaits="merchant"))
+            case DataRequest(request_id, orders):
+                if await self._store.keep_delivery(one):
+                    merchant_id = None if linked is None else str(linked.merchant_id)
+                    about = {"request": request_id, "orders": list(orders), "merchant_id": merchant_id}
+                    _log.warning("shopify_data_request", shop=one.shop, **about)
+        return Taken("noted")
+
+    async def _apply(self, one: Kept, fact: Fact, merchant_id: UUID, correlation_id: str | None) -> Taken:
+        said = {name: value for name, value in fact.data.items() if value is not None}
+        data = {"merchant_id": str(merchant_id), "metadata": {"shop": one.shop}, **said}
+        source = Source(_ACTOR, correlation_id, fact.occurred_at, self._limits)
+        try:
+            (translated,) = translate(fact.type, data, source)
+            if isinstance(translated.command, Invalid):
+                raise translated.command
+            outcome = await self._posting.submit(translated.command)
+        except Invalid as error:
+            taken = await self._give_up(one, _faults(error))
+        except BadRow:
+            taken = await self._give_up(one, [("internal", "The database does not take it.")])
+        else:
+            match outcome:
+                case Refused(refusal=refusal):
+                    taken = await self._give_up(one, [(refusal.code, refusal.sentence)])
+                case Replayed():
+                    taken = Taken("replayed")
+                case Waiting():
+                    taken = Taken("parked", "What it refunds has not arrived yet.")
+                case _:
+                    taken = Taken("posted")
+        self._metrics.consumed(fact.type, taken.outcome)
+        return taken
+
+    async def _give_up(self, one: Kept, faults: Sequence[tuple[str, str]]) -> Taken:
+        told = {"shop": one.shop, "topic": one.topic, "body": json.loads(one.body)}
+        return await self._put_aside(one.topic, told, faults, one.received_at)
+
+    async def _put_aside(
+        self, topic: str, told: dict[str, Any], faults: Sequence[tuple[str, str]], received_at: int
+    ) -> Taken:
+        subject, original = SUBJECT + topic.replace("/", "."), json.dumps(told, sort_keys=True).encode()
+        letter = undeliverable(subject, original, faults, received_at)
+        if await self._store.put_aside([letter]):
+            self._metrics.put_aside(1)
+            _log.warning("shopify_put_aside", shop=told["shop"], topic=topic, code=letter.code)
+        return Taken("refused", letter.reason, letter.code)
+
+    # ---- what was kept
+
+    async def data_requests(self, shop: str) -> list[tuple[str | None, Sequence[str], int]]:
+        """What customers of a shop asked to be told of: each with its id, its orders, and when it came."""
+        kept = [one for one in await self._store.kept_deliveries(shop) if one.awaits is None]
+        meanings = [(self._read(one.topic, one.body.encode()).meaning, one.received_at) for one in kept]
+        return [(asked.request_id, asked.orders, at) for asked, at in meanings if isinstance(asked, DataRequest)]
+
+    async def catch_up(self) -> bool:
+        """Apply what need wait no longer, and put aside what has waited for too long; returns whether more is left.
+
+        What fails is left for the next time, and the first failure is raised at the end.
+        """
+        due = await self._store.due_deliveries(await self._store.now() - self._wait, AT_ONCE)
+        # All at once, so that they share commits; each merchant's are posted in their order all the same.
+        settling = [self._settle(one, merchant_id) for one, merchant_id in due]
+        results = await asyncio.gather(*settling, return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        settled = [one for (one, _), result in zip(due, results, strict=True) if not isinstance(result, BaseException)]
+        await self._store.drop_deliveries(settled)
+        if failures:
+            raise failures[0]
+        return len(due) == AT_ONCE
+
+    async def _settle(self, one: Kept, merchant_id: UUID | None) -> None:
+        if merchant_id is None:
+            await self._give_up(one, [("shop_not_found", "The shop was not linked to a merchant in time.")])
+            return
+        try:
+            meaning = self._read(one.topic, one.body.encode()).meaning
+        except Invalid as error:  # the settings know a plan no longer, say
+            await self._give_up(one, _faults(error))
+            return
+        match meaning:
+            case Fact():
+                await self._apply(one, meaning, merchant_id, None)
+            case Redaction(orders):
+                await redact(self._store, one.shop, merchant_id, orders)
+
+    async def keep_catching_up(self, seconds: float) -> NoReturn:
+        """Catch up for ever, with this pause where nothing was left to do."""
+        await keep_doing(self.catch_up, "shopify_failed", seconds)
+
+
+def _faults(invalid: Invalid) -> list[tuple[str, str]]:
+    return [("validation_failed", f"{fault.pointer or 'body'}: {fault.message}") for fault in invalid.faults]

@@ -1,0 +1,29 @@
+"""What a read is: a generator of questions, which an engine answers. And how it is asked to write beside postings."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
+from typing import TypeVar
+from uuid import UUID
+
+from credit_service.storage.rows import Row
+from credit_service.storage.statements import Ask, Find
+
+T = TypeVar("T")
+Question = Ask | Find
+Read = Generator[Question, list[Row], T]
+"""Yields questions, is sent their rows, returns the answer. It may be begun again from the start."""
+
+
+class Asking(ABC):
+    """An engine that can answer questions and carry out statements."""
+
+    @abstractmethod
+    async def _read(self, read: Callable[[], Read[T]]) -> T:
+        """Answer the questions of a read from one snapshot."""
+
+    @abstractmethod
+    async def _write(self, asks: Sequence[Ask], merchant_id: UUID | None = None) -> int:
+        """Carry out statements in one transaction of their own; the rows they changed.
+
+        With a `merchant_id`, while nothing is posted to that merchant.
+        """

@@ -1,0 +1,731 @@
+"""Shopify's deliveries through the route: what becomes of each, and of those that come early, late, twice or forged."""
+
+import asyncio
+import json
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx2
+import pytest
+
+from credit_service.doors.shopify_inbox import Inbox
+from credit_service.ledger.proof import verify
+from credit_service.messages.dead_letters import published
+from credit_service.posting import Overloaded
+from credit_service.storage.base import BadRow, Letter, LetterQuery, OutcomeUnknown, StorageUnavailable
+from tests.doors.running import Running, delivery, new_merchant
+from tests.doors.shopify_bodies import (
+    PERSONAL,
+    customer_redact,
+    data_request,
+    moved,
+    order,
+    purchase,
+    refund,
+    shop_redact,
+    subscription,
+    uninstalled,
+)
+from tests.storage.engines import Ledgers
+
+SECRET, PREVIOUS = "hush", "hush-hush"
+DAY = 86_400 * 1_000_000
+SETTINGS: dict[str, Any] = {
+    "shopify_webhook_secret": SECRET,
+    "shopify_webhook_secret_previous": PREVIOUS,
+    "shopify_plan_credits": {"Pro": 500},
+    "shopify_purchase_credits": {"1000 credits": 1000},
+    "order_credit_fixed_amount": 0,
+    "order_credit_percentage": 10,
+    "sweep_seconds": 86_400,  # by itself it catches up once, before anything was delivered
+}
+
+
+@pytest.fixture(scope="module")
+def running(ledgers: Ledgers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service that takes Shopify's deliveries. Tests share it, each with shops and merchants of its own."""
+    with (
+        ledgers.new(tmp_path_factory.mktemp("shopify")) as url,
+        Running(database_url=url, **SETTINGS) as service,
+    ):
+        yield service
+
+
+class Shop:
+    """A shop of a test's own, and how Shopify delivers what happens there."""
+
+    def __init__(self, running: Running, *, linked: bool = True) -> None:
+        self.running = running
+        self.domain = f"{uuid4().hex}.myshopify.com"
+        self.merchant = new_merchant()
+        if linked:
+            self.link()
+
+    def link(self, merchant: str | None = None) -> httpx2.Response:
+        body = {"merchant_id": merchant or self.merchant}
+        answer = self.running.call("PUT", f"/credits/shops/{self.domain}", json=body)
+        assert answer.status_code == 200, answer.text
+        return answer
+
+    def shown(self) -> Any:
+        answer = self.running.get(f"/credits/shops/{self.domain}", "admin")
+        assert answer.status_code == 200, answer.text
+        return answer.json()["data"]
+
+    def send(self, topic: str | None, body: Any, secret: str = SECRET, **more: Any) -> httpx2.Response:
+        """Deliver a body; the rest are headers, of which None is left out."""
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = delivery(topic, raw, secret, self.domain) | {"content-type": "application/json"}
+        for name, value in more.items():
+            headers.pop(name.replace("_", "-"), None)
+            if value is not None:
+                headers[name.replace("_", "-")] = value
+        return self.running.call("POST", "/webhooks/shopify", None, content=raw, headers=headers)
+
+    def told(self, topic: str, body: Any, **more: Any) -> str:
+        """What became of a delivery that was taken."""
+        answer = self.send(topic, body, **more)
+        assert answer.status_code == 200, answer.text
+        assert list(answer.json()) == ["data", "meta"]
+        return str(answer.json()["data"]["outcome"])
+
+    def history(self) -> list[Any]:
+        """The transactions of the merchant, oldest first."""
+        answer = self.running.get("/credits/transactions", params={"merchant_id": self.merchant, "limit": 200})
+        return [] if answer.status_code == 404 else list(reversed(answer.json()["data"]))
+
+    def keys(self) -> list[str]:
+        return [transaction["idempotency_key"] for transaction in self.history()]
+
+    def letters(self) -> list[Letter]:
+        """The dead letters of this shop, oldest first."""
+        found = self.running.run(self.running.service.store.dead_letters(LetterQuery(), None, 1000))
+        return [one for one in reversed(found) if one.original is not None and self.domain.encode() in one.original]
+
+    @property
+    def inbox(self) -> Inbox:
+        service = self.running.service
+        return Inbox(service.store, service.posting, service.settings, service.metrics)
+
+    def catch_up(self) -> None:
+        """What the service does by itself, round after round."""
+        self.running.run(self.inbox.catch_up())
+
+
+@pytest.fixture
+def shop(running: Running) -> Shop:
+    """A shop that is linked."""
+    return Shop(running)
+
+
+@pytest.fixture
+def stranger(running: Running) -> Shop:
+    """A shop that is not linked."""
+    return Shop(running, linked=False)
+
+
+# ---- what each topic does
+
+
+def test_an_order_costs_credits_and_its_refund_gives_them_back(shop: Shop) -> None:
+    assert shop.told("orders/paid", order(2**53 + 1)) == "posted"
+    assert shop.told("refunds/create", refund(2**60 + 1, 2**53 + 1, moved("40.00"))) == "posted"
+    paid, back = shop.history()
+    assert (paid["transaction_type"], paid["amount"]) == ("ORDER_PAID", 10)
+    assert (paid["idempotency_key"], paid["actor"]) == ("shopify:order:9007199254740993", "shopify")
+    assert paid["occurred_at"] == "2026-11-22T15:45:00.000000Z"
+    assert paid["metadata"] == {"shop": shop.domain}
+    assert (back["transaction_type"], back["amount"]) == ("ORDER_REFUNDED", 4)
+    assert back["idempotency_key"] == "shopify:refund:1152921504606846977"
+
+
+def test_what_was_told_by_an_event_is_not_told_again_by_shopify(shop: Shop, running: Running) -> None:
+    event = {"specversion": "1.0", "id": "1", "source": "s", "type": "evt.shopify.webhook.order_paid"}
+    data = {"merchant_id": shop.merchant, "order_id": "1001", "total": 100, "currency": "GBP"}
+    assert running.tell({**event, "data": data}).status_code == 200
+    assert shop.told("orders/paid", order(1001)) == "replayed"
+    assert shop.keys() == ["shopify:order:1001"]
+
+
+def test_a_refund_that_comes_first_waits_for_its_order(shop: Shop) -> None:
+    assert shop.told("refunds/create", refund(7, 1, moved("100"))) == "parked"
+    assert shop.told("orders/paid", order(1)) == "posted"
+    assert [transaction["amount"] for transaction in shop.history()] == [10, 10]
+    assert shop.told("refunds/create", refund(7, 1, moved("100"))) == "replayed"
+
+
+def test_L11_each_period_of_a_subscription_counts_once_and_every_one_counts(shop: Shop) -> None:
+    times = ["2026-01-01T12:00:05Z", "2026-01-20T00:00:00Z", "2026-02-05T00:00:00Z", "2026-02-06T00:00:00Z"]
+    taken = [shop.told("app_subscriptions/update", subscription(updated_at=at)) for at in times]
+    assert taken == ["posted", "replayed", "posted", "replayed"]
+    assert shop.keys() == [
+        "billing:subscription:1029266977:2026-01-01",
+        "billing:subscription:1029266977:2026-01-31",
+    ]
+    assert {one["transaction_type"] for one in shop.history()} == {"SUBSCRIPTION"}
+    assert shop.running.balance(shop.merchant) == 1000
+
+
+def test_a_purchase_is_a_payment(shop: Shop) -> None:
+    assert shop.told("app_purchases_one_time/update", purchase(status="PENDING")) == "ignored"
+    assert shop.told("app_purchases_one_time/update", purchase()) == "posted"
+    assert shop.told("app_purchases_one_time/update", purchase()) == "replayed"
+    (payment,) = shop.history()
+    assert (payment["transaction_type"], payment["amount"]) == ("PAYMENT", 1000)
+    assert payment["idempotency_key"] == "billing:payment:1017262355"
+
+
+def test_an_uninstalled_shop_keeps_account_and_credits(shop: Shop, running: Running) -> None:
+    assert shop.told("app_purchases_one_time/update", purchase()) == "posted"
+    assert shop.shown()["uninstalled_at"] is None
+    assert shop.told("app/uninstalled", uninstalled(shop.domain)) == "noted"
+    assert shop.shown()["uninstalled_at"] is not None
+    assert running.balance(shop.merchant) == 1000
+    status = running.get(f"/credits/plugin-status/{shop.merchant}").json()["data"]["status"]
+    assert status == "enabled"
+    assert shop.told("orders/paid", order(1)) == "posted"  # from before, told late
+    shop.link()  # installed again
+    assert shop.shown()["uninstalled_at"] is None
+
+
+@pytest.mark.parametrize(
+    ("topic", "body"),
+    [
+        ("orders/paid", order(test=True)),
+        ("refunds/create", refund(7, 1, moved("1", test=True))),
+        ("app_subscriptions/update", subscription(status="CANCELLED")),
+        ("orders/create", order()),
+        ("products/update", {}),
+    ],
+)
+def test_what_means_nothing_to_the_ledger_is_ignored(shop: Shop, topic: str, body: Any) -> None:
+    answer = shop.send(topic, body)
+    assert (answer.status_code, answer.json()["data"]["outcome"]) == (200, "ignored")
+    assert answer.json()["data"]["reason"].endswith(".")
+    assert (shop.history(), shop.letters()) == ([], [])
+
+
+# ---- who sent it
+
+
+def test_both_secrets_count_while_they_are_rotated(shop: Shop) -> None:
+    assert shop.told("orders/paid", order(1), secret=SECRET) == "posted"
+    assert shop.told("orders/paid", order(2), secret=PREVIOUS) == "posted"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"secret": "guessed"},
+        {"secret": ""},
+        {"x_shopify_hmac_sha256": None},
+        {"x_shopify_hmac_sha256": ""},
+        {"x_shopify_hmac_sha256": "AAAA"},
+        {"secret": "guessed", "x_shopify_topic": None},
+    ],
+)
+def test_what_is_not_signed_with_a_secret_is_refused(shop: Shop, changed: dict[str, Any]) -> None:
+    answer = shop.send("orders/paid", order(1), **changed)
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+    assert answer.headers["www-authenticate"].startswith("Shopify-Hmac-Sha256")
+    assert (shop.history(), shop.letters()) == ([], [])
+
+
+def test_a_body_that_was_changed_is_refused(shop: Shop) -> None:
+    signed = delivery("orders/paid", json.dumps(order(1)).encode(), SECRET)
+    answer = shop.send("orders/paid", order(2), x_shopify_hmac_sha256=signed["x-shopify-hmac-sha256"])
+    assert answer.status_code == 401
+
+
+def test_two_signatures_are_none(shop: Shop) -> None:
+    body = json.dumps(order(1)).encode()
+    lines = [f"{name}: {value}" for name, value in delivery("orders/paid", body, SECRET, shop.domain).items()]
+    again = [line for line in lines if "hmac" in line]
+    head = "\r\n".join(["POST /api/v1/webhooks/shopify HTTP/1.1", "host: a", f"content-length: {len(body)}"])
+    for more, status in (([], 200), (again, 401)):
+        with shop.running.connection() as connection:
+            connection.send("\r\n".join([head, *lines, *more, "", ""]).encode() + body)
+            assert connection.answer()[0] == status
+
+
+def test_without_a_secret_there_is_no_such_route(start: Callable[..., Running]) -> None:
+    shop = Shop(start())
+    for secret in (SECRET, ""):
+        answer = shop.send("orders/paid", order(1), secret)
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer cs_x"}])
+def test_whoever_calls_too_often_is_refused(start: Callable[..., Running], headers: dict[str, str]) -> None:
+    limits = {"rate_limit_enabled": True, "rate_limit_address_per_second": 0.001, "rate_limit_address_burst": 2}
+    shop = Shop(start(**SETTINGS, **limits))
+    answers = [shop.send("orders/paid", order(number), **headers) for number in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+
+
+def test_a_body_may_have_a_mebibyte_and_no_more(shop: Shop) -> None:
+    body = json.dumps(order(1)).encode()
+    whole = body[:-1] + b" " * (1024 * 1024 - len(body)) + b"}"
+    assert shop.told("orders/paid", whole) == "posted"
+    answer = shop.send("orders/paid", whole + b" ")
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize("media_type", [None, "text/plain", "application/json; charset=utf-8"])
+def test_whatever_its_media_type_a_signed_body_is_read(shop: Shop, media_type: str | None) -> None:
+    assert shop.told("orders/paid", order(1), content_type=media_type) == "posted"
+
+
+@pytest.mark.parametrize(
+    ("changed", "pointer"),
+    [
+        ({"x_shopify_topic": None}, "/header/X-Shopify-Topic"),
+        ({"x_shopify_shop_domain": None}, "/header/X-Shopify-Shop-Domain"),
+        ({"x_shopify_shop_domain": "evil.example"}, "/header/X-Shopify-Shop-Domain"),
+    ],
+)
+def test_without_a_topic_or_a_shop_a_delivery_is_none(shop: Shop, changed: dict[str, Any], pointer: str) -> None:
+    answer = shop.send("orders/paid", order(1), **changed)
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
+
+
+# ---- headers, which nobody signs
+
+
+def test_a_duplicate_is_known_by_what_it_is_about_whatever_its_headers_say(shop: Shop) -> None:
+    assert shop.told("orders/paid", order(1), x_shopify_webhook_id="a", x_shopify_event_id="a") == "posted"
+    again = {"x_shopify_webhook_id": "b", "x_shopify_event_id": "b", "x_shopify_triggered_at": "2030-01-01T00:00:00Z"}
+    assert shop.told("orders/paid", order(1, note="sent again"), **again) == "replayed"
+    assert shop.told("orders/paid", order(1), x_shopify_shop_domain=shop.domain.upper()) == "replayed"
+    assert shop.keys() == ["shopify:order:1"]
+
+
+def test_the_shop_that_a_body_names_counts_before_that_of_its_headers(shop: Shop, running: Running) -> None:
+    other = Shop(running)
+    page = f"https://{shop.domain}/548380009/orders/x/authenticate?key=k"
+    assert other.told("orders/paid", order(1, order_status_url=page)) == "posted"
+    assert other.told("orders/paid", order(2, order_status_url=page), x_shopify_shop_domain=None) == "posted"
+    assert other.told("app/uninstalled", uninstalled(shop.domain)) == "noted"
+    assert (shop.keys(), other.history()) == (["shopify:order:1", "shopify:order:2"], [])
+    assert [one.shown()["uninstalled_at"] is None for one in (shop, other)] == [False, True]
+
+
+def test_an_order_shown_where_nobody_is_known_is_of_the_shop_of_its_headers(shop: Shop, stranger: Shop) -> None:
+    for number, host in enumerate((stranger.domain, "shop.example")):
+        page = f"https://{host}/548380009/orders/x/authenticate?key=k"
+        assert shop.told("orders/paid", order(number, order_status_url=page)) == "posted"
+    assert shop.keys() == ["shopify:order:0", "shopify:order:1"]
+    page = f"https://{stranger.domain}/548380009/orders/x/authenticate?key=k"
+    assert stranger.told("orders/paid", order(3, order_status_url=page), x_shopify_shop_domain=None) == "parked"
+    stranger.link()
+    assert stranger.keys() == ["shopify:order:3"]
+
+
+def test_what_one_shop_asks_to_be_erased_is_not_erased_in_another(shop: Shop, stranger: Shop) -> None:
+    assert shop.told("orders/paid", order(1)) == "posted"
+    for topic, body in (
+        ("shop/redact", shop_redact(stranger.domain)),
+        ("customers/redact", customer_redact(1, shop=stranger.domain)),
+    ):
+        assert shop.told(topic, body) == "noted"
+    shop.catch_up()
+    assert remembered(shop) == ["shopify:order:1"]
+
+
+# ---- what cannot be applied
+
+
+@pytest.mark.parametrize(
+    ("topic", "body"),
+    [
+        ("orders/paid", order(1, financial_status="pending")),
+        ("orders/paid", order(1, currency=None)),
+        ("orders/paid", order("x" * 250)),
+        ("app_subscriptions/update", subscription(name="Unheard of")),
+        ("refunds/create", b"{"),
+        ("shop/redact", customer_redact(1)),
+    ],
+)
+def test_what_is_signed_and_malformed_is_put_aside_and_not_sent_again(shop: Shop, topic: str, body: Any) -> None:
+    for _ in range(2):
+        answer = shop.send(topic, body)
+        assert (answer.status_code, answer.json()["data"]["outcome"]) == (200, "refused")
+        assert answer.json()["data"]["reason"]
+        assert answer.json()["data"]["code"] == "validation_failed"
+    (letter,) = shop.letters()
+    assert (letter.code, letter.subject) == ("validation_failed", f"shopify.webhook.{topic.replace('/', '.')}")
+    original = json.loads(letter.original or b"")
+    assert (original["shop"], original["topic"]) == (shop.domain, topic)
+    assert set(original) in ({"shop", "topic", "raw"}, {"shop", "topic", "body"})
+
+
+def test_a_refund_in_another_currency_is_put_aside_without_anything_personal(shop: Shop) -> None:
+    assert shop.told("orders/paid", order(1)) == "posted"
+    assert shop.told("refunds/create", refund(7, 1, moved("5", currency="EUR"))) == "refused"
+    (letter,) = shop.letters()
+    assert (letter.code, len(shop.history())) == ("currency_mismatch", 1)
+    told = json.loads(published(letter))
+    assert told["subject"] == "shopify.webhook.refunds.create"
+    original = json.loads(b64decode(told["original"]))
+    assert original["body"]["transactions"][0]["amount"] == "5"
+    assert PERSONAL not in json.dumps(original)
+
+
+def test_without_an_account_and_none_to_be_opened_a_fact_is_put_aside(start: Callable[..., Running]) -> None:
+    shop = Shop(start(**SETTINGS, accounts_auto_create=False))
+    assert shop.told("orders/paid", order(1)) == "refused"
+    assert [letter.code for letter in shop.letters()] == ["account_not_found"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (StorageUnavailable("gone"), "storage_unavailable"),
+        (OutcomeUnknown("perhaps"), "outcome_unknown"),
+        (Overloaded(), "overloaded"),
+    ],
+)
+def test_what_may_work_later_is_to_be_sent_again(
+    shop: Shop, failure: Exception, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(command: Any) -> None:
+        raise failure
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.running.service.posting, "submit", fails)
+        answer = shop.send("orders/paid", order(1))
+    assert (answer.status_code, answer.json()["code"]) == (503, code)
+    assert "retry-after" in answer.headers
+    assert shop.letters() == []
+    assert shop.told("orders/paid", order(1)) == "posted"
+
+
+def test_what_the_database_will_never_take_is_put_aside(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuses(command: Any) -> None:
+        raise BadRow("a check")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.running.service.posting, "submit", refuses)
+        assert shop.told("orders/paid", order(1)) == "refused"
+    assert [letter.code for letter in shop.letters()] == ["internal"]
+
+
+# ---- shops that are not linked yet
+
+
+def test_what_comes_before_a_shop_is_linked_is_applied_in_order_when_it_is(stranger: Shop) -> None:
+    for number in (3, 1, 2):
+        assert stranger.told("orders/paid", order(number)) == "parked"
+    assert stranger.told("orders/paid", order(3)) == "parked"
+    assert stranger.told("refunds/create", refund(7, 1, moved("50"))) == "parked"
+    assert stranger.history() == []
+    stranger.link()
+    assert stranger.keys() == ["shopify:order:3", "shopify:order:1", "shopify:order:2", "shopify:refund:7"]
+    assert stranger.running.run(stranger.running.service.store.kept_deliveries(stranger.domain)) == []
+    assert stranger.told("orders/paid", order(1)) == "replayed"
+
+
+def test_a_crash_between_linking_and_applying_loses_nothing(stranger: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stranger.told("orders/paid", order(1)) == "parked"
+
+    async def crashed(self: Inbox) -> bool:
+        raise StorageUnavailable("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Inbox, "catch_up", crashed)
+        stranger.link()
+    assert stranger.history() == []
+    stranger.catch_up()
+    assert stranger.keys() == ["shopify:order:1"]
+
+
+def test_a_crash_between_applying_and_forgetting_counts_nothing_twice(
+    stranger: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = stranger.running.service.store
+    assert stranger.told("orders/paid", order(1)) == "parked"
+
+    async def crashed(some: Any) -> None:
+        raise StorageUnavailable("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "drop_deliveries", crashed)
+        stranger.link()
+    assert stranger.keys() == ["shopify:order:1"]
+    assert len(stranger.running.run(store.kept_deliveries(stranger.domain))) == 1
+    stranger.catch_up()
+    assert stranger.keys() == ["shopify:order:1"]
+    assert stranger.running.run(store.kept_deliveries(stranger.domain)) == []
+
+
+def test_a_delivery_that_fails_holds_no_other_and_is_taken_up_again(
+    stranger: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2, 3):
+        assert stranger.told("orders/paid", order(number)) == "parked"
+    posting = stranger.running.service.posting
+    submit = posting.submit
+
+    async def second_fails(command: Any) -> Any:
+        if command.key == "shopify:order:2":
+            raise Overloaded
+        return await submit(command)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(posting, "submit", second_fails)
+        stranger.link()
+    assert stranger.keys() == ["shopify:order:1", "shopify:order:3"]
+    stranger.catch_up()
+    assert stranger.keys() == ["shopify:order:1", "shopify:order:3", "shopify:order:2"]
+
+
+def test_a_service_catches_up_by_itself(start: Callable[..., Running]) -> None:
+    running = start(**{**SETTINGS, "sweep_seconds": 0.01})
+    shop = Shop(running, linked=False)
+    assert shop.told("orders/paid", order(1)) == "parked"
+    store = running.service.store
+
+    async def linked_elsewhere() -> None:
+        """By another process, which ended before it applied anything."""
+        await store.link_shop(shop.domain, UUID(shop.merchant), await store.now())
+        async with asyncio.timeout(20):
+            while await store.kept_deliveries(shop.domain):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    running.run(linked_elsewhere())
+    assert shop.keys() == ["shopify:order:1"]
+
+
+def later(running: Running, monkeypatch: pytest.MonkeyPatch, days: float) -> None:
+    """From now on the database's clock is so many days ahead."""
+    now = running.service.store.now
+
+    async def ahead() -> int:
+        return await now() + round(days * DAY)
+
+    monkeypatch.setattr(running.service.store, "now", ahead)
+
+
+def test_a_shop_that_is_never_linked_leaves_dead_letters(stranger: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = stranger.running
+    assert stranger.told("orders/paid", order(1)) == "parked"
+    assert stranger.told("shop/redact", shop_redact(stranger.domain)) == "noted"
+    dead = running.service.metrics._dead_letters
+    with monkeypatch.context() as patch:
+        later(running, patch, 6.9)
+        stranger.catch_up()
+        assert stranger.letters() == []
+    before = dead._value.get()
+    with monkeypatch.context() as patch:
+        later(running, patch, 7.1)
+        stranger.catch_up()
+        counted = dead._value.get()
+        stranger.catch_up()
+    assert {(letter.code, letter.subject) for letter in stranger.letters()} == {
+        ("shop_not_found", "shopify.webhook.orders.paid"),
+        ("shop_not_found", "shopify.webhook.shop.redact"),
+    }
+    assert len(stranger.letters()) == 2
+    assert dead._value.get() == counted >= before + 2
+    assert PERSONAL not in str([letter.original for letter in stranger.letters()])
+    stranger.link()
+    assert stranger.history() == []
+
+
+def test_a_dead_letter_is_replayed_once_what_was_wrong_is_right(
+    stranger: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stranger.told("orders/paid", order(1)) == "parked"
+    assert stranger.told("app_subscriptions/update", subscription(name="New")) == "refused"
+    with monkeypatch.context() as patch:
+        later(stranger.running, patch, 7.1)
+        stranger.catch_up()
+
+    def replayed() -> list[str]:
+        return [stranger.running.run(stranger.inbox.replay(letter.original or b"")).outcome for letter in letters]
+
+    letters = stranger.letters()
+    assert {letter.code for letter in letters} == {"shop_not_found", "validation_failed"}
+    assert sorted(replayed()) == ["parked", "refused"]
+    stranger.link()
+    assert sorted(replayed()) == ["refused", "replayed"]
+    monkeypatch.setitem(stranger.running.service.settings.shopify_plan_credits, "New", 7)
+    assert sorted(replayed()) == ["posted", "replayed"]
+    assert stranger.letters() == letters
+    assert len(stranger.history()) == 2
+
+
+def test_a_plan_that_is_sold_no_more_leaves_a_dead_letter(stranger: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stranger.told("app_subscriptions/update", subscription()) == "parked"
+    with monkeypatch.context() as patch:
+        patch.setitem(stranger.running.service.settings.shopify_plan_credits, "Pro", None)
+        stranger.link()
+    assert [letter.code for letter in stranger.letters()] == ["validation_failed"]
+
+
+# ---- shops
+
+
+def test_a_shop_is_linked_shown_and_unlinked(stranger: Shop) -> None:
+    path = f"/credits/shops/{stranger.domain}"
+    running = stranger.running
+    first = stranger.link().json()
+    assert list(first) == ["data", "meta"]
+    assert list(first["data"]) == ["shop_domain", "merchant_id", "linked_at", "uninstalled_at", "data_requests"]
+    assert (first["data"]["shop_domain"], first["data"]["merchant_id"]) == (stranger.domain, stranger.merchant)
+    assert stranger.link().json()["data"] == stranger.shown() == first["data"]  # again is the same
+    assert running.get(path.replace(stranger.domain, stranger.domain.upper()), "admin").json()["data"] == first["data"]
+    assert running.call("DELETE", path).json()["data"] == first["data"]
+    for method in ("GET", "DELETE"):
+        answer = running.call(method, path)
+        assert (answer.status_code, answer.json()["code"]) == (404, "shop_not_found")
+    assert stranger.told("orders/paid", order(1)) == "parked"
+    other = new_merchant()
+    stranger.link(other)
+    assert stranger.shown()["merchant_id"] == other
+    assert running.sequence(other) == 1
+
+
+def test_a_shop_is_linked_to_another_merchant_from_then_on(shop: Shop) -> None:
+    assert shop.told("orders/paid", order(1)) == "posted"
+    before, shop.merchant = shop.merchant, new_merchant()
+    shop.link()
+    assert shop.told("orders/paid", order(2)) == "posted"
+    assert shop.keys() == ["shopify:order:2"]
+    shop.merchant = before
+    assert shop.keys() == ["shopify:order:1"]
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+@pytest.mark.parametrize("domain", ["shop.example", "myshopify.com", "a.b.myshopify.com", "a.myshopify.com%0A", "%00"])
+def test_what_is_no_shop_of_shopifys_is_refused(running: Running, method: str, domain: str) -> None:
+    more: dict[str, Any] = {"json": {"merchant_id": new_merchant()}} if method == "PUT" else {}
+    answer = running.call(method, f"/credits/shops/{domain}", **more)
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == ["/path/shop_domain"]
+
+
+@pytest.mark.parametrize("body", [{}, {"merchant_id": "x"}, {"merchant_id": None}, {"merchant": "x"}, []])
+def test_a_shop_is_not_linked_to_what_is_no_merchant(running: Running, body: Any) -> None:
+    answer = running.call("PUT", f"/credits/shops/{uuid4().hex}.myshopify.com", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
+
+
+# ---- privacy
+
+
+def test_what_a_customer_asks_to_know_is_shown_to_whoever_has_to_answer(shop: Shop) -> None:
+    for _ in range(2):
+        assert shop.told("customers/data_request", data_request(299938, 2**53 + 1, shop=shop.domain)) == "noted"
+    (asked,) = shop.shown()["data_requests"]
+    assert (asked["id"], asked["orders"]) == ("9999", ["299938", "9007199254740993"])
+    shop.catch_up()
+    assert len(shop.shown()["data_requests"]) == 1
+    assert shop.told("customers/data_request", data_request(shop=shop.domain, request=10)) == "noted"
+    assert [one["id"] for one in shop.shown()["data_requests"]] == ["9999", "10"]
+    assert shop.told("shop/redact", shop_redact(shop.domain)) == "noted"
+    shop.catch_up()
+    assert shop.shown()["data_requests"] == []
+
+
+def personal(shop: Shop, type_: str, key: str, **data: Any) -> dict[str, Any]:
+    """An event that says more than it must."""
+    metadata = {"metadata": {"email": PERSONAL, "about": key}}
+    data = {"merchant_id": shop.merchant, **data, **metadata}
+    return {"specversion": "1.0", "id": uuid4().hex, "source": "s", "type": type_, "data": data}
+
+
+def remembered(shop: Shop) -> list[str]:
+    """The keys of transactions that have metadata. Every chain must verify."""
+    verified = shop.running.run(_faults(shop))
+    assert verified == []
+    return [one["idempotency_key"] for one in shop.history() if one["metadata"] is not None]
+
+
+async def _faults(shop: Shop) -> list[Any]:
+    found: list[Any] = []
+    async for books in shop.running.service.store.books([UUID(shop.merchant)]):
+        found += [*verify(books.account, books.grants, books.transactions), *books.faults]
+    return found
+
+
+def test_L15_a_customer_is_forgotten_and_the_chain_verifies(shop: Shop) -> None:
+    running = shop.running
+    paid, refunded = "evt.shopify.webhook.order_paid", "evt.shopify.webhook.order_refunded"
+    told = [
+        personal(shop, paid, "1", order_id=2**53 + 1, total="100"),
+        personal(shop, refunded, "2", refund_id=7, order_id=2**53 + 1, refund_amount="10"),
+        personal(shop, paid, "3", order_id=2, total="100"),
+        personal(shop, "evt.billing.payment_succeeded", "4", payment_id=1, credits=5),
+        personal(shop, refunded, "5", refund_id=8, order_id=3, refund_amount="10"),
+    ]
+    assert running.tell(told).status_code == 200
+    keys = remembered(shop)
+    assert len(keys) == 4
+    balance = running.balance(shop.merchant)
+    # A header cannot turn it to another shop, nor the delivery of another day bring it back.
+    other = Shop(running)
+    assert other.told("customers/redact", customer_redact(2**53 + 1, 3, shop=shop.domain)) == "noted"
+    assert other.told("customers/redact", customer_redact(2**53 + 1, 3, shop=shop.domain)) == "noted"
+    shop.catch_up()
+    assert remembered(shop) == ["shopify:order:2", "billing:payment:1"]
+    again = running.tell(told).json()["data"]["results"]
+    assert [one["outcome"] for one in again] == ["replayed"] * 4 + ["parked"]
+    assert again[0]["transactions"][0]["metadata"] is None
+    # The refund that waited is applied without what was erased.
+    assert running.tell(personal(shop, paid, "6", order_id=3, total="100")).status_code == 200
+    assert remembered(shop) == ["shopify:order:2", "billing:payment:1", "shopify:order:3"]
+    assert running.balance(shop.merchant) == balance - 10 + 1
+
+
+@pytest.mark.parametrize("unlinked", [False, True])
+def test_L15_a_shop_is_forgotten_also_when_it_was_unlinked_before(shop: Shop, unlinked: bool) -> None:
+    assert shop.told("orders/paid", order(1)) == "posted"
+    event = personal(shop, "evt.billing.payment_succeeded", "p", payment_id=1, credits=5)
+    assert shop.running.tell(event).status_code == 200
+    assert len(remembered(shop)) == 2
+    if unlinked:
+        assert shop.running.call("DELETE", f"/credits/shops/{shop.domain}").status_code == 200
+    assert shop.told("shop/redact", shop_redact(shop.domain)) == "noted"
+    assert len(remembered(shop)) == 2
+    shop.catch_up()
+    assert remembered(shop) == []
+    assert shop.keys() == ["shopify:order:1", "billing:payment:1"]
+    assert shop.running.run(shop.running.service.store.kept_deliveries(shop.domain)) == []
+
+
+def test_what_could_not_be_read_is_forgotten_with_its_shop(shop: Shop) -> None:
+    assert shop.told("orders/paid", order(1, total_price="free")) == "refused"
+    (letter,) = shop.letters()
+    assert PERSONAL.encode() in (letter.original or b"")
+    assert shop.told("customers/redact", customer_redact(1, shop=shop.domain)) == "noted"
+    shop.catch_up()
+    (letter,) = shop.letters()
+    assert (letter.code, letter.original) == (
+        "validation_failed",
+        json.dumps({"shop": shop.domain, "topic": "orders/paid"}, separators=(",", ":")).encode(),
+    )
+
+
+def test_an_erasure_that_fails_is_done_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shop.told("orders/paid", order(1)) == "posted"
+    assert shop.told("shop/redact", shop_redact(shop.domain)) == "noted"
+
+    async def fails(*_: Any) -> int:
+        raise StorageUnavailable("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.running.service.store, "erase_metadata", fails)
+        with pytest.raises(StorageUnavailable):
+            shop.catch_up()
+    shop.catch_up()
+    assert remembered(shop) == []
+
+
+def test_a_delivery_is_told_of_by_metrics(shop: Shop) -> None:
+    assert shop.told("orders/paid", order(1)) == "posted"
+    told = shop.running.client.get("/metrics").text
+    assert 'credits_events_consumed_total{outcome="posted",subject="evt.shopify.webhook.order_paid"}' in told
