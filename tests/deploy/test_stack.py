@@ -21,37 +21,30 @@ from tests.commands import clean_environment
 from tests.deploy.dockerfile import ROOT
 from tests.served import die_with_parent, reaped
 from tests.servers.nats import connected
-from tests.servers.processes import state, wait_until
+from tests.servers.processes import state
 
 
 @contextmanager
-def stack(port: int, log: Path) -> Iterator["subprocess.Popen[str]"]:
+def stack(port: int) -> Iterator["subprocess.Popen[str]"]:
     """What `make stack` runs."""
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "scripts.stack", "--port", f"{port}"],
-            cwd=ROOT,
-            env=clean_environment(TRIAL_CREDITS="1000"),
-            text=True,
-            stdout=output,
-            stderr=output,
-            preexec_fn=die_with_parent,
-            process_group=0,
-        )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "scripts.stack", "--port", f"{port}"],
+        cwd=ROOT,
+        env=clean_environment(TRIAL_CREDITS="1000"),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=die_with_parent,
+        process_group=0,
+    )
     with reaped(process):
         yield process
 
 
 @pytest.mark.slow
-def test_two_services_work_on_one_of_each_server_and_ctrl_c_leaves_nothing_behind(
-    tmp_path: Path, unused_tcp_port: int
-) -> None:
-    port = unused_tcp_port % 20_000 + 10_000
-    log = tmp_path / "log"
-    with stack(port, log) as process:
-        wait_until(lambda: "Ctrl-C ends everything" in log.read_text() or process.poll() is not None, "its greeting")
-        assert process.poll() is None, log.read_text()
-        said = log.read_text()
+def test_two_services_work_on_one_of_each_server_and_ctrl_c_leaves_nothing_behind(unused_tcp_port: int) -> None:
+    with stack(unused_tcp_port % 20_000 + 10_000) as process:
+        said = _greeting(process)
         first, second = re.findall(r"http://127\.0\.0\.1:\d+(?=,| and|, on)", said)[:2]
         urls = dict(re.findall(r"^  ([A-Z]+_URL)=(\S+)$", said, flags=re.MULTILINE))
 
@@ -70,20 +63,33 @@ def test_two_services_work_on_one_of_each_server_and_ctrl_c_leaves_nothing_behin
             assert cache.ping()
 
         below = list(_below(process.pid))
-        assert len({program for program, _, _ in below} & {"postgres", "nats-server", "valkey-server"}) == 3
+        for server in ("postgres", "nats-server", "valkey-server"):
+            assert any(program.startswith(server) for program, _, _ in below), below
         folders = {folder for _, _, folder in below}
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(60) == 0, log.read_text()
+        rest, _ = process.communicate(timeout=60)
+        assert (process.returncode, rest) == (0, "stopping …\n")
         assert [program for program, pid, _ in below if state(pid) is not None] == []
         assert [folder for folder in folders if folder.exists()] == []
-        assert "Traceback" not in log.read_text()
 
 
-def test_a_port_that_is_taken_is_said_in_one_line_before_anything_is_started(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    with socket.create_server(("127.0.0.1", 0)) as other, stack(port := other.getsockname()[1], log) as process:
-        assert process.wait(60) == 1
-    assert log.read_text() == f"stack: 127.0.0.1:{port} cannot be listened on: Address already in use.\n"
+def test_a_port_that_is_taken_is_said_in_one_line_before_anything_is_started() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, stack(port := other.getsockname()[1]) as process:
+        said, _ = process.communicate(timeout=60)
+    assert (process.returncode, said) == (
+        1,
+        f"stack: 127.0.0.1:{port} cannot be listened on: Address already in use.\n",
+    )
+
+
+def _greeting(process: "subprocess.Popen[str]") -> str:
+    """What it says until everything runs; how long that may take is its own concern."""
+    said = ""
+    for line in process.stdout or ():
+        said += line
+        if "Ctrl-C ends everything" in line:
+            return said
+    raise AssertionError(said)
 
 
 async def _first_published(url: str) -> str:
