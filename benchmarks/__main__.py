@@ -20,6 +20,7 @@ from benchmarks import (
     growth,
     growth_postgres,
     http_spend,
+    jetstream,
     listeners,
     lone_caller,
     machine,
@@ -55,6 +56,7 @@ BENCHMARKS: Mapping[str, Callable[[bool], Awaitable[Sequence[Figure]]]] = {
     "postgres_streams": postgres_streams.run,
     "memory": memory.run,
     "listeners": listeners.run,
+    "jetstream": jetstream.run,
     "growth_postgres": growth_postgres.run,
 }
 LONG = {"growth", "growth_postgres", "memory"}

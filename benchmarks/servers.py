@@ -34,7 +34,7 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def running(folder: Path, what: str, url: str | None = None) -> Iterator[Server]:
+def running(folder: Path, what: str, url: str | None = None, **settings: str) -> Iterator[Server]:
     """`benchmarks.serve` of this on a free port, on the PostgreSQL of the URL, else on a file in the folder."""
     database = folder / f"{what}.db"
     environment = {
@@ -45,6 +45,7 @@ def running(folder: Path, what: str, url: str | None = None) -> Iterator[Server]
         # Calls are counted as they are in service, against limits that one machine does not reach.
         **{f"RATE_LIMIT_{caller}_PER_SECOND": "1000000" for caller in ("KEY", "ADDRESS")},
         **{f"RATE_LIMIT_{caller}_BURST": "1000000" for caller in ("KEY", "ADDRESS")},
+        **settings,
     }
     with _process(folder, ["benchmarks.serve", what], environment) as (port, pid):
         file = folder / "credit-service.admin-key" if url else Path(f"{database}.admin-key")

@@ -24,6 +24,7 @@ from credit_service.storage.databases import database_of
 from tests.commands import clean_environment, command
 from tests.doors.running import Running, delivery
 from tests.served import served
+from tests.servers.processes import wait_until
 from tests.storage.engines import on_server, only_on, opened
 
 CANARY = "Canary-in-the-mine"
@@ -310,6 +311,41 @@ def start_broken(tmp_path: Path) -> Iterator[Callable[[], Running]]:
             return running
 
         yield started
+
+
+# ---- what webhooks are signed with
+
+
+def test_what_signs_webhooks_is_told_once_and_nowhere_else(tmp_path: Path) -> None:
+    settings = {"LOG_LEVEL": "debug", "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8"}
+    hidden = f"/hooks/{CANARY}"  # of a URL, too, no log tells: its path may be a secret between the two
+    with served(tmp_path / "a.db", settings=settings) as service:
+        with service.client() as client:
+            made = client.post("/credits/webhook-endpoints", json={"url": f"http://{NOBODY}{hidden}"}).json()["data"]
+            path = f"/credits/webhook-endpoints/{made['id']}"
+            rotated = client.post(f"{path}/rotate").json()["data"]
+            secrets = [made.pop("secret")[6:], rotated.pop("secret")[6:]]
+            test = client.post(f"{path}/test")
+            again = client.post(f"/credits/webhook-endpoints/deliveries/{made['id']}-1/redeliver")
+            while '"attempts":1' not in (told := client.get(f"{path}/deliveries").text):
+                pass
+            wrong = client.post("/credits/webhook-endpoints", json={"url": f"http://me:{CANARY}@{NOBODY}/"})
+            assert wrong.status_code == 422
+            assert is_quiet(wrong.text)
+            client.patch(path, json={"event_types": None})
+            # A table is broken, so that what is to be sent fails as nobody foresaw.
+            with closing(sqlite3.connect(tmp_path / "a.db")) as database, database:
+                database.execute("UPDATE webhook_endpoints SET position = 'x'")
+            asked = [path, "/credits/webhook-endpoints", f"{path}/deliveries", "/api-keys", "/health/detailed"]
+            answers = [test.text, again.text, told, str(made), str(rotated), *(client.get(one).text for one in asked)]
+            answers.append(client.get(f"{service.url}/metrics").text)
+            assert client.get(path).json()["code"] == "internal"
+        wait_until(lambda: "webhooks_failed" in service.errors(), "a round that failed")
+        service.process.terminate()
+        service.process.wait(30)
+        log = service.errors()
+        assert is_quiet(log)
+        assert all(is_quiet(log, *answers, canary=secret) for secret in secrets)
 
 
 # ---- keys sent to a service

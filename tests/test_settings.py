@@ -129,6 +129,10 @@ def impossible() -> list[tuple[str, str]]:
     found += [("nats_consumer", value) for value in ("a b", "a.b", "*", "x" * 65)]
     found += [("nats_subjects", value) for value in ("x", "a=b=c", "a=*", "a=b,", "a=b,a=c", "=b", "a=b c")]
     found += [("nats_partitions_taken", value) for value in ("x", "0", "1-", "-1", "0;1")]
+    found += [
+        ("webhook_allowed_networks", value)
+        for value in ("private", "10.0.0.1/8", "10.0.0.0/33", "public 10.0.0.0/8", "public,,10.0.0.0/8", "10.*", ",")
+    ]
     for name, field in Settings.model_fields.items():
         kind: Any = field.annotation
         if kind is bool:

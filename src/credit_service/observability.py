@@ -19,7 +19,7 @@ from credit_service.gate.status import Totals
 from credit_service.ledger.decide import Outcome, Replayed
 from credit_service.ledger.refusals import Refused
 from credit_service.settings import Settings
-from credit_service.storage.base import Writes
+from credit_service.storage.base import WebhookDelivery, Writes
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
@@ -78,6 +78,10 @@ class Metrics:
         self._redelivered = named("credits_events_redelivered", "Events that the broker delivered again", ["subject"])
         self._published = named("credits_events_published", "Events published to NATS", ["event_type"])
         self._dead_letters = named("credits_dead_letters", "Events that could not be applied and were put aside")
+        self._webhooks = named("credits_webhook_deliveries", "Attempts to send a webhook", ["outcome"])
+        for outcome in ("delivered", "retried", "failed"):
+            self._webhooks.labels(outcome)  # all there from the start, so that their first one is a change
+        self._webhooks_again = named("credits_webhook_redeliveries", "Those of what had been sent before")
         self.processing = [0] * (len(_SECONDS) + 1)  # commands by how long they took, in the buckets of _SECONDS
         self.processing_seconds = 0.0
         self._batch_size = prometheus.Histogram(
@@ -124,6 +128,11 @@ class Metrics:
     def consumed(self, subject: str, outcome: str) -> None:
         """Count an event that came in; `subject` is one of the catalogue."""
         self._consumed.labels(subject, outcome).inc()
+
+    def sent(self, delivery: WebhookDelivery) -> None:
+        """Count an attempt to send a webhook; the delivery is as it was noted afterwards."""
+        self._webhooks.labels("retried" if delivery.state == "pending" else delivery.state).inc()
+        self._webhooks_again.inc(delivery.attempts > 1 or delivery.redelivers is not None)
 
     def redelivered(self, subject: str) -> None:
         """Count an event that the broker delivers not for the first time."""

@@ -38,7 +38,9 @@ from credit_service.outlets.dead_letters import DeadLetters
 from credit_service.outlets.jetstream import PAGE, READER, Publisher
 from credit_service.outlets.reader import Reader
 from credit_service.outlets.stream import Stream
+from credit_service.outlets.targets import Targets
 from credit_service.outlets.wake import Wake
+from credit_service.outlets.webhooks import Webhooks
 from credit_service.posting import Posting
 from credit_service.settings import Settings
 from credit_service.storage.base import StorageError, Store, Writes
@@ -80,6 +82,12 @@ class Service:
         self.settings = settings
         self.stopping = False  # told to, and about to
         self.keyring = Keyring(store)
+        networks, public = settings.webhook_networks
+        source = settings.service_source
+        self.webhooks = Webhooks(store, Targets(networks, public=public), source, self.metrics.sent)
+        self.metrics.gauge("credits_webhook_pending", "Webhooks that are to be sent", lambda: self.webhooks.pending)
+        disabled = "Webhook endpoints that are disabled"
+        self.metrics.gauge("credits_webhook_endpoints_disabled", disabled, lambda: self.webhooks.disabled)
         self.auditor = Auditor(store)
         drifting = "Accounts that disagree with their last transaction or their grants"
         self.metrics.gauge("credits_ledger_drift_accounts", drifting, lambda: self.auditor.drifting)
@@ -105,6 +113,7 @@ class Service:
             self.metrics,
             self._is_stopping,
             self.stream.follow,
+            self.webhooks,
             self.broker,
             self.publishing,
         )
@@ -124,6 +133,7 @@ class Service:
         self.metrics.committed(writes)
         if writes.announcements:
             self.wake.committed()
+            self.webhooks.committed()
         if writes.dead_letters and self.broker is not None:
             self.dead_letters.wake()
 
@@ -139,6 +149,7 @@ class Service:
         tasks = [
             asyncio.create_task(keep_sweeping(self.store, self.posting, self.settings.sweep_seconds), name="sweeper"),
             asyncio.create_task(self._keep_key_uses(), name="key uses"),
+            asyncio.create_task(self.webhooks.run(), name="webhooks"),
         ]
         if accounts := self.settings.audit_accounts_per_second:
             tasks.append(asyncio.create_task(self.auditor.keep_auditing(accounts), name="auditor"))

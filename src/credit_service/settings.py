@@ -8,6 +8,7 @@ import json
 import re
 from decimal import Decimal
 from importlib.util import find_spec
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -44,6 +45,7 @@ _WORD = re.compile(r"\w{1,64}")
 _PLAIN_URL = re.compile(r"https?://[^/?#@\s]+(/[^?#@\s]*)?")
 _FOR_TRACING = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
 
+Network = IPv4Network | IPv6Network
 Credits = Annotated[int, Field(ge=0, le=MAX_CREDITS)]
 
 
@@ -217,6 +219,12 @@ class Settings(BaseSettings):
         1, description="Share of the traces begun here that are sent; of others their `traceparent` decides."
     )
 
+    webhook_allowed_networks: str = Field(
+        "public",
+        description="Where webhooks may go, separated by commas: networks like 10.1.0.0/16, and public for every "
+        "public address (https alone).",
+    )
+
     body_max_bytes: int = Field(64 * 1024, ge=1024, description="Size of a request's body.")
     batch_body_max_bytes: int = Field(1024 * 1024, ge=1024, description="Size of the body of a batch, or of events.")
     headers_max_bytes: int = Field(16 * 1024, ge=1024, description="Size of a request's headers.")
@@ -250,6 +258,15 @@ class Settings(BaseSettings):
             f"must be the URL of an SQLite file, like {_SQLITE}credit-service.db, or of a PostgreSQL database, like "
             "postgresql://user:password@host:5432/credits (what is special in the password written as %40)"
         )
+
+    @field_validator("webhook_allowed_networks")
+    @classmethod
+    def _known_networks(cls, text: str) -> str:
+        try:
+            _networks(text)
+        except ValueError:
+            raise ValueError("must be networks like 10.1.0.0/16, or public, separated by commas") from None
+        return text
 
     @field_validator("nats_url")
     @classmethod
@@ -320,6 +337,11 @@ class Settings(BaseSettings):
         return Path(self.database_url.get_secret_value().removeprefix(_SQLITE))
 
     @property
+    def webhook_networks(self) -> tuple[list[Network], bool]:
+        """The networks that webhooks may go to, and whether every public address is allowed beside them."""
+        return _networks(self.webhook_allowed_networks)
+
+    @property
     def remapped_subjects(self) -> dict[str, str]:
         """Subjects by event type, for those that are not named like it."""
         return dict(zip(*_pairs(self.nats_subjects), strict=True))
@@ -366,6 +388,11 @@ def load(**given: Any) -> Settings:
     except (OSError, ValueError, yaml.YAMLError) as error:
         fault = f"{YAML_FILE} or .env cannot be read: {' '.join(str(error).split())}"
     raise SettingsError(fault)
+
+
+def _networks(text: str) -> tuple[list[Network], bool]:
+    names = [name.strip() for name in text.split(",")]
+    return [ip_network(name) for name in names if name != "public"], "public" in names
 
 
 def _pairs(text: str) -> tuple[list[str], list[str]]:

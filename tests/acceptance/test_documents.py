@@ -31,9 +31,18 @@ SAID = {
     "docs/operating.md": ['"revoked_at":"20', "no fault", '"faults": []', "ok   database", "operations", *METRICS],
     "docs/quickstart.md": ['"status":"enabled"', '"balance":569', '"scope":"write"'],
     "docs/shopify.md": ['"shop_domain":"example.myshopify.com"'],
+    "docs/webhooks.md": [
+        '"secret":"whsec_',
+        "evt.credits.webhook_test",
+        '"redelivers":"',
+        '"previous_secret_until":"20',
+    ],
     "examples/README.md": ["0 refused"],
 }
 """Every document with something to type, and what must be among the answers."""
+
+SETTINGS = {"WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8"}
+"""So that nothing that is typed leaves this machine."""
 
 NOT_TYPED = {
     "README.md": ["make run", "make test", "make help", "make check", "make bench"],
@@ -55,6 +64,7 @@ NOT_TYPED = {
         "credit-service serve --workers 4",
     ],
     "docs/quickstart.md": ["make run"],
+    "docs/webhooks.md": ["WEBHOOK_ALLOWED_NETWORKS=public,127.0.0.0/8 make run"],
 }
 """What stands as ```console, since it cannot be typed in a test. Anything more is a choice: prefer ```sh."""
 
@@ -99,7 +109,7 @@ def _typed(blocks: list[str], folder: Path) -> Iterator[str]:
                 running.close()
                 url = None
             elif url is None:
-                url = running.enter_context(served(folder / "credit-service.db")).url
+                url = running.enter_context(served(folder / "credit-service.db", settings=SETTINGS)).url
             answered, variables = _typed_block(variables, block, folder, url or DOCUMENTED_URL)
             yield answered
 

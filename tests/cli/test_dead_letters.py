@@ -206,7 +206,7 @@ def test_deliveries_of_shopifys_are_replayed_once_their_shop_is_linked(ledger: L
     codes = {"validation_failed": 2}
     assert ran.json == tally(6, posted=2, refused=2, parked=1, skipped=1, by_code=codes), ran.err
     assert (ledger.balances(), ledger.replayed()) == ({events.MERCHANT: -2}, [1, 2, 5, 6])
-    ((waiting, _),) = ledger.do(lambda store: store.due_deliveries(T0, 10))
+    ((waiting, _),) = ledger.do(lambda store: store.due_kept(T0, 10))
     assert waiting.topic == "shop/redact"  # for the service to do
     assert ledger.run("dead-letters", "replay", "1", "--json").json == tally(1, replayed=1)
 

@@ -131,7 +131,12 @@ def test_a_route_answers_those_of_its_scope_and_nobody_else(
     running: Running, method: str, path: str, needed: str
 ) -> None:
     path = path.format(
-        merchant_id=new_merchant(), transaction_id=new_merchant(), key_id="x", shop_domain="a.myshopify.com"
+        merchant_id=new_merchant(),
+        transaction_id=new_merchant(),
+        key_id="x",
+        shop_domain="a.myshopify.com",
+        endpoint_id="x",
+        delivery_id="x",
     )
     more: dict[str, Any] = {} if method in ("GET", "DELETE") else {"json": {}}
     nobody = running.call(method, path, None, **more)

@@ -30,6 +30,10 @@ PROMISED = {
     "credits_parked_events": set(),
     "credits_ledger_drift_accounts": set(),
     "credits_storage_up": set(),
+    "credits_webhook_deliveries_total": {"outcome"},
+    "credits_webhook_redeliveries_total": set(),
+    "credits_webhook_pending": set(),
+    "credits_webhook_endpoints_disabled": set(),
     "credits_http_request_duration_seconds_count": {"method", "route", "status"},
 }
 """By name, with the labels of each."""

@@ -1,6 +1,7 @@
 """Requests that schemathesis makes up from the OpenAPI document, valid and invalid ones, are answered as it says."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -19,7 +20,8 @@ from schemathesis.hooks import HookContext
 from schemathesis.schemas import BaseSchema
 
 from credit_service.messages.envelope import BATCH_MEDIA_TYPE
-from tests.doors.running import cloud_event, delivery, posting
+from tests.doors.running import cloud_event, posting
+from tests.doors.running import delivery as signed
 from tests.served import Served, served
 from tests.storage.engines import Ledgers, place
 
@@ -28,10 +30,14 @@ DELIVERIES = "/api/v1/webhooks/shopify"
 SECRET, SHOP = "hush", "example.myshopify.com"
 RICH, POOR = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11", "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b12"
 
+NOBODY = "http://127.0.0.1:1"
+"""Where webhooks go: nobody listens there."""
+
 REFUSED_FOR_ITS_STATE = {
     "account_not_found",
     "amount_out_of_range",
     "cursor_invalid",
+    "endpoint_not_found",
     "idempotency_key_invalid",  # an order's key is made of its id
     "idempotency_key_missing",  # a check that consumes needs one, and no other
     "idempotency_key_reused",
@@ -50,7 +56,12 @@ def schema(ledgers: Ledgers, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("schemathesis")
     with ExitStack() as stack:
         url = stack.enter_context(ledgers.new(folder))
-        settings = {"DATABASE_ALLOW_UNSAFE": "true", "RATE_LIMIT_ENABLED": "false", "SHOPIFY_WEBHOOK_SECRET": SECRET}
+        settings = {
+            "DATABASE_ALLOW_UNSAFE": "true",
+            "RATE_LIMIT_ENABLED": "false",
+            "SHOPIFY_WEBHOOK_SECRET": SECRET,
+            "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
+        }
         service = stack.enter_context(served(place(url), folder=folder, settings=settings))
         client = stack.enter_context(service.client())
         assert client.post("/credits/accounts", json={"merchant_id": RICH}).status_code == 201
@@ -62,11 +73,15 @@ def schema(ledgers: Ledgers, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         document = client.get(f"{service.url}/openapi.json").json()
         made = client.post("/api-keys", json={"name": "to be revoked", "scope": "read"}).json()
         assert client.put(f"/credits/shops/{SHOP}", json={"merchant_id": RICH}).status_code == 200
+        hooked = client.post("/credits/webhook-endpoints", json={"url": NOBODY}).json()["data"]["id"]
+        delivery = client.post(f"/credits/webhook-endpoints/{hooked}/test").json()["data"]["id"]
         known = {
             "merchants": [RICH, POOR],
             "shops": [SHOP],
             "transactions": [posted["data"]["id"]],
             "keys": [made["data"]["id"]],
+            "endpoints": [hooked],
+            "deliveries": [delivery],
         }
         config = _config(service, known)
         yield schemathesis.openapi.from_dict(_strict(document), config=SchemathesisConfig.from_dict(config))
@@ -87,7 +102,13 @@ def _config(service: Served, known: dict[str, list[str]]) -> dict[str, Any]:
     """The same requests each time, most of them about what exists."""
     places = dict.fromkeys(
         ("path.merchant_id", "query.merchant_id", "body.merchant_id", "body.items[*].merchant_id"), "merchants"
-    ) | {"path.transaction_id": "transactions", "path.key_id": "keys", "path.shop_domain": "shops"}
+    ) | {
+        "path.transaction_id": "transactions",
+        "path.key_id": "keys",
+        "path.shop_domain": "shops",
+        "path.endpoint_id": "endpoints",
+        "path.delivery_id": "deliveries",
+    }
     return {
         "seed": 1,
         "base-url": service.url,
@@ -121,6 +142,19 @@ def _config(service: Served, known: dict[str, list[str]]) -> dict[str, Any]:
     }
 
 
+@schemathesis.hook
+def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -> None:
+    """No webhook leaves this machine, and no name server is asked: a URL keeps its path, and its host is ours.
+
+    A delivery of Shopify's that is as the document says is signed, for which JSON Schema has no word.
+    """
+    if isinstance(case.body, dict) and isinstance(url := case.body.get("url"), str):
+        case.body["url"] = re.sub("^https?://[^/?#]*", NOBODY, url)
+    if case.operation.path == DELIVERIES and case.meta is not None and case.meta.generation.mode.is_positive:
+        body = json.dumps(case.body, allow_nan=False).encode()
+        case.headers["X-Shopify-Hmac-Sha256"] = signed(None, body, SECRET)["x-shopify-hmac-sha256"]
+
+
 @schemathesis.check
 def valid_requests_are_understood(context: CheckContext, response: Response, case: Case[Any]) -> None:
     """What the document calls valid may be refused for its state or for how its fields fit, but not for its form."""
@@ -146,14 +180,6 @@ def _has_float(value: Any) -> bool:
         case list():
             return any(_has_float(entry) for entry in value)
     return isinstance(value, float)
-
-
-@schemathesis.hook
-def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -> None:
-    """A delivery that is as the document says is signed, for which JSON Schema has no word."""
-    if case.operation.path == DELIVERIES and case.meta is not None and case.meta.generation.mode.is_positive:
-        body = json.dumps(case.body, allow_nan=False).encode()
-        case.headers["X-Shopify-Hmac-Sha256"] = delivery(None, body, SECRET)["x-shopify-hmac-sha256"]
 
 
 @schemathesis.hook

@@ -452,7 +452,7 @@ def test_a_crash_between_applying_and_forgetting_counts_nothing_twice(
         raise StorageUnavailable("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "drop_deliveries", crashed)
+        patch.setattr(store, "drop_kept", crashed)
         stranger.link()
     assert stranger.keys() == ["shopify:order:1"]
     assert len(stranger.running.run(store.kept_deliveries(stranger.domain))) == 1

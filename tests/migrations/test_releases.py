@@ -14,7 +14,7 @@ from sqlalchemy import URL, Connection, NullPool, create_engine
 from credit_service.ledger.proof import verify
 from credit_service.settings import Settings
 from credit_service.storage import migrations, tables
-from credit_service.storage.base import SchemaError
+from credit_service.storage.base import SchemaError, WebhookDelivery, WebhookEndpoint
 from credit_service.storage.databases import Database, database_of
 from tests.commands import command
 from tests.ledger.telling import MERCHANT, T0, days, opening, order, payment, refund, use
@@ -94,6 +94,9 @@ async def test_rows_of_the_release_before_are_the_same_after_a_migration(
     await store.claim("reader", "owner", T0, 1)
     await store.link_shop("a.myshopify.com", MERCHANT, T0)
     await store.keep_delivery(values.KEPT_ORDER)
+    endpoint = WebhookEndpoint("one", "https://one.example/", ("consumed",), T0, await store.last_events())
+    await store.add_webhook(endpoint, "whsec_AAAA")
+    await store.add_deliveries(endpoint, [WebhookDelivery("one", 1, "webhook_test", None, None, T0, T0)])
     await store.close()
     before = {name: sorted(rows(url, f"SELECT * FROM {name}"), key=repr) for name in tables.metadata.tables}
     assert all(before[name] for name in set(before) - {"dead_letters"})

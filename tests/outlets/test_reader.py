@@ -5,6 +5,7 @@ Leases go by the store's clock, which the tests move; only renewing one goes by 
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -287,6 +288,29 @@ async def test_a_stop_between_delivery_and_commit_repeats_nothing(store: Store, 
     await cancelled(task)
     await reader(store, receiver).once()
     receiver.assert_has_all(announced)
+
+
+@pytest.mark.parametrize(
+    ("commits", "spent_seconds", "more", "rest_seconds"),
+    [(0, 0.1, True, 0.02), (1, 0.1, False, 0.9), (1, 0.001, False, 0.02), (1, 5, False, 1)],
+)
+async def test_while_this_process_posts_it_rests_nine_times_as_long_as_a_page_took(
+    store: Store, monkeypatch: pytest.MonkeyPatch, commits: int, spent_seconds: float, more: bool, rest_seconds: float
+):
+    await announce(store, 5)
+    wake = Wake()
+    instants = iter([100.0, 100.0 + spent_seconds])
+
+    class Posting(Receiver):
+        async def deliver(self, events: Sequence[StoredEvent]) -> None:
+            for _ in range(commits):
+                wake.committed()
+
+    one = reader(store, Posting(), wake=wake, page=5)
+    with monkeypatch.context() as patch:
+        patch.setattr("credit_service.outlets.reader.time", SimpleNamespace(perf_counter=lambda: next(instants)))
+        assert await one.once() is more
+    assert one._rest_seconds == pytest.approx(rest_seconds)
 
 
 async def test_an_idle_reader_keeps_its_claim_and_is_woken_by_a_commit(store: Store, clock: Clock):

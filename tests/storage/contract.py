@@ -137,7 +137,7 @@ async def posted(store: Store, *told: commands.Command, policy: Policy | None = 
 
 
 TABLES = tuple(tables.metadata.tables)
-BESIDE = ("api_keys", "event_cursors", "shops", "shopify_deliveries")
+BESIDE = ("api_keys", "event_cursors", "shops", "shopify_deliveries", "webhook_endpoints", "webhook_deliveries")
 LEDGER = tuple(name for name in TABLES if name not in BESIDE)
 
 
@@ -743,6 +743,24 @@ class StoreContract:
         assert sorted(paged) == sorted(everything)
         assert await store.last_events() == tuple(position)
 
+    @pytest.mark.parametrize("limit", [1, 2, 7, 16, 40, 1000])
+    async def test_pages_of_the_outbox_are_by_time_also_where_one_lane_has_most_of_it(
+        self, engine: Engine, store: Store, limit: int
+    ):
+        for number in range(30):
+            engine.clock.now = days(number)
+            busy = [of(merchant(0), use(1)) for _ in range(3)] if number < 20 else []
+            await tell(store, *[of(merchant(index), opening()) for index in range(number % 5)], *busy)
+        everything, position = [], [0] * store.lanes
+        while page := await store.events(tuple(position), limit):
+            everything += page
+            for event in page:
+                assert event.id == position[event.lane] + 1, "no event is skipped"
+                position[event.lane] = event.id
+        assert tuple(position) == await store.last_events()
+        instants = [event.announcement.at for event in everything]
+        assert instants == sorted(instants)
+
     async def test_one_owner_at_a_time_reads_as_a_reader_from_where_it_stood(self, store: Store):
         there = tuple(range(1, store.lanes + 1))
         first = await store.claim("reader", "a", T0, 10)
@@ -1050,8 +1068,8 @@ class StoreContract:
             kept._replace(body="{}", received_at=T0 - 1),
             *sorted([kept, kept._replace(topic="t")], key=lambda one: found[1].topic != one.topic),
         ]
-        await store.drop_deliveries(found)
-        await store.drop_deliveries([])
+        await store.drop_kept(found)
+        await store.drop_kept([])
         assert await store.kept_deliveries(kept.shop) == []
         assert len(await store.kept_deliveries(SHOP)) == 1
 
@@ -1063,13 +1081,13 @@ class StoreContract:
             await store.keep_delivery(one)
 
         async def due(before: int = T0 - 1, limit: int = 10) -> list[tuple[str, UUID | None]]:
-            return [(one.topic, merchant) for one, merchant in await store.due_deliveries(before, limit)]
+            return [(one.topic, merchant) for one, merchant in await store.due_kept(before, limit)]
 
         assert await due() == []
         assert sorted(await due(T0)) == [("orders/paid", None), ("r", None)]
         await store.link_shop(SHOP, MERCHANT, T0)
         assert sorted(await due()) == [("orders/paid", MERCHANT)] * 2 + [("r", MERCHANT)]
-        assert [one.received_at for one, _ in await store.due_deliveries(T0, 10)] == [T0, T0, T0 + 9]
+        assert [one.received_at for one, _ in await store.due_kept(T0, 10)] == [T0, T0, T0 + 9]
         assert len(await due(limit=2)) == 2
         await store.unlink_shop(SHOP, T0)
         assert await due() == [("r", MERCHANT)]  # whose data has to be erased is known still

@@ -176,13 +176,13 @@ class Inbox:
 
         What fails is left for the next time, and the first failure is raised at the end.
         """
-        due = await self._store.due_deliveries(await self._store.now() - self._wait, AT_ONCE)
+        due = await self._store.due_kept(await self._store.now() - self._wait, AT_ONCE)
         # All at once, so that they share commits; each merchant's are posted in their order all the same.
         settling = [self._settle(one, merchant_id) for one, merchant_id in due]
         results = await asyncio.gather(*settling, return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
         settled = [one for (one, _), result in zip(due, results, strict=True) if not isinstance(result, BaseException)]
-        await self._store.drop_deliveries(settled)
+        await self._store.drop_kept(settled)
         if failures:
             raise failures[0]
         return len(due) == AT_ONCE

@@ -34,7 +34,7 @@ async def redact(store: Store, shop: str, merchant_id: UUID, orders: Sequence[st
                 letters += 1
         before = page[-1].id
     if wanted is None:  # what its customers asked is answered, or nobody will any more
-        await store.drop_deliveries([one for one in await store.kept_deliveries(shop) if one.awaits is None])
+        await store.drop_kept([one for one in await store.kept_deliveries(shop) if one.awaits is None])
     _log.info("shopify_redacted", shop=shop, transactions=erased, dead_letters=letters)
 
 

@@ -8,6 +8,7 @@ MONEY: Final = r"^[0-9]{1,13}(\.[0-9]{1,6})?$"
 CURRENCY: Final = r"^[A-Z]{3}$"
 PRINTABLE: Final = r"^[\x20-\x7e]+$"
 SHOP: Final = r"^[a-zA-Z0-9][a-zA-Z0-9-]{0,62}\.[mM][yY][sS][hH][oO][pP][iI][fF][yY]\.[cC][oO][mM]$"
+URL: Final = r"^https?://[\x21-\x7e]+$"
 JSON_TYPE: Final = r"^application/([a-z0-9.+-]+\+)?json\b"
 
 SENTENCES: Final = {
@@ -17,5 +18,6 @@ SENTENCES: Final = {
     CURRENCY: "Must be a currency code of three capital letters, like GBP.",
     PRINTABLE: "Must be printable ASCII.",
     SHOP: "Must be the domain that Shopify gave the shop, like example.myshopify.com.",
+    URL: "Must be a URL, like https://example.com/credits.",
     JSON_TYPE: "Must be application/json: only JSON data is understood.",
 }

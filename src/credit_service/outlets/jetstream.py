@@ -32,10 +32,11 @@ SUBJECTS: Final = [PREFIX + name for name in PAYLOADS]
 READER: Final = "jetstream"
 """The name of the cursor."""
 
-PAGE: Final = 250
+PAGE: Final = 1000
 """Events that are sent at once."""
 
-_LOOKED_AT: Final = 4 * PAGE  # messages of the stream; what a crash kept from the cursor is among them
+_LOOKED_AT: Final = 2 * PAGE  # messages of the stream; what a crash kept from the cursor is among them
+_AT_A_STRETCH: Final = 50
 _ANSWER_SECONDS: Final = 3.0
 _PATIENCE_SECONDS: Final = 2.0
 _WRONG_LAST_SEQUENCE: Final = 10071
@@ -83,7 +84,9 @@ class Publisher:
         try:
             expected = {Header.EXPECTED_LAST_SEQUENCE.value: str(self._last)}
             answered = {named[0][0], named[-1][0]}
-            for id_, event in named:
+            for number, (id_, event) in enumerate(named):
+                if number % _AT_A_STRETCH == 0:
+                    await asyncio.sleep(0)  # others have something to do, too
                 headers = {Header.MSG_ID.value: id_, **expected, **HEADERS}
                 reply = inbox if id_ in answered else ""
                 await client.publish(event_type(event), encode(event, self._source), reply, headers)

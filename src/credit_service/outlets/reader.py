@@ -9,6 +9,7 @@ longer than the lease, the same events are delivered again.
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from secrets import token_hex
@@ -23,7 +24,9 @@ LEASE_SECONDS = 5.0
 """How long a reader that died keeps others from its cursor."""
 
 _POLL_SECONDS = 1.0  # for what another process has posted
-_GATHER_SECONDS = 0.02  # so that under load a page is many events, since each is a commit of its own
+_GATHER_SECONDS = 0.02  # so that many small postings are one page
+_REST_FOR_WORK = 9.0  # so that where this process posts, nine tenths of the time are for that
+_LONGEST_REST_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
 _LET_GO_SECONDS = 2.0
 
@@ -77,7 +80,8 @@ class Reader:
         self._owner = f"{socket.gethostname()}/{os.getpid()}/{token_hex(4)}"
         self._claim: Claim | None = None
         self._reached: Position = ()  # up to here all was delivered; the claim may not know yet
-        self._seen = 0
+        self._seen = 0  # commits of this process before the page was read
+        self._rest_seconds = 0.0
 
     @property
     def holds(self) -> bool:
@@ -130,13 +134,19 @@ class Reader:
         return True
 
     async def _next_page(self) -> bool:
-        self._seen = self._wake.commits
+        self._seen, began = self._wake.commits, time.perf_counter()
         events = await self._store.events(self._reached, self._page)
         if events:
             await self._delivered(events)
         elif self._held().leased_until - await self._store.now() < self._lease_seconds * 500_000:  # half of it is over
             await self._renew()
-        return len(events) == self._page
+        if self._wake.commits == self._seen:
+            self._rest_seconds = _GATHER_SECONDS
+            return len(events) == self._page
+        # Postings go first; and after a rest the next page is of many events.
+        spent_seconds = time.perf_counter() - began
+        self._rest_seconds = min(max(_GATHER_SECONDS, spent_seconds * _REST_FOR_WORK), _LONGEST_REST_SECONDS)
+        return False
 
     async def _delivered(self, events: Sequence[StoredEvent]) -> None:
         try:
@@ -181,7 +191,7 @@ class Reader:
         if self._claim is None:
             await asyncio.sleep(seconds)
         else:
-            await asyncio.sleep(_GATHER_SECONDS)
+            await asyncio.sleep(self._rest_seconds)
             await self._wake.wait(self._seen, seconds)
 
 

@@ -230,6 +230,61 @@ class ApiKey(NamedTuple):
     last_used_at: int | None = None
 
 
+class WebhookEndpoint(NamedTuple):
+    """Who is told of events by webhook. What it is signed with is no part of it, so that nobody shows it by mistake."""
+
+    id: str
+    url: str
+    event_types: tuple[str, ...] | None  # announcements that it wants, None for all
+    created_at: int
+    position: Position  # in the outbox, up to which its deliveries were made
+    deliveries: int = 0  # how many were made so far
+    failing_since: int | None = None  # since when nothing was delivered, but failed
+    disabled_at: int | None = None
+    disabled_reason: str | None = None
+
+
+class WebhookDelivery(NamedTuple):
+    """An event that was sent to an endpoint, or is to be; without account and event it is a test."""
+
+    endpoint: str
+    number: int  # 1, 2, 3 … of its endpoint
+    type: str
+    account: int | None
+    event: int | None  # its number in the account
+    created_at: int
+    next_at: int | None  # when it is to be sent again, while it is pending
+    redelivers: int | None = None  # the delivery whose event it sends again, because somebody wants that
+    state: str = "pending"  # or delivered, or failed
+    attempts: int = 0
+    status: int | None = None  # what was answered last
+    error: str | None = None  # what went wrong last
+    ended_at: int | None = None
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether somebody asked for it, and no event alone: it is sent whatever is thought of its endpoint."""
+        return self.account is None or self.redelivers is not None
+
+
+class DueDeliveries(NamedTuple):
+    """What is to be sent to an endpoint now, and how it is signed; an event for each that is no test."""
+
+    url: str
+    secrets: tuple[str, ...]  # the newest first
+    due: Sequence[tuple[WebhookDelivery, StoredEvent | None]]
+
+    def __repr__(self) -> str:
+        return f"DueDeliveries({len(self.due)})"
+
+
+class Backlog(NamedTuple):
+    """How many deliveries of an endpoint are pending, and when the next can be sent, where one can."""
+
+    pending: int
+    next_at: int | None
+
+
 class PositionedParked(NamedTuple):
     """A parked refund, whose it is, and where a listing goes on after it."""
 
@@ -485,14 +540,14 @@ class Store(Protocol):
         """All that is kept of a shop, in order of arrival."""
         ...
 
-    async def due_deliveries(self, before: int, limit: int) -> list[tuple[Kept, UUID | None]]:
+    async def due_kept(self, before: int, limit: int) -> list[tuple[Kept, UUID | None]]:
         """Deliveries that need wait no longer, in order of arrival, each with the merchant it waited for.
 
         Those that were received by `before` have waited for long enough, also without one.
         """
         ...
 
-    async def drop_deliveries(self, some: Collection[Kept]) -> None:
+    async def drop_kept(self, some: Collection[Kept]) -> None:
         """Forget deliveries, since they were applied or put aside."""
         ...
 
@@ -529,6 +584,86 @@ class Store(Protocol):
 
     async def use_keys(self, used: Mapping[str, int]) -> None:
         """Note when keys were last used: instants by key id."""
+        ...
+
+    async def position_at(self, at: int) -> Position:
+        """The position in the outbox before what was told at an instant or later, lane by lane."""
+        ...
+
+    async def add_webhook(self, endpoint: WebhookEndpoint, secret: str) -> None:
+        """Keep a new webhook endpoint, and what its deliveries are signed with."""
+        ...
+
+    async def webhooks(self) -> list[WebhookEndpoint]:
+        """All webhook endpoints, newest first."""
+        ...
+
+    async def webhook(self, endpoint_id: str) -> WebhookEndpoint | None:
+        """One webhook endpoint."""
+        ...
+
+    async def change_webhook(self, endpoint_id: str, **changed: Any) -> bool:
+        """Change fields of an endpoint. False where there is none of this id."""
+        ...
+
+    async def enable_webhook(self, endpoint_id: str, now: int) -> bool:
+        """Go on with an endpoint where it stood, at once. False where there is none of this id."""
+        ...
+
+    async def rotate_webhook(self, endpoint_id: str, secret: str, now: int, until: int, most: int) -> bool:
+        """Sign with a new secret from now on, and with the older ones, too, until their time; at most so many in all.
+
+        `until` when the one so far is out of use. False where there is no endpoint of this id.
+        """
+        ...
+
+    async def delete_webhook(self, endpoint_id: str, now: int) -> bool:
+        """Send nothing more to an endpoint; `prune_webhooks` removes what was sent. False where there is none."""
+        ...
+
+    async def add_deliveries(
+        self,
+        endpoint: WebhookEndpoint,
+        made: Sequence[WebhookDelivery],
+        position: Position | None = None,
+    ) -> bool:
+        """Keep new deliveries, and that those up to a position are made, all at once.
+
+        Their numbers are the next of the endpoint. What one of them redelivers and is still pending ends. False, and
+        nothing is done, where other deliveries were made since the endpoint was read.
+        """
+        ...
+
+    async def deliveries(self, endpoint_id: str, before: int | None, limit: int) -> list[WebhookDelivery]:
+        """Deliveries of an endpoint, newest first, from the one before a number."""
+        ...
+
+    async def delivery(self, endpoint_id: str, number: int) -> WebhookDelivery | None:
+        """One delivery."""
+        ...
+
+    async def due_deliveries(
+        self, endpoint_id: str, now: int, limit: int, *, asked_for: bool = False
+    ) -> DueDeliveries | None:
+        """What is to be sent to an endpoint now, longest due first. None where there is no such endpoint.
+
+        `asked_for`: only tests, and what is sent again because somebody wants it.
+        """
+        ...
+
+    async def note_deliveries(self, noted: Sequence[WebhookDelivery]) -> None:
+        """Note one more attempt of each; what was noted of it by another meanwhile stands."""
+        ...
+
+    async def webhook_backlogs(self) -> dict[str, Backlog]:
+        """What is pending, by endpoint; those without are left out. Disabled ones can be sent what was asked for."""
+        ...
+
+    async def prune_webhooks(self, before: int, limit: int) -> bool:
+        """Forget the oldest deliveries of each endpoint that were made before an instant and have ended, some of them.
+
+        Also endpoints that were deleted, and all of theirs. Returns whether there may be more.
+        """
         ...
 
     async def check(self) -> None:

@@ -47,9 +47,10 @@ from credit_service.storage.base import (
 )
 from credit_service.storage.loading import Loading
 from credit_service.storage.questions import Question, Read
-from credit_service.storage.reads import Reads, books_of
+from credit_service.storage.reads import books_of
 from credit_service.storage.rows import Row
 from credit_service.storage.statements import Ask, Find
+from credit_service.storage.webhooks import Webhooks
 
 T = TypeVar("T")
 Q = TypeVar("Q", bound=Question)
@@ -130,7 +131,7 @@ def _kind(error: BaseException) -> str:
     return "it did not answer in time" if late else type(error).__name__
 
 
-class PostgresStore(Reads):
+class PostgresStore(Webhooks):
     """The ledger's store in a PostgreSQL database.
 
     `url`: postgresql://user:password@host:port/database, whose schema must be up to date. `streams`: postings at once.
@@ -336,8 +337,10 @@ class PostgresStore(Reads):
         self._ahead = now - time.time_ns() // 1000
         self._clock_read_at = time.monotonic()
 
-    async def _read(self, read: Callable[[], Read[T]]) -> T:
+    async def _read(self, read: Callable[[], Read[T]], *, snapshot: bool = True) -> T:
         async def ask(connection: Connection) -> T:
+            if not snapshot:
+                return await _answered(connection, read())
             steps = read()
             try:
                 steps.send(await _answer(connection, next(steps)))
@@ -358,14 +361,18 @@ class PostgresStore(Reads):
             async with self._reading() as connection:
                 return await ask(connection)
 
-    async def _write(self, asks: Sequence[Ask], merchant_id: UUID | None = None) -> int:
+    async def _write(self, asks: Sequence[Ask], merchant_id: UUID | None = None, *, guarded: bool = False) -> int:
         changed = 0
         async with self._reading() as connection:
             await connection.execute("BEGIN" if merchant_id is None else sql.begin([lane_of(merchant_id)], {}))
+            if merchant_id is not None:  # a posting that has loaded what is changed here must begin again
+                await connection.execute(sql.TOUCH, merchant_id.bytes)
             for question in asks:
                 made = sql.compiled(question.statement)
                 status = await connection.execute(made.sql, *made.bound(question.values))
                 changed += int(status.rpartition(" ")[2])
+                if guarded and not changed:
+                    break
             await self._commit(connection)
         return changed
 

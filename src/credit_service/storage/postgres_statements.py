@@ -214,6 +214,7 @@ def _part(part: Part, number: "count[int]", after: str | None = None) -> str:
     return text
 
 
+TOUCH: Final = "UPDATE accounts SET settled_at = settled_at WHERE merchant_id = $1"
 DELETE_PARKED: Final = (
     "DELETE FROM parked USING unnest($1::bigint[], $2::bytea[]) gone(account, key_hash) "
     "WHERE parked.account = gone.account AND parked.key_hash = gone.key_hash"

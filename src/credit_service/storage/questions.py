@@ -18,12 +18,13 @@ class Asking(ABC):
     """An engine that can answer questions and carry out statements."""
 
     @abstractmethod
-    async def _read(self, read: Callable[[], Read[T]]) -> T:
-        """Answer the questions of a read from one snapshot."""
+    async def _read(self, read: Callable[[], Read[T]], *, snapshot: bool = True) -> T:
+        """Answer the questions of a read, from one snapshot unless what is asked for never changes."""
 
     @abstractmethod
-    async def _write(self, asks: Sequence[Ask], merchant_id: UUID | None = None) -> int:
+    async def _write(self, asks: Sequence[Ask], merchant_id: UUID | None = None, *, guarded: bool = False) -> int:
         """Carry out statements in one transaction of their own; the rows they changed.
 
-        With a `merchant_id`, while nothing is posted to that merchant.
+        With a `merchant_id`, while nothing is posted to that merchant. `guarded`: where the first changes none, nothing
+        is done.
         """

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterat
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from heapq import merge
+from itertools import islice
 from operator import itemgetter
 from typing import Any, TypeVar
 from uuid import UUID
@@ -264,22 +265,28 @@ class Reads(Shops, Erasing):
 
     async def events(self, after: Position, limit: int) -> list[StoredEvent]:
         """See `base.Store.events`."""
-        values = {f"after_{lane}": last for lane, last in enumerate(after)} | {"limit": limit}
+        places = {f"after_{lane}": last for lane, last in enumerate(after)}
+        # Else most of what is read of a backlog were in vain. A batch is of a few lanes, at one instant.
+        share = min(limit, 5 * limit // self.lanes + 1)
 
         def read() -> Read[list[StoredEvent]]:
-            by_lane = _by_lane((yield Ask(sql.outbox(self.lanes), values)))
-            return (yield from _told(list(merge(*by_lane.values(), key=itemgetter(_EVENT_AT)))[:limit]))
+            by_lane = _by_lane((yield Ask(sql.outbox(self.lanes), places | {"limit": share})))
+            found = _merged(by_lane, limit)
+            cut = {lane: of_it[-1] for lane, of_it in by_lane.items() if len(of_it) == share < limit}
+            if any(row is cut.get(row[0]) for row in found):  # there may be more of it from before what others have
+                found = _merged(_by_lane((yield Ask(sql.outbox(self.lanes), places | {"limit": limit}))), limit)
+            return (yield from told(found))
 
-        return await self._read(read)
+        return await self._read(read, snapshot=False)
 
     async def events_of(self, account: int, after: int, limit: int) -> list[StoredEvent]:
         """See `base.Store.events_of`."""
         values = {"account": account, "after": after, "limit": limit}
 
         def read() -> Read[list[StoredEvent]]:
-            return (yield from _told((yield Ask(sql.EVENTS_OF, values))))
+            return (yield from told((yield Ask(sql.EVENTS_OF, values))))
 
-        return await self._read(read)
+        return await self._read(read, snapshot=False)
 
     async def last_events(self) -> Position:
         """See `base.Store.last_events`."""
@@ -287,6 +294,23 @@ class Reads(Shops, Erasing):
         def read() -> Read[Position]:
             (last,) = yield Ask(sql.last_events(self.lanes))
             return tuple(last)
+
+        return await self._read(read)
+
+    async def position_at(self, at: int) -> Position:
+        """See `base.Store.position_at`. Found by halving: within a lane there is no gap, and time goes on."""
+
+        def read() -> Read[Position]:
+            ((*last,),) = yield Ask(sql.last_events(self.lanes))
+            position = []
+            for lane, end in enumerate(last):
+                before = 0
+                while before < end:
+                    middle = (before + end + 1) // 2
+                    ((told_at,),) = yield Ask(sql.EVENT_AT, {"lane": lane, "id": middle})
+                    before, end = (middle, end) if told_at < at else (before, middle - 1)
+                position.append(before)
+            return tuple(position)
 
         return await self._read(read)
 
@@ -478,7 +502,7 @@ def _with_due_grants(accounts: Iterable[Account], at: int) -> Read[list[Held]]:
     return [Held(account, grants.get(account.number, ())) for account in accounts]
 
 
-def _told(found: Sequence[Row]) -> Read[list[StoredEvent]]:
+def told(found: Sequence[Row]) -> Read[list[StoredEvent]]:
     """The events of these rows, with the transactions that they tell of."""
     if not found:
         return []
@@ -488,6 +512,15 @@ def _told(found: Sequence[Row]) -> Read[list[StoredEvent]]:
     stored = (yield Find(tables.transactions, ("account", "sequence"), list(causes))) if causes else []
     told = {(row[0], row[1]): rows.transaction(merchants[row[0]], row) for row in stored}
     return [rows.stored_event(row, merchants[row[2]], told.get((row[2], row[5]))) for row in found]
+
+
+def _merged(by_lane: Mapping[int, Sequence[Row]], limit: int) -> list[Row]:
+    """The first events of all lanes, by time; each lane keeps its order, whatever its instants.
+
+    Of one instant, which is that of a whole batch, lanes take turns.
+    """
+    lanes = [[(row[_EVENT_AT], place, row) for place, row in enumerate(of_it)] for of_it in by_lane.values()]
+    return [row for _, _, row in islice(merge(*lanes, key=itemgetter(0, 1)), limit)]
 
 
 def _by_lane(found: Sequence[Row]) -> dict[int, list[Row]]:

@@ -111,8 +111,8 @@ class Shops(Asking):
 
         return await self._read(read)
 
-    async def due_deliveries(self, before: int, limit: int) -> list[tuple[Kept, UUID | None]]:
-        """See `base.Store.due_deliveries`."""
+    async def due_kept(self, before: int, limit: int) -> list[tuple[Kept, UUID | None]]:
+        """See `base.Store.due_kept`."""
 
         def read() -> Read[list[tuple[Kept, UUID | None]]]:
             found = yield Ask(DUE, {"before": before, "limit": limit})
@@ -120,7 +120,7 @@ class Shops(Asking):
 
         return await self._read(read)
 
-    async def drop_deliveries(self, some: Collection[Kept]) -> None:
-        """See `base.Store.drop_deliveries`."""
+    async def drop_kept(self, some: Collection[Kept]) -> None:
+        """See `base.Store.drop_kept`."""
         if some:
             await self._write([Ask(DROP, {"digest": one.digest}) for one in some])

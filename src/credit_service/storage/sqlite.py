@@ -37,9 +37,10 @@ from credit_service.storage.base import (
 )
 from credit_service.storage.loading import Loading
 from credit_service.storage.questions import Question, Read
-from credit_service.storage.reads import Reads, answered, books_of
+from credit_service.storage.reads import answered, books_of
 from credit_service.storage.rows import Row
 from credit_service.storage.statements import Ask, Find
+from credit_service.storage.webhooks import Webhooks
 
 T = TypeVar("T")
 
@@ -80,7 +81,7 @@ def translated(name: str = "The database") -> Iterator[None]:
         raise
 
 
-class SQLiteStore(Reads):
+class SQLiteStore(Webhooks):
     """The ledger's store in one SQLite file.
 
     `path`: the file, whose schema must be up to date. `clock` gives microseconds since 1970, and `draw_number` a new
@@ -230,14 +231,19 @@ class SQLiteStore(Reads):
             connection.close()
         self._lock.close()
 
-    async def _write(self, asks: Sequence[Ask], merchant_id: UUID | None = None) -> int:
+    async def _write(self, asks: Sequence[Ask], merchant_id: UUID | None = None, *, guarded: bool = False) -> int:
         def run() -> int:
+            changed = 0
             with self._transaction():
-                return sum([sql.ask(self._writer, question).rowcount for question in asks])
+                for question in asks:
+                    changed += sql.ask(self._writer, question).rowcount
+                    if guarded and not changed:
+                        break
+            return changed
 
         return await asyncio.get_running_loop().run_in_executor(self._writing, run)
 
-    async def _read(self, read: Callable[[], Read[T]]) -> T:
+    async def _read(self, read: Callable[[], Read[T]], *, snapshot: bool = True) -> T:
         def run() -> T:
             with translated():
                 connection = getattr(self._local, "connection", None)

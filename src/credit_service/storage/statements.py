@@ -312,6 +312,7 @@ def last_events(lanes: int) -> Select[Any]:
     return select(*[func.coalesce(last.scalar_subquery(), _ZERO) for last in of])
 
 
+EVENT_AT: Final = select(_events.c.at).where(_events.c.lane == _value("lane"), _events.c.id == _value("id"))
 CURSORS: Final = select(_cursors).order_by(_cursors.c.reader)
 CURSOR: Final = select(_cursors).where(_mine)
 INSERT_CURSOR: Final = insert(_cursors)

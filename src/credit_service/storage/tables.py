@@ -287,3 +287,49 @@ shopify_deliveries = _table(
     _check("hash_length", "length(digest) = 16"),
 )
 Index(None, shopify_deliveries.c.shop)
+webhook_endpoints = _table(
+    "webhook_endpoints",
+    Column("id", Text, primary_key=True),
+    _text("url"),
+    _text("event_types", null=True),
+    # What its deliveries are signed with, as it is: an HMAC needs it. No value of a store but one holds it.
+    _text("secrets"),
+    _big("created_at"),
+    _text("position"),
+    _big("deliveries"),
+    _big("failing_since", null=True),
+    _big("disabled_at", null=True),
+    _text("disabled_reason", null=True),
+    _big("deleted_at", null=True),
+    _check("disabled_for_a_reason", "(disabled_at IS NULL) = (disabled_reason IS NULL)"),
+)
+
+# What was, or is to be, sent to an endpoint, numbered by it. What is sent of an event is read from the outbox again.
+webhook_deliveries = _table(
+    "webhook_deliveries",
+    _text("endpoint"),
+    _big("number"),
+    _text("type"),
+    _big("account", null=True),
+    _big("event", null=True),
+    _big("redelivers", null=True),
+    _text("state"),
+    _big("attempts"),
+    _big("next_at", null=True),
+    _big("status", null=True),
+    _text("error", null=True),
+    _big("created_at"),
+    _big("ended_at", null=True),
+    PrimaryKeyConstraint("endpoint", "number"),
+    _check("state", "state IN ('pending', 'delivered', 'failed')"),
+    _check("event_whole", "(account IS NULL) = (event IS NULL)"),
+    _check("ended", "(ended_at IS NULL) = (state = 'pending') AND (next_at IS NULL) = (state <> 'pending')"),
+)
+_pending = text("state = 'pending'")
+Index(
+    "ix_webhook_deliveries_pending",
+    webhook_deliveries.c.endpoint,
+    webhook_deliveries.c.next_at,
+    sqlite_where=_pending,
+    postgresql_where=_pending,
+)

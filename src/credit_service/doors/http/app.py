@@ -26,6 +26,7 @@ from credit_service.doors.http import (
     plugin_status,
     shopify,
     transactions,
+    webhook_endpoints,
 )
 from credit_service.doors.http.openapi import completed
 from credit_service.doors.http.problems import ERRORS, Problem, of_faults
@@ -37,7 +38,19 @@ from credit_service.messages.faults import Invalid, of_errors
 _EXPOSED = ["ETag", "Idempotency-Replayed", "RateLimit", "RateLimit-Policy", "X-Correlation-ID", "X-Request-ID"]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
-_RESOURCES = (accounts, transactions, adjustments, check, events, feed, plugin_status, shopify, api_keys, health)
+_RESOURCES = (
+    accounts,
+    transactions,
+    adjustments,
+    check,
+    events,
+    feed,
+    plugin_status,
+    shopify,
+    webhook_endpoints,
+    api_keys,
+    health,
+)
 _ROUTERS = (*((PREFIX, resource.ROUTERS) for resource in _RESOURCES), ("", health.BARE))
 _LARGE = frozenset(
     PREFIX + path for path in (transactions.MANY, events.EVENTS, plugin_status.STATUS + "/batch", shopify.WEBHOOKS)

@@ -108,6 +108,12 @@ ADVICE: dict[str, Advice] = {
         "No transaction has this id.",
         "Correct the id. Transactions are never removed: one that was answered can always be read.",
     ),
+    "endpoint_not_found": Advice(
+        "No webhook endpoint has this id, or none of its deliveries; it may have been deleted. What an endpoint was "
+        "sent is forgotten after 30 days.",
+        "Send the `id` as it is listed: of an endpoint by `GET /api/v1/credits/webhook-endpoints`, of a delivery among "
+        "those of its endpoint.",
+    ),
     "key_not_found": Advice(
         "No API key has this id, so none was revoked.",
         "Send the key's `id` as it is listed: the part after `cs_`, not the whole key.",

@@ -35,9 +35,14 @@ class NewKey(NamedTuple):
         return f"NewKey(id={self.key.id!r})"
 
 
+def new_id() -> str:
+    """A short id that nobody has had."""
+    return base64.b32encode(secrets.token_bytes(8)).decode().lower()[:12]
+
+
 def new_key(name: str, scope: str, created_at: int, expires_at: int | None = None) -> NewKey:
     """Make a key. Instants in microseconds since 1970."""
-    id_ = base64.b32encode(secrets.token_bytes(8)).decode().lower()[:12]
+    id_ = new_id()
     secret = secrets.token_urlsafe(32)
     kept = ApiKey(id_, name, scope, sha256(secret.encode()).digest(), created_at, expires_at)
     return NewKey(kept, f"cs_{id_}_{secret}")

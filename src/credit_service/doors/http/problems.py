@@ -38,6 +38,7 @@ CODES: dict[str, Code] = {
     # what was asked of the ledger
     "account_not_found": Code(404, "There is no such account"),
     "transaction_not_found": Code(404, "There is no such transaction"),
+    "endpoint_not_found": Code(404, "There is no such webhook endpoint"),
     "key_not_found": Code(404, "There is no such API key"),
     "shop_not_found": Code(404, "There is no such shop"),
     "idempotency_key_reused": Code(422, "The Idempotency-Key was used before"),

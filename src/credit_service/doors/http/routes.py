@@ -48,6 +48,18 @@ class Publishing(Protocol):
         ...
 
 
+class Webhooks(Protocol):
+    """What sends webhooks, as far as it is asked."""
+
+    async def check_target(self, url: str) -> None:
+        """Raise OSError, with a sentence, where no webhook may go."""
+        ...
+
+    def changed(self) -> None:
+        """An endpoint was registered or changed, or something is to be sent to it."""
+        ...
+
+
 class Parts:
     """The parts of the running service that routes use."""
 
@@ -62,11 +74,13 @@ class Parts:
         metrics: Metrics,
         is_stopping: Callable[[], bool],
         follow: Follow,
+        webhooks: Webhooks,
         broker: Broker | None = None,
         publishing: Publishing | None = None,
     ) -> None:
         self.publishing = publishing
         self.follow = follow
+        self.webhooks = webhooks
         self.broker = broker
         self.is_stopping = is_stopping
         self.metrics = metrics
@@ -97,6 +111,7 @@ class ScopedRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         parameters = frozenset(field.alias for field in self.dependant.query_params)
+        takes_body = self.body_field is not None or "requestBody" in (self.openapi_extra or {})
 
         async def scoped(request: Request) -> Response:
             call = call_of(request)
@@ -104,8 +119,10 @@ class ScopedRoute(APIRoute):
                 if self.needed is not None:
                     await call.caller(self.needed)
                     _check_query(call.query, parameters)
-                if request.method in ("POST", "PUT", "PATCH") and self.media_types:
-                    request.scope["credit.json"] = self._json(request, call)
+                if request.method in ("POST", "PUT", "PATCH") and self.media_types and (takes_body or call.body):
+                    request.scope["credit.json"] = value = self._json(request, call)
+                    if not takes_body and value != {}:
+                        raise of_faults([Fault("", "not_allowed", "Nothing is to be said here.")])
                 return await handle(_Request(request.scope, request.receive))
             except (Problem, Invalid, RequestValidationError, HTTPException):
                 raise
