@@ -149,12 +149,14 @@ async def metrics(parts: PartsOf) -> Response:
     if not parts.settings.metrics_enabled:
         raise Problem("not_found", "Metrics are turned off (METRICS_ENABLED).")
     balances: list[tuple[str, int]] = []
-    with contextlib.suppress(StorageError):
+    try:
         parts.metrics.stored(await parts.gate.totals(), await parts.store.parked_count())
         if parts.publishing is not None:
             parts.metrics.lagging(await parts.publishing.lag_seconds())
         if parts.settings.metrics_balance_per_merchant:
             balances = [balance async for balance in _balances(parts)]
+    except StorageError:
+        parts.metrics.storage_away()
     parts.metrics.balances = balances
     return Response(parts.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
