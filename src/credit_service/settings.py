@@ -33,6 +33,10 @@ _POSTGRES = re.compile(
     r"((?:[^:@/?#\s]+(?::[^:@/?#\s]*)?@)?(?:[\w.\-]*|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?"
     r"/[^:@/?#\s]+(?:\?[^@#\s]*)?)"
 )
+_REDIS = re.compile(
+    r"rediss?://(?:[^:@/?#\s]*(?::[^:@/?#\s]*)?@)?(?:[\w.\-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?"
+    r"(?:/\d{0,5})?(?:\?ssl_[a-z_]+=[^&@#\s]*(?:&ssl_[a-z_]+=[^&@#\s]*)*)?"
+)
 _WORD = re.compile(r"\w{1,64}")
 _PLAIN_URL = re.compile(r"https?://[^/?#@\s]+(/[^?#@\s]*)?")
 _FOR_TRACING = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
@@ -90,6 +94,10 @@ class Settings(BaseSettings):
     database_allow_unsafe: bool = Field(
         False, description="Whether PostgreSQL may have fsync off, or a clock that is not ours."
     )
+    redis_url: SecretStr = Field(
+        SecretStr(""),
+        description="Redis or Valkey (6 or newer) behind the memory of each process; unset, there is none.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
     log_format: Literal["console", "json"] = Field("console", description="How it is logged.")
 
@@ -109,11 +117,22 @@ class Settings(BaseSettings):
 
     plugin_status_cache_ttl: Seconds = Field(15, description="Seconds a plugin status may be answered from memory.")
     plugin_status_cache_size: int = Field(100_000, ge=1, description="Merchants whose plugin status is remembered.")
-    plugin_status_auth: Literal["none", "read"] = Field("none", description="Who may ask for one plugin status.")
+    shopify_webhook_secret: SecretStr | None = Field(
+        None, min_length=1, description="The client secret of the Shopify app, with which Shopify signs."
+    )
+    shopify_webhook_secret_previous: SecretStr | None = Field(
+        None, min_length=1, description="The one before, valid while it is rotated."
+    )
+    plugin_status_auth: Literal["none", "publishable", "read", "shopify"] = Field(
+        "none",
+        description="Who may ask for one plugin status: anybody, keys of scope status or read, Shopify's app proxy.",
+    )
     gate_stale_seconds: Annotated[float, Field(ge=0, le=604_800)] = Field(
         300, description="Seconds the last known plugin status counts while the database is away."
     )
-    gate_fail: Literal["closed", "open"] = Field("closed", description="The plugin status after that.")
+    gate_fail: Literal["closed", "open"] = Field(
+        "closed", description="The plugin status after that, of accounts without a policy of their own."
+    )
 
     posting_deadline_seconds: Seconds = Field(5, description="Seconds a posting may wait before it is given up.")
     posting_streams: int = Field(
@@ -193,6 +212,25 @@ class Settings(BaseSettings):
             f"must be the URL of an SQLite file, like {_SQLITE}credit-service.db, or of a PostgreSQL database, like "
             "postgresql://user:password@host:5432/credits (what is special in the password written as %40)"
         )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_redis(cls, url: SecretStr) -> SecretStr:
+        text = url.get_secret_value()
+        found = _REDIS.fullmatch(text)
+        if text and (found is None or int(found["port"] or 0) > 65_535):
+            raise ValueError(
+                "must be a URL like redis://user:password@host:6379/0, or rediss:// with TLS (what is special in the "
+                "password written as %40)"
+            )
+        return url
+
+    @field_validator("plugin_status_auth")
+    @classmethod
+    def _can_check_signatures(cls, auth: str, info: ValidationInfo) -> str:
+        if auth == "shopify" and info.data.get("shopify_webhook_secret") is None:
+            raise ValueError("shopify needs SHOPIFY_WEBHOOK_SECRET, the client secret of the app")
+        return auth
 
     @field_validator("tracing_enabled")
     @classmethod

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from credit_service.gate.status import Answer, Gate, shape
+from credit_service.gate.answers import Answer, shape
+from credit_service.gate.status import Gate
 from credit_service.ledger.account import Account, Grant
 from credit_service.ledger.policy import Policy
 from credit_service.storage.base import Held, StorageUnavailable
@@ -275,7 +276,7 @@ async def test_with_the_store_away_the_last_known_answer_counts_for_a_while() ->
 
 @pytest.mark.parametrize(("fail_open", "status"), [(False, "disabled"), (True, "enabled")])
 async def test_where_nothing_is_known_the_fail_policy_counts(status: str, *, fail_open: bool) -> None:
-    setting = Setting(account(5), fail_open=fail_open)
+    setting = Setting(account(5), fail="open" if fail_open else "closed")
     setting.store.away = True
     assert await setting.told() == (status, "unavailable")
     assert (await setting.gate.ask_many([MERCHANT]))[0].status == status

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-REVISION: Final = "0002"
+REVISION: Final = "0007"
 """The migration that leads to this schema: the last one."""
 
 metadata = MetaData(
@@ -244,6 +244,15 @@ api_keys = _table(
     _big("expires_at", null=True),
     _big("revoked_at", null=True),
     _big("last_used_at", null=True),
-    _check("scope", "scope IN ('read', 'write', 'admin')"),
+    _check("scope", "scope IN ('status', 'read', 'write', 'admin')"),
     _check("hash_length", "length(secret_hash) = 32"),
+)
+
+# Beside the accounts and not in them: every posting writes an account's row, and nothing but the gate asks for this.
+gate_policies = _table(
+    "gate_policies",
+    Column("merchant_id", LargeBinary, primary_key=True),
+    _text("fail"),
+    _check("fail", "fail IN ('closed', 'open')"),
+    _check("id_length", "length(merchant_id) = 16"),
 )

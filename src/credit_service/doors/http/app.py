@@ -21,6 +21,7 @@ from credit_service.doors.http import (
     check,
     errors,
     events,
+    fail_policies,
     health,
     plugin_status,
     transactions,
@@ -35,7 +36,7 @@ from credit_service.messages.faults import Invalid, of_errors
 _EXPOSED = ["ETag", "Idempotency-Replayed", "RateLimit", "RateLimit-Policy", "X-Correlation-ID", "X-Request-ID"]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
-_RESOURCES = (accounts, transactions, adjustments, check, events, plugin_status, api_keys, health)
+_RESOURCES = (accounts, transactions, adjustments, check, events, plugin_status, fail_policies, api_keys, health)
 _ROUTERS = (*((PREFIX, resource.ROUTERS) for resource in _RESOURCES), ("", health.BARE))
 _LARGE = frozenset({PREFIX + transactions.MANY, PREFIX + events.EVENTS, PREFIX + plugin_status.STATUS + "/batch"})
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Response
@@ -38,6 +38,14 @@ class DatabaseShape(BaseModel):
     latency_ms: Annotated[float, Field(ge=0, examples=[0.252])]
 
 
+class RedisShape(BaseModel):
+    """Redis: how long it took to answer, or that it is away. Without it the service is slower, and as right."""
+
+    status: Literal["ok", "unavailable"]
+    reason: Annotated[str | None, Unsaid] = None
+    latency_ms: Annotated[float, Field(ge=0, examples=[0.119])]
+
+
 class QueueShape(BaseModel):
     """The queue of postings."""
 
@@ -50,6 +58,7 @@ class ComponentsShape(BaseModel):
 
     database: DatabaseShape
     posting: QueueShape
+    redis: Annotated[RedisShape | None, Unsaid] = None
 
 
 class DetailedShape(BaseModel):
@@ -83,16 +92,24 @@ async def get_health() -> Response:
 @read.get("/health/detailed", operation_id="get_health_detailed", response_model=DetailedHealth, tags=_tags)
 async def get_health_detailed(call: CallOf, parts: PartsOf) -> Response:
     """Each component, with its latency and state."""
-    started = time.perf_counter()
-    try:
-        await parts.store.check()
-        database: dict[str, Any] = {"status": "ok"}
-    except StorageError as error:
-        database = {"status": "unavailable", "reason": str(error)}
-    database["latency_ms"] = round((time.perf_counter() - started) * 1000, 3)
+    database = await _component(parts.store.check)
     components = {"database": database, "posting": {"status": "ok", "queued": parts.posting.queued}}
+    if parts.check_redis is not None:
+        components["redis"] = await _component(parts.check_redis)
     status = "ok" if all(component["status"] == "ok" for component in components.values()) else "degraded"
     return respond(answer(call, time.time_ns() // 1000, {"status": status, "components": components}))
+
+
+async def _component(check: Callable[[], Awaitable[None]]) -> dict[str, Any]:
+    """How a component is that something can be asked of."""
+    started = time.perf_counter()
+    try:
+        await check()
+        state: dict[str, Any] = {"status": "ok"}
+    except (StorageError, OSError) as error:
+        state = {"status": "unavailable", "reason": str(error)}
+    state["latency_ms"] = round((time.perf_counter() - started) * 1000, 3)
+    return state
 
 
 @bare.get("/livez", operation_id="livez", tags=_tags, responses=_ok)

@@ -4,7 +4,7 @@ import base64
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from hashlib import blake2b
 from typing import Annotated, Any, ClassVar, Final, cast
 from urllib.parse import parse_qsl, urlencode
@@ -46,7 +46,9 @@ class Parts:
         settings: Settings,
         metrics: Metrics,
         is_stopping: Callable[[], bool],
+        check_redis: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self.check_redis = check_redis  # raises an error while it is away; None where there is none
         self.is_stopping = is_stopping
         self.metrics = metrics
         self.store = store
