@@ -117,6 +117,14 @@ def impossible() -> list[tuple[str, str]]:
         )
     ]
     found += [
+        ("redis_url", value)
+        for value in (
+            *("redis", "redis://", "http://host", "redis://host:port", "redis://host:70000", "redis://host/db"),
+            *("redis://u:hunter2@x@h", "redis://u:hun/ter2@h", "redis://h/0?password=hunter2", "unix:///a"),
+        )
+    ]
+    found.append(("plugin_status_auth", "shopify"))  # without the secret
+    found += [
         ("tracing_endpoint", value) for value in ("collector", "http://u:hunter2@c/", "http://c/?k=hunter2", "//c")
     ]
     for name, field in Settings.model_fields.items():
@@ -148,7 +156,7 @@ def test_an_impossible_value_is_one_line_that_names_the_setting(
 
 def test_every_setting_that_has_a_range_is_among_those() -> None:
     tried = {name for name, _ in impossible()}
-    free = {name for name, field in Settings.model_fields.items() if field.annotation is str}
+    free = {name for name, field in Settings.model_fields.items() if field.annotation in (str, SecretStr | None)}
     assert tried | free == set(Settings.model_fields)
 
 

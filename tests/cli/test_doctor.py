@@ -7,6 +7,7 @@ from unittest import mock
 
 import pytest
 
+from credit_service.storage.tables import REVISION
 from tests.cli.ledgers import change
 from tests.commands import command
 
@@ -27,7 +28,7 @@ def test_a_new_place_is_well_and_nothing_is_made_there(tmp_path: Path) -> None:
 def test_a_migrated_database_is_well(tmp_path: Path) -> None:
     command("migrate", cwd=tmp_path)
     code, found = _found(tmp_path)
-    assert (code, found["database"]["seen"]) == (0, "credit-service.db, schema 0001")
+    assert (code, found["database"]["seen"]) == (0, f"credit-service.db, schema {REVISION}")
 
 
 def test_a_database_without_the_schema_is_to_be_migrated(tmp_path: Path) -> None:
@@ -88,5 +89,16 @@ def test_for_a_person_each_finding_is_a_line_and_a_remedy_under_it(tmp_path: Pat
     ran = command("doctor", cwd=tmp_path, SERVICE_PORT="0")
     assert ran.code == 1
     assert "ok   SQLite: " in ran.out
-    assert "BAD  database: credit-service.db does not have schema 0001" in ran.out
+    assert f"BAD  database: credit-service.db does not have schema {REVISION}" in ran.out
     assert "\n     Stop the service and run: credit-service migrate\n" in ran.out
+
+
+def test_a_redis_that_answers_is_well(tmp_path: Path, redis_url: str) -> None:
+    code, found = _found(tmp_path, REDIS_URL=redis_url)
+    assert (code, found["Redis"]["well"]) == (0, True)
+
+
+def test_a_redis_that_is_away_is_named_without_its_password(tmp_path: Path) -> None:
+    code, found = _found(tmp_path, REDIS_URL="redis://user:hunter2@127.0.0.1:1/0")
+    assert (code, found["Redis"]["seen"]) == (1, "Redis cannot be used: ConnectionError.")
+    assert found["Redis"]["remedy"].startswith("Mend it, or unset REDIS_URL")

@@ -129,7 +129,7 @@ def on_free_port(start: Callable[[int], Process], ready: Callable[[Process], boo
         process = start(port)
         if process.wait_until(partial(ready, process)):
             return process, port
-        if "could not bind" not in (said := process.log()) and "Address already in use" not in said:
+        if "could not bind" not in (said := process.log()) and "address already in use" not in said.lower():
             raise RuntimeError(f"The server did not start: {said or 'it said nothing'}")
 
 

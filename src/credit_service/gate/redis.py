@@ -43,6 +43,9 @@ end
 """KEYS are given the texts of ARGV from the second on, for ARGV[1] milliseconds; a later version stays."""
 
 
+OLDEST: Final = (6,)
+
+
 class RedisLevel:
     """A level, and a channel by pub/sub.
 
@@ -69,11 +72,16 @@ class RedisLevel:
 
     async def check(self) -> None:
         """Ask it for a sign of life. Raises ConnectionError."""
-        try:
+        with _plainly():
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._redis.ping()
-        except _AWAY as error:
-            raise ConnectionError(f"Redis cannot be used: {type(error).__name__}.") from None
+
+    async def server(self) -> tuple[str, tuple[int, ...]]:
+        """What it is, and the version of Redis that it is like. Raises ConnectionError."""
+        with _plainly():
+            async with asyncio.timeout(_TELLING_SECONDS):
+                told = await self._redis.info("server")
+        return told.get("server_name", "redis"), tuple(map(int, told["redis_version"].split(".")))
 
     async def get(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, Answer]:
         """See `Level.get`."""
@@ -150,3 +158,21 @@ class RedisLevel:
             yield
         except _AWAY as error:
             self.breaker.open(type(error).__name__)  # its own words may quote what it was given
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Say what goes wrong without the words of others, which may quote what they were given."""
+    try:
+        yield
+    except _AWAY as error:
+        raise ConnectionError(f"Redis cannot be used: {type(error).__name__}.") from None
+
+
+async def server_of(url: str) -> tuple[str, tuple[int, ...]]:
+    """What a server is, and the version of Redis that it is like. Raises ConnectionError."""
+    level = RedisLevel(url, name="doctor", ttl=0)
+    try:
+        return await level.server()
+    finally:
+        await level.close()

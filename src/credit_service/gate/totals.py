@@ -1,8 +1,8 @@
 """All merchants in sum, without asking the database more often than it can bear.
 
 Nothing on the way of a posting counts merchants: a counter would be a row that all postings wait for. So they are
-counted when somebody asks, which takes the longer the more there are. Where it takes a while, the sums are told for a
-multiple of that while, and whoever asks meanwhile is told the last ones.
+counted when somebody asks, which takes the longer the more there are. Where there are many, the sums are told for a
+multiple of the time it took, and whoever asks meanwhile is told the last ones.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from credit_service.ledger.policy import Policy
 from credit_service.ledger.settle import standing_at
 from credit_service.storage.base import StorageUnavailable, Store
 
-QUICK_SECONDS: Final = 0.05
-"""What takes no longer is asked each time."""
+MANY: Final = 100_000
+"""Fewer merchants are counted each time that somebody asks."""
 PATIENCE_SECONDS: Final = 5.0
 """How long somebody who asks waits, where there are no sums of a while ago."""
 SHARE: Final = 30
-"""Else so many times as long as it took, so that a process takes a thirtieth of one of the database's cores at most."""
+"""The sums of many are told for so many times as long as counting took: a thirtieth of one of the database's cores."""
 
 
 class Totals(NamedTuple):
@@ -44,16 +44,16 @@ class Counting:
         self._clock = clock
         self._timer = timer
         self._last: Totals | None = None
-        self._good_until: float | None = None  # where the last count took long
+        self._good_until: float | None = None  # where there are many
         self._counting: asyncio.Task[Totals] | None = None
 
     async def totals(self) -> Totals:
-        """The sums: of just now, or of a while ago where counting takes long. Raises StorageError."""
+        """The sums: of just now, or of a while ago where there are many merchants. Raises StorageError."""
         if self._last is not None and self._good_until is not None:
             if self._timer() >= self._good_until:
                 self._begun()
             return self._last
-        # Whoever has just posted wants to see it: only a count that takes long is shared with those who ask later.
+        # Whoever has just posted wants to see it: only the first count is shared with those who ask later.
         counting = self._begun() if self._last is None else asyncio.get_running_loop().create_task(self._count())
         done, _ = await asyncio.wait([counting], timeout=PATIENCE_SECONDS)
         if done:
@@ -95,5 +95,5 @@ class Counting:
         average = balances / count if count else 0
         self._last = Totals(count, count - exhausted, exhausted, settled.low + statuses["LOW"], average)
         ended = self._timer()
-        self._good_until = ended + SHARE * (ended - begun) if ended - begun > QUICK_SECONDS else None
+        self._good_until = ended + SHARE * (ended - begun) if count >= MANY else None
         return self._last
