@@ -121,8 +121,8 @@ def _redis(settings: "Settings") -> Iterator[Finding]:
         yield Finding("Redis", False, str(error), remedy)
         return
     well = version >= OLDEST
-    remedy = None if well else f"Use Redis {OLDEST[0]} or newer, or Valkey."
-    yield Finding("Redis", well, f"{name} {'.'.join(map(str, version))}", remedy)
+    seen = f"{name} {'.'.join(map(str, version))}"
+    yield Finding("Redis", well, seen, None if well else f"Use Redis {OLDEST[0]} or newer, or Valkey.")
 
 
 def _port(settings: "Settings") -> Iterator[Finding]:

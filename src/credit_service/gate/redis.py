@@ -15,7 +15,9 @@ from uuid import UUID
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from credit_service.gate.answers import VERSION_LENGTH, Answer, answer_of, line_of, text_of
 from credit_service.gate.breaker import Breaker
@@ -26,7 +28,8 @@ _TELLING_SECONDS: Final = 2.0
 """How long nobody but other processes waits."""
 _SILENCE_SECONDS: Final = 5.0
 """How often a connection that only listens is asked whether it is still there."""
-_AWAY: Final = (RedisError, OSError, TimeoutError)
+_LOST: Final[Any] = (RedisConnectionError, RedisTimeoutError, OSError, RuntimeError)
+_AWAY: Final = (RedisError, OSError, RuntimeError)  # the last is what uvloop says of a connection that was reset
 _SEAL_LENGTH: Final = 8
 _NEWEST: Final = f"""
 local function sealed(key, text) return string.sub(redis.sha1hex(key .. text), 1, {_SEAL_LENGTH}) .. text end
@@ -60,7 +63,7 @@ class RedisLevel:
         options: Mapping[str, Any] = {
             "protocol": 2,
             "driver_info": None,
-            "retry": Retry(NoBackoff(), 1),
+            "retry": Retry(NoBackoff(), 1, supported_errors=_LOST),
             "socket_connect_timeout": _TELLING_SECONDS,
             "socket_timeout": _TELLING_SECONDS,
         }
