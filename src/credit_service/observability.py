@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from credit_service.gate.status import Totals
+from credit_service.gate.totals import Totals
 from credit_service.ledger.decide import Outcome, Replayed
 from credit_service.ledger.refusals import Refused
 from credit_service.settings import Settings

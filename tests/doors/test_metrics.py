@@ -98,8 +98,8 @@ def test_what_happened_is_what_prometheus_is_told(start: Start) -> None:
     assert told("credits_events_consumed_total", subject=subject, outcome="replayed") == 2
     assert told("credits_parked_events") == 1
     assert told("credits_dead_letters_total") == 0
-    assert told("credits_plugin_status_checks_total", status="disabled", source="store") == 1
-    assert told("credits_plugin_status_checks_total", status="disabled", source="memory") == 2
+    assert told("credits_plugin_status_checks_total", status="disabled", source="storage") == 1
+    assert told("credits_plugin_status_checks_total", status="disabled", source="near") == 2
     assert told("credits_plugin_status", status="enabled") == 1
     assert told("credits_plugin_status", status="disabled") == 1
     assert told("credits_merchants_zero_balance") == 1
