@@ -7,7 +7,7 @@ RUN := $(UV) run --locked
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check lock format lint types imports coverage mutate fix bench audit sbom
+.PHONY: help run stack image test check lock format lint types imports coverage mutate fix bench audit sbom
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -15,6 +15,12 @@ help: ## Show this list.
 # uv run adds what is missing and removes nothing, so without --exact this never takes the development tools away.
 run: ## Start the service on this machine, with SQLite and nothing else to install.
 	$(RUN) --no-dev credit-service serve $(ARGS)
+
+stack: ## Start two services on PostgreSQL, NATS and Valkey, without Docker; Ctrl-C ends it all.
+	$(RUN) python -m scripts.stack $(ARGS)
+
+image: ## Build the image credit-service with Docker.
+	docker build --file deploy/Dockerfile --tag credit-service $(ARGS) .
 
 test: ## Run the whole test suite, in parallel.
 	$(RUN) pytest -q -n auto $(ARGS)

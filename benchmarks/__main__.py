@@ -16,6 +16,7 @@ from rich.table import Table
 
 from benchmarks import (
     batches,
+    gate,
     group_commit,
     growth,
     growth_postgres,
@@ -54,6 +55,7 @@ BENCHMARKS: Mapping[str, Callable[[bool], Awaitable[Sequence[Figure]]]] = {
     "postgres_http": postgres_http.run,
     "postgres_status": postgres_status.run,
     "postgres_streams": postgres_streams.run,
+    "gate": gate.run,
     "memory": memory.run,
     "listeners": listeners.run,
     "jetstream": jetstream.run,

@@ -43,7 +43,7 @@ Every route, with its limits. This page is generated from [openapi.json](openapi
 as `/openapi.json`, and as a page to try things out as `/docs`.
 
 - **Who calls.** `Authorization: Bearer cs_…`, an [API key](operating.md#api-keys) whose scope includes the route's:
-  admin includes write, write includes read.
+  admin includes write, write includes read, read includes status.
 - **Sent.** JSON, `Content-Type: application/json`. Fields and parameters that are not known are refused. Credits are
   whole numbers, times are RFC 3339.
 - **Answered.** `{"data": …, "meta": {"request_id", "correlation_id", "timestamp"}}`, times in UTC. A list has `data` as

@@ -117,6 +117,14 @@ def impossible() -> list[tuple[str, str]]:
         )
     ]
     found += [
+        ("redis_url", value)
+        for value in (
+            *("redis", "redis://", "http://host", "redis://host:port", "redis://host:70000", "redis://host/db"),
+            *("redis://u:hunter2@x@h", "redis://u:hun/ter2@h", "redis://h/0?password=hunter2", "unix:///a"),
+        )
+    ]
+    found.append(("plugin_status_auth", "shopify"))  # without the secret
+    found += [
         ("tracing_endpoint", value) for value in ("collector", "http://u:hunter2@c/", "http://c/?k=hunter2", "//c")
     ]
     found += [

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from credit_service.gate.status import Totals
+from credit_service.gate.totals import Totals
 from credit_service.ledger.decide import Outcome, Replayed
 from credit_service.ledger.refusals import Refused
 from credit_service.settings import Settings
@@ -92,6 +92,7 @@ class Metrics:
         self._exhausted = gauge("credits_merchants_zero_balance", "Merchants with nothing available")
         self._low = gauge("credits_merchants_low_balance", "Merchants at or below their threshold, but not at zero")
         self._parked = gauge("credits_parked_events", "Refunds that wait for their order or payment")
+        self._storage_up = gauge("credits_storage_up", "1 where the database answered just now, 0 where it is away")
         self._lag = gauge("credits_outbox_lag_seconds", "How long the oldest event waits that NATS does not have yet")
         self.balances: list[tuple[str, int]] = []  # by merchant, asked for at each scrape and only where it is set
         self._http = prometheus.Histogram(
@@ -161,6 +162,11 @@ class Metrics:
         self._exhausted.set(totals.exhausted)
         self._low.set(totals.low)
         self._parked.set(parked)
+        self._storage_up.set(1)
+
+    def storage_away(self) -> None:
+        """Note that the store was asked just now, and cannot be used; what it told before stands."""
+        self._storage_up.set(0)
 
     def gauge(self, name: str, what: str, value: Callable[[], float]) -> None:
         """A gauge whose value is asked for when Prometheus asks."""

@@ -31,7 +31,10 @@ from credit_service.doors.jetstream.subjects import Subjects
 from credit_service.doors.jetstream.taking import Taking
 from credit_service.doors.shopify_inbox import Inbox
 from credit_service.doors.sweeper import keep_sweeping
+from credit_service.gate.levels import Channel
+from credit_service.gate.postgres import PostgresChannel
 from credit_service.gate.status import Gate
+from credit_service.ledger.account import MICROSECONDS
 from credit_service.ledger.decide import Outcome
 from credit_service.observability import Metrics
 from credit_service.outlets.dead_letters import DeadLetters
@@ -48,6 +51,7 @@ from credit_service.storage.databases import database_of
 
 if TYPE_CHECKING:
     from credit_service.doors.http.tracing import Tracing
+    from credit_service.gate.redis import RedisLevel
 
 _KEY_USE_SECONDS = 60
 _log = structlog.get_logger()
@@ -60,12 +64,15 @@ class Service:
         policy = settings.policy
         self.metrics = Metrics()
         self.wake = Wake()
+        self.redis = _redis_of(settings)
         self.gate = Gate(
             store,
             policy,
             ttl_seconds=settings.plugin_status_cache_ttl,
             stale_seconds=settings.gate_stale_seconds,
-            fail_open=settings.gate_fail == "open",
+            shared=self.redis,
+            channel=self.redis or _channel_of(settings),
+            fail=settings.gate_fail,
             size=settings.plugin_status_cache_size,
             render=plugin_status.render,
         )
@@ -116,6 +123,7 @@ class Service:
             self.webhooks,
             self.broker,
             self.publishing,
+            None if self.redis is None else self.redis.check,
         )
         self.app: Application = make_app(parts, self.running)
         self.tracing: Tracing | None = None
@@ -129,7 +137,7 @@ class Service:
         return self.stopping
 
     def _committed(self, writes: Writes) -> None:
-        self.gate.committed(writes.accounts.values())
+        self.gate.committed(writes.accounts.values(), writes.announcements)
         self.metrics.committed(writes)
         if writes.announcements:
             self.wake.committed()
@@ -146,6 +154,7 @@ class Service:
     async def running(self, app: object = None) -> AsyncIterator[None]:
         """Everything that runs beside the requests; at the end what was queued is posted, and the store closed."""
         self.posting.start()
+        await self.gate.start()
         tasks = [
             asyncio.create_task(keep_sweeping(self.store, self.posting, self.settings.sweep_seconds), name="sweeper"),
             asyncio.create_task(self._keep_key_uses(), name="key uses"),
@@ -175,6 +184,9 @@ class Service:
                 with contextlib.suppress(StorageError):
                     await self.keyring.flush()
             finally:
+                await self.gate.close()  # after the last posting, of which the other processes are still told
+                if self.redis is not None:
+                    await self.redis.close()
                 if self.broker is not None:
                     await self.broker.close()
                 await self.store.close()
@@ -186,6 +198,22 @@ class Service:
             await asyncio.sleep(_KEY_USE_SECONDS)
             with contextlib.suppress(StorageError):
                 await self.keyring.flush()
+
+
+def _redis_of(settings: Settings) -> "RedisLevel | None":
+    """The Redis of the settings, where they name one."""
+    if not (url := settings.redis_url.get_secret_value()):
+        return None
+    from credit_service.gate.redis import RedisLevel  # takes long to import
+
+    return RedisLevel(url, name=settings.service_source, ttl=int(settings.plugin_status_cache_ttl * MICROSECONDS))
+
+
+def _channel_of(settings: Settings) -> Channel | None:
+    """How processes without a Redis tell each other of changes. A pooler forgets who wanted to listen."""
+    if not settings.is_postgres or settings.database_pooled:
+        return None
+    return PostgresChannel(settings.database_url.get_secret_value(), timeout_seconds=settings.database_timeout_seconds)
 
 
 def key_file(settings: Settings) -> Path:

@@ -41,6 +41,10 @@ _NATS = re.compile(
 )
 _SUBJECT = re.compile(r"[\w-]+(\.[\w-]+)*")
 _RANGE = re.compile(r"(\d{1,3})(?:-(\d{1,3}))?")
+_REDIS = re.compile(
+    r"rediss?://(?:[^:@/?#\s]*(?::[^:@/?#\s]*)?@)?(?:[\w.\-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?"
+    r"(?:/\d{0,5})?(?:\?ssl_[a-z_]+=[^&@#\s]*(?:&ssl_[a-z_]+=[^&@#\s]*)*)?"
+)
 _WORD = re.compile(r"\w{1,64}")
 _PLAIN_URL = re.compile(r"https?://[^/?#@\s]+(/[^?#@\s]*)?")
 _FOR_TRACING = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
@@ -135,6 +139,10 @@ class Settings(BaseSettings):
         "", description="Which partitions this replica takes, like 0-3,8; all if it does not say."
     )
     nats_stream_replicas: int = Field(1, ge=1, le=5, description="Replicas of a stream that the service creates.")
+    redis_url: SecretStr = Field(
+        SecretStr(""),
+        description="Redis or Valkey (6 or newer) behind the memory of each process; unset, there is none.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
     log_format: Literal["console", "json"] = Field("console", description="How it is logged.")
 
@@ -168,11 +176,16 @@ class Settings(BaseSettings):
 
     plugin_status_cache_ttl: Seconds = Field(15, description="Seconds a plugin status may be answered from memory.")
     plugin_status_cache_size: int = Field(100_000, ge=1, description="Merchants whose plugin status is remembered.")
-    plugin_status_auth: Literal["none", "read"] = Field("none", description="Who may ask for one plugin status.")
+    plugin_status_auth: Literal["none", "publishable", "read", "shopify"] = Field(
+        "none",
+        description="Who may ask for one plugin status: anybody, keys of scope status or read, Shopify's app proxy.",
+    )
     gate_stale_seconds: Annotated[float, Field(ge=0, le=604_800)] = Field(
         300, description="Seconds the last known plugin status counts while the database is away."
     )
-    gate_fail: Literal["closed", "open"] = Field("closed", description="The plugin status after that.")
+    gate_fail: Literal["closed", "open"] = Field(
+        "closed", description="The plugin status after that, of accounts without a policy of their own."
+    )
 
     posting_deadline_seconds: Seconds = Field(5, description="Seconds a posting may wait before it is given up.")
     posting_streams: int = Field(
@@ -298,6 +311,25 @@ class Settings(BaseSettings):
             if max(_numbers(text), default=0) >= info.data.get("nats_partitions", 0):
                 raise ValueError("must be numbers from 0 to NATS_PARTITIONS - 1")
         return text
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_redis(cls, url: SecretStr) -> SecretStr:
+        text = url.get_secret_value()
+        found = _REDIS.fullmatch(text)
+        if text and (found is None or int(found["port"] or 0) > 65_535):
+            raise ValueError(
+                "must be a URL like redis://user:password@host:6379/0, or rediss:// with TLS (what is special in the "
+                "password written as %40)"
+            )
+        return url
+
+    @field_validator("plugin_status_auth")
+    @classmethod
+    def _can_check_signatures(cls, auth: str, info: ValidationInfo) -> str:
+        if auth == "shopify" and info.data.get("shopify_webhook_secret") is None:
+            raise ValueError("shopify needs SHOPIFY_WEBHOOK_SECRET, the client secret of the app")
+        return auth
 
     @field_validator("tracing_enabled")
     @classmethod

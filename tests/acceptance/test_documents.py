@@ -46,6 +46,17 @@ SETTINGS = {"WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8"}
 
 NOT_TYPED = {
     "README.md": ["make run", "make test", "make help", "make check", "make bench"],
+    "docs/deploy.md": [
+        "make image",
+        "docker run --publish 127.0.0.1:8015:8015 --volume credits:/data credit-service",
+        "cp deploy/.env.example deploy/.env",
+        "docker compose --file deploy/compose.yaml up --wait",
+        "docker compose --file deploy/compose.yaml exec service cat credit-service.admin-key",
+        "docker compose --file deploy/compose.yaml exec postgres pg_dump --username credits --format custom credits "
+        "> credits.dump",
+        "docker compose --file deploy/compose.yaml stop service",
+        "docker compose --file deploy/compose.yaml up --wait --build",
+    ],
     "docs/events.md": ["credit-service events tail --url http://127.0.0.1:8015 --merchant $MERCHANT"],
     "docs/nats.md": ["export NATS_URL=nats://credits:password@nats.example:4222", "credit-service serve"],
     "docs/postgresql.md": [
@@ -128,9 +139,10 @@ def test_its_links_lead_to_a_file_and_a_heading(document: str) -> None:
         path, _, anchor = link.partition("#")
         target = ROOT / document if not path else (ROOT / document).parent / path
         assert target.exists(), link
-        assert not anchor or anchor in _anchors(target), link
+        assert not anchor or anchor in anchors(target), link
 
 
-def _anchors(document: Path) -> set[str]:
+def anchors(document: Path) -> set[str]:
+    """What a link into a document can name."""
     headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -99,7 +99,7 @@ def test_the_version_is_said(tmp_path: Path) -> None:
         ("keys create --scope read", "Missing option '--name'. See credit-service keys create --help."),
         (
             "keys create --name n --scope root",
-            "Invalid value for '--scope': 'root' is not one of 'read', 'write', 'admin'. "
+            "Invalid value for '--scope': 'root' is not one of 'status', 'read', 'write', 'admin'. "
             "See credit-service keys create --help.",
         ),
         ("keys revoke", "Missing argument 'ID'. See credit-service keys revoke --help."),

@@ -23,7 +23,9 @@ def test_what_is_in_force_is_shown_wherever_it_comes_from(tmp_path: Path) -> Non
 
 
 def test_what_is_shown_can_be_given_back_as_settings(tmp_path: Path) -> None:
-    shown = command("config", cwd=tmp_path, ORDER_CREDIT_PERCENTAGE="2.50").out
+    given = {"ORDER_CREDIT_PERCENTAGE": "2.50", "SHOPIFY_PLAN_CREDITS": '{"Für alle": 5}'}
+    shown = command("config", cwd=tmp_path, **given).out
+    assert 'SHOPIFY_PLAN_CREDITS={"Für alle": 5}\n' in shown
     (tmp_path / ".env").write_text(shown)
     assert command("config", cwd=tmp_path).out == shown
 

@@ -100,3 +100,14 @@ def test_NATS_is_looked_at_where_it_is_set(tmp_path: Path, nats_url: str) -> Non
     assert ran.code == 1
     assert "BAD  NATS: NATS 127.0.0.1:1 cannot be used: " in ran.out
     assert "secret" not in ran.out + ran.err
+
+
+def test_a_redis_that_answers_is_well(tmp_path: Path, redis_url: str) -> None:
+    code, found = _found(tmp_path, REDIS_URL=redis_url)
+    assert (code, found["Redis"]["well"]) == (0, True)
+
+
+def test_a_redis_that_is_away_is_named_without_its_password(tmp_path: Path) -> None:
+    code, found = _found(tmp_path, REDIS_URL="redis://user:hunter2@127.0.0.1:1/0")
+    assert (code, found["Redis"]["seen"]) == (1, "Redis cannot be used: ConnectionError.")
+    assert found["Redis"]["remedy"].startswith("Mend it, or unset REDIS_URL")

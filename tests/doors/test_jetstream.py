@@ -340,8 +340,10 @@ def test_one_that_breaks_something_of_ours_holds_up_no_other_and_ends_as_a_dead_
     (letter,) = letters(running)
     assert (letter.code, letter.reason) == ("internal", "The service failed: BadRow.")
     assert total(running, "credits_events_redelivered_total") == 4
-    # Posted before it was known whose fault it was, and asked for once more.
-    assert consumed(running) == {(PAID, "replayed"): 99, (PAID, "refused"): 1}
+    # Those beside it were posted before it was known whose fault it was, and asked for once more.
+    found = consumed(running)
+    assert found.pop((PAID, "refused")) == 1
+    assert sum(found.values()) == 99
 
 
 def test_one_that_breaks_our_reading_ends_as_a_dead_letter_too(

@@ -29,6 +29,7 @@ PROMISED = {
     "credits_dead_letters_total": set(),
     "credits_parked_events": set(),
     "credits_ledger_drift_accounts": set(),
+    "credits_storage_up": set(),
     "credits_webhook_deliveries_total": {"outcome"},
     "credits_webhook_redeliveries_total": set(),
     "credits_webhook_pending": set(),
@@ -97,13 +98,14 @@ def test_what_happened_is_what_prometheus_is_told(start: Start) -> None:
     assert told("credits_events_consumed_total", subject=subject, outcome="replayed") == 2
     assert told("credits_parked_events") == 1
     assert told("credits_dead_letters_total") == 0
-    assert told("credits_plugin_status_checks_total", status="disabled", source="store") == 1
-    assert told("credits_plugin_status_checks_total", status="disabled", source="memory") == 2
+    assert told("credits_plugin_status_checks_total", status="disabled", source="storage") == 1
+    assert told("credits_plugin_status_checks_total", status="disabled", source="near") == 2
     assert told("credits_plugin_status", status="enabled") == 1
     assert told("credits_plugin_status", status="disabled") == 1
     assert told("credits_merchants_zero_balance") == 1
     assert told("credits_merchants_low_balance") == 1
     assert told("credits_ledger_drift_accounts") == 0
+    assert told("credits_storage_up") == 1
     http = "credits_http_request_duration_seconds_count"
     assert told(http, method="POST", route="/api/v1/credits/transactions", status="201") == 3
     assert told(http, method="POST", route="/api/v1/credits/accounts", status="201") == 2
@@ -130,10 +132,13 @@ def test_metrics_are_told_also_while_the_database_is_away(start: Start, monkeypa
     async def away(*_: Any) -> Any:
         raise StorageUnavailable("gone")
 
-    monkeypatch.setattr(running.service.store, "parked_count", away)
-    samples = scraped(running)
+    with monkeypatch.context() as patch:
+        patch.setattr(running.service.store, "parked_count", away)
+        samples = scraped(running)
     assert value(samples, "credits_balance_updated_total") == 1
+    assert value(samples, "credits_storage_up") == 0
     assert "credits_balance_total" not in {name for name, _ in samples}
+    assert value(scraped(running), "credits_storage_up") == 1
 
 
 def test_the_balance_of_a_merchant_is_no_metric_by_default(running: Running) -> None:

@@ -1,10 +1,19 @@
 """Plugin status: the question of every storefront page."""
 
+import asyncio
+import hmac
+import time
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode
+from uuid import uuid4
 
 import pytest
 
+from credit_service.doors.http import shopify_proxy
+from credit_service.doors.http.keys import new_key
+from credit_service.doors.http.problems import Problem
 from credit_service.storage.base import StorageUnavailable
 from tests.doors.running import Running, cloud_event, new_merchant
 
@@ -160,3 +169,272 @@ def test_with_the_database_away_the_last_known_answer_counts_then_the_policy(
     }
     monkeypatch.undo()
     assert status(running, enabled) == ("enabled", "available")
+
+
+def test_head_answers_as_get_without_the_body(running: Running) -> None:
+    path = f"{STATUS}/{running.open()}"
+    whole = running.get(path, None)
+    head = running.call("HEAD", path, None)
+    assert (head.status_code, head.content) == (200, b"")
+    for name in ("etag", "cache-control", "content-length", "content-type"):
+        assert head.headers[name] == whole.headers[name]
+
+
+def test_each_answer_is_counted_with_where_it_came_from(start: Callable[..., Running], redis_url: str) -> None:
+    source = uuid4().hex
+    running = start(redis_url=redis_url, service_source=source)
+    merchant = running.open()
+    for _ in range(3):
+        status(running, merchant)
+    checks = running.service.metrics.status_checks
+    # The opening was told to the others, which kept it there for all.
+    assert sum(checks["enabled", level] for level in ("redis", "storage")) == 1
+    assert checks["enabled", "near"] == 2
+    running.post(f"{STATUS}/batch", {"merchant_ids": [merchant, new_merchant()]}, "read")
+    assert (checks["enabled", "near"], checks["disabled", "storage"]) == (3, 1)
+
+
+def test_the_health_of_redis_is_told_where_there_is_one(start: Callable[..., Running], redis_url: str) -> None:
+    def components(running: Running) -> Any:
+        return running.get("/health/detailed").json()["data"]
+
+    assert "redis" not in components(start())["components"]
+    with_redis = components(start(redis_url=redis_url))
+    assert with_redis["components"]["redis"]["status"] in ("ok", "unavailable")  # within 50 ms, on a busy machine
+    away = components(start(redis_url="redis://u:hunter2@127.0.0.1:1/0"))
+    assert away["status"] == "degraded"
+    assert away["components"]["redis"]["reason"] == "Redis cannot be used: ConnectionError."
+
+
+# ---- who may ask
+
+
+def publishable(running: Running) -> str:
+    """A key that may sit in a page."""
+    made = new_key("page", "status", 0)
+    running.run(running.service.store.add_key(made.key))
+    return made.whole
+
+
+def test_a_key_of_scope_status_may_ask_for_one_status_and_for_nothing_else(start: Callable[..., Running]) -> None:
+    running = start(plugin_status_auth="publishable", cors_origins="https://shop.example")
+    merchant = running.open()
+    running.keys["status"] = publishable(running)
+    assert running.get(f"{STATUS}/{merchant}", None).status_code == 401
+    told = running.get(f"{STATUS}/{merchant}", "status", headers={"origin": "https://shop.example"})
+    assert (told.status_code, told.json()["data"]["status"]) == (200, "enabled")
+    assert told.headers["access-control-allow-origin"] == "https://shop.example"
+    assert running.get(f"{STATUS}/{merchant}", "read").status_code == 200
+    others = [
+        running.get(STATUS, "status"),
+        running.post(f"{STATUS}/batch", {"merchant_ids": [merchant]}, "status"),
+        running.get(f"/credits/accounts/{merchant}", "status"),
+        running.post("/credits/accounts", {"merchant_id": merchant}, "status"),
+    ]
+    assert {(answer.status_code, answer.json()["code"]) for answer in others} == {(403, "scope_missing")}
+    preflight = running.client.options(
+        f"/api/v1{STATUS}/{merchant}",
+        headers={
+            "origin": "https://shop.example",
+            "access-control-request-method": "GET",
+            "access-control-request-headers": "authorization",
+        },
+    )
+    assert preflight.status_code == 200
+    assert "authorization" in preflight.headers["access-control-allow-headers"]
+
+
+def test_a_key_of_scope_status_does_not_suffice_where_read_is_needed(start: Callable[..., Running]) -> None:
+    running = start(plugin_status_auth="read")
+    running.keys["status"] = publishable(running)
+    assert running.get(f"{STATUS}/{running.open()}", "status").status_code == 403
+
+
+def test_who_shares_a_key_in_a_page_cannot_use_up_what_the_others_need(start: Callable[..., Running]) -> None:
+    running = start(plugin_status_auth="publishable", rate_limit_enabled=True, rate_limit_key_burst=1)
+    running.keys["status"] = publishable(running)
+    answers = [running.get(f"{STATUS}/{new_merchant()}", "status") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert '"address"' in answers[0].headers["ratelimit-policy"]
+
+
+def test_a_known_key_may_ask_on_while_the_database_is_away(
+    start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = start(plugin_status_auth="publishable", plugin_status_cache_ttl=0.000001)
+    running.keys["status"] = publishable(running)
+    path = f"{STATUS}/{running.open()}"
+    assert running.get(path, "status").status_code == 200
+
+    async def away(*_: object) -> None:
+        raise StorageUnavailable("gone")
+
+    for name in ("held", "key"):
+        monkeypatch.setattr(running.service.store, name, away)
+    monkeypatch.setattr(running.service.keyring, "_clock", lambda: time.monotonic() + 60)
+    answer = running.get(path, "status")
+    assert (answer.status_code, answer.json()["data"]["reason"]) == (200, "unavailable")
+    assert running.get("/credits/accounts", "status").status_code == 503
+
+
+SECRET, BEFORE = "hush", "hush-before"
+
+
+def signed(query: str, secret: str = SECRET) -> str:
+    """A query as Shopify's app proxy passes it on. Written after its published Ruby example, value for value."""
+    values: dict[str, list[str]] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        values.setdefault(name, []).append(value)
+    message = "".join(sorted(f"{name}={','.join(some)}" for name, some in values.items()))
+    return f"{query}&signature={hmac.new(secret.encode(), message.encode(), sha256).hexdigest()}"
+
+
+def from_shopify(at: float, **more: str) -> str:
+    shop = {"shop": "some-shop.myshopify.com", "path_prefix": "/apps/credits", "timestamp": str(int(at))}
+    return urlencode({"logged_in_customer_id": "", **shop, **more})
+
+
+def test_the_published_example_of_shopify_is_accepted() -> None:
+    """From shopify.dev, "Authenticate app proxies": the query, and the secret `hush`."""
+    query = (
+        b"extra=1&extra=2&shop=shop-name.myshopify.com&logged_in_customer_id=1&path_prefix=%2Fapps%2Fawesome_reviews"
+        b"&timestamp=1317327555&signature=4c68c8624d737112c91818c11017d24d334b524cb5c2b8ba08daa056f7395ddb"
+    )
+    shopify_proxy.check(query, [SECRET], 1317327555)
+
+
+@pytest.mark.parametrize(
+    ("query", "secrets"),
+    [
+        (signed(from_shopify(1000)), (SECRET,)),
+        (signed(from_shopify(1000), BEFORE), (SECRET, BEFORE)),
+        (signed(from_shopify(1000) + "&a=2&a=1&b&c=%E2%82%AC&d=x%26y%3Dz"), (SECRET,)),
+        (signed(from_shopify(1000 - shopify_proxy.FRESH_SECONDS)), (SECRET,)),
+        (signed(from_shopify(1000 + shopify_proxy.FRESH_SECONDS)), (SECRET,)),
+    ],
+)
+def test_what_shopify_has_signed_lately_is_accepted(query: str, secrets: tuple[str, ...]) -> None:
+    shopify_proxy.check(query.encode(), secrets, 1000)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        from_shopify(1000),
+        signed(from_shopify(1000), "another"),
+        signed(from_shopify(1000), BEFORE),
+        signed(from_shopify(1000)) + "&extra=1",
+        signed(from_shopify(1000)).replace("some-shop", "other-shop"),
+        signed(from_shopify(1000)) + "&signature=" + "0" * 64,
+        signed(from_shopify(1000)).upper(),
+        signed(from_shopify(1000))[:-1],
+        signed(from_shopify(1000))[:-1] + "%00",
+        signed(from_shopify(999 - shopify_proxy.FRESH_SECONDS)),
+        signed(from_shopify(1001 + shopify_proxy.FRESH_SECONDS)),
+        signed("shop=some-shop.myshopify.com"),
+        signed("timestamp=&shop=x"),
+        signed("timestamp=-1000"),
+        signed("timestamp=1e3"),
+        signed("timestamp=1000&timestamp=1000"),
+        signed("timestamp=" + "9" * 5000),
+        "&".join(f"a{number}=1" for number in range(1000)),
+        quote("\udcff", errors="surrogatepass"),
+    ],
+)
+def test_what_is_not_signed_so_is_refused(query: str) -> None:
+    with pytest.raises(Problem) as refused:
+        shopify_proxy.check(query.encode(), [SECRET], 1000)
+    assert (refused.value.code, refused.value.status) == ("unauthenticated", 401)
+    assert SECRET not in f"{refused.value} {vars(refused.value)}"
+
+
+def test_by_setting_only_questions_by_way_of_shopify_are_answered(start: Callable[..., Running]) -> None:
+    running = start(plugin_status_auth="shopify", shopify_webhook_secret=SECRET, shopify_webhook_secret_previous=BEFORE)
+    path = f"{STATUS}/{running.open()}"
+    for secret in (SECRET, BEFORE):
+        answer = running.get(f"{path}?{signed(from_shopify(time.time()), secret)}", None)
+        assert (answer.status_code, answer.json()["data"]["status"]) == (200, "enabled")
+    for query in ("", f"?{signed(from_shopify(time.time()), 'another')}"):
+        refused = running.get(path + query, "admin")
+        assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
+        assert refused.headers["www-authenticate"].startswith("Shopify-App-Proxy")
+
+
+# ---- fail policies of accounts
+
+
+def test_an_account_is_given_a_fail_policy_of_its_own_and_put_back(running: Running) -> None:
+    path = f"/credits/accounts/{running.open()}/fail-policy"
+
+    def told(answer: Any) -> tuple[str, bool]:
+        assert answer.status_code == 200
+        data = answer.json()["data"]
+        return data["fail"], data["own"]
+
+    assert told(running.get(path, "admin")) == ("closed", False)
+    body = {"content": b'{"fail": "open"}', "headers": {"content-type": "application/json"}}
+    for _ in range(2):
+        assert told(running.call("PUT", path, "admin", **body)) == ("open", True)
+    assert told(running.get(path, "admin")) == ("open", True)
+    for _ in range(2):
+        assert told(running.call("DELETE", path, "admin")) == ("closed", False)
+
+
+def test_a_fail_policy_is_for_administrators_and_for_accounts_that_are(running: Running) -> None:
+    path = f"/credits/accounts/{running.open()}/fail-policy"
+    unknown = f"/credits/accounts/{new_merchant()}/fail-policy"
+    json_ = {"content-type": "application/json"}
+    for method, content in (("GET", None), ("PUT", b'{"fail": "open"}'), ("DELETE", None)):
+        more: dict[str, Any] = {} if content is None else {"content": content, "headers": json_}
+        assert running.call(method, path, "write", **more).status_code == 403
+        assert running.call(method, unknown, "admin", **more).json()["code"] == "account_not_found"
+    wrong = running.call("PUT", path, "admin", content=b'{"fail": "ajar"}', headers=json_)
+    assert [fault["pointer"] for fault in wrong.json()["errors"]] == ["/fail"]
+
+
+def test_with_the_database_away_an_accounts_own_fail_policy_counts(
+    start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = start(plugin_status_cache_ttl=0.000001, gate_stale_seconds=0)
+    merchant = running.open()
+    running.call(
+        "PUT",
+        f"/credits/accounts/{merchant}/fail-policy",
+        "admin",
+        content=b'{"fail": "open"}',
+        headers={"content-type": "application/json"},
+    )
+
+    async def away(*_: object) -> None:
+        raise StorageUnavailable("gone")
+
+    monkeypatch.setattr(running.service.store, "held", away)
+    assert status(running, merchant) == ("enabled", "unavailable")
+    assert status(running, new_merchant()) == ("disabled", "unavailable")
+    assert running.service.metrics.status_checks["enabled", "fail"] == 1
+
+
+def test_a_silent_database_is_waited_for_once(start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
+    running = start(plugin_status_cache_ttl=0.000001)
+    merchant = running.open()
+    assert status(running, merchant) == ("enabled", "available")
+    for place in ("levels", "status"):
+        monkeypatch.setattr(f"credit_service.gate.{place}.PATIENCE_SECONDS", 0.1)
+    asked = 0
+    open_again = asyncio.Event()
+
+    async def silent(*_: object) -> dict[Any, Any]:
+        nonlocal asked
+        asked += 1
+        await open_again.wait()
+        return {}
+
+    monkeypatch.setattr("credit_service.gate.breaker.PAUSE_SECONDS", 3600.0)
+    monkeypatch.setattr(running.service.store, "held", silent)
+    assert status(running, merchant) == ("enabled", "unavailable")
+    for _ in range(5):
+        assert status(running, merchant) == ("enabled", "unavailable")
+        assert status(running, new_merchant()) == ("disabled", "unavailable")
+    assert asked == 1
+    running.loop.call_soon_threadsafe(open_again.set)

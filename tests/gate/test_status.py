@@ -1,81 +1,17 @@
 """The gate: plugin status from a near cache, told of postings, right at every due instant, and answering always."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from credit_service.gate.status import Answer, Gate, shape
-from credit_service.ledger.account import Account, Grant
-from credit_service.ledger.policy import Policy
-from credit_service.storage.base import Held, StorageUnavailable
-
-SECOND = 1_000_000
-NOW = 1_000 * SECOND
-MERCHANT = uuid4()
-
-
-def account(available: int, settled_at: int = NOW - SECOND, merchant_id: UUID = MERCHANT, **more: Any) -> Account:
-    return Account(1, merchant_id, opened_at=0, settled_at=settled_at, balance=available, sequence=1)._replace(**more)
-
-
-class FakeStore:
-    """A store that holds accounts, counts questions, and answers when it is told to."""
-
-    def __init__(self, *accounts: Account) -> None:
-        self.accounts = {account.merchant_id: account for account in accounts}
-        self.grants: dict[UUID, tuple[Grant, ...]] = {}
-        self.asked: list[list[UUID]] = []
-        self.open = asyncio.Event()
-        self.open.set()
-        self.read = asyncio.Event()
-        self.away = False
-
-    async def held(self, merchant_ids: Sequence[UUID], at: int) -> dict[UUID, Held]:
-        """What is asked is read at once; the answer comes when the store is open."""
-        self.asked.append(list(merchant_ids))
-        found = {
-            merchant: Held(self.accounts[merchant], self.grants.get(merchant, ()))
-            for merchant in merchant_ids
-            if merchant in self.accounts
-        }
-        self.read.set()
-        await self.open.wait()
-        if self.away:
-            raise StorageUnavailable("gone")
-        return found
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> int:
-        return self.now
-
-
-class Setting:
-    """A gate over a store that the test controls."""
-
-    def __init__(self, *accounts: Account, **settings: Any) -> None:
-        self.store = FakeStore(*accounts)
-        self.clock = Clock()
-        store: Any = self.store
-        self.gate = Gate(store, Policy(), clock=self.clock, **settings)
-
-    async def told(self, merchant_id: UUID = MERCHANT) -> tuple[str, str]:
-        known = self.gate.cached(merchant_id)
-        answer = known or await self.gate.ask(merchant_id)
-        return answer.status, answer.reason
-
-    def commit(self, *accounts: Account) -> None:
-        """Accounts are written, and the gate is told."""
-        self.store.accounts |= {account.merchant_id: account for account in accounts}
-        self.gate.committed(accounts)
+from credit_service.gate.answers import Answer, shape
+from credit_service.ledger.account import Grant
+from tests.gate.settings import MERCHANT, NOW, SECOND, Setting, account
 
 
 @pytest.mark.parametrize(
@@ -273,9 +209,9 @@ async def test_with_the_store_away_the_last_known_answer_counts_for_a_while() ->
     assert await setting.told() == ("enabled", "available")
 
 
-@pytest.mark.parametrize(("fail_open", "status"), [(False, "disabled"), (True, "enabled")])
-async def test_where_nothing_is_known_the_fail_policy_counts(status: str, *, fail_open: bool) -> None:
-    setting = Setting(account(5), fail_open=fail_open)
+@pytest.mark.parametrize(("fail", "status"), [("closed", "disabled"), ("open", "enabled")])
+async def test_where_nothing_is_known_the_fail_policy_counts(fail: str, status: str) -> None:
+    setting = Setting(account(5), fail=fail)
     setting.store.away = True
     assert await setting.told() == (status, "unavailable")
     assert (await setting.gate.ask_many([MERCHANT]))[0].status == status

@@ -18,9 +18,10 @@ from structlog.testing import capture_logs
 
 from credit_service.messages.outbound import cloud_event, encode
 from credit_service.outlets import webhook_queue, webhooks
+from credit_service.outlets.reader import LEASE_SECONDS
 from credit_service.outlets.retries import FAILURES, PROBE_SECONDS
 from credit_service.outlets.targets import Targets
-from credit_service.outlets.webhooks import LEASE_SECONDS, LOG_DAYS, Webhooks
+from credit_service.outlets.webhooks import LOG_DAYS, Webhooks
 from credit_service.storage.base import StorageUnavailable, Store, StoredEvent, WebhookDelivery, WebhookEndpoint
 from tests.ledger.telling import add, opening, use
 from tests.outlets.receiver import Receiver

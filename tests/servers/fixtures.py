@@ -18,6 +18,7 @@ from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import Databases, Postgres, databases
 from tests.servers.processes import Missing
 from tests.servers.proxy import Proxy
+from tests.servers.valkey import Valkey, cache
 
 T = TypeVar("T")
 
@@ -123,6 +124,20 @@ def new_postgres() -> Iterator[Callable[..., Postgres]]:
     """Starts a PostgreSQL of the test's own, to be stopped, killed and paused."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(_have(lambda: Postgres(**options)))
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """The URL of a Valkey or Redis that others use, too: what a test keeps there needs a name of its own."""
+    with ExitStack() as stack:
+        yield _have(lambda: stack.enter_context(cache()))
+
+
+@pytest.fixture
+def new_valkey() -> Iterator[Callable[[], Valkey]]:
+    """Starts a Valkey of the test's own, to be stopped, killed, paused and flushed."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(_have(Valkey))
 
 
 @pytest.fixture

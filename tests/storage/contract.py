@@ -137,7 +137,15 @@ async def posted(store: Store, *told: commands.Command, policy: Policy | None = 
 
 
 TABLES = tuple(tables.metadata.tables)
-BESIDE = ("api_keys", "event_cursors", "shops", "shopify_deliveries", "webhook_endpoints", "webhook_deliveries")
+BESIDE = (
+    "api_keys",
+    "event_cursors",
+    "gate_policies",
+    "shops",
+    "shopify_deliveries",
+    "webhook_endpoints",
+    "webhook_deliveries",
+)
 LEDGER = tuple(name for name in TABLES if name not in BESIDE)
 
 
@@ -1167,7 +1175,7 @@ class StoreContract:
             await store.add_key(key)
         assert [key.id for key in await store.keys()] == ["d", "a", "b", "c"]
 
-    async def test_a_key_id_is_given_once_and_its_scope_is_one_of_three(self, store: Store):
+    async def test_a_key_id_is_given_once_and_its_scope_is_one_of_four(self, store: Store):
         await store.add_key(values.FULL_KEY)
         for wrong in (
             values.FULL_KEY,
@@ -1193,6 +1201,19 @@ class StoreContract:
         await store.use_keys({"a": T0 + 1, "b": T0 + 2, "gone": T0 + 3})
         await store.use_keys({})
         assert {key.id: key.last_used_at for key in await store.keys()} == {"a": T0 + 1, "b": T0 + 2, "c": None}
+
+    # ---- the gate
+
+    async def test_a_merchant_has_one_fail_policy_of_its_own_or_none(self, store: Store):
+        await store.set_gate_policy(MERCHANT, "open")
+        await store.set_gate_policy(OTHER, "open")
+        await store.set_gate_policy(OTHER, "closed")
+        assert await store.gate_policies() == {MERCHANT: "open", OTHER: "closed"}
+        await store.set_gate_policy(MERCHANT, None)
+        await store.set_gate_policy(MERCHANT, None)
+        with pytest.raises(BadRow):
+            await store.set_gate_policy(OTHER, "ajar")
+        assert await store.gate_policies() == {OTHER: "closed"}
 
     # ---- housekeeping
 

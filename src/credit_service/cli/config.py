@@ -19,19 +19,28 @@ def config(json_: Json = False, database_url: DatabaseUrl = None) -> None:
         typer.echo(json.dumps(values))
         return
     for name, value in values.items():
-        typer.echo(f"{name.upper()}={value}")
+        typer.echo(f"{name.upper()}={_written(value)}")
+
+
+def _written(value: Any) -> str:
+    """A value as a line of `.env` may say it."""
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    return "" if value is None else str(value)
 
 
 def shown(settings: "Settings") -> dict[str, Any]:
     """Settings as they may be shown to anybody."""
     values = settings.model_dump(mode="json")
-    values["database_url"] = _masked(settings.database_url.get_secret_value())
+    for name in ("database_url", "redis_url"):
+        url = getattr(settings, name).get_secret_value()
+        values[name] = _masked(url) if url else ""
     values["nats_url"] = re.sub("//[^@,]*@", "//***@", settings.nats_url.get_secret_value())
     return values
 
 
 def _masked(url: str) -> str:
-    """A database's URL without its passwords, of which some drivers take one as a parameter."""
+    """The URL of a database, or of Redis, without its passwords, of which some drivers take one as a parameter."""
     from sqlalchemy.engine import make_url
 
     parsed = make_url(url)

@@ -111,6 +111,22 @@ def _schema(settings: "Settings") -> Finding:
     return Finding("database", True, f"{database.name}, schema {REVISION}")
 
 
+def _redis(settings: "Settings") -> Iterator[Finding]:
+    if not (url := settings.redis_url.get_secret_value()):
+        return
+    from credit_service.gate.redis import OLDEST, server_of
+
+    try:
+        name, version = asyncio.run(server_of(url))
+    except ConnectionError as error:
+        remedy = "Mend it, or unset REDIS_URL: without it the service is slower, and as right."
+        yield Finding("Redis", False, str(error), remedy)
+        return
+    well = version >= OLDEST
+    seen = f"{name} {'.'.join(map(str, version))}"
+    yield Finding("Redis", well, seen, None if well else f"Use Redis {OLDEST[0]} or newer, or Valkey.")
+
+
 def _port(settings: "Settings") -> Iterator[Finding]:
     host, port = settings.service_host, settings.service_port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -164,4 +180,4 @@ def _choices(settings: "Settings") -> Iterator[Finding]:
         yield Finding("price", True, seen)
 
 
-_LOOKS: tuple[Callable[["Settings"], Iterator[Finding]], ...] = (_runtime, _database, _nats, _port, _choices)
+_LOOKS: tuple[Callable[["Settings"], Iterator[Finding]], ...] = (_runtime, _database, _redis, _nats, _port, _choices)

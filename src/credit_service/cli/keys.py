@@ -23,6 +23,7 @@ _LONGEST_NAME = 100
 class Scope(StrEnum):
     """What a key allows; each includes those before it."""
 
+    STATUS = "status"
     READ = "read"
     WRITE = "write"
     ADMIN = "admin"

@@ -1,59 +1,56 @@
-"""Plugin status from a near cache, with the store behind it.
+"""Plugin status from a near cache, with Redis behind it where there is one, and the store behind both.
 
-A cached answer lives until its TTL or the account's next due instant, whichever is sooner. A posting in this process
-replaces it at once. Concurrent misses of one merchant ask the store once. With the store away, the last known answer
+A cached answer lives until its TTL or the account's next due instant, whichever is sooner. A posting replaces it at
+once in this process, and a message in the others; one that gets lost is made good by the TTL. Concurrent misses of one
+merchant ask what is behind once, and so do those of many that come together. With the store away, the last known answer
 counts for a while, then the fail policy; `reason` says `unavailable`.
 """
 
 import asyncio
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Final, Literal
 from uuid import UUID
 
-from credit_service.ledger.account import MICROSECONDS, Account
-from credit_service.ledger.announcements import plugin_status
+import structlog
+
+from credit_service.gate.answers import NO_ACCOUNT, Answer, answer_in, of_account
+from credit_service.gate.levels import PATIENCE_SECONDS, Channel, Level, Storage
+from credit_service.gate.neighbours import Neighbours
+from credit_service.gate.totals import Counting, Totals
+from credit_service.ledger.account import MICROSECONDS, Account, Announcement
+from credit_service.ledger.announcements import ACCOUNT_CREATED, PLUGIN_STATUS_CHANGED
 from credit_service.ledger.policy import Policy
-from credit_service.ledger.settle import standing_at
-from credit_service.storage.base import Held, StorageError, Store
+from credit_service.storage.base import StorageError, Store
 
-Reason = Literal["available", "exhausted", "unknown_merchant", "unavailable"]
+FailPolicy = Literal["closed", "open"]
+"""What counts where nothing is known: the plugin is disabled, or enabled."""
 
-
-Version = tuple[int, int, int]
-"""Of an account: when it was settled, its sequence, the number of its last announcement; each posting has a higher."""
-
-_NO_ACCOUNT: Version = (-1, 0, 0)
-
-
-class Answer(NamedTuple):
-    """A merchant's plugin status. `as_of` is when it was known, `until` when it must be asked again (microseconds)."""
-
-    merchant_id: UUID
-    status: str
-    reason: Reason
-    as_of: int
-    until: int
-    version: Version
-    rendered: Any = None
+EXCEPTIONS_SECONDS: Final = 5.0
+"""How often the fail policies that accounts have of their own are read again."""
+_CHANGES: Final = frozenset({PLUGIN_STATUS_CHANGED, ACCOUNT_CREATED})
+_FAILED: Final[Mapping[FailPolicy, str]] = {"closed": "disabled", "open": "enabled"}
+_log = structlog.get_logger()
 
 
-class Totals(NamedTuple):
-    """All merchants in sum. `low` are those that are enabled, and at or below their threshold."""
+class _Load:
+    """Merchants that are asked for together, and those of whom a posting has told meanwhile."""
 
-    merchants: int
-    enabled: int
-    exhausted: int
-    low: int
-    average_balance: float
+    def __init__(self, deadline: float) -> None:
+        self.merchants: list[UUID] = []
+        self.told: set[UUID] = set()
+        self.deadline = deadline
+        self.task: asyncio.Task[Mapping[UUID, Answer]]
 
 
 class Gate:
     """Answers plugin status.
 
-    `render` turns an answer into what a door sends, once for each answer and not for each question. Spans in seconds;
-    `clock` gives microseconds since 1970.
+    `shared`: the level that processes share. `channel`: how they tell each other of changes. `render` turns an answer
+    into what a door sends, once for each answer and not for each question. Spans in seconds; `clock` gives microseconds
+    since 1970. Start it with `start` inside a running loop, stop it with `close`; without, it hears of no other process
+    and no account has a fail policy of its own.
     """
 
     def __init__(
@@ -61,28 +58,39 @@ class Gate:
         store: Store,
         policy: Policy,
         *,
+        shared: Level | None = None,
+        channel: Channel | None = None,
         clock: Callable[[], int] = lambda: time.time_ns() // 1000,
         ttl_seconds: float = 15,
         stale_seconds: float = 300,
-        fail_open: bool = False,
+        fail: FailPolicy = "closed",
         size: int = 100_000,
         render: Callable[[Answer], Any] = lambda answer: None,
     ) -> None:
         self._store = store
-        self._policy = policy
         self._clock = clock
         self._ttl = int(ttl_seconds * MICROSECONDS)
         self._stale = int(stale_seconds * MICROSECONDS)
-        self._fail_status = "enabled" if fail_open else "disabled"
+        self._fail: FailPolicy = fail
+        self._fails: Mapping[UUID, str] = {}  # of accounts that have a policy of their own
         self._size = size
         self._render = render
+        self._shared = shared
+        self._storage = Storage(store, policy, self._ttl)
+        self._counting = Counting(store, policy, clock)
         self._known: OrderedDict[UUID, Answer] = OrderedDict()
-        self._asking: dict[UUID, asyncio.Task[dict[UUID, Answer]]] = {}
+        self._trust = 0  # raised when others may have told what was not heard: what was known before is asked again
+        self._asking: dict[UUID, _Load] = {}
+        self._gathering: _Load | None = None
+        self._neighbours = None if channel is None else Neighbours(channel, self.distrust, self.heard)
+        self._beside: set[asyncio.Task[None]] = set()
+
+    # ---- questions
 
     def cached(self, merchant_id: UUID) -> Answer | None:
         """The answer, if it is known and still good."""
         known = self._known.get(merchant_id)
-        return known if known is not None and known.until > self._clock() else None
+        return known if known is not None and known.until > self._clock() and known.trust == self._trust else None
 
     async def ask(self, merchant_id: UUID) -> Answer:
         """The answer for one merchant, whatever is away."""
@@ -90,73 +98,164 @@ class Gate:
         return answer
 
     async def ask_many(self, merchant_ids: Sequence[UUID]) -> list[Answer]:
-        """The answers for many merchants, in their order; those not known are asked of the store in one question."""
-        known = {merchant_id: self.cached(merchant_id) for merchant_id in merchant_ids}
-        unknown = [merchant_id for merchant_id, answer in known.items() if answer is None]
-        missing = [merchant_id for merchant_id in unknown if merchant_id not in self._asking]
-        if missing:
-            # A task, so that nobody's answer is lost when the one who asked first gives up.
-            asking = asyncio.get_running_loop().create_task(self._load(missing))
-            self._asking |= dict.fromkeys(missing, asking)
-        tasks = {self._asking[merchant_id] for merchant_id in unknown}
-        found = {merchant_id: answer for task in tasks for merchant_id, answer in (await asyncio.shield(task)).items()}
-        return [known[merchant_id] or found[merchant_id] for merchant_id in merchant_ids]
+        """The answers for many merchants, in their order; of each level those not known are asked in one question."""
+        found = {merchant_id: self.cached(merchant_id) for merchant_id in merchant_ids}
+        loads = {merchant_id: self._load_of(merchant_id) for merchant_id, answer in found.items() if answer is None}
+        if loads:
+            # By waiting for tasks, so that nobody's answer is lost when the one who asked first gives up.
+            tasks = {load.task for load in loads.values()}
+            seconds = max(load.deadline for load in loads.values()) - asyncio.get_running_loop().time()
+            done, _ = await asyncio.wait(tasks, timeout=max(seconds, 0))
+            for merchant_id, load in loads.items():
+                if load.task in done:
+                    found[merchant_id] = load.task.result().get(merchant_id)
+        return [found[merchant_id] or self._without_storage(merchant_id) for merchant_id in merchant_ids]
 
     async def totals(self) -> Totals:
-        """How many merchants' plugins may run, and what they have; straight from the store."""
-        now = self._clock()
-        threshold = self._policy.default_threshold
-        settled = await self._store.all_accounts(now, threshold)
-        due = [
-            standing_at(held.account, held.grants, self._policy, now) for held in await self._store.due_accounts(now)
-        ]
-        count = settled.accounts + len(due)
-        balances = settled.average_balance * settled.accounts + sum(standing.account.balance for standing in due)
-        statuses = Counter(standing.status for standing in due)
-        exhausted = settled.exhausted + statuses["EXHAUSTED"]
-        return Totals(
-            count, count - exhausted, exhausted, settled.low + statuses["LOW"], balances / count if count else 0
-        )
+        """How many merchants' plugins may run, and what they have; of a while ago where there are very many."""
+        return await self._counting.totals()
 
-    def committed(self, accounts: Iterable[Account]) -> None:
-        """Postings were committed: bring the answers up to date that are remembered, or being asked for."""
+    @property
+    def is_storage_silent(self) -> bool:
+        """Whether the store is not asked at the moment, since it did not answer."""
+        return self._storage.breaker.is_open()
+
+    # ---- news
+
+    def committed(self, accounts: Iterable[Account], announcements: Iterable[tuple[int, Announcement]] = ()) -> None:
+        """Postings were committed: bring the answers up to date that are remembered, or being asked for.
+
+        Other processes are told where an answer is another now, or will be before theirs has ended; so a busy account
+        causes no storm of messages.
+        """
         now = self._clock()
+        changed = {number for number, announcement in announcements if announcement.type in _CHANGES}
         for account in accounts:
-            if account.merchant_id in self._known or account.merchant_id in self._asking:
-                self._remember(self._of_account(account, now))
+            merchant_id = account.merchant_id
+            is_due_soon = account.next_due_at is not None and now < account.next_due_at < now + self._ttl
+            is_told = self._neighbours is not None and (account.number in changed or is_due_soon)
+            if is_told or merchant_id in self._known or merchant_id in self._asking:
+                answer = of_account(account, now, self._ttl)
+                self._told(answer)
+                if is_told and self._neighbours is not None:
+                    self._neighbours.tell(answer)
 
-    async def _load(self, merchant_ids: Sequence[UUID]) -> dict[UUID, Answer]:
-        now = self._clock()
+    def heard(self, line: str) -> None:
+        """Another process has told an answer (`answers.line_of`); what is none is passed over."""
+        answer = answer_in(line, self._clock(), self._ttl)
+        if answer is not None:
+            self._told(answer)
+
+    def distrust(self) -> None:
+        """Messages may have been missed: ask again for all that is known. It still counts as the last known."""
+        self._trust += 1
+
+    def set_fail(self, merchant_id: UUID, fail: FailPolicy | None) -> None:
+        """An account has a fail policy of its own now, or none any more (None)."""
+        others = {merchant: policy for merchant, policy in self._fails.items() if merchant != merchant_id}
+        self._fails = others if fail is None else {**others, merchant_id: fail}
+
+    # ---- its life
+
+    async def start(self) -> None:
+        """Begin to listen to other processes, and to tell them."""
+        await self._read_exceptions()
+        self._run(self._keep_reading_exceptions())
+        if self._neighbours is not None:
+            self._neighbours.start()
+
+    async def close(self) -> None:
+        """Tell what is still to be told, and end."""
+        if self._neighbours is not None:
+            await self._neighbours.close()
+        for task in self._beside:
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
+        await self._storage.breaker.stop()
+        await self._counting.stop()
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name="gate")
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+
+    async def _keep_reading_exceptions(self) -> None:
+        while True:
+            await asyncio.sleep(EXCEPTIONS_SECONDS)
+            await self._read_exceptions()
+
+    async def _read_exceptions(self) -> None:
         try:
-            held = await self._store.held(merchant_ids, now)
-        except StorageError:
-            return {merchant_id: self._unavailable(merchant_id, now) for merchant_id in merchant_ids}
-        else:
-            return {merchant_id: self._remember(self._found(merchant_id, held, now)) for merchant_id in merchant_ids}
+            self._fails = await self._store.gate_policies()
+        except StorageError as error:
+            _log.debug("gate_policies_not_read", reason=str(error))
+
+    # ---- loading
+
+    def _load_of(self, merchant_id: UUID) -> _Load:
+        """The load that answers for a merchant: one that is under way, else the next one."""
+        load = self._asking.get(merchant_id)
+        if load is None:
+            load = self._gathering
+            if load is None:
+                loop = asyncio.get_running_loop()
+                load = self._gathering = _Load(loop.time() + PATIENCE_SECONDS)
+                load.task = loop.create_task(self._load(load))
+            load.merchants.append(merchant_id)
+            self._asking[merchant_id] = load
+        return load
+
+    async def _load(self, load: _Load) -> Mapping[UUID, Answer]:
+        self._gathering = None  # all that were asked for before this task began are in
+        now, trust = self._clock(), self._trust
+        try:
+            found = await self._from_shared(load.merchants, now)
+            if missing := [merchant_id for merchant_id in load.merchants if merchant_id not in found]:
+                stored = await self._from_storage(missing, now)
+                if stored and self._shared is not None:
+                    self._run(self._shared.put(list(stored.values())))
+                found |= stored
+            return {merchant_id: self._loaded(load, answer, trust) for merchant_id, answer in found.items()}
         finally:
             # Up to here a posting that is committed meanwhile tells its own answer, and that is the one to keep.
-            for merchant_id in merchant_ids:
+            for merchant_id in load.merchants:
                 del self._asking[merchant_id]
 
-    def _found(self, merchant_id: UUID, held: Mapping[UUID, Held], now: int) -> Answer:
-        entry = held.get(merchant_id)
-        if entry is None:
-            return Answer(merchant_id, "disabled", "unknown_merchant", now, now + self._ttl, _NO_ACCOUNT)
-        standing = standing_at(entry.account, entry.grants, self._policy, now)
-        return self._of_account(standing.account, now)._replace(version=_version(entry.account))
+    async def _from_shared(self, merchant_ids: Collection[UUID], now: int) -> dict[UUID, Answer]:
+        if self._shared is None:
+            return {}
+        found = await self._shared.get(merchant_ids, now)
+        known = self._known
+        # What is earlier than what was seen already is no answer.
+        return {m: answer for m, answer in found.items() if m not in known or answer.version >= known[m].version}
 
-    def _of_account(self, account: Account, now: int) -> Answer:
-        until = now + self._ttl if account.next_due_at is None else min(now + self._ttl, account.next_due_at)
-        available = account.available
-        reason: Reason = "available" if available > 0 else "exhausted"
-        return Answer(account.merchant_id, plugin_status(available), reason, now, until, _version(account))
+    async def _from_storage(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, Answer]:
+        try:
+            return await self._storage.get(merchant_ids, now)
+        except StorageError:
+            return {}
 
-    def _remember(self, answer: Answer) -> Answer:
-        """Keep an answer, unless a later one is known: a late fill must not undo what a posting told."""
-        known = self._known.get(answer.merchant_id)
-        if known is not None and known.version > answer.version:
+    def _loaded(self, load: _Load, answer: Answer, trust: int) -> Answer:
+        """Keep what was loaded. The store is believed in any case, unless a later answer was told meanwhile."""
+        merchant_id, source = answer.merchant_id, answer.source
+        if merchant_id in load.told and (known := self._known.get(merchant_id)) and known.version > answer.version:
             return known
-        answer = self._known[answer.merchant_id] = self._rendered(answer)
+        return self._remember(answer, trust)._replace(source=source)
+
+    def _told(self, answer: Answer) -> None:
+        """Take an answer that a posting brought, unless nobody asks for that merchant or a later one is known."""
+        merchant_id = answer.merchant_id
+        if (load := self._asking.get(merchant_id)) is not None:
+            load.told.add(merchant_id)
+        elif merchant_id not in self._known:
+            return
+        known = self._known.get(merchant_id)
+        if known is None or known.version <= answer.version:
+            self._remember(answer, self._trust)
+
+    def _remember(self, answer: Answer, trust: int) -> Answer:
+        answer = self._rendered(answer._replace(source="near", trust=trust))
+        self._known[answer.merchant_id] = answer
         self._known.move_to_end(answer.merchant_id)
         if len(self._known) > self._size:
             self._known.popitem(last=False)
@@ -165,19 +264,12 @@ class Gate:
     def _rendered(self, answer: Answer) -> Answer:
         return answer._replace(rendered=self._render(answer))
 
-    def _unavailable(self, merchant_id: UUID, now: int) -> Answer:
+    def _without_storage(self, merchant_id: UUID) -> Answer:
+        """The answer while the store is away: the last one known, or what the fail policy says."""
+        now = self._clock()
         known = self._known.get(merchant_id)
         if known is not None and now - known.as_of <= self._stale:
-            answer = known._replace(reason="unavailable")
-        else:
-            answer = Answer(merchant_id, self._fail_status, "unavailable", now, now, _NO_ACCOUNT)
+            return self._rendered(known._replace(reason="unavailable", source="stale"))
+        fail: Any = self._fails.get(merchant_id, self._fail)
+        answer = Answer(merchant_id, _FAILED[fail], "unavailable", now, now, NO_ACCOUNT, "fail")
         return self._rendered(answer)
-
-
-def _version(account: Account) -> Version:
-    return (account.settled_at, account.sequence, account.announced)
-
-
-def shape(answer: Answer) -> dict[str, Any]:
-    """What a batch of questions is told of one merchant."""
-    return {"status": answer.status, "reason": answer.reason}

@@ -14,7 +14,7 @@ from secrets import token_hex
 from typing import Final, NoReturn
 
 from credit_service.ledger.account import DAY, MICROSECONDS
-from credit_service.outlets.reader import position_after
+from credit_service.outlets.reader import LEASE_SECONDS, position_after
 from credit_service.outlets.targets import Targets
 from credit_service.outlets.wake import Wake
 from credit_service.outlets.webhook_client import Client
@@ -33,7 +33,6 @@ from credit_service.storage.base import (
 
 READER: Final = "webhooks"
 """The name of the cursor whose lease says which process sends."""
-LEASE_SECONDS: Final = 10.0
 LOG_DAYS: Final = 30
 """How long a delivery that has ended is remembered."""
 MOST_PENDING: Final = 1000
@@ -74,7 +73,7 @@ class Webhooks:
 
     def committed(self) -> None:
         """Something was posted."""
-        if self._has_endpoints:
+        if self._claim is not None:
             self._wake.committed()
 
     def changed(self) -> None:
@@ -117,7 +116,7 @@ class Webhooks:
         return more or more_events
 
     async def _rest(self, seconds: float) -> None:
-        if self._has_endpoints:
+        if self._claim is not None:
             await asyncio.sleep(_GATHER_SECONDS)
         await self._wake.wait(self._seen, seconds if self._has_endpoints else _IDLE_SECONDS)
 

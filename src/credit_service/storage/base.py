@@ -666,6 +666,14 @@ class Store(Protocol):
         """
         ...
 
+    async def gate_policies(self) -> dict[UUID, str]:
+        """The merchants whose fail policy of plugin status is their own, and which: closed or open."""
+        ...
+
+    async def set_gate_policy(self, merchant_id: UUID, fail: str | None) -> None:
+        """Give a merchant a fail policy of its own, or none any more (None)."""
+        ...
+
     async def check(self) -> None:
         """Raise StorageError unless the store can read and write now."""
         ...

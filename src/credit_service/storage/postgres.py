@@ -65,6 +65,8 @@ _KNOCK_SECONDS = 0.1
 """How long nobody tries to connect after an attempt that failed."""
 _CLOCK_SECONDS = 10.0
 """How long the database's clock is reckoned from this process's before it is asked again."""
+_LONG_SECONDS = 300.0
+"""How long a read over all accounts may take."""
 _ROWS_AT_ONCE = 1000
 _FEW: Final = 4
 """Up to so many merchants are loaded by one statement, which is slower for each and waits once."""
@@ -159,6 +161,7 @@ class PostgresStore(Webhooks):
         self._clock = clock
         self._draw_number = draw_number
         self._connect = connector(url, timeout_seconds=timeout_seconds, pooled=pooled)
+        self._connect_patiently = connector(url, timeout_seconds=timeout_seconds, pooled=pooled, patient=True)
         patience = str(int(timeout_seconds * 1000))
         # Of a process that vanished in the midst of a posting the server may hear nothing for hours, not even its end.
         for_posting = {
@@ -351,6 +354,17 @@ class PostgresStore(Webhooks):
                 return await _answered(connection, read())
 
         return await self._asked(ask)
+
+    async def _read_long(self, read: Callable[[], Read[T]]) -> T:
+        """On a connection of its own: it may take much longer than anybody waits for another read."""
+        with translated(self.name):
+            async with asyncio.timeout(_LONG_SECONDS):
+                connection = await self._connect_patiently()
+                try:
+                    async with connection.transaction(isolation="repeatable_read", readonly=True):
+                        return await _answered(connection, read())
+                finally:
+                    connection.terminate()
 
     async def _asked(self, ask: Callable[[Connection], Awaitable[T]]) -> T:
         """What is answered; asked again where the connection had been lost, since to ask changes nothing."""

@@ -21,6 +21,10 @@ class Asking(ABC):
     async def _read(self, read: Callable[[], Read[T]], *, snapshot: bool = True) -> T:
         """Answer the questions of a read, from one snapshot unless what is asked for never changes."""
 
+    async def _read_long(self, read: Callable[[], Read[T]]) -> T:
+        """As `_read`, for what takes the longer the larger the ledger is."""
+        return await self._read(read)
+
     @abstractmethod
     async def _write(self, asks: Sequence[Ask], merchant_id: UUID | None = None, *, guarded: bool = False) -> int:
         """Carry out statements in one transaction of their own; the rows they changed.

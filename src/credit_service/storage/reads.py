@@ -199,7 +199,7 @@ class Reads(Shops, Erasing):
             )
             return AllAccounts(count, enabled, count - enabled, low, float(average or 0))
 
-        return await self._read(read)
+        return await self._read_long(read)
 
     async def due_accounts(self, at: int) -> list[Held]:
         """See `base.Store.due_accounts`."""
@@ -445,6 +445,23 @@ class Reads(Shops, Erasing):
         """See `base.Store.use_keys`."""
         if used:
             await self._write([Ask(sql.USE_KEY, {"key": key_id, "used": at}) for key_id, at in used.items()])
+
+    # ---- the gate
+
+    async def gate_policies(self) -> dict[UUID, str]:
+        """See `base.Store.gate_policies`."""
+
+        def read() -> Read[dict[UUID, str]]:
+            return {UUID(bytes=merchant): fail for merchant, fail in (yield Ask(sql.GATE_POLICIES))}
+
+        return await self._read(read)
+
+    async def set_gate_policy(self, merchant_id: UUID, fail: str | None) -> None:
+        """See `base.Store.set_gate_policy`."""
+        asks = [Ask(sql.DROP_GATE_POLICY, {"of": merchant_id.bytes})]
+        if fail is not None:
+            asks.append(Ask(sql.INSERT_GATE_POLICY, {"merchant_id": merchant_id.bytes, "fail": fail}))
+        await self._write(asks)
 
 
 def _still(claim: Claim) -> dict[str, Any]:

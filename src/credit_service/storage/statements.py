@@ -385,3 +385,10 @@ REVOKE_KEY: Final = (
     .values(revoked_at=func.coalesce(_keys.c.revoked_at, _value("revoked")))
 )
 USE_KEY: Final = update(_keys).where(_keys.c.id == _value("key")).values(last_used_at=_value("used"))
+
+# ---- the gate
+
+_policies = tables.gate_policies
+GATE_POLICIES: Final = select(_policies)
+INSERT_GATE_POLICY: Final = insert(_policies)
+DROP_GATE_POLICY: Final = delete(_policies).where(_policies.c.merchant_id == _value("of"))

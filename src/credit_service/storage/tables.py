@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-REVISION: Final = "0005"
+REVISION: Final = "0007"
 """The migration that leads to this schema: the last one."""
 
 metadata = MetaData(
@@ -332,4 +332,13 @@ Index(
     webhook_deliveries.c.next_at,
     sqlite_where=_pending,
     postgresql_where=_pending,
+)
+
+# Beside the accounts and not in them: every posting writes an account's row, and nothing but the gate asks for this.
+gate_policies = _table(
+    "gate_policies",
+    Column("merchant_id", LargeBinary, primary_key=True),
+    _text("fail"),
+    _check("fail", "fail IN ('closed', 'open')"),
+    _check("id_length", "length(merchant_id) = 16"),
 )

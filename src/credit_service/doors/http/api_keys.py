@@ -40,7 +40,7 @@ class KeyBody(Body):
     """The key to make."""
 
     name: Annotated[str, Field(min_length=1, max_length=100)]
-    scope: Literal["read", "write", "admin"]
+    scope: Literal["status", "read", "write", "admin"]
     expires_at: Time | None = None
 
 
@@ -49,7 +49,7 @@ class KeyShape(BaseModel):
 
     id: Annotated[str, Field(pattern=_ID.pattern, examples=[_KEY_ID])]
     name: Annotated[str, Field(examples=["billing"])]
-    scope: Annotated[Literal["read", "write", "admin"], Field(examples=["write"])]
+    scope: Annotated[Literal["status", "read", "write", "admin"], Field(examples=["write"])]
     created_at: Instant
     expires_at: Annotated[Instant | None, Unsaid]
     revoked_at: Annotated[Instant | None, Unsaid]
@@ -89,6 +89,7 @@ admin = router("admin")
 _tags: list[Any] = ["api keys"]
 _KEYS = examples(
     for_a_service={"name": "billing", "scope": "write"},
+    for_a_storefront_page={"name": "storefront", "scope": "status"},
     for_a_while={"name": "auditors", "scope": "read", "expires_at": "2099-12-31T23:59:59Z"},
 )
 

@@ -172,7 +172,10 @@ _OLDER = {
 
 
 _TYPES = {"enum": list(CATALOGUE)}
-_EXTENSION = {"propertyNames": {"pattern": "^[a-z0-9]{1,64}$"}}
+_EXTENSION = {
+    "propertyNames": {"pattern": "^[a-z0-9]{1,64}$"},
+    "additionalProperties": {"type": ["string", "integer", "boolean", "null"]},
+}
 _MODELS: list[tuple[type[BaseModel], Literal["validation"]]] = [(CloudEvent, "validation"), (OlderEvent, "validation")]
 _DEFINED = models_json_schema(_MODELS, ref_template="#/components/schemas/{model}")[1]["$defs"]
 _DEFINED["CloudEvent"] |= _EXTENSION

@@ -39,6 +39,14 @@ class PartShape(BaseModel):
     latency_ms: Annotated[float, Field(ge=0, examples=[0.252])]
 
 
+class RedisShape(BaseModel):
+    """Redis: how long it took to answer, or that it is away. Without it the service is slower, and as right."""
+
+    status: Literal["ok", "unavailable"]
+    reason: Annotated[str | None, Unsaid] = None
+    latency_ms: Annotated[float, Field(ge=0, examples=[0.119])]
+
+
 class QueueShape(BaseModel):
     """The queue of postings."""
 
@@ -61,6 +69,7 @@ class ComponentsShape(BaseModel):
     nats: Annotated[PartShape | None, Unsaid] = None
     publishing: Annotated[PublishingShape | None, Unsaid] = None
     posting: QueueShape
+    redis: Annotated[RedisShape | None, Unsaid] = None
 
 
 class DetailedShape(BaseModel):
@@ -95,6 +104,8 @@ async def get_health() -> Response:
 async def get_health_detailed(call: CallOf, parts: PartsOf) -> Response:
     """Each component, with its latency and state."""
     components = {"database": await _looked_at(parts.store.check())}
+    if parts.check_redis is not None:
+        components["redis"] = await _looked_at(parts.check_redis())
     if parts.broker is not None:
         components["nats"] = await _looked_at(parts.broker.check())
     if parts.publishing is not None:
@@ -109,7 +120,7 @@ async def _looked_at(check: Awaitable[object]) -> dict[str, Any]:
     try:
         await check
         seen: dict[str, Any] = {"status": "ok"}
-    except (StorageError, BrokerUnavailable) as error:
+    except (StorageError, BrokerUnavailable, OSError) as error:
         seen = {"status": "unavailable", "reason": str(error)}
     return {**seen, "latency_ms": round((time.perf_counter() - started) * 1000, 3)}
 
@@ -149,12 +160,14 @@ async def metrics(parts: PartsOf) -> Response:
     if not parts.settings.metrics_enabled:
         raise Problem("not_found", "Metrics are turned off (METRICS_ENABLED).")
     balances: list[tuple[str, int]] = []
-    with contextlib.suppress(StorageError):
+    try:
         parts.metrics.stored(await parts.gate.totals(), await parts.store.parked_count())
         if parts.publishing is not None:
             parts.metrics.lagging(await parts.publishing.lag_seconds())
         if parts.settings.metrics_balance_per_merchant:
             balances = [balance async for balance in _balances(parts)]
+    except StorageError:
+        parts.metrics.storage_away()
     parts.metrics.balances = balances
     return Response(parts.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 

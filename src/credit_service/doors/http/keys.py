@@ -16,7 +16,7 @@ from credit_service.doors.http.problems import Problem
 from credit_service.ledger.account import MICROSECONDS
 from credit_service.storage.base import ApiKey, StorageError, Store
 
-SCOPES = ("read", "write", "admin")
+SCOPES = ("status", "read", "write", "admin")
 """Each includes those before it."""
 
 _KEY = re.compile(rb"(?i:bearer) +cs_([a-z2-7]{12})_([A-Za-z0-9_-]{43})[ \t]*")
@@ -57,15 +57,18 @@ class Keyring:
         self._known: dict[str, tuple[float, ApiKey | None]] = {}
         self._used: dict[str, int] = {}
 
-    async def authenticate(self, authorization: Sequence[bytes]) -> ApiKey:
-        """The key that a request carries in its Authorization header. Raises Problem without just one valid key."""
+    async def authenticate(self, authorization: Sequence[bytes], *, leniently: bool = False) -> ApiKey:
+        """The key that a request carries in its Authorization header. Raises Problem without just one valid key.
+
+        `leniently`: a key that was known lately is still as it was then, while the store cannot be asked.
+        """
         if len(authorization) != 1:
             detail = "Send one API key: Authorization: Bearer cs_…"
             raise Problem("unauthenticated", detail, headers=_CHALLENGE)
         match = _KEY.fullmatch(authorization[0])
         if match is not None:
             id_, secret = match[1].decode(), match[2]
-            key = await self._key(id_)
+            key = await self._key(id_, leniently=leniently)
             digest = sha256(secret).digest()
             if key is not None and hmac.compare_digest(digest, key.secret_hash):
                 now = time.time_ns() // 1000
@@ -75,10 +78,10 @@ class Keyring:
         detail = "This API key is not valid: unknown, expired or revoked."
         raise Problem("unauthenticated", detail, headers=_CHALLENGE)
 
-    async def _key(self, id_: str) -> ApiKey | None:
+    async def _key(self, id_: str, *, leniently: bool) -> ApiKey | None:
         now = self._clock()
         known = self._known.get(id_)
-        if known is not None and known[0] > now:
+        if known is not None and (known[0] > now or leniently):
             return known[1]
         key = await self._store.key(id_)
         if len(self._known) >= _REMEMBERED_KEYS:

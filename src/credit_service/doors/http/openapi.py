@@ -20,7 +20,7 @@ _KEY = {
     "type": "http",
     "scheme": "bearer",
     "bearerFormat": "cs_…",
-    "description": "An API key. Its scope is read, write or admin; each includes those before it.",
+    "description": "An API key. Its scope is status, read, write or admin; each includes those before it.",
 }
 
 _FORMATS = {patterns.UUID: "uuid", patterns.TIME: "date-time"}

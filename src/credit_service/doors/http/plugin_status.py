@@ -1,6 +1,7 @@
 """Plugin status: may a merchant's plugin run? The question of every storefront page."""
 
 import re
+import time
 from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import blake2b
@@ -10,6 +11,7 @@ from uuid import UUID
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
+from credit_service.doors.http import shopify_proxy
 from credit_service.doors.http.openapi import examples, headers
 from credit_service.doors.http.problems import of_faults
 from credit_service.doors.http.routes import (
@@ -25,12 +27,13 @@ from credit_service.doors.http.routes import (
     router,
 )
 from credit_service.doors.http.shell import Answer, Call
-from credit_service.gate.status import Answer as Status
-from credit_service.gate.status import shape
+from credit_service.gate.answers import Answer as Status
+from credit_service.gate.answers import shape
 from credit_service.messages import patterns
 from credit_service.messages.faults import Fault
 from credit_service.messages.fields import Body, Uuid, format_time, uuid
 from credit_service.messages.shapes import encode
+from credit_service.storage.base import StorageError
 
 STATUS = "/credits/plugin-status"
 PATH = f"{PREFIX}{STATUS}/"
@@ -129,7 +132,7 @@ def known_status(parts: Parts, path: str, headers: Mapping[bytes, bytes]) -> Ans
     status = None if merchant_id is None else parts.gate.cached(merchant_id)
     if status is None:
         return None
-    parts.metrics.status_checks[status.status, "memory"] += 1
+    parts.metrics.status_checks[status.status, "near"] += 1
     return _told(status, headers)
 
 
@@ -147,15 +150,32 @@ def _merchant(path: str) -> UUID | None:
 
 
 async def _one(parts: Parts, call: Call, merchant_id: UUID) -> Answer:
-    if parts.settings.plugin_status_auth != "none":
-        await call.caller(parts.settings.plugin_status_auth)
-    status = parts.gate.cached(merchant_id)
-    source = "memory"
-    if status is None:
-        status = await parts.gate.ask(merchant_id)
-        source = "unavailable" if status.reason == "unavailable" else "store"
-    parts.metrics.status_checks[status.status, source] += 1
+    await _admit(parts, call)
+    status = parts.gate.cached(merchant_id) or await parts.gate.ask(merchant_id)
+    parts.metrics.status_checks[status.status, status.source] += 1
     return _told(status, call.headers)
+
+
+async def _admit(parts: Parts, call: Call) -> None:
+    """Raise Problem unless this caller may ask for one status (PLUGIN_STATUS_AUTH)."""
+    settings = parts.settings
+    if settings.plugin_status_auth == "none":
+        return
+    if settings.plugin_status_auth == "shopify":
+        given = (settings.shopify_webhook_secret, settings.shopify_webhook_secret_previous)
+        secrets = [secret.get_secret_value() for secret in given if secret is not None]
+        shopify_proxy.check(call.query, secrets, time.time())
+        return
+    needed = "status" if settings.plugin_status_auth == "publishable" else "read"
+    if not parts.gate.is_storage_silent:
+        try:
+            await call.caller(needed)
+        except StorageError:
+            pass
+        else:
+            return
+    # The answer outlives the database for a while, and so does the right to ask for it.
+    await call.caller(needed, leniently=True)
 
 
 def _told(status: Status, headers: Mapping[bytes, bytes]) -> Answer:
@@ -220,6 +240,7 @@ async def get_plugin_statuses(
     if len(body.merchant_ids) > most:
         raise of_faults([Fault("/merchant_ids", "too_long", f"Ask for {most} merchants at most.")])
     found = await parts.gate.ask_many([uuid(merchant_id) for merchant_id in body.merchant_ids])
+    parts.metrics.status_checks.update([(status.status, status.source) for status in found])
     statuses = {merchant_id: shape(status) for merchant_id, status in zip(body.merchant_ids, found, strict=True)}
     return respond(Answer(200, encode({"data": {"statuses": statuses}})))
 

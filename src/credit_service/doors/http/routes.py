@@ -4,7 +4,7 @@ import base64
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Sequence
 from hashlib import blake2b
 from typing import Annotated, Any, ClassVar, Final, Protocol, cast
 from urllib.parse import parse_qsl, urlencode
@@ -77,11 +77,13 @@ class Parts:
         webhooks: Webhooks,
         broker: Broker | None = None,
         publishing: Publishing | None = None,
+        check_redis: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.publishing = publishing
         self.follow = follow
         self.webhooks = webhooks
         self.broker = broker
+        self.check_redis = check_redis  # raises an error while it is away; None where there is none
         self.is_stopping = is_stopping
         self.metrics = metrics
         self.store = store

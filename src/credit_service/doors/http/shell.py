@@ -100,15 +100,21 @@ class Call:
         """The media type of the body, without its parameters."""
         return self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
 
-    async def caller(self, needed: str) -> str:
-        """Who calls, as the actor of what is posted. Raises Problem unless the key has the needed scope."""
+    async def caller(self, needed: str, *, leniently: bool = False) -> str:
+        """Who calls, as the actor of what is posted. Raises Problem unless the key has the needed scope.
+
+        `leniently`: see `Keyring.authenticate`.
+        """
         try:
-            key = await self._keyring.authenticate(self.sent(b"authorization"))
+            key = await self._keyring.authenticate(self.sent(b"authorization"), leniently=leniently)
         except Problem:
             self.admit_address()
             raise
         if not self.actor and self._admission is not None:  # once, also where a hot route leaves it to FastAPI
-            self.told += self._admission.key(key.id)
+            if key.scope == "status":  # one key in everybody's page: nobody may use up what the others need
+                self.admit_address()
+            else:
+                self.told += self._admission.key(key.id)
         self.actor = f"key:{key.id}"
         require(key, needed)
         return self.actor

@@ -1,0 +1,158 @@
+"""Run everything on this machine without Docker, and end it with Ctrl-C.
+
+    make stack                       # two services, on the ports 8015 and 8016
+    make stack ARGS="--port 9000"    # on 9000 and 9001
+
+PostgreSQL, NATS and Valkey come from Python wheels and take ports that are free; two services use them, as two hosts
+would. Settings of the environment (TRIAL_CREDITS=5 make stack) are for both. All of it is new, and gone at the end.
+"""
+
+import argparse
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NoReturn
+
+import httpx2
+
+from credit_service.service import listen, longest_stop_seconds
+from credit_service.settings import Settings, SettingsError, load
+from credit_service.storage.base import StorageError
+from tests.served import start
+from tests.servers.nats import Nats
+from tests.servers.postgres import Postgres
+from tests.servers.processes import Folder, Missing
+from tests.servers.valkey import Valkey
+
+_SERVICES = 2
+_HOST = "127.0.0.1"
+_START_SECONDS = 60.0
+_LOOK_SECONDS = 0.2
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Ended(Exception):
+    """A service ended by itself; one sentence, with what it said."""
+
+
+class Service:
+    """One service, in a process of its own that Ctrl-C does not reach: when to stop is for us to say."""
+
+    def __init__(self, port: int, folder: Path, settings: Mapping[str, str]) -> None:
+        """Start it."""
+        self.url = f"http://{_HOST}:{port}"
+        self.log = folder / f"service-{port}.log"
+        self._longest = longest_stop_seconds(load())
+        with self.log.open("w") as log:
+            arguments = ("serve", "--host", _HOST, "--port", f"{port}")
+            self._process = start(
+                *arguments, cwd=folder, env=settings, stdout=subprocess.DEVNULL, stderr=log, process_group=0
+            )
+
+    def wait_until_ready(self) -> None:
+        """Return when it can take postings. Raises Ended."""
+        until = time.monotonic() + _START_SECONDS
+        while not self._is_ready():
+            self.insist()
+            if time.monotonic() > until:
+                raise Ended(f"{self.url} does not answer: {self.log.read_text()}")
+            time.sleep(_LOOK_SECONDS)
+
+    def insist(self) -> None:
+        """Raise Ended unless it runs."""
+        if self._process.poll() is not None:
+            raise Ended(f"{self.url} ended with {self._process.returncode}: {self.log.read_text().strip()}")
+
+    def stop(self) -> None:
+        """Let it finish what is under way."""
+        self._process.terminate()
+        try:
+            self._process.wait(self._longest)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _is_ready(self) -> bool:
+        try:
+            return httpx2.get(f"{self.url}/readyz", timeout=5).status_code == 200
+        except httpx2.HTTPError:
+            return False
+
+
+def run(port: int) -> None:
+    """Start everything, say how to call it, and wait until somebody ends it. Raises Ended, Missing, StorageError."""
+    for number in range(_SERVICES):  # the commonest fault, before anything is started
+        listen(load(service_host=_HOST), port + number).close()
+    print("starting PostgreSQL, NATS, Valkey and two services …", flush=True)
+    with ExitStack() as running:
+        urls = {
+            "DATABASE_URL": running.enter_context(Postgres(fsync=True)).url("postgres"),
+            "NATS_URL": running.enter_context(Nats()).url,
+            "REDIS_URL": running.enter_context(Valkey()).url,
+        }
+        (held := Folder("stack")).path.chmod(0o700)  # the admin key will be in it
+        running.callback(held.remove)
+        chosen = {name: value for name, value in os.environ.items() if name.lower() in Settings.model_fields}
+        services = []
+        for number in range(_SERVICES):  # one after the other: the first makes the schema and the first key
+            service = Service(port + number, held.path, chosen | urls | {"METRICS_PORT": "0"})  # one cannot be for both
+            services.append(service)
+            running.callback(service.stop)
+            service.wait_until_ready()
+        print(_greeting(services, held.path / "credit-service.admin-key", urls), flush=True)
+        while True:
+            time.sleep(_LOOK_SECONDS)
+            for service in services:
+                service.insist()
+
+
+def _greeting(services: list[Service], key: Path, urls: Mapping[str, str]) -> str:
+    first, second = (f"{service.url}/api/v1/credits" for service in services)
+    merchant = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
+    beside = "\n".join(f"  {name}={shlex.quote(url)}" for name, url in urls.items())
+    return (
+        f"Two services run, {' and '.join(service.url for service in services)}, on\n\n{beside}\n\n"
+        f"Open an account at one of them, and read it at the other:\n\n"
+        f"  KEY=$(cat {shlex.quote(str(key))})\n"
+        f'  curl -X POST {first}/accounts -H "Authorization: Bearer $KEY" \\\n'
+        f'    -H "Content-Type: application/json" -d \'{{"merchant_id": "{merchant}"}}\'\n'
+        f'  curl {second}/accounts/{merchant} -H "Authorization: Bearer $KEY"\n\n'
+        f"Their logs are {', '.join(str(service.log) for service in services)}.\n"
+        f"Ctrl-C ends everything; nothing is kept."
+    )
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    for other in _ENDS:  # whoever is impatient would leave half of it behind
+        signal.signal(other, signal.SIG_IGN)
+    print("stopping …", flush=True)
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--port", type=int, default=8015, help="port of the first service; the second has the next")
+    asked = parser.parse_args()
+    if not 0 < asked.port <= 65_535 - _SERVICES:
+        parser.error(f"{asked.port}: there is no such port, or none after it")
+    for number in _ENDS:  # also where a shell started us in the background, and so without Ctrl-C
+        signal.signal(number, _end)
+    try:
+        run(asked.port)
+    except KeyboardInterrupt:
+        return 0
+    except (Ended, Missing, SettingsError, StorageError) as error:
+        print(f"stack: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

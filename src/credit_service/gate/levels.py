@@ -1,0 +1,73 @@
+"""What stands behind the near cache: levels that are asked one after the other, and a channel to other processes."""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from typing import Final, Protocol
+from uuid import UUID
+
+from credit_service.gate.answers import Answer, of_account, of_nobody, version_of
+from credit_service.gate.breaker import Breaker
+from credit_service.ledger.policy import Policy
+from credit_service.ledger.settle import standing_at
+from credit_service.storage.base import StorageUnavailable, Store
+
+PATIENCE_SECONDS: Final = 2.0
+"""How long an answer of the store is waited for: a page that waits longer has given up."""
+_NOBODY: Final = UUID(int=0)
+
+
+class Level(Protocol):
+    """Something that may know the answers."""
+
+    async def get(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, Answer]:
+        """The answers that it knows and that are good now (microseconds)."""
+        ...
+
+    async def put(self, answers: Collection[Answer]) -> None:
+        """Keep these answers, each unless a later one is known. Fails in silence."""
+        ...
+
+
+class Channel(Protocol):
+    """How processes tell each other that an answer has changed. Messages may get lost."""
+
+    async def tell(self, answers: Collection[Answer]) -> None:
+        """Tell all processes. Raises an error where that is impossible."""
+        ...
+
+    async def listen(self, joined: Callable[[], None], heard: Callable[[str], None]) -> None:
+        """Hear each answer that is told (`answers.line_of`), until the connection is lost, which raises an error.
+
+        `joined` is called as soon as nothing that is told from now on can be missed.
+        """
+        ...
+
+
+class Storage:
+    """The last level, which knows of every merchant: the accounts in the store. `ttl` in microseconds."""
+
+    def __init__(self, store: Store, policy: Policy, ttl: int) -> None:
+        self._store = store
+        self._policy = policy
+        self._ttl = ttl
+        self.breaker = Breaker("storage", lambda: store.held([_NOBODY], 0))
+
+    async def get(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, Answer]:
+        """The answers for all of these merchants. Raises StorageError."""
+        if self.breaker.is_open():
+            raise StorageUnavailable("The database was silent a moment ago.")
+        silent = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self.breaker.open, "it was silent")
+        try:
+            held = await self._store.held(list(merchant_ids), now)
+        finally:
+            silent.cancel()
+        self.breaker.close()
+        found: dict[UUID, Answer] = {}
+        for merchant_id in merchant_ids:
+            entry = held.get(merchant_id)
+            if entry is None:
+                found[merchant_id] = of_nobody(merchant_id, now, self._ttl)
+                continue
+            standing = standing_at(entry.account, entry.grants, self._policy, now)
+            found[merchant_id] = of_account(standing.account, now, self._ttl, version_of(entry.account))
+        return {merchant_id: answer._replace(source="storage") for merchant_id, answer in found.items()}

@@ -1,0 +1,87 @@
+"""The other processes that serve the same ledger: what they are told of, and what is heard of them."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from credit_service.gate.answers import Answer
+from credit_service.gate.levels import Channel
+
+_RECONNECT_SECONDS: Final = 0.5
+_LAST_WORDS_SECONDS: Final = 1.0
+"""How long the end of a process waits for the others to be told of its last postings."""
+_log = structlog.get_logger()
+
+
+class Neighbours:
+    """Tells and hears over a channel, which may be lost at any time.
+
+    `lost_touch` is called where something may have been told that was not heard; `heard` with each line that was.
+    Answers of one merchant that wait to be told are told as one, the last. What cannot be told is dropped: whoever does
+    not hear of it finds out within a TTL.
+    """
+
+    def __init__(self, channel: Channel, lost_touch: Callable[[], None], heard: Callable[[str], None]) -> None:
+        self._channel = channel
+        self._lost_touch = lost_touch
+        self._heard = heard
+        self._to_tell: dict[UUID, Answer] = {}
+        self._something_to_tell = asyncio.Event()
+        self._closing = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def tell(self, answer: Answer) -> None:
+        """Tell the others of an answer, soon."""
+        self._to_tell[answer.merchant_id] = answer
+        self._something_to_tell.set()
+
+    def start(self) -> None:
+        """Begin."""
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._keep_telling(), name="gate tells"),
+            loop.create_task(self._keep_listening(), name="gate listens"),
+        ]
+
+    async def close(self) -> None:
+        """Tell what is still to be told, and end."""
+        self._closing = True
+        self._something_to_tell.set()
+        if self._tasks:
+            await asyncio.wait(self._tasks[:1], timeout=_LAST_WORDS_SECONDS)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _keep_telling(self) -> None:
+        while self._to_tell or not self._closing:
+            if not self._to_tell:
+                self._something_to_tell.clear()
+                await self._something_to_tell.wait()
+                continue
+            answers, self._to_tell = list(self._to_tell.values()), {}
+            try:
+                await self._channel.tell(answers)
+            except Exception as error:
+                _log.debug("gate_messages_lost", reason=type(error).__name__)
+                await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _keep_listening(self) -> None:
+        has_joined = False
+
+        def joined() -> None:
+            nonlocal has_joined
+            has_joined = True
+            self._lost_touch()
+
+        while True:
+            try:
+                await self._channel.listen(joined, self._heard)
+            except Exception as error:
+                tell = _log.warning if has_joined else _log.debug  # once for each time that it was lost
+                tell("gate_channel_lost", reason=type(error).__name__)
+                has_joined = False
+            await asyncio.sleep(_RECONNECT_SECONDS)

@@ -1,0 +1,131 @@
+"""A gate whose store, shared level, channel and clock a test controls."""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+from uuid import UUID, uuid4
+
+from credit_service.gate.answers import Answer
+from credit_service.gate.status import Gate
+from credit_service.ledger.account import Account, Grant
+from credit_service.ledger.policy import Policy
+from credit_service.storage.base import Held, StorageUnavailable
+
+SECOND = 1_000_000
+NOW = 1_000 * SECOND
+MERCHANT = uuid4()
+
+
+def account(available: int, settled_at: int = NOW - SECOND, merchant_id: UUID = MERCHANT, **more: Any) -> Account:
+    return Account(1, merchant_id, opened_at=0, settled_at=settled_at, balance=available, sequence=1)._replace(**more)
+
+
+class FakeStore:
+    """A store that holds accounts, counts questions, and answers when it is told to."""
+
+    def __init__(self, *accounts: Account) -> None:
+        self.accounts = {account.merchant_id: account for account in accounts}
+        self.grants: dict[UUID, tuple[Grant, ...]] = {}
+        self.policies: dict[UUID, str] = {}
+        self.asked: list[list[UUID]] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.read = asyncio.Event()
+        self.away = False
+
+    async def held(self, merchant_ids: Sequence[UUID], at: int) -> dict[UUID, Held]:
+        """What is asked is read at once; the answer comes when the store is open."""
+        self.asked.append(list(merchant_ids))
+        found = {
+            merchant: Held(self.accounts[merchant], self.grants.get(merchant, ()))
+            for merchant in merchant_ids
+            if merchant in self.accounts
+        }
+        self.read.set()
+        await self.open.wait()
+        if self.away:
+            raise StorageUnavailable("gone")
+        return found
+
+    async def gate_policies(self) -> dict[UUID, str]:
+        if self.away:
+            raise StorageUnavailable("gone")
+        return self.policies
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> int:
+        return self.now
+
+
+class FakeLevel:
+    """A shared level that keeps the latest version, as Redis does, and answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.kept: dict[UUID, Answer] = {}
+        self.asked: list[list[UUID]] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.read = asyncio.Event()
+
+    async def get(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, Answer]:
+        self.asked.append(list(merchant_ids))
+        found = {merchant: self.kept[merchant] for merchant in merchant_ids if merchant in self.kept}
+        self.read.set()
+        await self.open.wait()
+        return {merchant: one._replace(source="redis") for merchant, one in found.items() if one.until > now}
+
+    async def put(self, answers: Collection[Answer]) -> None:
+        for answer in answers:
+            if answer.merchant_id not in self.kept or self.kept[answer.merchant_id].version <= answer.version:
+                self.kept[answer.merchant_id] = answer
+
+
+class FakeChannel:
+    """A channel that writes down what is told, and over which a test tells."""
+
+    def __init__(self) -> None:
+        self.told: list[list[Answer]] = []
+        self.joined: Callable[[], None]
+        self.heard: Callable[[str], None]
+        self.is_joined = asyncio.Event()
+        self.lose = asyncio.Event()
+        self.broken = False
+        self.telling = asyncio.Event()
+
+    async def tell(self, answers: Collection[Answer]) -> None:
+        if self.broken:
+            raise ConnectionError
+        self.told.append(list(answers))
+        self.telling.set()
+
+    async def listen(self, joined: Callable[[], None], heard: Callable[[str], None]) -> None:
+        self.joined, self.heard = joined, heard
+        joined()
+        self.is_joined.set()
+        await self.lose.wait()
+        self.lose.clear()
+        raise ConnectionError
+
+
+class Setting:
+    """A gate over a store that the test controls."""
+
+    def __init__(self, *accounts: Account, **settings: Any) -> None:
+        self.store = FakeStore(*accounts)
+        self.clock = Clock()
+        store: Any = self.store
+        self.gate = Gate(store, Policy(), clock=self.clock, **settings)
+
+    async def told(self, merchant_id: UUID = MERCHANT) -> tuple[str, str]:
+        known = self.gate.cached(merchant_id)
+        answer = known or await self.gate.ask(merchant_id)
+        return answer.status, answer.reason
+
+    def commit(self, *accounts: Account) -> None:
+        """Accounts are written, and the gate is told."""
+        self.store.accounts |= {account.merchant_id: account for account in accounts}
+        self.gate.committed(accounts)
