@@ -291,13 +291,27 @@ async def test_a_stop_between_delivery_and_commit_repeats_nothing(store: Store, 
 
 
 @pytest.mark.parametrize(
-    ("commits", "spent_seconds", "more", "rest_seconds"),
-    [(0, 0.1, True, 0.02), (1, 0.1, False, 0.9), (1, 0.001, False, 0.02), (1, 5, False, 1)],
+    ("commits", "spent_seconds", "age_seconds", "more", "rest_seconds"),
+    [
+        (0, 0.1, 0, True, 0.02),
+        (1, 0.1, 10, False, 0.9),
+        (1, 0.1, 11, False, 0.1),
+        (1, 0.001, 0, False, 0.02),
+        (1, 5, 0, False, 1),
+    ],
 )
-async def test_while_this_process_posts_it_rests_nine_times_as_long_as_a_page_took(
-    store: Store, monkeypatch: pytest.MonkeyPatch, commits: int, spent_seconds: float, more: bool, rest_seconds: float
+async def test_while_this_process_posts_it_rests_nine_times_as_long_as_a_page_took_unless_it_is_late(
+    store: Store,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    commits: int,
+    spent_seconds: float,
+    age_seconds: int,
+    more: bool,
+    rest_seconds: float,
 ):
     await announce(store, 5)
+    clock.now += age_seconds * 1_000_000
     wake = Wake()
     instants = iter([100.0, 100.0 + spent_seconds])
 

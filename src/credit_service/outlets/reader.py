@@ -26,6 +26,7 @@ LEASE_SECONDS = 5.0
 _POLL_SECONDS = 1.0  # for what another process has posted
 _GATHER_SECONDS = 0.02  # so that many small postings are one page
 _REST_FOR_WORK = 9.0  # so that where this process posts, nine tenths of the time are for that
+_LATE_SECONDS = 10.0  # of the oldest event: from then on half of the time, so that who must know is told
 _LONGEST_REST_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
 _LET_GO_SECONDS = 2.0
@@ -145,7 +146,10 @@ class Reader:
             return len(events) == self._page
         # Postings go first; and after a rest the next page is of many events.
         spent_seconds = time.perf_counter() - began
-        self._rest_seconds = min(max(_GATHER_SECONDS, spent_seconds * _REST_FOR_WORK), _LONGEST_REST_SECONDS)
+        oldest_at = min([event.announcement.at for event in events], default=None)
+        is_late = oldest_at is not None and await self._store.now() - oldest_at > _LATE_SECONDS * MICROSECONDS
+        rest_seconds = spent_seconds * (1.0 if is_late else _REST_FOR_WORK)
+        self._rest_seconds = min(max(_GATHER_SECONDS, rest_seconds), _LONGEST_REST_SECONDS)
         return False
 
     async def _delivered(self, events: Sequence[StoredEvent]) -> None:
