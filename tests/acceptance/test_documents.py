@@ -26,6 +26,7 @@ DOCUMENTED_URL = "http://127.0.0.1:8015"
 METRICS = re.findall(r"^\| `(credits_\w+)`", TEXTS["docs/operating.md"], flags=re.MULTILINE)
 SAID = {
     "README.md": ['"amount":25', '"status":"enabled"', "0 refused", "no fault", "Usage: credit-service"],
+    "docs/gate.md": ['"status":"enabled"', '"reason":"available"', '"scope":"status"', '"fail":"open"', '"own":false'],
     "docs/operating.md": ['"revoked_at":"20', "no fault", '"faults": []', "ok   database", "operations", *METRICS],
     "docs/quickstart.md": ['"status":"enabled"', '"balance":569', '"scope":"write"'],
     "examples/README.md": ["0 refused"],
