@@ -25,6 +25,7 @@ from tests.commands import clean_environment, command
 from tests.doors.running import Running, delivery
 from tests.served import served
 from tests.servers.processes import wait_until
+from tests.servers.valkey import Valkey
 from tests.storage.engines import on_server, only_on, opened
 
 CANARY = "Canary-in-the-mine"
@@ -53,6 +54,18 @@ URLS = (
     CANARY,
 )
 """Databases with a password: good ones, and such as somebody in a hurry writes."""
+
+REDIS_URLS = (
+    f"redis://user:{CANARY}@{NOBODY}/0",
+    f"redis://:{CANARY}@{NOBODY}",
+    f"rediss://user:{CANARY}@{NOBODY}?ssl_password={CANARY}",
+    f"redis://{CANARY}@@{NOBODY}/0",
+    f"redis://user:{CANARY}@127.0.0.1:port",
+    f"redis://{NOBODY}/0?password={CANARY}",
+    f"unix://user:{CANARY}@/run/redis",
+    CANARY,
+)
+"""The same of Redis."""
 
 COMMANDS = (
     ("config",),
@@ -136,6 +149,54 @@ def test_neither_settings_nor_their_refusal_hold_a_password_of_the_database(url:
     with pytest.raises(SettingsError) as refused:
         load(database_url=url)
     assert is_quiet(told_by(refused.value))
+
+
+@pytest.mark.parametrize("url", REDIS_URLS)
+def test_no_command_tells_a_password_of_redis(url: str, tmp_path: Path) -> None:
+    for arguments in COMMANDS[:4]:
+        ran = command(*arguments, cwd=tmp_path, REDIS_URL=url, LOG_LEVEL="debug")
+        assert is_quiet(ran.out, ran.err), arguments
+    with contextlib.suppress(SettingsError):
+        settings = load(redis_url=url)
+        assert is_quiet(of(settings), settings.model_dump_json(), str(settings.model_dump()))
+        return
+    with pytest.raises(SettingsError) as refused:
+        load(redis_url=url)
+    assert is_quiet(told_by(refused.value))
+
+
+def test_a_service_tells_neither_the_password_of_redis_nor_the_secret_of_the_app(
+    tmp_path: Path, new_valkey: Callable[[], Valkey]
+) -> None:
+    valkey = new_valkey()
+    password = urlsplit(valkey.url).password or ""
+    settings = {
+        "LOG_LEVEL": "debug",
+        "LOG_FORMAT": "json",
+        "PLUGIN_STATUS_AUTH": "shopify",
+        "SHOPIFY_WEBHOOK_SECRET": CANARY,
+        "SHOPIFY_WEBHOOK_SECRET_PREVIOUS": CANARY,
+    }
+    said: list[str] = []
+    for url in (valkey.url, valkey.url.replace(password, CANARY)):
+        with served(tmp_path / "a.db", settings={**settings, "REDIS_URL": url}) as service:
+            with service.client() as client:
+                said.append(client.get(f"/credits/plugin-status/{MERCHANT}?signature=x&timestamp=1").text)
+                batch = {"merchant_ids": [MERCHANT]}
+                said.append(client.post("/credits/plugin-status/batch", json=batch).text)
+                said.append(client.get("/health/detailed").text)
+                if url == valkey.url:
+                    valkey.kill()
+                    batch = {"merchant_ids": ["00000000-0000-4000-8000-000000000000"]}
+                    said.append(client.post("/credits/plugin-status/batch", json=batch).text)
+                    said.append(client.get("/health/detailed").text)
+                    valkey.start()
+            service.process.terminate()
+            service.process.wait(30)
+            assert service.process.stdout is not None
+            said += [service.errors(), service.process.stdout.read()]
+    assert "Redis cannot be used: " in "".join(said)
+    assert all(is_quiet(*said, canary=one) for one in (CANARY, password, unquote(password)))
 
 
 @only_on("postgres")

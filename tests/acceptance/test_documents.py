@@ -28,6 +28,7 @@ SAID = {
     "README.md": ['"amount":25', '"status":"enabled"', "0 refused", "no fault", "Usage: credit-service"],
     "docs/events.md": ['"next_cursor":"', '"sequence":"2"', "event: evt.credits.recharged", "id: "],
     "docs/nats.md": ["[]", "0 read, 0 posted"],
+    "docs/gate.md": ['"status":"enabled"', '"reason":"available"', '"scope":"status"', '"fail":"open"', '"own":false'],
     "docs/operating.md": ['"revoked_at":"20', "no fault", '"faults": []', "ok   database", "operations", *METRICS],
     "docs/quickstart.md": ['"status":"enabled"', '"balance":569', '"scope":"write"'],
     "docs/shopify.md": ['"shop_domain":"example.myshopify.com"'],

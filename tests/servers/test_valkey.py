@@ -1,0 +1,33 @@
+"""The Valkey of the tests does what a test asks of it."""
+
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from tests.servers.valkey import Valkey, client
+
+
+def test_it_is_stopped_killed_flushed_and_started_again_on_its_port(new_valkey: Callable[[], Valkey]) -> None:
+    server = new_valkey()
+    for end in (Valkey.stop, Valkey.kill):
+        with client(server.url) as connection:
+            connection.set("key", "value")
+            assert connection.get("key") == b"value"
+            server.flush()
+            assert connection.get("key") is None
+        end(server)
+        with client(server.url) as connection, pytest.raises(redis.ConnectionError):
+            connection.ping()
+        server.start()
+
+
+def test_paused_it_is_silent(new_valkey: Callable[[], Valkey]) -> None:
+    server = new_valkey()
+    server.pause()
+    with redis.Redis.from_url(server.url, socket_timeout=0.05, retry=None, protocol=2) as connection:
+        with pytest.raises(redis.TimeoutError):
+            connection.ping()
+        server.resume()
+    with client(server.url) as connection:
+        assert connection.ping()
