@@ -123,8 +123,8 @@ class Broker:
             await self._client.jetstream(timeout=1).account_info()
         except FAILURES as error:
             raise BrokerUnavailable(f"{self.name} cannot be used: {reason(error)}.") from None
-        for sentence in self.conflicts.values():
-            raise BrokerUnavailable(sentence)
+        if self.conflicts:
+            raise BrokerUnavailable(" ".join(self.conflicts.values()))
 
     async def carriers(self, subjects: Sequence[str]) -> dict[str, list[str]]:
         """The streams that carry these subjects, each with those that it carries. Raises FAILURES."""

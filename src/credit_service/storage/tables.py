@@ -261,7 +261,7 @@ api_keys = _table(
     _big("expires_at", null=True),
     _big("revoked_at", null=True),
     _big("last_used_at", null=True),
-    _check("scope", "scope IN ('read', 'write', 'admin')"),
+    _check("scope", "scope IN ('status', 'read', 'write', 'admin')"),
     _check("hash_length", "length(secret_hash) = 32"),
 )
 
