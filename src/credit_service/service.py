@@ -38,7 +38,7 @@ from credit_service.ledger.account import MICROSECONDS
 from credit_service.ledger.decide import Outcome
 from credit_service.observability import Metrics
 from credit_service.outlets.dead_letters import DeadLetters
-from credit_service.outlets.jetstream import PAGE, READER, Publisher
+from credit_service.outlets.jetstream import Publisher, publishing
 from credit_service.outlets.reader import Reader
 from credit_service.outlets.stream import Stream
 from credit_service.outlets.targets import Targets
@@ -108,8 +108,7 @@ class Service:
             taking = Taking(store, self.posting, self.metrics, subjects, settings, wake)
             self.consumer = Consumer(self.broker, subjects, taking, settings, worker, workers)
             publisher = Publisher(self.broker, settings.service_source, self.metrics.published)
-            begin, deliver = publisher.begin, publisher.deliver
-            self.publishing = Reader(store, READER, deliver, begin=begin, wake=self.wake, page=PAGE)
+            self.publishing = publishing(store, publisher, self.wake)
         parts = Parts(
             store,
             self.posting,

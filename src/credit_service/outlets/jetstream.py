@@ -20,8 +20,9 @@ from nats.js.errors import APIError, NoStreamResponseError
 
 from credit_service.broker import FAILURES, Broker, StreamConflict, reason
 from credit_service.messages.outbound import PAYLOADS, PREFIX, encode, event_id, event_type
-from credit_service.outlets.reader import Undelivered
-from credit_service.storage.base import StoredEvent
+from credit_service.outlets.reader import Reader, Undelivered
+from credit_service.outlets.wake import Wake
+from credit_service.storage.base import Store, StoredEvent
 
 STREAM: Final = "CREDITS"
 """The stream of the events that go out. Nobody else publishes there."""
@@ -32,10 +33,9 @@ SUBJECTS: Final = [PREFIX + name for name in PAYLOADS]
 READER: Final = "jetstream"
 """The name of the cursor."""
 
-PAGE: Final = 1000
-"""Events that are sent at once."""
-
-_LOOKED_AT: Final = 2 * PAGE  # messages of the stream; what a crash kept from the cursor is among them
+_PAGE: Final = 1000  # events that are sent at once
+_LONGEST_PAUSE_SECONDS: Final = 5.0  # so that it goes on within ten seconds after NATS is back
+_LOOKED_AT: Final = 2 * _PAGE  # messages of the stream; what a crash kept from the cursor is among them
 _AT_A_STRETCH: Final = 50
 _ANSWER_SECONDS: Final = 3.0
 _PATIENCE_SECONDS: Final = 2.0
@@ -107,6 +107,19 @@ class Publisher:
             if isinstance(error, APIError) and error.err_code == _WRONG_LAST_SEQUENCE:
                 raise Undelivered(f"Somebody else published to the stream {STREAM}.") from None
             raise Undelivered(f"{self._broker.name} does not take events: {reason(error)}.") from None
+
+
+def publishing(store: Store, publisher: Publisher, wake: Wake) -> Reader:
+    """What publishes the outbox of a store, for ever."""
+    return Reader(
+        store,
+        READER,
+        publisher.deliver,
+        begin=publisher.begin,
+        wake=wake,
+        page=_PAGE,
+        longest_pause_seconds=_LONGEST_PAUSE_SECONDS,
+    )
 
 
 async def ensure_stream(broker: Broker) -> None:
