@@ -22,6 +22,12 @@ def now() -> int:
     return time.time_ns() // 1000
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which much else runs may be slower than what a page would wait for."""
+    monkeypatch.setattr("credit_service.gate.redis.PATIENCE_SECONDS", 5.0)
+
+
 @pytest.fixture
 async def level(redis_url: str) -> AsyncIterator[RedisLevel]:
     made = RedisLevel(redis_url, name=uuid4().hex, ttl=TTL)
@@ -124,16 +130,6 @@ async def test_an_answer_ends_with_its_due_instant_also_there_and_its_version_st
         assert 10_000 < beside.pttl(key_of(level, merchant)) <= 15_000
 
 
-async def test_a_thousand_are_asked_in_one_question(level: RedisLevel, redis_url: str) -> None:
-    some = [answer(5) for _ in range(1000)]
-    await level.put(some)
-    with client(redis_url) as beside:
-        before: Any = beside.info("commandstats").get("cmdstat_mget", {"calls": 0})
-        assert len(await level.get([one.merchant_id for one in some], now())) == 1000
-        after: Any = beside.info("commandstats")["cmdstat_mget"]
-    assert after["calls"] - before["calls"] >= 1
-
-
 async def test_ledgers_of_other_names_and_databases_do_not_meet(redis_url: str) -> None:
     name, merchant = uuid4().hex, uuid4()
     urls = [redis_url, redis_url.rpartition("/")[0] + "/1"]
@@ -185,6 +181,16 @@ async def own(new_valkey: Callable[[], Valkey]) -> AsyncIterator[tuple[Valkey, R
     await level.close()
 
 
+async def test_a_thousand_are_asked_in_one_question(own: tuple[Valkey, RedisLevel]) -> None:
+    server, level = own
+    some = [answer(5) for _ in range(1000)]
+    await level.put(some)
+    assert len(await level.get([one.merchant_id for one in some], now())) == 1000
+    with client(server.url) as beside:
+        calls: Any = beside.info("commandstats")
+    assert (calls["cmdstat_mget"]["calls"], calls["cmdstat_eval"]["calls"]) == (1, 1)
+
+
 async def test_away_it_is_a_miss_and_nobody_asks_it_until_a_probe_has(
     own: tuple[Valkey, RedisLevel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,8 +219,7 @@ async def test_a_connection_that_was_lost_is_made_again_within_the_same_question
     one = answer(5)
     await level.put([one])
     proxy.cut()
-    found = await kept(level, one.merchant_id)
-    assert found is not None or level.breaker.is_open()  # open where this machine was slow
+    assert await kept(level, one.merchant_id) is not None
     await level.close()
 
 
@@ -222,6 +227,7 @@ async def test_slow_it_costs_a_moment_once(
     own: tuple[Valkey, RedisLevel], proxied: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(breaker, "PAUSE_SECONDS", 3600)
+    monkeypatch.setattr("credit_service.gate.redis.PATIENCE_SECONDS", PATIENCE_SECONDS)
     proxy = proxied(own[0].url)
     level = RedisLevel(proxy.url, name="own", ttl=TTL)
     one = answer(5)
@@ -234,15 +240,13 @@ async def test_slow_it_costs_a_moment_once(
     for _ in range(100):
         assert await kept(level, one.merchant_id) is None  # held, a question would not come back before the test's end
     proxy.release()
+    monkeypatch.setattr("credit_service.gate.redis.PATIENCE_SECONDS", 5.0)
     level.breaker.close()
     other = answer(0)
     await level.put([other])
     found = await level.get([other.merchant_id, one.merchant_id], now())
     # What came late to another question is taken for no answer to this one.
-    assert {merchant: told.status for merchant, told in found.items()} in (
-        {other.merchant_id: "disabled", one.merchant_id: "enabled"},
-        {},
-    )
+    assert [told.status for told in found.values()] == ["disabled", "enabled"]
     await level.close()
 
 
