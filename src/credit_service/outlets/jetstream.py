@@ -34,7 +34,6 @@ READER: Final = "jetstream"
 """The name of the cursor."""
 
 _PAGE: Final = 1000  # events that are sent at once
-_LONGEST_PAUSE_SECONDS: Final = 5.0  # so that it goes on within ten seconds after NATS is back
 _LOOKED_AT: Final = 2 * _PAGE  # messages of the stream; what a crash kept from the cursor is among them
 _AT_A_STRETCH: Final = 50
 _ANSWER_SECONDS: Final = 3.0
@@ -111,15 +110,7 @@ class Publisher:
 
 def publishing(store: Store, publisher: Publisher, wake: Wake) -> Reader:
     """What publishes the outbox of a store, for ever."""
-    return Reader(
-        store,
-        READER,
-        publisher.deliver,
-        begin=publisher.begin,
-        wake=wake,
-        page=_PAGE,
-        longest_pause_seconds=_LONGEST_PAUSE_SECONDS,
-    )
+    return Reader(store, READER, publisher.deliver, begin=publisher.begin, wake=wake, page=_PAGE)
 
 
 async def ensure_stream(broker: Broker) -> None:
