@@ -138,7 +138,8 @@ class Reader:
         self._seen, began = self._wake.commits, time.perf_counter()
         events = await self._store.events(self._reached, self._page)
         if events:
-            await self._delivered(events)
+            await self._holding(self._delivered(events))
+            await self._renew()
         elif self._held().leased_until - await self._store.now() < self._lease_seconds * 500_000:  # half of it is over
             await self._renew()
         if self._wake.commits == self._seen:
@@ -153,13 +154,13 @@ class Reader:
         return False
 
     async def _delivered(self, events: Sequence[StoredEvent]) -> None:
+        """Deliver, and note at once how far: a stop may come at any moment."""
         try:
-            await self._holding(self._deliver(events))
+            await self._deliver(events)
         except Undelivered as failure:
             self._reached = position_after(self._reached, events[: failure.delivered])
             raise
         self._reached = position_after(self._reached, events)
-        await self._renew()
 
     async def _holding(self, work: Coroutine[Any, Any, None]) -> None:
         """Wait for what may take long, and renew the claim meanwhile; the work ends where it is another's now."""
