@@ -15,12 +15,11 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Self
 from urllib.parse import quote, unquote, urlsplit
 
 from nats.aio.client import Client
 
-from tests.servers.processes import Folder, Missing, Process, on_free_port, readable, state, wait_until
+from tests.servers.processes import Missing, Process, Server, readable
 
 _USER = "tester"
 # Whoever builds or reads a URL carelessly fails with this one.
@@ -45,73 +44,18 @@ async def connected(url: str) -> AsyncIterator[Client]:
         await connection.close()
 
 
-class Nats:
-    """A server of our own: it can be stopped, killed, paused, and started again with its streams and its port."""
+class Nats(Server):
+    """A server of our own, which comes back with its streams."""
+
+    name = "NATS"
+    ready = "Server is ready"
 
     def __init__(self, *, settings: str = "") -> None:
         """Start one, with more lines of nats-server.conf."""
         self._binary = find_binary()
         self._settings = settings
-        self._folder = Folder("nats")
-        self._process: Process | None = None
-        try:
-            self._process, self.port = on_free_port(self._launch, self._ready)
-        except BaseException:
-            self.close()
-            raise
+        super().__init__()
         self.url = f"nats://{_USER}:{quote(_PASSWORD, safe='')}@127.0.0.1:{self.port}"
-
-    def log(self) -> str:
-        """What the server has written since it was last started."""
-        return self._running.log()
-
-    def start(self) -> None:
-        """Start it again after `stop` or `kill`; return when it answers."""
-        assert self._process is None, "it runs already"
-        process = self._launch(self.port)
-        if not process.wait_until(lambda: self._ready(process)):
-            raise RuntimeError(f"NATS did not start again: {process.log()}")
-        self._process = process
-
-    def stop(self) -> None:
-        """Shut it down in order."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """`kill -9` in the midst of whatever it does."""
-        self._end(signal.SIGKILL)
-
-    def pause(self) -> None:
-        """Stop it in its tracks: connections stay open and new ones open, but nothing answers."""
-        self._running.signal(signal.SIGSTOP)
-        wait_until(lambda: state(self._running.pid) == "T", "a stopped server")
-
-    def resume(self) -> None:
-        """Go on after `pause`."""
-        self._running.signal(signal.SIGCONT)
-
-    def close(self) -> None:
-        """End it, with all its streams."""
-        if self._process is not None and self._process.runs():
-            self.kill()
-        self._folder.remove()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @property
-    def _running(self) -> Process:
-        assert self._process is not None, "it does not run"
-        return self._process
-
-    def _end(self, number: signal.Signals) -> None:
-        self._running.signal(number)
-        self.resume()
-        self._running.wait()
-        self._process = None
 
     def _launch(self, port: int) -> Process:
         lines = (
@@ -122,10 +66,6 @@ class Nats:
         )
         settings = self._folder.write("nats-server.conf", "\n".join(lines))
         return Process([self._binary, "-c", settings], self._folder, log="log", death=signal.SIGKILL)
-
-    @staticmethod
-    def _ready(process: Process) -> bool:
-        return "Server is ready" in process.log()
 
 
 @contextmanager

@@ -14,10 +14,11 @@ import signal
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypedDict
+from typing import ClassVar, Self, TypedDict
 
 PATIENCE_SECONDS = 60.0
 _PR_SET_PDEATHSIG = 1
@@ -109,6 +110,82 @@ class Process:
     def wait(self) -> None:
         """Wait for its end."""
         self._popen.wait(PATIENCE_SECONDS)
+
+
+class Server(ABC):
+    """A server of one process: it can be stopped, killed, paused, and started again on its port."""
+
+    name: ClassVar[str]
+    ready: ClassVar[str]  # what it writes as soon as it answers
+
+    def __init__(self) -> None:
+        """Start it."""
+        self._folder = Folder(self.name.lower())
+        self._process: Process | None = None
+        try:
+            self._process, self.port = on_free_port(self._launch, self._is_ready)
+        except BaseException:
+            self.close()
+            raise
+
+    def log(self) -> str:
+        """What the server has written since it was last started."""
+        return self._running.log()
+
+    def start(self) -> None:
+        """Start it again after `stop` or `kill`; return when it answers."""
+        assert self._process is None, "it runs already"
+        process = self._launch(self.port)
+        if not process.wait_until(lambda: self._is_ready(process)):
+            raise RuntimeError(f"{self.name} did not start again: {process.log()}")
+        self._process = process
+
+    def stop(self) -> None:
+        """Shut it down in order."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """`kill -9` in the midst of whatever it does."""
+        self._end(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """Stop it in its tracks: connections stay open and new ones open, but nothing answers."""
+        self._running.signal(signal.SIGSTOP)
+        wait_until(lambda: state(self._running.pid) == "T", "a stopped server")
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._running.signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End it, with all that it keeps."""
+        if self._process is not None and self._process.runs():
+            self.kill()
+        self._folder.remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def _launch(self, port: int) -> Process:
+        """Start the process on a port, which may be taken."""
+
+    @property
+    def _running(self) -> Process:
+        assert self._process is not None, "it does not run"
+        return self._process
+
+    def _end(self, number: signal.Signals) -> None:
+        self._running.signal(number)
+        self.resume()
+        self._running.wait()
+        self._process = None
+
+    def _is_ready(self, process: Process) -> bool:
+        return self.ready in process.log()
 
 
 def run(command: Sequence[str | Path], folder: Folder) -> None:

@@ -11,85 +11,33 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 from urllib.parse import quote
 
 import redis
 
-from tests.servers.processes import Folder, Missing, Process, on_free_port, readable, state, wait_until
+from tests.servers.processes import Missing, Process, Server, readable
 
 _USER = "tester"
 # Whoever builds or reads a URL carelessly fails with this one.
 _PASSWORD = "p@ss:w/rd%20"
 
 
-class Valkey:
-    """A server of our own: it can be stopped, killed, paused, and started again on its port. It keeps nothing."""
+class Valkey(Server):
+    """A server of our own. It keeps nothing, so it comes back empty."""
+
+    name = "Valkey"
+    ready = "Ready to accept connections"
 
     def __init__(self) -> None:
         """Start one."""
         self._binary = find_binary()
-        self._folder = Folder("valkey")
-        self._process: Process | None = None
-        try:
-            self._process, self.port = on_free_port(self._launch, self._ready)
-        except BaseException:
-            self.close()
-            raise
+        super().__init__()
         self.url = f"redis://{_USER}:{quote(_PASSWORD, safe='')}@127.0.0.1:{self.port}/0"
-
-    def start(self) -> None:
-        """Start it again after `stop` or `kill`, empty; return when it answers."""
-        assert self._process is None, "it runs already"
-        process = self._launch(self.port)
-        if not process.wait_until(lambda: self._ready(process)):
-            raise RuntimeError(f"Valkey did not start again: {process.log()}")
-        self._process = process
-
-    def stop(self) -> None:
-        """Shut it down in order."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """`kill -9` in the midst of whatever it does."""
-        self._end(signal.SIGKILL)
-
-    def pause(self) -> None:
-        """Stop it in its tracks: connections stay open and new ones open, but nothing answers."""
-        self._running.signal(signal.SIGSTOP)
-        wait_until(lambda: state(self._running.pid) == "T", "a stopped server")
-
-    def resume(self) -> None:
-        """Go on after `pause`."""
-        self._running.signal(signal.SIGCONT)
 
     def flush(self) -> None:
         """Forget everything."""
         with client(self.url) as connection:
             connection.flushall()
-
-    def close(self) -> None:
-        """End it."""
-        if self._process is not None and self._process.runs():
-            self.kill()
-        self._folder.remove()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @property
-    def _running(self) -> Process:
-        assert self._process is not None, "it does not run"
-        return self._process
-
-    def _end(self, number: signal.Signals) -> None:
-        self._running.signal(number)
-        self.resume()
-        self._running.wait()
-        self._process = None
 
     def _launch(self, port: int) -> Process:
         lines = (
@@ -102,10 +50,6 @@ class Valkey:
         )
         settings = self._folder.write("valkey.conf", "\n".join(lines))
         return Process([self._binary, settings], self._folder, log="log", death=signal.SIGKILL)
-
-    @staticmethod
-    def _ready(process: Process) -> bool:
-        return "Ready to accept connections" in process.log()
 
 
 def client(url: str) -> redis.Redis:
