@@ -20,10 +20,7 @@ from credit_service.doors.http.routes import (
     PartsOf,
     Unsaid,
     answer,
-    cursor_position,
-    cursor_text,
-    page,
-    page_limit,
+    page_of_all,
     respond,
     router,
 )
@@ -118,17 +115,7 @@ async def create_api_key(body: Annotated[KeyBody, _KEYS], call: CallOf, parts: P
 @admin.get(KEYS, operation_id="list_api_keys", response_model=KeyPage, tags=_tags, responses=problems("cursor_invalid"))
 async def list_api_keys(call: CallOf, parts: PartsOf, limit: Limit = None, cursor: Cursor = None) -> Response:
     """List the API keys, newest first."""
-    limit = page_limit(limit, parts.settings)
-    start = 0 if cursor is None else cursor_position(cursor, list="keys")
-    found = (await parts.store.keys())[start : start + limit + 1]
-    return page(
-        call,
-        await parts.store.now(),
-        [shapes.api_key(key) for key in found[:limit]],
-        limit=limit,
-        next_cursor=cursor_text(start + limit, list="keys") if len(found) > limit else None,
-        has_previous=start > 0,
-    )
+    return await page_of_all(call, parts, parts.store.keys, shapes.api_key, limit=limit, cursor=cursor, list="keys")
 
 
 @admin.delete(

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Sequence
 from hashlib import blake2b
-from typing import Annotated, Any, ClassVar, Final, Protocol, cast
+from typing import Annotated, Any, ClassVar, Final, Protocol, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -30,6 +30,7 @@ from credit_service.posting import Posting
 from credit_service.settings import Settings
 from credit_service.storage.base import Position, Store
 
+T = TypeVar("T")
 PREFIX = "/api/v1"
 _WHOLE = re.compile("-?[0-9]+")
 
@@ -396,3 +397,27 @@ def _cursor_invalid() -> Problem:
 
 def _binding(query: dict[str, Any]) -> bytes:
     return blake2b(json.dumps(query, sort_keys=True, default=str).encode(), digest_size=8).digest()
+
+
+async def page_of_all(
+    call: Call,
+    parts: Parts,
+    read: Callable[[], Awaitable[Sequence[T]]],
+    shape: Callable[[T], dict[str, Any]],
+    *,
+    limit: int | None,
+    cursor: str | None,
+    **bound: Any,
+) -> Response:
+    """A page of a list that is short enough to be read whole; `bound` names the list, as of `cursor_text`."""
+    limit = page_limit(limit, parts.settings)
+    start = 0 if cursor is None else cursor_position(cursor, **bound)
+    found = (await read())[start : start + limit + 1]
+    return page(
+        call,
+        await parts.store.now(),
+        [shape(one) for one in found[:limit]],
+        limit=limit,
+        next_cursor=cursor_text(start + limit, **bound) if len(found) > limit else None,
+        has_previous=start > 0,
+    )

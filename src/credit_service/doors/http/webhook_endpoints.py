@@ -28,6 +28,7 @@ from credit_service.doors.http.routes import (
     cursor_text,
     page,
     page_limit,
+    page_of_all,
     respond,
     router,
 )
@@ -245,17 +246,8 @@ async def create_webhook_endpoint(body: Annotated[EndpointBody, _ENDPOINT], call
 )
 async def list_webhook_endpoints(call: CallOf, parts: PartsOf, limit: Limit = None, cursor: Cursor = None) -> Response:
     """List the endpoints, newest first."""
-    limit = page_limit(limit, parts.settings)
-    start = 0 if cursor is None else cursor_position(cursor, list="webhook endpoints")
-    found = (await parts.store.webhooks())[start : start + limit + 1]
-    return page(
-        call,
-        await parts.store.now(),
-        [webhooks.endpoint(one) for one in found[:limit]],
-        limit=limit,
-        next_cursor=cursor_text(start + limit, list="webhook endpoints") if len(found) > limit else None,
-        has_previous=start > 0,
-    )
+    read, shape = parts.store.webhooks, webhooks.endpoint
+    return await page_of_all(call, parts, read, shape, limit=limit, cursor=cursor, list="webhook endpoints")
 
 
 @admin.get(ONE, operation_id="get_webhook_endpoint", response_model=OneEndpoint, tags=_tags, responses=_missing)
