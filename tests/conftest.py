@@ -1,8 +1,14 @@
 """Hypothesis profiles for the whole suite, chosen with HYPOTHESIS_PROFILE; and real servers, for who asks for one."""
 
 import os
+import sys
 
 from hypothesis import Phase, settings
+
+# The suite starts some two hundred processes of Python, and each would compile again all that it imports: a second more
+# for a service.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A failure prints the blob that reproduces it (@reproduce_failure); machines are shared, so no example has a deadline.
 settings.register_profile("default", max_examples=150, deadline=None, print_blob=True)
