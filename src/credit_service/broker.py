@@ -50,7 +50,7 @@ class StreamConflict(Exception):
     """A stream cannot be made, or has not what we need, and is not ours to alter; one sentence for an operator."""
 
 
-class BrokerUnavailable(Exception):
+class BrokerUnavailable(OSError):
     """NATS does not answer; one sentence for an operator, without secrets."""
 
 

@@ -17,7 +17,6 @@ import structlog
 import uvicorn
 
 from credit_service import __version__
-from credit_service.broker import Broker
 from credit_service.doors.auditor import Auditor
 from credit_service.doors.http import plugin_status
 from credit_service.doors.http.app import make_app
@@ -26,9 +25,6 @@ from credit_service.doors.http.keys import Keyring, new_key
 from credit_service.doors.http.protocol import LimitedProtocol
 from credit_service.doors.http.routes import PREFIX, Parts
 from credit_service.doors.http.shell import Application, Receive, Scope, Send
-from credit_service.doors.jetstream.consumer import Consumer
-from credit_service.doors.jetstream.subjects import Subjects
-from credit_service.doors.jetstream.taking import Taking
 from credit_service.doors.shopify_inbox import Inbox
 from credit_service.doors.sweeper import keep_sweeping
 from credit_service.gate.levels import Channel
@@ -37,8 +33,6 @@ from credit_service.gate.status import Gate
 from credit_service.ledger.account import MICROSECONDS
 from credit_service.ledger.decide import Outcome
 from credit_service.observability import Metrics
-from credit_service.outlets.dead_letters import DeadLetters
-from credit_service.outlets.jetstream import Publisher, publishing
 from credit_service.outlets.reader import Reader
 from credit_service.outlets.stream import Stream
 from credit_service.outlets.targets import Targets
@@ -50,6 +44,7 @@ from credit_service.storage.base import StorageError, Store, Writes
 from credit_service.storage.databases import database_of
 
 if TYPE_CHECKING:
+    from credit_service.broker import Broker
     from credit_service.doors.http.tracing import Tracing
     from credit_service.gate.redis import RedisLevel
 
@@ -102,6 +97,14 @@ class Service:
         self.broker: Broker | None = None
         self.publishing: Reader | None = None
         if url := settings.nats_url.get_secret_value():
+            # What speaks to NATS takes long to import.
+            from credit_service.broker import Broker
+            from credit_service.doors.jetstream.consumer import Consumer
+            from credit_service.doors.jetstream.subjects import Subjects
+            from credit_service.doors.jetstream.taking import Taking
+            from credit_service.outlets.dead_letters import DeadLetters
+            from credit_service.outlets.jetstream import Publisher, publishing
+
             self.broker = Broker(url, name=settings.nats_consumer, replicas=settings.nats_stream_replicas)
             self.dead_letters = DeadLetters(store, self.broker)
             subjects, wake = Subjects(settings.remapped_subjects), self.dead_letters.wake
@@ -346,8 +349,10 @@ def longest_stop_seconds(settings: Settings) -> float:
 
 
 def quieten_garbage_collection() -> None:
-    """What is loaded by now stays; looked through again and again, it would make every batch wait."""
-    gc.collect()
+    """What is loaded by now stays; looked through again and again, it would make every batch wait.
+
+    The little garbage in it stays, too: to look for it takes a tenth of a second.
+    """
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
 
