@@ -77,6 +77,7 @@ class Served:
         else:
             assert folder is not None, "where the first admin key is, or will be"
             name, url = "credit-service", database
+        self._passed_over = 0
         # Read by its name: an open file shares its place with the process that writes there.
         self._stderr = folder / f"{name}.{next(_numbers)}.stderr"
         with self._stderr.open("w") as errors:
@@ -119,7 +120,11 @@ class Served:
 
     def errors(self) -> str:
         """What it wrote to standard error."""
-        return self._stderr.read_text()
+        return self._stderr.read_text()[self._passed_over :]
+
+    def pass_over_errors(self) -> None:
+        """Leave out of `errors` what it has written so far, for the next test."""
+        self._passed_over = len(self._stderr.read_text())
 
     def client(self) -> httpx2.Client:
         """An HTTP client that calls with the admin key."""
