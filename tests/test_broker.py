@@ -150,6 +150,7 @@ async def test_a_stream_that_lacks_a_subject_is_told_once_and_left_alone(nats_ur
         sentence = (
             "The stream CREDITS_TEST is there, without the subject b; it is left as it is: add that, or remove it."
         )
+        await broker.jetstream()  # that there is a connection is told, too
         with capture_logs() as logs:
             for _ in range(3):
                 with pytest.raises(StreamConflict) as refused:
