@@ -247,7 +247,8 @@ BROKERS = (
 
 @pytest.mark.parametrize("url", BROKERS)
 def test_nothing_tells_a_password_of_NATS(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_module("credit_service.cli.doctor"), "_NATS_SECONDS", 0.5)  # nobody is there, however long one waits
+    # Nobody is there, however long one waits.
+    monkeypatch.setattr(import_module("credit_service.cli.doctor"), "_NATS_SECONDS", 0.5)
     for arguments in (("config",), ("config", "--json"), ("doctor",)):
         ran = command(*arguments, cwd=tmp_path, NATS_URL=url)
         assert is_quiet(ran.out, ran.err), arguments

@@ -97,21 +97,7 @@ class Service:
         self.broker: Broker | None = None
         self.publishing: Reader | None = None
         if url := settings.nats_url.get_secret_value():
-            # What speaks to NATS takes long to import.
-            from credit_service.broker import Broker
-            from credit_service.doors.jetstream.consumer import Consumer
-            from credit_service.doors.jetstream.subjects import Subjects
-            from credit_service.doors.jetstream.taking import Taking
-            from credit_service.outlets.dead_letters import DeadLetters
-            from credit_service.outlets.jetstream import Publisher, publishing
-
-            self.broker = Broker(url, name=settings.nats_consumer, replicas=settings.nats_stream_replicas)
-            self.dead_letters = DeadLetters(store, self.broker)
-            subjects, wake = Subjects(settings.remapped_subjects), self.dead_letters.wake
-            taking = Taking(store, self.posting, self.metrics, subjects, settings, wake)
-            self.consumer = Consumer(self.broker, subjects, taking, settings, worker, workers)
-            publisher = Publisher(self.broker, settings.service_source, self.metrics.published)
-            self.publishing = publishing(store, publisher, self.wake)
+            self._use_nats(url, worker, workers)
         parts = Parts(
             store,
             self.posting,
@@ -134,6 +120,24 @@ class Service:
 
             self.tracing = tracing.Tracing(settings)
             self.app = self.tracing.around(self.app)
+
+    def _use_nats(self, url: str, worker: int, workers: int) -> None:
+        """Make the parts that speak to NATS; they take long to import."""
+        from credit_service.broker import Broker
+        from credit_service.doors.jetstream.consumer import Consumer
+        from credit_service.doors.jetstream.subjects import Subjects
+        from credit_service.doors.jetstream.taking import Taking
+        from credit_service.outlets.dead_letters import DeadLetters
+        from credit_service.outlets.jetstream import Publisher, publishing
+
+        store, settings = self.store, self.settings
+        self.broker = Broker(url, name=settings.nats_consumer, replicas=settings.nats_stream_replicas)
+        self.dead_letters = DeadLetters(store, self.broker)
+        subjects, wake = Subjects(settings.remapped_subjects), self.dead_letters.wake
+        taking = Taking(store, self.posting, self.metrics, subjects, settings, wake)
+        self.consumer = Consumer(self.broker, subjects, taking, settings, worker, workers)
+        publisher = Publisher(self.broker, settings.service_source, self.metrics.published)
+        self.publishing = publishing(store, publisher, self.wake)
 
     def _is_stopping(self) -> bool:
         return self.stopping
