@@ -42,6 +42,7 @@ _PING_SECONDS: Final = 2
 _PINGS_UNANSWERED: Final = 2
 _PAUSE_SECONDS: Final = 0.5
 _LOOK_SECONDS: Final = 0.1
+_END_SECONDS: Final = 1.0
 _MAX_AGE_SECONDS: Final = 30 * 86_400
 _log = structlog.get_logger()
 
@@ -95,7 +96,9 @@ class Broker:
     async def close(self) -> None:
         """Disconnect, and connect no more."""
         if self._task is not None:
-            self._task.cancel()
+            while not self._task.done():  # while it connects, nats-py may take this for the end of its own waiting
+                self._task.cancel()
+                await asyncio.wait([self._task], timeout=_END_SECONDS)
             await asyncio.gather(self._task, return_exceptions=True)
 
     @property
