@@ -88,7 +88,7 @@ def proxy(url: str, proxied: Callable[[str], Proxy]) -> Proxy:
 @asynccontextmanager
 async def opened(url: str, **more: Any) -> AsyncIterator[Told]:
     """A store that has posted and read, so that it has its connections and their statements."""
-    store = Told(url, **more)
+    store = Told(url, **{"timeout_seconds": 20, **more})  # on a machine that has much else to do, too
     try:
         if "127.0.0.1:1/" not in url:
             await tell(store, payment("P", 100))
