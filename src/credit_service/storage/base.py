@@ -53,9 +53,9 @@ class Record:
 
     __slots__ = ("account", "firsts", "given_back", "grants", "known_grants", "number", "parked", "trial")
 
-    def __init__(self, account: Account | None, draw_number: Callable[[], int]) -> None:
+    def __init__(self, account: Account | None, number: int) -> None:
         self.account = account
-        self.number = draw_number() if account is None else account.number  # of the account, should it be opened now
+        self.number = number  # of the account, also where it is yet to be opened
         self.grants: tuple[Grant, ...] = ()  # open ones, in burn-down order
         self.known_grants: dict[int, Grant] = {}  # those that a source drew on, and those changed since
         self.firsts: dict[str, Transaction] = {}  # by idempotency key
@@ -65,7 +65,7 @@ class Record:
 
     def copy(self) -> "Record":
         """A record that can learn without this one noticing."""
-        other = Record(self.account, lambda: self.number)
+        other = Record(self.account, self.number)
         other.grants = self.grants
         other.known_grants = dict(self.known_grants)
         other.firsts = dict(self.firsts)

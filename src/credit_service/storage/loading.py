@@ -4,7 +4,8 @@ An engine locks, finds what `questions` ask for (or, in its own way, what they c
 becomes the records on which `decide` works is the same for all.
 """
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import Table
@@ -14,25 +15,51 @@ from credit_service.ledger.decide import Needs
 from credit_service.ledger.draft import burn_down_order
 from credit_service.storage import rows, tables
 from credit_service.storage.base import Loaded, Record
+from credit_service.storage.remembered import Recalled
 from credit_service.storage.rows import Row
 from credit_service.storage.statements import Find
 
+NOTHING: Final[Mapping[UUID, Recalled]] = {}
+
 
 class Loading:
-    """What is loaded for one batch. `accounts` comes first, `drawn` last; the others in any order."""
+    """What is loaded for one batch. `accounts` comes first, `drawn` last; the others in any order.
 
-    def __init__(self, needs: Sequence[Needs]) -> None:
+    What is `recalled` is not loaded, so nothing is known of the keys that are used there: see `unseen`.
+    """
+
+    def __init__(self, needs: Sequence[Needs], recalled: Mapping[UUID, Recalled] = NOTHING) -> None:
         self._needs = needs
+        self.recalled = bool(recalled)
         self.merchants = {need.merchant_id.bytes: need.merchant_id for need in needs}
         self.accounts: dict[UUID, Account] = {}
         self._by_number: dict[int, Record] = {}
-        self._records: dict[UUID, Record] = {}
+        self.records: dict[UUID, Record] = {}
+        self.versions: dict[int, int] = {}  # of the rows of accounts, by number, where they are known
+        self.unseen: list[tuple[int, bytes]] = []  # accounts, and hashes of keys under which they may have something
+        if recalled:
+            self._recall(recalled)
+
+    def _recall(self, recalled: Mapping[UUID, Recalled]) -> None:
+        hashed = rows.key_hash
+        self.unseen = [
+            (recalled[need.merchant_id].account.number, hashed(need.key))
+            for need in self._needs
+            if need.merchant_id in recalled
+        ]
+        self._needs = [need for need in self._needs if need.merchant_id not in recalled]
+        for merchant, (version, account, grants) in recalled.items():
+            del self.merchants[merchant.bytes]
+            self.accounts[merchant] = account
+            self.versions[account.number] = version
+            self.records[merchant] = record = Record(account, account.number)
+            record.grants = grants
 
     def questions(self, draw_number: Callable[[], int]) -> Generator[Find, Iterable[Row], None]:
         """Everything that is needed, one question after the other; is sent what was found."""
         merchants = [(place,) for place in self.merchants]
         self.found_accounts((yield Find(tables.accounts, ("merchant_id",), merchants)), draw_number)
-        if not self.accounts:
+        if not self._by_number:
             return
         numbers = {merchant: account.number for merchant, account in self.accounts.items()}
 
@@ -57,8 +84,11 @@ class Loading:
         for row in found:
             merchant = self.merchants[row[1]]
             accounts[merchant] = rows.account(row, merchant)
-        self._records = {merchant: Record(accounts.get(merchant), draw_number) for merchant in self.merchants.values()}
-        self._by_number = {account.number: self._records[merchant] for merchant, account in accounts.items()}
+        for merchant in self.merchants.values():
+            if (account := accounts.get(merchant)) is None:
+                self.records[merchant] = Record(None, draw_number())
+            else:
+                self.records[merchant] = self._by_number[account.number] = Record(account, account.number)
 
     def keys(self) -> set[tuple[UUID, bytes]]:
         """Under which keys a transaction may be recorded, by merchant and hash."""
@@ -106,7 +136,7 @@ class Loading:
         places = {
             (source.account, number)
             for need in self._needs
-            if need.source and (source := self._records[need.merchant_id].firsts.get(need.source)) is not None
+            if need.source and (source := self.records[need.merchant_id].firsts.get(need.source)) is not None
             for number, _ in source.draws
         }
         return Find(tables.grants, ("account", "number"), places)
@@ -129,7 +159,7 @@ class Loading:
 
     def loaded(self, now: int) -> Loaded:
         """All of it; `now` was read after the locks."""
-        return Loaded(now, self._records)
+        return Loaded(now, self.records)
 
 
 def open_grants(found: Iterable[Row]) -> dict[int, tuple[Grant, ...]]:

@@ -5,7 +5,7 @@ the statements mean is said where they are used.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 from typing import Any, Final, NamedTuple
 
@@ -139,8 +139,14 @@ def rows_at(table: Table, columns: tuple[str, ...], condition: str) -> str:
     return f"SELECT {_names(table, 'found.')} FROM unnest({arrays}) place({', '.join(columns)}) {looked_up}"
 
 
+CHECKED: Final = "update of a version"
+"""How a row is updated that must still be the version which is its last value."""
+_VERSION: Final = "pg_current_xact_id()::xid"
+"""The version that a row gets from being written."""
+
+
 class Part(NamedTuple):
-    """What is done to a table (insert, update, upsert), and whether to several rows or to a single one."""
+    """What is done to a table (insert, update, CHECKED, upsert), and whether to several rows or to a single one."""
 
     table: Table
     how: str
@@ -158,7 +164,7 @@ _CHANGED: Final = {
 def columns_of(part: Part) -> tuple[str, ...]:
     """The columns whose values a part takes, in their order."""
     table, how, _ = part
-    if how == "update":
+    if how in ("update", CHECKED):
         return (*_CHANGED[table.name], *_KEYS[table.name])
     if table is tables.dead_letters:
         return tables.LEDGERS_LETTER
@@ -166,48 +172,84 @@ def columns_of(part: Part) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=256)
-def write(parts: tuple[Part, ...], *, guarded: bool = False, opening: bool = False) -> str:
+def write(parts: tuple[Part, ...]) -> str:
     """The statement that writes these parts, all at once; each takes a value for each of its columns.
 
     Where it writes many rows, these values are arrays. A single row without them costs a lone caller half as much.
-
-    `guarded`: a transaction of its own, which locks a lane (a parameter more) and writes the rest only where it wrote
-    the first part: the one account that it is about, and, unless it is `opening` it, still at the version that is its
-    last parameter. It returns whether it did.
+    Returns the version that the rows have then.
     """
     number = count(1)
-    if not guarded:
-        texts = [f"part_{index} AS ({_part(part, number)})" for index, part in enumerate(parts)]
-        return f"WITH {', '.join(texts)} SELECT 1"
-    assert parts[0].table is tables.accounts
-    assert not parts[0].many
-    account, *rest = [_part(part, number, "part_0" if index else "locked") for index, part in enumerate(parts)]
-    texts = [f"locked AS MATERIALIZED (SELECT pg_advisory_xact_lock({LOCKS}, ${next(number)}::integer))"]
-    unchanged = "" if opening else f" AND xmin = ${next(number)}::xid"
-    texts += [f"part_0 AS ({account}{unchanged} RETURNING 1)"]
-    texts += [f"part_{index} AS ({text})" for index, text in enumerate(rest, 1)]
-    return f"WITH {', '.join(texts)} SELECT EXISTS (SELECT FROM part_0)"
+    texts = [f"part_{index} AS ({_part(part, number)})" for index, part in enumerate(parts)]
+    return f"WITH {', '.join(texts)} SELECT {_VERSION}"
 
 
-def _part(part: Part, number: "count[int]", after: str | None = None) -> str:
-    """The text of a part, which does nothing unless there is something in `after`, where that is given."""
+@lru_cache(maxsize=256)
+def write_unless_changed(parts: tuple[Part, ...]) -> str:
+    """As `write`, in a transaction of its own, and only where nothing has changed since it was decided.
+
+    More parameters: the lanes that it locks, and the last event of each; the accounts on which it was decided, and the
+    versions of their rows; accounts and hashes of keys which were taken to be new there. Returns the time, whether one
+    of the keys was used before, and the version of the rows, which is NULL where nothing was written.
+
+    What is asked before the lanes are locked may have changed when they are. Then the key of `events` or of
+    `transactions` is broken, or a row of `accounts` is not written for its version, which ends in a division by zero.
+    """
+    number = count(1)
+    texts = [_part(part, number, only="(SELECT lanes FROM locked) > 0") for part in parts]
+    lanes, last, *more = (next(number) for _ in range(6))
+    newer = _LOOK_UP.format(
+        what="", table="events", where="events.lane = known.lane AND id > known.last LIMIT 1", name="found"
+    )
+    updates = [f"(SELECT count(*) FROM part_{index})" for index, part in enumerate(parts) if part.how == CHECKED]
+    written = f"1 / ({' + '.join(updates)} = ${next(number)})::integer" if updates else "1"
+    version = f"CASE WHEN {written} = 1 THEN {_VERSION} END"
+    return f"""
+WITH found AS MATERIALIZED (
+    SELECT {_as_known(*more)}
+), fits AS MATERIALIZED (
+    SELECT FROM found WHERE same AND NOT used
+    AND NOT EXISTS (SELECT FROM unnest(${lanes}::integer[], ${last}::bigint[]) known(lane, last) {newer})
+), locked AS MATERIALIZED (
+    SELECT count(pg_advisory_xact_lock({LOCKS}, lane)) AS lanes FROM fits, unnest(${lanes}::integer[]) lane
+), {", ".join([f"part_{index} AS ({text})" for index, text in enumerate(texts)])}
+SELECT {CLOCK}, used, CASE WHEN EXISTS (SELECT FROM fits) THEN {version} END FROM found"""
+
+
+def _as_known(accounts: int, versions: int, used_by: int, keys: int) -> str:
+    """Whether all accounts are of the versions that are known, and whether any of the keys was used."""
+    looked_up = partial(_LOOK_UP.format, what="", name="found")
+    same = looked_up(table="accounts", where="accounts.number = known.number AND xmin = known.version")
+    first = looked_up(table="transactions", where="account = asked.account AND key_hash = asked.key_hash")
+    return (
+        f"(SELECT count(*) FROM unnest(${accounts}::bigint[], ${versions}::xid[]) known(number, version) {same})"
+        f" = cardinality(${accounts}::bigint[]) AS same, "
+        f"EXISTS (SELECT FROM unnest(${used_by}::bigint[], ${keys}::bytea[]) asked(account, key_hash) {first}) AS used"
+    )
+
+
+STATE_AS_KNOWN: Final = f"SELECT {_state('$1')}, {_as_known(2, 3, 4, 5)}"
+"""As `STATE`, with what `_as_known` tells, for locked lanes; accounts, versions, accounts and hashes of keys follow."""
+
+
+def _part(part: Part, number: "count[int]", only: str | None = None) -> str:
+    """The text of a part, which does nothing where `only` is given and not so."""
     table, how, many = part
     name, columns = table.name, columns_of(part)
     types = [_type(table, column) for column in columns]
+    if how == CHECKED:
+        columns, types = (*columns, "version"), [*types, "xid"]
     places = [f"${next(number)}::{type_}{'[]' if many else ''}" for type_ in types]
-    only = "" if after is None else f"EXISTS (SELECT FROM {after})"
-    if how == "update" and many:
-        changes = ", ".join([f"{column} = new.{column}" for column in _CHANGED[name]])
-        where = " AND ".join([*[f"old.{column} = new.{column}" for column in _KEYS[name]], *filter(None, [only])])
-        values = f"unnest({', '.join(places)}) new({', '.join(columns)})"
-        return f"UPDATE {name} old SET {changes} FROM {values} WHERE {where}"
-    if how == "update":
-        values_of = dict(zip(columns, places, strict=True))
+    if how in ("update", CHECKED):
+        values_of = {column: f"new.{column}" if many else place for column, place in zip(columns, places, strict=True)}
         changes = ", ".join([f"{column} = {values_of[column]}" for column in _CHANGED[name]])
-        where = " AND ".join([*[f"{column} = {values_of[column]}" for column in _KEYS[name]], *filter(None, [only])])
-        return f"UPDATE {name} SET {changes} WHERE {where}"
+        same = [f"old.{column} = {values_of[column]}" for column in _KEYS[name]]
+        same += [f"old.xmin = {values_of['version']}"] if how == CHECKED else []
+        where = " AND ".join([*same, *filter(None, [only])])
+        values = f"FROM unnest({', '.join(places)}) new({', '.join(columns)}) " if many else ""
+        returning = " RETURNING 1" if how == CHECKED else ""
+        return f"UPDATE {name} old SET {changes} {values}WHERE {where}{returning}"
     source = f"SELECT * FROM unnest({', '.join(places)})" if many else f"SELECT {', '.join(places)}"
-    text = f"INSERT INTO {name} ({', '.join(columns)}) {source}{only and f' WHERE {only}'}"
+    text = f"INSERT INTO {name} ({', '.join(columns)}) {source}{f' WHERE {only}' if only else ''}"
     if how == "upsert":
         changes = ", ".join([f"{column} = excluded.{column}" for column in _CHANGED[name]])
         text += f" ON CONFLICT ({', '.join(_KEYS[name])}) DO UPDATE SET {changes}"

@@ -1,0 +1,63 @@
+"""What this process itself wrote last of accounts, so that the next posting need not read it again.
+
+It is no more than a good guess, since another process may have posted meanwhile. Whoever decides on it writes on the
+condition that each account's row still is the version that was remembered, which the database judges in the very
+statement that writes; the truth stays there. Why that is safe is said in docs/decisions/0026.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from credit_service.ledger.account import Account, Grant
+from credit_service.ledger.decide import Needs
+from credit_service.storage.base import Record
+
+
+class Recalled(NamedTuple):
+    """An account that has nothing parked, with its open grants, and the version of its row."""
+
+    version: int
+    account: Account
+    grants: tuple[Grant, ...]
+
+
+class Remembered:
+    """The accounts that were written last, `size` at most (2 to 3 kB each)."""
+
+    def __init__(self, size: int = 10_000) -> None:
+        self._size = size
+        self._accounts: dict[UUID, Recalled] = {}
+
+    def recall(self, needs: Sequence[Needs]) -> dict[UUID, Recalled]:
+        """Those of the merchants whose accounts are remembered, and of whom nothing else is needed.
+
+        Nobody remembers transactions: whether a key was used is for the database to say.
+        """
+        found: dict[UUID, Recalled] = {}
+        more: list[UUID] = []
+        for need in needs:
+            if need.source is not None or need.trial or need.overdue:
+                more.append(need.merchant_id)
+            elif (recalled := self._accounts.get(need.merchant_id)) is not None:
+                found[need.merchant_id] = recalled
+        for merchant_id in more:
+            found.pop(merchant_id, None)
+        return found
+
+    def keep(self, records: Iterable[tuple[UUID, Record]], written: Collection[int], version: int) -> None:
+        """Remember what was committed: `written` are the numbers of accounts whose rows have this version now."""
+        accounts = self._accounts
+        for merchant_id, record in records:
+            account = record.account
+            if account is None or account.number not in written:
+                continue
+            accounts.pop(merchant_id, None)  # the one that was written last stands last
+            if not record.parked:
+                accounts[merchant_id] = Recalled(version, account, record.grants)
+        while len(accounts) > self._size:
+            del accounts[next(iter(accounts))]
+
+    def clear(self) -> None:
+        """Remember nothing: a new connection may lead to a database that has another past."""
+        self._accounts.clear()
