@@ -30,7 +30,7 @@ def kept(made: Record, *, size: int = 10, written: bool = True) -> Remembered:
     """What was remembered when this was committed."""
     remembered = Remembered(size)
     assert made.account is not None
-    remembered.keep([(MERCHANT, made)], [made.account.number] if written else [], VERSION)
+    remembered.keep([(MERCHANT, made)], {made.number: made.account} if written else {}, VERSION)
     return remembered
 
 
@@ -58,12 +58,20 @@ def test_what_was_not_written_is_not_remembered():
     assert kept(record(), written=False).recall([needs(use(1))]) == {}
 
 
+def test_what_was_written_otherwise_than_it_was_decided_is_forgotten():
+    made = record()
+    assert made.account is not None
+    remembered = kept(made)
+    remembered.keep([(MERCHANT, made)], {made.number: made.account._replace(balance=1)}, VERSION)
+    assert remembered.recall([needs(use(1))]) == {}
+
+
 def test_what_has_something_parked_is_forgotten():
     made = record()
     assert made.account is not None
     remembered = kept(made)
     made.parked["R"] = Parked("R", "O", T0, T0, refund("R", "O", credits=1))
-    remembered.keep([(MERCHANT, made)], [made.account.number], VERSION + 1)
+    remembered.keep([(MERCHANT, made)], {made.number: made.account}, VERSION + 1)
     assert remembered.recall([needs(use(1))]) == {}
 
 
@@ -71,7 +79,9 @@ def test_of_more_than_it_can_hold_it_forgets_what_was_written_longest_ago():
     remembered = Remembered(size=2)
     merchants = [UUID(int=number) for number in range(1, 4)]
     for merchant in (*merchants[:2], merchants[0], merchants[2]):
-        remembered.keep([(merchant, record(merchant))], [merchant.int], VERSION)
+        made = record(merchant)
+        assert made.account is not None
+        remembered.keep([(merchant, made)], {made.number: made.account}, VERSION)
     asked = [needs(use(1))._replace(merchant_id=merchant) for merchant in merchants]
     assert set(remembered.recall(asked)) == {merchants[0], merchants[2]}
 

@@ -25,7 +25,7 @@ NOTHING: Final[Mapping[UUID, Recalled]] = {}
 class Loading:
     """What is loaded for one batch. `accounts` comes first, `drawn` last; the others in any order.
 
-    What is `recalled` is not loaded, so nothing is known of the keys that are used there: see `unseen`.
+    What is `recalled` is not loaded, but for what was recorded under the keys, or `unseen` may be asked for elsewhere.
     """
 
     def __init__(self, needs: Sequence[Needs], recalled: Mapping[UUID, Recalled] = NOTHING) -> None:
@@ -36,7 +36,7 @@ class Loading:
         self._by_number: dict[int, Record] = {}
         self.records: dict[UUID, Record] = {}
         self.versions: dict[int, int] = {}  # of the rows of accounts, by number, where they are known
-        self.unseen: list[tuple[int, bytes]] = []  # accounts, and hashes of keys under which they may have something
+        self.unseen: list[tuple[int, bytes]] = []  # keys of what is recalled: accounts, and hashes
         if recalled:
             self._recall(recalled)
 
@@ -52,25 +52,25 @@ class Loading:
             del self.merchants[merchant.bytes]
             self.accounts[merchant] = account
             self.versions[account.number] = version
-            self.records[merchant] = record = Record(account, account.number)
+            self.records[merchant] = self._by_number[account.number] = record = Record(account, account.number)
             record.grants = grants
 
     def questions(self, draw_number: Callable[[], int]) -> Generator[Find, Iterable[Row], None]:
         """Everything that is needed, one question after the other; is sent what was found."""
         merchants = [(place,) for place in self.merchants]
         self.found_accounts((yield Find(tables.accounts, ("merchant_id",), merchants)), draw_number)
-        if not self._by_number:
+        if not self.accounts:
             return
-        numbers = {merchant: account.number for merchant, account in self.accounts.items()}
+        numbers = {one: self.accounts[one].number for one in self.merchants.values() if one in self.accounts}
 
-        def of_key(table: Table, some: set[tuple[UUID, bytes]]) -> Find:
+        def of_key(table: Table, some: set[tuple[UUID, bytes]], more: Sequence[tuple[int, bytes]] = ()) -> Find:
             places = [(numbers[merchant], hash_) for merchant, hash_ in some if merchant in numbers]
-            return Find(table, ("account", "key_hash"), places)
+            return Find(table, ("account", "key_hash"), [*places, *more])
 
-        every = [(number,) for number in self._by_number]
+        every = [(number,) for number in numbers.values()]
         self.found_grants((yield Find(tables.grants, ("account",), every, tables.OPEN)))
         self.found_parked((yield Find(tables.parked, ("account",), every)))
-        self.found_firsts((yield of_key(tables.transactions, self.keys())))
+        self.found_firsts((yield of_key(tables.transactions, self.keys(), self.unseen)))
         if sources := self.sources():
             self.found_given_back((yield of_key(tables.given_back, sources)))
             self.found_drawn((yield self.drawn()))

@@ -312,6 +312,7 @@ class PostgresStore(Webhooks):
                 sql.STATE_AS_KNOWN, lanes, *_columns(loading.versions.items()), *_columns(loading.unseen)
             )
             if same and not used:
+                loading.unseen.clear()
                 await _answered(connection, loading.questions(self._draw_number))
                 return loading, self._reckon(now), dict(zip(lanes, last, strict=True))
             line.wary = 0 if same else _WARY

@@ -1,11 +1,12 @@
 """What this process itself wrote last of accounts, so that the next posting need not read it again.
 
-It is no more than a good guess, since another process may have posted meanwhile. Whoever decides on it writes on the
-condition that each account's row still is the version that was remembered, which the database judges in the very
-statement that writes; the truth stays there. Why that is safe is said in docs/decisions/0026.
+On PostgreSQL it is no more than a good guess, since another process may have posted meanwhile: whoever decides on it
+writes on the condition that each account's row still is the version that was remembered, which the database judges in
+the very statement that writes. On SQLite it is known, since nobody else may write; who does all the same is noticed.
+Either way the truth stays in the database. Why that is safe is said in docs/decisions/0026.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -45,19 +46,19 @@ class Remembered:
             found.pop(merchant_id, None)
         return found
 
-    def keep(self, records: Iterable[tuple[UUID, Record]], written: Collection[int], version: int) -> None:
-        """Remember what was committed: `written` are the numbers of accounts whose rows have this version now."""
+    def keep(self, records: Iterable[tuple[UUID, Record]], written: Mapping[int, Account], version: int) -> None:
+        """Remember what was committed: the accounts that were written, by number, whose rows have this version now."""
         accounts = self._accounts
         for merchant_id, record in records:
-            account = record.account
-            if account is None or account.number not in written:
+            account = written.get(record.number)
+            if account is None:
                 continue
             accounts.pop(merchant_id, None)  # the one that was written last stands last
-            if not record.parked:
+            if account is record.account and not record.parked:
                 accounts[merchant_id] = Recalled(version, account, record.grants)
         while len(accounts) > self._size:
             del accounts[next(iter(accounts))]
 
     def clear(self) -> None:
-        """Remember nothing: a new connection may lead to a database that has another past."""
+        """Remember nothing: somebody else may have written, or it may be another database."""
         self._accounts.clear()
