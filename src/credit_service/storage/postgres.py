@@ -363,7 +363,7 @@ class PostgresStore(Webhooks):
         rest = []
         for table, how, some in _parts(writes, granted, last):
             if len(some) > _COPIED and how == "insert":
-                names = sql.columns_of(sql.Part(table, how))
+                names = sql.columns_of(table)
                 await connection.copy_records_to_table(table.name, records=some, columns=names)
                 written = True
             else:
@@ -548,9 +548,9 @@ def _statement(some: Iterable[Written]) -> tuple[tuple[sql.Part, ...], list[Any]
     values: list[Any] = []
     for table, how, written in some:
         if written:
-            many = len(written) > 1
-            parts.append(sql.Part(table, how, many))
-            values += sql.by_column(written) if many else written[0]
+            part = sql.Part(table, how, len(written) > 1)
+            parts.append(part)
+            values += sql.values_of(part, written)
     return tuple(parts), values
 
 
@@ -563,18 +563,16 @@ def _parts(
     """
     accounts = list(map(rows.account_row, writes.accounts.values()))
     yield tables.accounts, "insert", [row for row in accounts if row[0] not in granted]
-    changed = [(*row[3:], row[0]) for row in accounts if row[0] in granted]
+    changed = [row for row in accounts if row[0] in granted]
     if versions is None:
         yield tables.accounts, "update", changed
     else:
-        yield tables.accounts, sql.CHECKED, [(*row, versions[row[-1]]) for row in changed]
+        yield tables.accounts, sql.CHECKED, [(*row, versions[row[0]]) for row in changed]
     yield tables.transactions, "insert", list(map(rows.transaction_row, writes.transactions))
-    new_grants, old_grants = [], []
+    new_grants: list[Row] = []
+    old_grants: list[Row] = []
     for (account, number), grant in writes.grants.items():
-        if number > granted.get(account, 0):
-            new_grants.append(rows.grant_row(account, grant))
-        else:
-            old_grants.append((grant.remaining, grant.lapses, rows.is_open(grant), account, number))
+        (new_grants if number > granted.get(account, 0) else old_grants).append(rows.grant_row(account, grant))
     yield tables.grants, "insert", new_grants
     yield tables.grants, "update", old_grants
     lanes = {number: lane_of(account.merchant_id) for number, account in writes.accounts.items()}

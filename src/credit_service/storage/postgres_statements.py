@@ -4,7 +4,7 @@ Whatever the size of a batch, its values go as arrays, a column each, so the num
 the statements mean is said where they are used.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import count
 from typing import Any, Final, NamedTuple
@@ -161,22 +161,37 @@ _CHANGED: Final = {
 }
 
 
-def columns_of(part: Part) -> tuple[str, ...]:
-    """The columns whose values a part takes, in their order."""
-    table, how, _ = part
-    if how in ("update", CHECKED):
-        return (*_CHANGED[table.name], *_KEYS[table.name])
-    if table is tables.dead_letters:
-        return tables.LEDGERS_LETTER
-    return tuple(column.name for column in table.columns)
+def columns_of(table: Table) -> tuple[str, ...]:
+    """The columns of rows that are written to a table, in their order."""
+    return tables.LEDGERS_LETTER if table is tables.dead_letters else tuple(column.name for column in table.columns)
+
+
+def values_of(part: Part, some: Sequence[Sequence[Any]]) -> Iterator[Any]:
+    """The values of a part's parameters: rows of its table, after which a CHECKED one has its version.
+
+    Many go as one array of rows: of an array for each column the driver would look at every value three times.
+    """
+    if part.how == CHECKED:
+        versions = [row[-1] for row in some]
+        yield from values_of(part._replace(how="update"), [row[:-1] for row in some])
+        yield versions if part.many else versions[0]
+    elif part.table is tables.dead_letters:
+        yield from by_column(some) if part.many else some[0]
+    elif part.many:
+        yield some
+    elif part.how == "update":
+        row = dict(zip(columns_of(part.table), some[0], strict=True))
+        yield from [row[name] for name in (*_CHANGED[part.table.name], *_KEYS[part.table.name])]
+    else:
+        yield from some[0]
 
 
 @lru_cache(maxsize=256)
 def write(parts: tuple[Part, ...]) -> str:
-    """The statement that writes these parts, all at once; each takes a value for each of its columns.
+    """The statement that writes these parts, all at once; each takes what `values_of` says.
 
-    Where it writes many rows, these values are arrays. A single row without them costs a lone caller half as much.
-    Returns the version that the rows have then.
+    A single row goes without an array, which costs a lone caller half as much. Returns the version that the rows have
+    then.
     """
     number = count(1)
     texts = [f"part_{index} AS ({_part(part, number)})" for index, part in enumerate(parts)]
@@ -234,26 +249,39 @@ STATE_AS_KNOWN: Final = f"SELECT {_state('$1')}, {_as_known(2, 3, 4, 5)}"
 def _part(part: Part, number: "count[int]", only: str | None = None) -> str:
     """The text of a part, which does nothing where `only` is given and not so."""
     table, how, many = part
-    name, columns = table.name, columns_of(part)
-    types = [_type(table, column) for column in columns]
-    if how == CHECKED:
-        columns, types = (*columns, "version"), [*types, "xid"]
-    places = [f"${next(number)}::{type_}{'[]' if many else ''}" for type_ in types]
+    name, columns = table.name, columns_of(table)
     if how in ("update", CHECKED):
-        values_of = {column: f"new.{column}" if many else place for column, place in zip(columns, places, strict=True)}
-        changes = ", ".join([f"{column} = {values_of[column]}" for column in _CHANGED[name]])
-        same = [f"old.{column} = {values_of[column]}" for column in _KEYS[name]]
-        same += [f"old.xmin = {values_of['version']}"] if how == CHECKED else []
-        where = " AND ".join([*same, *filter(None, [only])])
-        values = f"FROM unnest({', '.join(places)}) new({', '.join(columns)}) " if many else ""
-        returning = " RETURNING 1" if how == CHECKED else ""
-        return f"UPDATE {name} old SET {changes} {values}WHERE {where}{returning}"
-    source = f"SELECT * FROM unnest({', '.join(places)})" if many else f"SELECT {', '.join(places)}"
+        return _update(name, table, how, many, number, only)
+    if many and table is not tables.dead_letters:
+        source = f"SELECT * FROM unnest(${next(number)}::{name}[])"
+    else:
+        places = ", ".join([f"${next(number)}::{_type(table, column)}{'[]' if many else ''}" for column in columns])
+        source = f"SELECT * FROM unnest({places})" if many else f"SELECT {places}"
     text = f"INSERT INTO {name} ({', '.join(columns)}) {source}{f' WHERE {only}' if only else ''}"
     if how == "upsert":
         changes = ", ".join([f"{column} = excluded.{column}" for column in _CHANGED[name]])
         text += f" ON CONFLICT ({', '.join(_KEYS[name])}) DO UPDATE SET {changes}"
     return text
+
+
+def _update(name: str, table: Table, how: str, many: bool, number: "count[int]", only: str | None) -> str:
+    columns = columns_of(table)
+    changed, keys = _CHANGED[name], _KEYS[name]
+    if many:
+        new = {column: f"new.{column}" for column in (*changed, *keys)}
+        arrays = f"${next(number)}::{name}[]"
+        if how == CHECKED:
+            arrays, columns = f"{arrays}, ${next(number)}::xid[]", (*columns, "version")
+        source, version = f" FROM unnest({arrays}) new({', '.join(columns)})", "new.version"
+    else:
+        new = {column: f"${next(number)}::{_type(table, column)}" for column in (*changed, *keys)}
+        source, version = "", f"${next(number)}::xid" if how == CHECKED else ""
+    changes = ", ".join([f"{column} = {new[column]}" for column in changed])
+    conditions = [f"old.{column} = {new[column]}" for column in keys]
+    conditions += [f"old.xmin = {version}"] if how == CHECKED else []
+    conditions += [only] if only else []
+    returning = " RETURNING 1" if how == CHECKED else ""
+    return f"UPDATE {name} old SET {changes}{source} WHERE {' AND '.join(conditions)}{returning}"
 
 
 TOUCH: Final = "UPDATE accounts SET settled_at = settled_at WHERE merchant_id = $1"
