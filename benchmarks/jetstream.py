@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 from urllib.request import urlopen
 from uuid import UUID
 
-from nats.aio.msg import Msg
-
 from benchmarks import postgres
 from benchmarks.client import HOST, load
 from benchmarks.http_spend import CONNECTIONS, open_accounts, spend
@@ -27,7 +25,7 @@ from benchmarks.servers import Server, running
 from credit_service.broker import Broker
 from credit_service.doors.jetstream.consumer import Consumer
 from credit_service.doors.jetstream.subjects import Subjects
-from credit_service.doors.jetstream.taking import Taking
+from credit_service.doors.jetstream.taking import Event, Taking
 from credit_service.observability import Metrics
 from credit_service.settings import load as settings_with
 from tests.servers.nats import broker, connected
@@ -51,9 +49,9 @@ class CountedTaking(Taking):
         self._left = wanted
         self.done = asyncio.Event()
 
-    async def take(self, messages: Sequence[Msg], pause: Callable[[float], Awaitable[bool]]) -> None:
-        await super().take(messages, pause)
-        self._left -= len(messages)
+    async def take(self, events: Sequence[Event], pause: Callable[[float], Awaitable[bool]]) -> None:
+        await super().take(events, pause)
+        self._left -= len(events)
         if self._left <= 0:
             self.done.set()
 
