@@ -23,7 +23,7 @@ from credit_service.ledger.refusals import Refused
 from credit_service.posting import Posting
 from credit_service.storage import postgres_statements as sql
 from credit_service.storage import statements, tables
-from credit_service.storage.base import Store, TransactionQuery, Work, Writes
+from credit_service.storage.base import Conflict, Store, TransactionQuery, Work, Writes
 from credit_service.storage.postgres import PostgresStore, lane_of
 from tests.ledger.telling import MERCHANT, T0, add, payment, refund, use
 from tests.servers.postgres import Databases
@@ -423,17 +423,67 @@ async def test_what_is_remembered_replays_and_refuses_nothing_without_asking(eng
         await other.close()
 
 
-async def test_a_new_connection_may_lead_to_another_past_so_nothing_is_remembered(engine: PostgresEngine):
-    await (await engine.fresh()).close()
+async def test_a_version_that_another_server_gave_out_again_is_not_the_one_that_is_remembered(engine: PostgresEngine):
+    """A server that takes another's place may lack the last postings, and goes on with the numbers that these had."""
+    other = await engine.fresh()
     store = Interrupted(engine.url, timeout_seconds=20)
     try:
         await tell(store, payment("P", 100))
-        for line in store._lines:
-            if line._connection is not None:
-                line._connection.terminate()
-        store.loads = 0
-        await tell(store, use(1))
-        assert store.loads == 1
+        await tell(other, use(30))
+        beneath = await engine.beneath()
+        known = store._remembered._accounts[MERCHANT.int]
+        version = await beneath.fetchval("SELECT xmin FROM accounts")
+        store._remembered._accounts[MERCHANT.int] = known._replace(version=version)
+        (outcome,) = await tell(store, use(1))
+        assert isinstance(outcome, Posted)
+        assert outcome.account.balance == 69
+    finally:
+        await store.close()
+        await other.close()
+
+
+@pytest.mark.parametrize("remembered", [False, True], ids=["loaded", "remembered"])
+async def test_L7_what_waited_for_its_lane_is_decided_anew_by_the_time_it_is_then(
+    engine: PostgresEngine, remembered: bool
+):
+    await (await engine.fresh()).close()
+    store = Interrupted(engine.url, timeout_seconds=20)
+    beneath = await engine.beneath()
+    try:
+        await tell(store, payment("P", 100))
+        if not remembered:
+            store._remembered.clear()
+        async with beneath.transaction():
+            await beneath.execute(f"SELECT pg_advisory_xact_lock({sql.LOCKS}, {lane_of(MERCHANT)})")
+            posting = asyncio.create_task(tell(store, use(1)))
+            while not await beneath.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                await beneath.execute("SELECT pg_sleep(0.01)")
+            await beneath.execute("SELECT pg_sleep(0.2)")
+            free_at = await beneath.fetchval(sql.NOW)
+        (outcome,) = await posting
+        assert isinstance(outcome, Posted)
+        assert outcome.transaction is not None
+        assert outcome.transaction.created_at >= free_at
+        assert abs(await store.now() - await beneath.fetchval(sql.NOW)) < 100_000, "nor is the clock read from it"
+    finally:
+        await store.close()
+
+
+async def test_who_waits_too_long_for_a_lane_is_told_that_nothing_was_done(engine: PostgresEngine):
+    await (await engine.fresh()).close()
+    store = PostgresStore(engine.url, timeout_seconds=0.5)
+    beneath = await engine.beneath()
+    seen: list[Exception] = []
+    try:
+        await tell(store, payment("P", 100))
+        _spy(store, seen)
+        async with beneath.transaction():
+            await beneath.execute(f"SELECT pg_advisory_xact_lock({sql.LOCKS}, {lane_of(MERCHANT)})")
+            posting = asyncio.create_task(tell(store, use(1)))
+            while not seen:
+                await beneath.execute("SELECT pg_sleep(0.01)")
+        assert isinstance((await posting)[0], Posted)
+        assert {type(error) for error in seen} == {Conflict}
     finally:
         await store.close()
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from sqlalchemy import ClauseElement
 
-from credit_service.ledger.decide import Replayed
+from credit_service.ledger.decide import Replayed, needs
 from credit_service.storage import reads, sqlite, statements, tables
 from credit_service.storage import sqlite_statements as sql
-from credit_service.storage.base import StorageUnavailable, Store, Writes
+from credit_service.storage.base import Loaded, StorageUnavailable, Store, Writes
 from credit_service.storage.questions import Question, Read
 from credit_service.storage.sqlite import SQLiteStore
 from credit_service.storage.statements import Ask, Find
@@ -330,5 +330,21 @@ async def test_what_it_wrote_last_it_need_not_load_unless_somebody_else_wrote_to
         asked.clear()
         await tell(store, use(1))
         assert len([one for one in asked if "JOIN accounts" in one]) == 1
+    finally:
+        await store.close()
+
+
+async def test_what_it_could_not_write_it_does_not_remember(tmp_path: Path):
+    store = await SQLiteEngine(tmp_path).fresh()
+
+    def fail(loaded: Loaded) -> Writes:
+        raise ArithmeticError
+
+    try:
+        await tell(store, payment("P", 100))
+        assert store._remembered.recall([needs(use(1))]) != {}
+        with pytest.raises(ArithmeticError):
+            await store.post([needs(use(1))], fail)
+        assert store._remembered.recall([needs(use(1))]) == {}
     finally:
         await store.close()

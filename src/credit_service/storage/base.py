@@ -76,7 +76,7 @@ class Record:
 
 
 class Loaded(NamedTuple):
-    """What a store loaded under lock for a batch. `now` was read once, after the locks."""
+    """What a batch is decided on, and the time of it: one instant for all, by the database's clock."""
 
     now: int
     records: Mapping[UUID, Record]
@@ -370,7 +370,7 @@ class Store(Protocol):
         ...
 
     async def post(self, needs: Sequence[Needs], work: Work) -> Writes:
-        """One database transaction: lock, load, `work`, write, commit.
+        """Load, `work`, write and commit; what is written rests on what is the truth at the commit, whoever else posts.
 
         Raises Conflict or StorageUnavailable (nothing was done), OutcomeUnknown, BadRow; what `work` raises passes
         through, with nothing done.

@@ -19,7 +19,7 @@ from credit_service.storage.remembered import Recalled
 from credit_service.storage.rows import Row
 from credit_service.storage.statements import Find
 
-NOTHING: Final[Mapping[UUID, Recalled]] = {}
+NOTHING: Final[Mapping[int, Recalled]] = {}
 
 
 class Loading:
@@ -28,10 +28,9 @@ class Loading:
     What is `recalled` is not loaded, but for what was recorded under the keys, or `unseen` may be asked for elsewhere.
     """
 
-    def __init__(self, needs: Sequence[Needs], recalled: Mapping[UUID, Recalled] = NOTHING) -> None:
+    def __init__(self, needs: Sequence[Needs], recalled: Mapping[int, Recalled] = NOTHING) -> None:
         self._needs = needs
         self.recalled = bool(recalled)
-        self.merchants = {need.merchant_id.bytes: need.merchant_id for need in needs}
         self.accounts: dict[UUID, Account] = {}
         self._by_number: dict[int, Record] = {}
         self.records: dict[UUID, Record] = {}
@@ -39,20 +38,22 @@ class Loading:
         self.unseen: list[tuple[int, bytes]] = []  # keys of what is recalled: accounts, and hashes
         if recalled:
             self._recall(recalled)
+        self.merchants = {need.merchant_id.bytes: need.merchant_id for need in self._needs}
 
-    def _recall(self, recalled: Mapping[UUID, Recalled]) -> None:
+    def _recall(self, recalled: Mapping[int, Recalled]) -> None:
         hashed = rows.key_hash
-        self.unseen = [
-            (recalled[need.merchant_id].account.number, hashed(need.key))
-            for need in self._needs
-            if need.merchant_id in recalled
-        ]
-        self._needs = [need for need in self._needs if need.merchant_id not in recalled]
-        for merchant, (version, account, grants) in recalled.items():
-            del self.merchants[merchant.bytes]
-            self.accounts[merchant] = account
+        rest: list[Needs] = []
+        for need in self._needs:
+            if (known := recalled.get(need.merchant_id.int)) is None:
+                rest.append(need)
+            else:
+                self.unseen.append((known.account.number, hashed(need.key)))
+        self._needs = rest
+        for version, account, grants in recalled.values():
+            self.accounts[account.merchant_id] = account
             self.versions[account.number] = version
-            self.records[merchant] = self._by_number[account.number] = record = Record(account, account.number)
+            record = Record(account, account.number)
+            self.records[account.merchant_id] = self._by_number[account.number] = record
             record.grants = grants
 
     def questions(self, draw_number: Callable[[], int]) -> Generator[Find, Iterable[Row], None]:
@@ -158,7 +159,7 @@ class Loading:
         return {account.number: account.granted for account in self.accounts.values()}
 
     def loaded(self, now: int) -> Loaded:
-        """All of it; `now` was read after the locks."""
+        """All of it, to be decided on at this time."""
         return Loaded(now, self.records)
 
 

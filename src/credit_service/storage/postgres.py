@@ -1,10 +1,10 @@
 """The ledger in PostgreSQL, for any number of processes and hosts.
 
-A posting locks its lanes, loads, decides and writes in four messages to the server, however large its batch is. The
-lane of a merchant is locked before anything of it is read, so the truth is always in the database and never in the
-memory of a process, and the events of a lane commit in the order of their numbers. Where a batch is of one merchant two
-messages do: it is loaded without a lock, and written on the condition that its account is still as it was loaded. The
-statements stand in `postgres_statements`.
+A merchant has a lane, which is locked until whatever is written for it is committed: so the events of a lane commit in
+the order of their numbers. A large posting locks its lanes, loads, decides, writes and commits, in a few messages to
+the server, however large it is. A small one is decided without a lock, on what was loaded or on what this process
+remembers of its own last postings, and written by one statement on the condition that nothing has changed: the truth is
+always in the database. The statements stand in `postgres_statements`, the reasons in docs/decisions/0009 and 0026.
 """
 
 import asyncio
@@ -71,6 +71,8 @@ _LONG_SECONDS = 300.0
 """How long a read over all accounts may take."""
 _ROWS_AT_ONCE = 1000
 _CLOCK_JUMP_SECONDS = 0.1
+_CLOCK_ANSWER_SECONDS = 0.05
+"""For how long an answer may have been under way that tells the database's clock."""
 _FEW: Final = 4
 """Up to so many merchants are loaded by one statement, which is slower for each and waits once."""
 _SMALL: Final = 100
@@ -165,7 +167,7 @@ class PostgresStore(Webhooks):
         self._draw_number = draw_number
         self._connect = connector(url, timeout_seconds=timeout_seconds, pooled=pooled)
         self._connect_patiently = connector(url, timeout_seconds=timeout_seconds, pooled=pooled, patient=True)
-        patience = str(int(timeout_seconds * 1000))
+        patience = str(int(timeout_seconds * 800))  # a little less than ours: the server can say that nothing was done
         # Of a process that vanished in the midst of a posting the server may hear nothing for hours, not even its end.
         for_posting = {
             "lock_timeout": patience,
@@ -176,12 +178,11 @@ class PostgresStore(Webhooks):
         self._local = for_posting if pooled else {}
         connect = connector(url, timeout_seconds=timeout_seconds, pooled=pooled, settings=for_posting)
         door = _Door(self.name)
-        self._lines = [_Line(partial(self._connected_anew, partial(door.connected, connect))) for _ in range(streams)]
+        self._lines = [_Line(partial(door.connected, connect)) for _ in range(streams)]
         self._readers = _Readers(self.name, partial(door.connected, self._connect), pool_size)
         self._ahead = 0  # of the database's clock, against this process's
-        self._read_at = self._read_at_time = float(
-            "-inf"
-        )  # when the database's clock was, by two clocks of this process
+        self._read_at = float("-inf")  # when the database's clock was, by a clock that cannot be set
+        self._read_at_time = float("-inf")  # and by the one that it is reckoned from
         self._remembered = Remembered()
         self._last: dict[int, int] = {}  # the last event of each lane, as far as this process knows
 
@@ -208,11 +209,6 @@ class PostgresStore(Webhooks):
                 await self._commit(connection)
                 self._keep(loading, writes, version, last)
         return writes
-
-    async def _connected_anew(self, connect: Callable[[], Any]) -> Connection:
-        """A connection for postings. It may lead to a server where what this process wrote never happened."""
-        self._remembered.clear()
-        return await connect()
 
     def _may_go_unlocked(self, line: "_Line", needs: Sequence[Needs]) -> bool:
         """Whether a posting is small, and nobody else has lately posted to its stream's accounts."""
@@ -244,8 +240,7 @@ class PostgresStore(Webhooks):
         lanes = sorted({lane_of(merchant_id) for merchant_id in (*loading.merchants.values(), *loading.accounts)})
         if loading.merchants:
             async with asyncio.timeout(self._timeout):
-                now, found = await self._load_few(connection, loading, lanes)
-            last = dict(zip(lanes, found, strict=True))
+                now, last = await self._load_few(connection, loading, lanes)
         else:
             now, last = self._reckoned(), {lane: self._last[lane] for lane in lanes}
         before = list(last.values())
@@ -255,9 +250,11 @@ class PostgresStore(Webhooks):
             return None if loading.recalled else writes
         if writes.unparked:  # what is parked again under its key is not for one statement
             return None
-        values += (lanes, before, *_columns(loading.versions.items()), *_columns(loading.unseen))
+        decided_at = None if self._clock is not None else now
+        values += (lanes, before, decided_at, *_known(loading), *_columns(loading.unseen))
         known = sum([number in loading.versions for number in writes.accounts])
         values += [known] if known else []
+        asked_at = time.monotonic()
         try:
             now, used, version = await self._write_unless_changed(connection, sql.write_unless_changed(parts), values)
         except (asyncpg.IntegrityConstraintViolationError, asyncpg.DivisionByZeroError):
@@ -266,7 +263,7 @@ class PostgresStore(Webhooks):
         if version is None:
             line.wary = 0 if used else _WARY
             return None
-        self._reckon(now)
+        self._reckon(now, asked_at)
         self._keep(loading, writes, version, last)
         return writes
 
@@ -283,9 +280,9 @@ class PostgresStore(Webhooks):
 
     def _keep(self, loading: Loading, writes: Writes, version: int | None, last: Mapping[int, int]) -> None:
         """Remember what was committed."""
+        self._last.update(last)
         if version is not None:
             self._remembered.keep(loading.records.items(), writes.accounts, version)
-            self._last.update(last)
 
     async def _commit(self, connection: Connection) -> None:
         try:
@@ -308,26 +305,36 @@ class PostgresStore(Webhooks):
         await connection.execute(sql.begin(lanes, self._local))
         if not line.wary and (recalled := self._remembered.recall(needs)):
             loading = Loading(needs, recalled)
+            asked_at = time.monotonic()
             now, last, same, used = await connection.fetchrow(
-                sql.STATE_AS_KNOWN, lanes, *_columns(loading.versions.items()), *_columns(loading.unseen)
+                sql.STATE_AS_KNOWN, lanes, *_known(loading), *_columns(loading.unseen)
             )
             if same and not used:
                 loading.unseen.clear()
-                await _answered(connection, loading.questions(self._draw_number))
-                return loading, self._reckon(now), dict(zip(lanes, last, strict=True))
+                if loading.merchants:
+                    return loading, *await self._load_by_size(connection, loading, lanes)
+                return loading, self._reckon(now, asked_at), dict(zip(lanes, last, strict=True))
             line.wary = 0 if same else _WARY
         loading = Loading(needs)
+        return loading, *await self._load_by_size(connection, loading, lanes)
+
+    async def _load_by_size(
+        self, connection: Connection, loading: Loading, lanes: list[int]
+    ) -> tuple[int, dict[int, int]]:
         load = self._load_few if len(loading.merchants) <= _FEW else self._load_many
-        now, last = await load(connection, loading, lanes)
-        return loading, now, dict(zip(lanes, last or (), strict=True))
+        return await load(connection, loading, lanes)
 
-    async def _load_many(self, connection: Connection, loading: Loading, lanes: list[int]) -> tuple[int, Sequence[int]]:
+    async def _load_many(
+        self, connection: Connection, loading: Loading, lanes: list[int]
+    ) -> tuple[int, dict[int, int]]:
         """Load in several messages to the server, which finds a thousand places faster when they are of one table."""
+        asked_at = time.monotonic()
         now, last = await connection.fetchrow(sql.STATE, lanes)
+        now = self._reckon(now, asked_at)
         await _answered(connection, loading.questions(self._draw_number))
-        return self._reckon(now), last
+        return now, dict(zip(lanes, last, strict=True))
 
-    async def _load_few(self, connection: Connection, loading: Loading, lanes: list[int]) -> tuple[int, Sequence[int]]:
+    async def _load_few(self, connection: Connection, loading: Loading, lanes: list[int]) -> tuple[int, dict[int, int]]:
         """Load in one message: a lone caller waits for each of them."""
         keys, sources, trials = loading.keys(), loading.sources(), loading.trials()
         places = [[*loading.merchants], lanes, *_by_merchant(keys)]
@@ -335,7 +342,9 @@ class PostgresStore(Webhooks):
             places += _by_merchant(sources)
         if trials:
             places.append([merchant.bytes for merchant in trials])
+        asked_at = time.monotonic()
         now, last, *found = await connection.fetchrow(sql.load(bool(sources), bool(trials)), *places)
+        now = self._reckon(now, asked_at)
         versioned, grants, parked, firsts, given_back, trials_found = [some or () for some in found]
         loading.found_accounts([tuple(row)[:-1] for row in versioned], self._draw_number)
         loading.versions |= {row[0]: row[-1] for row in versioned}
@@ -346,7 +355,7 @@ class PostgresStore(Webhooks):
         loading.found_trials(trials_found)
         if sources:
             loading.found_drawn(await _answer(connection, loading.drawn()))
-        return self._reckon(now), last
+        return now, dict(zip(lanes, last or (), strict=True))
 
     async def _write_rows(
         self, connection: Connection, writes: Writes, granted: Mapping[int, int], last: dict[int, int]
@@ -377,7 +386,9 @@ class PostgresStore(Webhooks):
     async def now(self) -> int:
         """See `base.Store.now`. Reckoned from this process's clock, whose distance every posting measures anew."""
         if not self._knows_the_time():
-            self._reckon(await self._asked(lambda connection: connection.fetchval(sql.NOW)))
+            asked_at = time.monotonic()
+            now: int = await self._asked(lambda connection: connection.fetchval(sql.NOW))
+            return self._reckon(now, asked_at)
         return self._reckoned()
 
     def _knows_the_time(self) -> bool:
@@ -391,11 +402,15 @@ class PostgresStore(Webhooks):
         """The database's clock, from that of this process."""
         return self._clock() if self._clock is not None else time.time_ns() // 1000 + self._ahead
 
-    def _reckon(self, now: int) -> int:
-        """Take note of the database's clock that was just read; returns the time of what is done then."""
-        local = time.time_ns() // 1000
-        self._ahead = now - local
-        self._read_at, self._read_at_time = time.monotonic(), local / 1e6
+    def _reckon(self, now: int, asked_at: float) -> int:
+        """Take note of the database's clock; returns the time of what is done then.
+
+        Where the answer took long, nobody knows how old it is: the database may have waited for something meanwhile.
+        """
+        answered_at, local = time.monotonic(), time.time_ns() // 1000
+        if answered_at - asked_at < _CLOCK_ANSWER_SECONDS:
+            self._ahead = now - local
+            self._read_at, self._read_at_time = answered_at, local / 1e6
         return now if self._clock is None else self._clock()
 
     async def _read(self, read: Callable[[], Read[T]], *, snapshot: bool = True) -> T:
@@ -531,6 +546,12 @@ def connector(
         raise StorageUnavailable(f"{name_of(url)} cannot be used: DATABASE_URL has an option or a part that cannot be.")
 
     return connect
+
+
+def _known(loading: Loading) -> tuple[list[int], list[int], list[int]]:
+    """The accounts on which a posting is decided: their numbers, the versions of their rows, when they were settled."""
+    settled = {account.number: account.settled_at for account in loading.accounts.values()}
+    return [*loading.versions], [*loading.versions.values()], [settled[number] for number in loading.versions]
 
 
 def _columns(pairs: Collection[tuple[int, Any]]) -> list[list[Any]]:

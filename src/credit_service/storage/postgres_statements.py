@@ -1,7 +1,7 @@
 """How PostgreSQL is asked: its dialect, one statement that loads a posting and one that writes it.
 
-Whatever the size of a batch, its values go as arrays, a column each, so the number of statements does not grow. What
-the statements mean is said where they are used.
+Whatever the size of a batch, its values go as arrays, so the number of statements does not grow. What the statements
+mean is said where they are used.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +19,8 @@ _DIALECT: Final = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlc
 LOCKS: Final = 0x63726564
 """The first half of the advisory locks' keys, so that they are not those of something else in the database."""
 
+LAG_MICROS: Final = 100_000
+"""So much may pass between a decision without a lock and its writing, and no more: credits may have expired (L7)."""
 CLOCK: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 NOW: Final = f"SELECT {CLOCK}"
 IS_READ_ONLY: Final = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'"
@@ -202,16 +204,16 @@ def write(parts: tuple[Part, ...]) -> str:
 def write_unless_changed(parts: tuple[Part, ...]) -> str:
     """As `write`, in a transaction of its own, and only where nothing has changed since it was decided.
 
-    More parameters: the lanes that it locks, and the last event of each; the accounts on which it was decided, and the
-    versions of their rows; accounts and hashes of keys which were taken to be new there. Returns the time, whether one
-    of the keys was used before, and the version of the rows, which is NULL where nothing was written.
+    More parameters: the lanes that it locks, and the last event of each; the time at which it was decided, unless that
+    is not the database's; then those of `_as_known`, and how many accounts are updated, if any. Returns the time,
+    whether one of the keys was used before, and the version of the rows, which is NULL where nothing was written.
 
     What is asked before the lanes are locked may have changed when they are. Then the key of `events` or of
     `transactions` is broken, or a row of `accounts` is not written for its version, which ends in a division by zero.
     """
     number = count(1)
-    texts = [_part(part, number, only="(SELECT lanes FROM locked) > 0") for part in parts]
-    lanes, last, *more = (next(number) for _ in range(6))
+    texts = [_part(part, number, only="(SELECT ready FROM locked)") for part in parts]
+    lanes, last, decided_at, *known = (next(number) for _ in range(8))
     newer = _LOOK_UP.format(
         what="", table="events", where="events.lane = known.lane AND id > known.last LIMIT 1", name="found"
     )
@@ -220,30 +222,41 @@ def write_unless_changed(parts: tuple[Part, ...]) -> str:
     version = f"CASE WHEN {written} = 1 THEN {_VERSION} END"
     return f"""
 WITH found AS MATERIALIZED (
-    SELECT {_as_known(*more)}
+    SELECT {_as_known(*known)}
 ), fits AS MATERIALIZED (
     SELECT FROM found WHERE same AND NOT used
     AND NOT EXISTS (SELECT FROM unnest(${lanes}::integer[], ${last}::bigint[]) known(lane, last) {newer})
 ), locked AS MATERIALIZED (
-    SELECT count(pg_advisory_xact_lock({LOCKS}, lane)) AS lanes FROM fits, unnest(${lanes}::integer[]) lane
+    SELECT count(pg_advisory_xact_lock({LOCKS}, lane)) > 0
+        AND coalesce(abs({CLOCK} - ${decided_at}::bigint) < {LAG_MICROS}, true) AS ready
+    FROM fits, unnest(${lanes}::integer[]) lane
 ), {", ".join([f"part_{index} AS ({text})" for index, text in enumerate(texts)])}
-SELECT {CLOCK}, used, CASE WHEN EXISTS (SELECT FROM fits) THEN {version} END FROM found"""
+SELECT {CLOCK}, used, CASE WHEN (SELECT ready FROM locked) THEN {version} END FROM found"""
 
 
-def _as_known(accounts: int, versions: int, used_by: int, keys: int) -> str:
-    """Whether all accounts are of the versions that are known, and whether any of the keys was used."""
+def _as_known(accounts: int, versions: int, settled: int, used_by: int, keys: int) -> str:
+    """Whether all accounts are as they are known, and whether any of the keys was used.
+
+    Parameters, by their numbers: accounts, the versions of their rows, when they were settled; accounts and hashes of
+    keys. A version alone would not do: a server that takes another's place gives those out again that were lost.
+    """
     looked_up = partial(_LOOK_UP.format, what="", name="found")
-    same = looked_up(table="accounts", where="accounts.number = known.number AND xmin = known.version")
+    same = looked_up(
+        table="accounts",
+        where="accounts.number = known.number AND xmin = known.version AND accounts.settled_at = known.settled_at",
+    )
     first = looked_up(table="transactions", where="account = asked.account AND key_hash = asked.key_hash")
+    known = (
+        f"unnest(${accounts}::bigint[], ${versions}::xid[], ${settled}::bigint[]) known(number, version, settled_at)"
+    )
     return (
-        f"(SELECT count(*) FROM unnest(${accounts}::bigint[], ${versions}::xid[]) known(number, version) {same})"
-        f" = cardinality(${accounts}::bigint[]) AS same, "
+        f"(SELECT count(*) FROM {known} {same}) = cardinality(${accounts}::bigint[]) AS same, "
         f"EXISTS (SELECT FROM unnest(${used_by}::bigint[], ${keys}::bytea[]) asked(account, key_hash) {first}) AS used"
     )
 
 
-STATE_AS_KNOWN: Final = f"SELECT {_state('$1')}, {_as_known(2, 3, 4, 5)}"
-"""As `STATE`, with what `_as_known` tells, for locked lanes; accounts, versions, accounts and hashes of keys follow."""
+STATE_AS_KNOWN: Final = f"SELECT {_state('$1')}, {_as_known(2, 3, 4, 5, 6)}"
+"""As `STATE`, with what `_as_known` tells, for lanes that are locked."""
 
 
 def _part(part: Part, number: "count[int]", only: str | None = None) -> str:

@@ -7,12 +7,15 @@ Either way the truth stays in the database. Why that is safe is said in docs/dec
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from credit_service.ledger.account import Account, Grant
 from credit_service.ledger.decide import Needs
 from credit_service.storage.base import Record
+
+_GRANTS: Final = 50
+"""So many open grants are remembered, and no account that has more: the memory of a process has an end."""
 
 
 class Recalled(NamedTuple):
@@ -28,22 +31,23 @@ class Remembered:
 
     def __init__(self, size: int = 10_000) -> None:
         self._size = size
-        self._accounts: dict[UUID, Recalled] = {}
+        self._accounts: dict[int, Recalled] = {}  # by `UUID.int`, which is looked up in a third of the time
 
-    def recall(self, needs: Sequence[Needs]) -> dict[UUID, Recalled]:
-        """Those of the merchants whose accounts are remembered, and of whom nothing else is needed.
+    def recall(self, needs: Sequence[Needs]) -> dict[int, Recalled]:
+        """By `UUID.int` those of the merchants whose accounts are remembered, and of whom nothing else is needed.
 
         Nobody remembers transactions: whether a key was used is for the database to say.
         """
-        found: dict[UUID, Recalled] = {}
-        more: list[UUID] = []
+        found: dict[int, Recalled] = {}
+        more: list[int] = []
         for need in needs:
+            merchant = need.merchant_id.int
             if need.source is not None or need.trial or need.overdue:
-                more.append(need.merchant_id)
-            elif (recalled := self._accounts.get(need.merchant_id)) is not None:
-                found[need.merchant_id] = recalled
-        for merchant_id in more:
-            found.pop(merchant_id, None)
+                more.append(merchant)
+            elif merchant not in found and (recalled := self._accounts.get(merchant)) is not None:
+                found[merchant] = recalled
+        for merchant in more:
+            found.pop(merchant, None)
         return found
 
     def keep(self, records: Iterable[tuple[UUID, Record]], written: Mapping[int, Account], version: int) -> None:
@@ -53,9 +57,9 @@ class Remembered:
             account = written.get(record.number)
             if account is None:
                 continue
-            accounts.pop(merchant_id, None)  # the one that was written last stands last
-            if account is record.account and not record.parked:
-                accounts[merchant_id] = Recalled(version, account, record.grants)
+            accounts.pop(merchant_id.int, None)  # the one that was written last stands last
+            if account is record.account and not record.parked and len(record.grants) <= _GRANTS:
+                accounts[merchant_id.int] = Recalled(version, account, record.grants)
         while len(accounts) > self._size:
             del accounts[next(iter(accounts))]
 

@@ -136,7 +136,7 @@ class SQLiteStore(Webhooks):
         self._remembered.keep(loading.records.items(), writes.accounts, self._version)
         return writes
 
-    def _recalled(self, needs: Sequence[Needs]) -> Mapping[UUID, Recalled]:
+    def _recalled(self, needs: Sequence[Needs]) -> Mapping[int, Recalled]:
         """What need not be loaded; nothing, where somebody has written past this process."""
         (version,) = self._writer.execute("PRAGMA data_version").fetchone()
         if version != self._version:
@@ -165,6 +165,7 @@ class SQLiteStore(Webhooks):
             raise OutcomeUnknown(str(error)) from error
 
     def _roll_back(self) -> None:
+        self._remembered.clear()  # where the commit failed, only the database can tell what it has
         if self._writer.in_transaction:  # after some errors SQLite has done it by itself
             self._writer.execute("ROLLBACK")
 
