@@ -1,6 +1,7 @@
 """Runs `credit-service` commands within the test's own process, as a shell would."""
 
 import contextlib
+import gc
 import io
 import json
 import logging
@@ -39,6 +40,7 @@ def command(*arguments: str | Path, cwd: Path, **environment: str) -> Ran:
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         _logs_left_alone(),
+        _garbage_left_alone(),
     ):
         try:
             main([str(argument) for argument in arguments])
@@ -64,3 +66,13 @@ def _logs_left_alone() -> Iterator[None]:
         root.handlers[:] = handlers
         root.setLevel(level)
         structlog.reset_defaults()
+
+
+@contextlib.contextmanager
+def _garbage_left_alone() -> Iterator[None]:
+    """Afterwards it is collected as before: a command may think the process its own."""
+    thresholds = gc.get_threshold()
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)

@@ -21,6 +21,7 @@ from typing import Any
 import httpx2
 
 from tests.commands import clean_environment
+from tests.storage.files import new_file
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
@@ -47,6 +48,11 @@ def start(*arguments: str | Path, cwd: Path, **popen: Any) -> subprocess.Popen[s
     )
 
 
+def plain_client(url: str = "", **options: Any) -> httpx2.Client:
+    """A client without TLS, for which it would first read all certificates of this machine: 20 ms each time."""
+    return httpx2.Client(base_url=url, verify=False, **options)
+
+
 class Served:
     """A service that answers, with its URL and its first admin key."""
 
@@ -58,13 +64,20 @@ class Served:
         port: int = 0,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        """Start it on an SQLite file, in its folder; or in a folder on the PostgreSQL database of a URL."""
+        """Start it on an SQLite file, in its folder; or in a folder on the PostgreSQL database of a URL.
+
+        A file that is not there yet is made first, since a service that has to migrate takes half as long again to
+        start. That it can is shown where its greeting is (tests/test_service.py).
+        """
         self.database = database
         if isinstance(database, Path):
+            if not database.exists():
+                new_file(database)
             folder, name, url = database.parent, database.name, f"sqlite:///{database}"
         else:
             assert folder is not None, "where the first admin key is, or will be"
             name, url = "credit-service", database
+        self._passed_over = 0
         # Read by its name: an open file shares its place with the process that writes there.
         self._stderr = folder / f"{name}.{next(_numbers)}.stderr"
         with self._stderr.open("w") as errors:
@@ -107,11 +120,15 @@ class Served:
 
     def errors(self) -> str:
         """What it wrote to standard error."""
-        return self._stderr.read_text()
+        return self._stderr.read_text()[self._passed_over :]
+
+    def pass_over_errors(self) -> None:
+        """Leave out of `errors` what it has written so far, for the next test."""
+        self._passed_over = len(self._stderr.read_text())
 
     def client(self) -> httpx2.Client:
         """An HTTP client that calls with the admin key."""
-        return httpx2.Client(base_url=f"{self.url}/api/v1", headers={"Authorization": f"Bearer {self.key}"}, timeout=60)
+        return plain_client(f"{self.url}/api/v1", headers={"Authorization": f"Bearer {self.key}"}, timeout=60)
 
     def stop(self) -> None:
         """Ask it to stop, and wait until it has finished what was under way."""

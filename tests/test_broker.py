@@ -112,6 +112,25 @@ async def test_a_wrong_password_is_told_once_and_never_shown(new_nats: Callable[
     assert [line["event"] for line in logs] == ["nats_unavailable"]
 
 
+async def test_it_is_closed_also_where_the_client_takes_the_end_for_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("credit_service.broker._END_SECONDS", 0.05)
+    monkeypatch.setattr("credit_service.broker._PAUSE_SECONDS", 0)
+    connecting = asyncio.Event()
+
+    async def connect(*_: object) -> None:
+        first = not connecting.is_set()
+        connecting.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            if not first:
+                raise
+
+    monkeypatch.setattr(Broker, "_connect", connect)
+    async with asyncio.timeout(RECOVERY_SECONDS), running("nats://127.0.0.1:1"):
+        await connecting.wait()
+
+
 async def test_what_the_user_may_not_do_is_told(new_nats: Callable[..., Nats]) -> None:
     users = '{ users: [ {user: u, password: p, permissions: {publish: "$JS.API.INFO"}} ] }'
     server = new_nats(settings=f"authorization {users}")
@@ -150,6 +169,7 @@ async def test_a_stream_that_lacks_a_subject_is_told_once_and_left_alone(nats_ur
         sentence = (
             "The stream CREDITS_TEST is there, without the subject b; it is left as it is: add that, or remove it."
         )
+        await broker.jetstream()  # that there is a connection is told, too
         with capture_logs() as logs:
             for _ in range(3):
                 with pytest.raises(StreamConflict) as refused:

@@ -56,15 +56,24 @@ def requests(service: Served, log_format: str) -> list[dict[str, Any]]:
     return [line for line in told if line["event"] == "request" and line["route"] != "/livez"]
 
 
-@pytest.fixture(params=FORMATS)
+@pytest.fixture(scope="module", params=FORMATS)
 def log_format(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def talkative(tmp_path: Path, log_format: str) -> Iterator[Served]:
-    with served(tmp_path / "a.db", settings={"LOG_FORMAT": log_format, "LOG_LEVEL": "debug"}) as service:
+@pytest.fixture(scope="module")
+def at_debug(log_format: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    settings = {"LOG_FORMAT": log_format, "LOG_LEVEL": "debug"}
+    with served(tmp_path_factory.mktemp("logs") / "a.db", settings=settings) as service:
         yield service
+
+
+@pytest.fixture
+def talkative(at_debug: Served, log_format: str) -> Served:
+    """A service at debug that has said nothing yet, as far as a test can see."""
+    lines(at_debug, log_format)
+    at_debug.pass_over_errors()
+    return at_debug
 
 
 def test_at_debug_each_answered_request_is_one_line(talkative: Served, log_format: str) -> None:

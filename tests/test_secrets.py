@@ -7,11 +7,11 @@ import sqlite3
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import httpx2
 import pytest
 from structlog.testing import capture_logs
 
@@ -23,7 +23,7 @@ from credit_service.settings import YAML_FILE, Settings, SettingsError, load
 from credit_service.storage.databases import database_of
 from tests.commands import clean_environment, command
 from tests.doors.running import Running, delivery
-from tests.served import served
+from tests.served import plain_client, served
 from tests.servers.processes import wait_until
 from tests.servers.valkey import Valkey
 from tests.storage.engines import on_server, only_on, opened
@@ -246,7 +246,9 @@ BROKERS = (
 
 
 @pytest.mark.parametrize("url", BROKERS)
-def test_nothing_tells_a_password_of_NATS(url: str, tmp_path: Path) -> None:
+def test_nothing_tells_a_password_of_NATS(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nobody is there, however long one waits.
+    monkeypatch.setattr(import_module("credit_service.cli.doctor"), "_NATS_SECONDS", 0.5)
     for arguments in (("config",), ("config", "--json"), ("doctor",)):
         ran = command(*arguments, cwd=tmp_path, NATS_URL=url)
         assert is_quiet(ran.out, ran.err), arguments
@@ -418,9 +420,10 @@ def test_what_signs_webhooks_is_told_once_and_nowhere_else(tmp_path: Path) -> No
 def spoken(url: str, *keys: str) -> str:
     """All that is answered to requests with these keys in the right place and in wrong ones."""
     said: list[str] = []
+    client = plain_client(url, timeout=60)
 
     def ask(method: str, path: str, headers: dict[str, str], **more: Any) -> None:
-        answer = httpx2.request(method, f"{url}{path}", headers=headers, timeout=60, **more)
+        answer = client.request(method, path, headers=headers, **more)
         said.append(f"{answer.status_code} {answer.headers} {answer.text}")
 
     opening = {"content": json.dumps({"merchant_id": MERCHANT}).encode()}
@@ -447,6 +450,7 @@ def spoken(url: str, *keys: str) -> str:
         ask("GET", f"/livez?key={key}", {})
     for path in ("/metrics", "/openapi.json", "/docs", "/docs/errors", "/readyz", "/api/v1/health"):
         ask("GET", path, {})
+    client.close()
     return "\n".join(said)
 
 
@@ -495,12 +499,15 @@ def test_the_secrets_of_shopify_are_told_nowhere(tmp_path: Path) -> None:
     assert is_quiet(of(settings), settings.model_dump_json(), str(settings.model_dump()))
     (tmp_path / "served").mkdir()
     said: list[str] = []
-    with served(tmp_path / "served" / "a.db", settings={**secrets, "LOG_LEVEL": "debug"}) as service:
+    with (
+        served(tmp_path / "served" / "a.db", settings={**secrets, "LOG_LEVEL": "debug"}) as service,
+        plain_client(service.url) as client,
+    ):
         for body in (b"{}", b"{", b"\xff"):
             for secret in (CANARY, previous, "guessed"):
                 signed = delivery("orders/paid", body, secret, "a.myshopify.com")
                 for headers in (signed, signed | {"x-shopify-topic": "t"}, signed | {"x-shopify-hmac-sha256": secret}):
-                    answer = httpx2.post(f"{service.url}/api/v1/webhooks/shopify", content=body, headers=headers)
+                    answer = client.post("/api/v1/webhooks/shopify", content=body, headers=headers)
                     said.append(f"{answer.status_code} {answer.headers} {answer.text}")
         assert {text[:3] for text in said} == {"200", "401"}
         service.stop()

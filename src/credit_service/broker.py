@@ -42,6 +42,7 @@ _PING_SECONDS: Final = 2
 _PINGS_UNANSWERED: Final = 2
 _PAUSE_SECONDS: Final = 0.5
 _LOOK_SECONDS: Final = 0.1
+_END_SECONDS: Final = 1.0
 _MAX_AGE_SECONDS: Final = 30 * 86_400
 _log = structlog.get_logger()
 
@@ -50,7 +51,7 @@ class StreamConflict(Exception):
     """A stream cannot be made, or has not what we need, and is not ours to alter; one sentence for an operator."""
 
 
-class BrokerUnavailable(Exception):
+class BrokerUnavailable(OSError):
     """NATS does not answer; one sentence for an operator, without secrets."""
 
 
@@ -95,7 +96,9 @@ class Broker:
     async def close(self) -> None:
         """Disconnect, and connect no more."""
         if self._task is not None:
-            self._task.cancel()
+            while not self._task.done():  # while it connects, nats-py may take this for the end of its own waiting
+                self._task.cancel()
+                await asyncio.wait([self._task], timeout=_END_SECONDS)
             await asyncio.gather(self._task, return_exceptions=True)
 
     @property

@@ -17,7 +17,6 @@ import structlog
 import uvicorn
 
 from credit_service import __version__
-from credit_service.broker import Broker
 from credit_service.doors.auditor import Auditor
 from credit_service.doors.http import plugin_status
 from credit_service.doors.http.app import make_app
@@ -26,9 +25,6 @@ from credit_service.doors.http.keys import Keyring, new_key
 from credit_service.doors.http.protocol import LimitedProtocol
 from credit_service.doors.http.routes import PREFIX, Parts
 from credit_service.doors.http.shell import Application, Receive, Scope, Send
-from credit_service.doors.jetstream.consumer import Consumer
-from credit_service.doors.jetstream.subjects import Subjects
-from credit_service.doors.jetstream.taking import Taking
 from credit_service.doors.shopify_inbox import Inbox
 from credit_service.doors.sweeper import keep_sweeping
 from credit_service.gate.levels import Channel
@@ -37,8 +33,6 @@ from credit_service.gate.status import Gate
 from credit_service.ledger.account import MICROSECONDS
 from credit_service.ledger.decide import Outcome
 from credit_service.observability import Metrics
-from credit_service.outlets.dead_letters import DeadLetters
-from credit_service.outlets.jetstream import Publisher, publishing
 from credit_service.outlets.reader import Reader
 from credit_service.outlets.stream import Stream
 from credit_service.outlets.targets import Targets
@@ -50,6 +44,7 @@ from credit_service.storage.base import StorageError, Store, Writes
 from credit_service.storage.databases import database_of
 
 if TYPE_CHECKING:
+    from credit_service.broker import Broker
     from credit_service.doors.http.tracing import Tracing
     from credit_service.gate.redis import RedisLevel
 
@@ -102,13 +97,7 @@ class Service:
         self.broker: Broker | None = None
         self.publishing: Reader | None = None
         if url := settings.nats_url.get_secret_value():
-            self.broker = Broker(url, name=settings.nats_consumer, replicas=settings.nats_stream_replicas)
-            self.dead_letters = DeadLetters(store, self.broker)
-            subjects, wake = Subjects(settings.remapped_subjects), self.dead_letters.wake
-            taking = Taking(store, self.posting, self.metrics, subjects, settings, wake)
-            self.consumer = Consumer(self.broker, subjects, taking, settings, worker, workers)
-            publisher = Publisher(self.broker, settings.service_source, self.metrics.published)
-            self.publishing = publishing(store, publisher, self.wake)
+            self._use_nats(url, worker, workers)
         parts = Parts(
             store,
             self.posting,
@@ -131,6 +120,24 @@ class Service:
 
             self.tracing = tracing.Tracing(settings)
             self.app = self.tracing.around(self.app)
+
+    def _use_nats(self, url: str, worker: int, workers: int) -> None:
+        """Make the parts that speak to NATS; they take long to import."""
+        from credit_service.broker import Broker
+        from credit_service.doors.jetstream.consumer import Consumer
+        from credit_service.doors.jetstream.subjects import Subjects
+        from credit_service.doors.jetstream.taking import Taking
+        from credit_service.outlets.dead_letters import DeadLetters
+        from credit_service.outlets.jetstream import Publisher, publishing
+
+        store, settings = self.store, self.settings
+        self.broker = Broker(url, name=settings.nats_consumer, replicas=settings.nats_stream_replicas)
+        self.dead_letters = DeadLetters(store, self.broker)
+        subjects, wake = Subjects(settings.remapped_subjects), self.dead_letters.wake
+        taking = Taking(store, self.posting, self.metrics, subjects, settings, wake)
+        self.consumer = Consumer(self.broker, subjects, taking, settings, worker, workers)
+        publisher = Publisher(self.broker, settings.service_source, self.metrics.published)
+        self.publishing = publishing(store, publisher, self.wake)
 
     def _is_stopping(self) -> bool:
         return self.stopping
@@ -346,8 +353,10 @@ def longest_stop_seconds(settings: Settings) -> float:
 
 
 def quieten_garbage_collection() -> None:
-    """What is loaded by now stays; looked through again and again, it would make every batch wait."""
-    gc.collect()
+    """What is loaded by now stays; looked through again and again, it would make every batch wait.
+
+    The little garbage in it stays, too: to look for it takes a tenth of a second.
+    """
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
 

@@ -21,6 +21,7 @@ from credit_service.doors.http.keys import new_key
 from credit_service.doors.http.problems import CODES
 from credit_service.settings import Settings
 from credit_service.storage.databases import database_of
+from tests.served import plain_client
 
 T = TypeVar("T")
 API = "/api/v1"
@@ -78,7 +79,7 @@ class Running:
         assert self._started.wait(30)
         if self._failed is not None:
             raise self._failed
-        self.client = httpx2.Client(base_url=self.url, timeout=10)
+        self.client = plain_client(self.url, timeout=10)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -404,8 +404,9 @@ def test_events_go_on_after_NATS_was_started_again(
 
 @only_on("sqlite")
 def test_NATS_may_be_absent_at_the_start_and_be_silent_later(
-    start: Callable[..., Running], new_nats: Callable[..., Nats]
+    start: Callable[..., Running], new_nats: Callable[..., Nats], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("credit_service.broker._PING_SECONDS", 0.5)  # tests/test_broker.py has its usual patience
     server = new_nats()
     server.stop()
     running = start(nats_url=server.url)

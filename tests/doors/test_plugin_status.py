@@ -173,8 +173,10 @@ def test_with_the_database_away_the_last_known_answer_counts_then_the_policy(
 
 def test_head_answers_as_get_without_the_body(running: Running) -> None:
     path = f"{STATUS}/{running.open()}"
-    whole = running.get(path, None)
-    head = running.call("HEAD", path, None)
+    while True:
+        whole, head, again = (running.call(method, path, None) for method in ("GET", "HEAD", "GET"))
+        if whole.headers["etag"] == again.headers["etag"]:  # the status was not looked up anew meanwhile
+            break
     assert (head.status_code, head.content) == (200, b"")
     for name in ("etag", "cache-control", "content-length", "content-type"):
         assert head.headers[name] == whole.headers[name]

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import httpx2
 
-from tests.served import Served
+from tests.served import Served, plain_client
 
 API = "/api/v1/credits"
 REFUSALS = {"storage_unavailable", "outcome_unknown", "overloaded", "deadline_exceeded"}
@@ -92,7 +92,7 @@ class Callers:
 
     def _client(self, number: int) -> httpx2.Client:
         service = self._services[number % len(self._services)]
-        return httpx2.Client(base_url=service.url, headers={"authorization": f"Bearer {service.key}"}, timeout=30)
+        return plain_client(service.url, headers={"authorization": f"Bearer {service.key}"}, timeout=30)
 
     def _post_once(self, client: httpx2.Client, spend: Spend, number: int, chance: random.Random) -> None:
         unknown = False
@@ -138,7 +138,7 @@ class Callers:
 
     def _watch(self, service: Served) -> None:
         """What storefronts and orchestrators ask."""
-        with httpx2.Client(base_url=service.url, timeout=30) as client:
+        with plain_client(service.url, timeout=30) as client:
             while not self._stopping.is_set():
                 for path in (f"{API}/plugin-status/{self.merchants[0]}", f"{API}/plugin-status/{uuid4()}", "/livez"):
                     began = time.monotonic()

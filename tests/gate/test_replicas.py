@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from tests.doors.running import Running, new_merchant, posting
+from tests.served import plain_client
 from tests.servers.proxy import Proxy
 from tests.servers.valkey import Valkey
 from tests.storage.engines import only_on
@@ -85,7 +86,7 @@ class Checker:
 
     def _run(self, replica: Running) -> None:
         chance = random.Random(replica.port)
-        with httpx2.Client(base_url=f"{replica.url}/api/v1/credits/plugin-status/", timeout=10) as client:
+        with plain_client(f"{replica.url}/api/v1/credits/plugin-status/", timeout=10) as client:
             while not self._stop.is_set():
                 merchant = chance.choice(self._merchants)
                 asked_at = time.monotonic()

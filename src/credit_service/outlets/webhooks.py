@@ -11,14 +11,12 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from secrets import token_hex
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from credit_service.ledger.account import DAY, MICROSECONDS
 from credit_service.outlets.reader import LEASE_SECONDS, position_after
 from credit_service.outlets.targets import Targets
 from credit_service.outlets.wake import Wake
-from credit_service.outlets.webhook_client import Client
-from credit_service.outlets.webhook_queue import Means, Notes, Queue
 from credit_service.rounds import keep_doing
 from credit_service.storage.base import (
     Backlog,
@@ -30,6 +28,9 @@ from credit_service.storage.base import (
     WebhookDelivery,
     WebhookEndpoint,
 )
+
+if TYPE_CHECKING:
+    from credit_service.outlets.webhook_queue import Means, Queue
 
 READER: Final = "webhooks"
 """The name of the cursor whose lease says which process sends."""
@@ -151,6 +152,10 @@ class Webhooks:
 
     async def _send(self, endpoints: Sequence[WebhookEndpoint], backlogs: Mapping[str, Backlog]) -> None:
         """Let the queues send what is due, and end those of endpoints that were deleted."""
+        # Takes long to import, and a service may never have an endpoint.
+        from credit_service.outlets.webhook_client import Client
+        from credit_service.outlets.webhook_queue import Means, Notes, Queue
+
         if self._means is None:
             client, notes = Client(self._targets), Notes(self._store)
             self._means = Means(self._store, client, notes, self._source, self._told)

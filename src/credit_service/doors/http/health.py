@@ -9,7 +9,6 @@ from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
-from credit_service.broker import BrokerUnavailable
 from credit_service.doors.http.openapi import problems
 from credit_service.doors.http.problems import Problem
 from credit_service.doors.http.routes import CallOf, Meta, Parts, PartsOf, Publishing, Unsaid, answer, respond, router
@@ -120,7 +119,7 @@ async def _looked_at(check: Awaitable[object]) -> dict[str, Any]:
     try:
         await check
         seen: dict[str, Any] = {"status": "ok"}
-    except (StorageError, BrokerUnavailable, OSError) as error:
+    except (StorageError, OSError) as error:
         seen = {"status": "unavailable", "reason": str(error)}
     return {**seen, "latency_ms": round((time.perf_counter() - started) * 1000, 3)}
 

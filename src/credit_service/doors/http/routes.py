@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Sequence
 from hashlib import blake2b
-from typing import Annotated, Any, ClassVar, Final, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Protocol, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -15,7 +15,6 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
-from credit_service.broker import Broker
 from credit_service.doors.http.keys import Keyring
 from credit_service.doors.http.problems import CODES, Problem, of_faults
 from credit_service.doors.http.shell import Answer, Call, as_problem
@@ -29,6 +28,9 @@ from credit_service.observability import Metrics
 from credit_service.posting import Posting
 from credit_service.settings import Settings
 from credit_service.storage.base import Position, Store
+
+if TYPE_CHECKING:
+    from credit_service.broker import Broker
 
 T = TypeVar("T")
 PREFIX = "/api/v1"
@@ -76,7 +78,7 @@ class Parts:
         is_stopping: Callable[[], bool],
         follow: Follow,
         webhooks: Webhooks,
-        broker: Broker | None = None,
+        broker: "Broker | None" = None,
         publishing: Publishing | None = None,
         check_redis: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
