@@ -9,14 +9,12 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.request import urlopen
 from uuid import UUID
-
-from nats.aio.msg import Msg
 
 from benchmarks import postgres
 from benchmarks.client import HOST, load
@@ -27,13 +25,15 @@ from benchmarks.servers import Server, running
 from credit_service.broker import Broker
 from credit_service.doors.jetstream.consumer import Consumer
 from credit_service.doors.jetstream.subjects import Subjects
-from credit_service.doors.jetstream.taking import Taking
+from credit_service.doors.jetstream.taking import Event, Taking
 from credit_service.observability import Metrics
 from credit_service.settings import load as settings_with
 from tests.servers.nats import broker, connected
+from tests.servers.postgres import Databases
 
 PAID = "evt.shopify.webhook.order_paid"
 BATCH = 1_000
+ENGINES = ("SQLite", "PostgreSQL")
 
 
 class Seen(NamedTuple):
@@ -51,9 +51,9 @@ class CountedTaking(Taking):
         self._left = wanted
         self.done = asyncio.Event()
 
-    async def take(self, messages: Sequence[Msg], pause: Callable[[float], Awaitable[bool]]) -> None:
-        await super().take(messages, pause)
-        self._left -= len(messages)
+    async def take(self, events: Sequence[Event], pause: Callable[[float], Awaitable[bool]]) -> None:
+        await super().take(events, pause)
+        self._left -= len(events)
         if self._left <= 0:
             self.done.set()
 
@@ -68,32 +68,43 @@ class OnlyDecoding(CountedTaking):
 
 async def run(quick: bool) -> list[Figure]:
     """The ratios of the two, and what they are made of."""
-    with broker() as url:
-        return [*await _taken(url, quick), *await _published(url, quick)]
+    with broker() as url, postgres.server() as databases:
+        return [*await _taken(url, databases, quick), *await _published(url, databases, quick)]
 
 
 # ---- events in
 
 
-async def _taken(url: str, quick: bool) -> list[Figure]:
+async def _taken(url: str, databases: Databases, quick: bool) -> list[Figure]:
     rounds, number = (3, 5_000) if quick else (7, 50_000)
     async with open_ledger() as ledger:
         await _tell(url, ledger.merchants, number)
     names = iter(range(10**6))
 
-    async def taking(kind: type[CountedTaking]) -> float:
-        async with open_ledger() as fresh:
+    async def taking(engine: str, kind: type[CountedTaking]) -> float:
+        async with _fresh(engine, databases) as fresh:
             return await _rate(url, fresh, kind, number, f"benchmark-{next(names)}")
 
-    rates = await interleaved(
-        rounds, {"committed": partial(taking, CountedTaking), "decoded": partial(taking, OnlyDecoding)}
-    )
+    ways = {engine: partial(taking, engine, CountedTaking) for engine in ENGINES}
+    rates = await interleaved(rounds, {**ways, "decoded": partial(taking, ENGINES[0], OnlyDecoding)})
+    what = "JetStream to committed over fetched and decoded"
     return [
-        ratio(
-            "JetStream to committed over fetched and decoded", rates["committed"], rates["decoded"], owed=0.35, aim=0.7
-        ),
-        *[figure(f"events {what}", rates[what], "/s") for what in rates],
+        *[ratio(f"{what}, {engine}", rates[engine], rates["decoded"], owed=0.35, aim=0.7) for engine in ENGINES],
+        *[figure(f"events committed, {engine}", rates[engine], "/s") for engine in ENGINES],
+        figure("events decoded", rates["decoded"], "/s"),
     ]
+
+
+@asynccontextmanager
+async def _fresh(engine: str, databases: Databases) -> AsyncIterator[Ledger]:
+    """A ledger to which nothing was posted yet but its merchants' trials."""
+    if engine == "SQLite":
+        async with open_ledger() as ledger:
+            yield ledger
+    else:
+        with databases.database() as database:
+            async with postgres.open_ledger(database) as ledger:
+                yield ledger
 
 
 async def _tell(url: str, merchants: Sequence[UUID], number: int) -> None:
@@ -129,16 +140,14 @@ async def _rate(url: str, ledger: Ledger, kind: type[CountedTaking], number: int
 # ---- events out
 
 
-async def _published(url: str, quick: bool) -> list[Figure]:
+async def _published(url: str, databases: Databases, quick: bool) -> list[Figure]:
     figures = []
-    async with AsyncExitStack() as stack:
-        databases = stack.enter_context(postgres.server())
-        for engine in ("SQLite", "PostgreSQL"):
-            with ExitStack() as servers:
-                ledgers: list[str | None] = [None, None]
-                if engine == "PostgreSQL":
-                    ledgers = [servers.enter_context(databases.database()) for _ in ledgers]
-                figures += await _slowed(engine, servers, ledgers, url, quick)
+    for engine in ENGINES:
+        with ExitStack() as servers:
+            ledgers: list[str | None] = [None, None]
+            if engine == "PostgreSQL":
+                ledgers = [servers.enter_context(databases.database()) for _ in ledgers]
+            figures += await _slowed(engine, servers, ledgers, url, quick)
     return figures
 
 

@@ -146,10 +146,10 @@ async def _copies(connections: "asyncpg.Pool[Any]", written: Sequence[Written]) 
                     for table, how, some in batch:
                         part = sql.Part(table, how)
                         if how == "insert":
-                            columns = sql.columns_of(part)
+                            columns = sql.columns_of(part.table)
                             await connection.copy_records_to_table(table.name, records=some, columns=columns)
                         else:
-                            await connection.execute(sql.write((part,)), *sql.by_column(some))
+                            await connection.execute(sql.write((part,)), *sql.values_of(part, some))
 
     begun = time.perf_counter()
     await asyncio.gather(*map(copy, streams))

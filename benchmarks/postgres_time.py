@@ -18,7 +18,7 @@ from benchmarks.ledger import Ledger
 from benchmarks.measure import Figure, figure
 from benchmarks.postgres import open_ledger, server
 from credit_service.ledger.commands import Post
-from credit_service.storage import postgres, postgres_statements
+from credit_service.storage import postgres
 from credit_service.storage.base import Work, Writes
 
 T = TypeVar("T")
@@ -96,7 +96,6 @@ class _Watch:
         with (
             patch.object(self._store, "post", post),
             patch.object(postgres, "_parts", made),
-            patch.object(postgres_statements, "by_column", self._timed("making rows", postgres_statements.by_column)),
             patch.object(self._line, "_connection", _Connection(self._line._connection, self)),
         ):
             yield
@@ -150,7 +149,7 @@ class _Watch:
         if not self._explain or not values:
             return False
         (found,) = json.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", *values))
-        parts = found["Plan"].get("Plans", ())
+        parts = [part for part in found["Plan"].get("Plans", ()) if "Operation" in part]
         if statement.startswith("SELECT"):
             self.explained[f"load {_relation(found['Plan']) or 'events'}"] = found["Execution Time"]
         else:
@@ -181,6 +180,11 @@ class _Connection:
         if await self._watch.explain(self._connection, statement, values):
             return None
         return await self._watch.message(statement, lambda: self._connection.execute(statement, *values))
+
+    async def fetchval(self, statement: str, *values: Any) -> Any:
+        if await self._watch.explain(self._connection, statement, values):
+            return None
+        return await self._watch.message(statement, lambda: self._connection.fetchval(statement, *values))
 
     async def fetch(self, statement: str, *values: Any) -> Any:
         await self._watch.explain(self._connection, statement, values)

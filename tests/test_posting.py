@@ -141,7 +141,7 @@ class MemoryStore:
             raise step.error
         records: dict[UUID, Record] = {}
         for need in needs:
-            known = self.records.get(need.merchant_id) or Record(None, lambda: next(self.numbers))
+            known = self.records.get(need.merchant_id) or Record(None, next(self.numbers))
             records.setdefault(need.merchant_id, known.copy())
         writes = work(Loaded(T0 + round(now() * 1e6), records))
         if bad := self.poison & {transaction.key for transaction in writes.transactions}:

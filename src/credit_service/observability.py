@@ -5,7 +5,7 @@ import sys
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from functools import partial
+from functools import lru_cache, partial
 from itertools import accumulate
 from typing import Any
 
@@ -102,12 +102,14 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._http_of = lru_cache(maxsize=1024)(self._http.labels)  # which takes as long as all else that is counted
         self.registry.register(_PlainNumbers(self))
 
     def committed(self, writes: Writes) -> None:
         """Count what a commit wrote."""
-        for transaction in writes.transactions:
-            self._transactions.labels(transaction.type, transaction.operation).inc()
+        posted = Counter([(transaction.type, transaction.operation) for transaction in writes.transactions])
+        for kind, count in posted.items():
+            self._transactions.labels(*kind).inc(count)
         self._balances.inc(len(writes.transactions))
         self._dead_letters.inc(len(writes.dead_letters))
 
@@ -153,7 +155,7 @@ class Metrics:
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request, by its route's template."""
-        self._http.labels(method, route, str(status)).observe(seconds)
+        self._http_of(method, route, str(status)).observe(seconds)
 
     def stored(self, totals: Totals, parked: int) -> None:
         """Note how many merchants there are of each kind, and refunds that wait, as asked of the store just now."""

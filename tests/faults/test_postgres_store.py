@@ -34,10 +34,10 @@ SILENCE_SECONDS = 0.4
 class Told(PostgresStore):
     """A store that remembers what it told of postings that failed, and can be halted before it writes or commits.
 
-    It locks before it loads, as for a batch of several merchants, unless it is to post `alone`.
+    It locks before it loads, as for a large batch, unless its `way` is another.
     """
 
-    alone = False
+    way = "locked"
 
     def __init__(self, url: str, **more: Any) -> None:
         super().__init__(url, **more)
@@ -54,8 +54,10 @@ class Told(PostgresStore):
             self.told.append(type(error).__name__)
             raise
 
-    def _may_go_alone(self, *arguments: Any) -> bool:
-        return self.alone and super()._may_go_alone(*arguments)
+    def _may_go_unlocked(self, *arguments: Any) -> bool:
+        if self.way != "remembered":
+            self._remembered.clear()
+        return self.way != "locked" and super()._may_go_unlocked(*arguments)
 
     async def _write_unless_changed(self, *arguments: Any) -> Any:
         self.before_lone_write()
@@ -133,21 +135,19 @@ LOCKED: dict[str, tuple[Callable[[Proxy], Any], list[str]]] = {
     "before the commit": (lambda proxy: proxy.cut_before(COMMIT), ["OutcomeUnknown"]),
     "after the commit": (lambda proxy: proxy.cut_after(COMMIT), ["OutcomeUnknown"]),
 }
-# Of one merchant: loaded without a lock, written and committed by one statement.
-ALONE = {name: LOCKED[name] for name in ("idle", "before the load", "after the load")} | {
-    name: (LOCKED[name][0], ["OutcomeUnknown"]) for name in ("before the write", "after the write")
-}
+# What is remembered is written and committed by one statement; else it is loaded without a lock before.
+REMEMBERED = {name: (LOCKED[name][0], ["OutcomeUnknown"]) for name in ("idle", "before the write", "after the write")}
+LOADED = REMEMBERED | {name: LOCKED[name] for name in ("idle", "before the load", "after the load")}
+WAYS = {"locked": LOCKED, "loaded": LOADED, "remembered": REMEMBERED}
 
 
-@pytest.mark.parametrize(
-    ("alone", "where"), [*[(False, where) for where in LOCKED], *[(True, where) for where in ALONE]]
-)
+@pytest.mark.parametrize(("way", "where"), [(way, where) for way, places in WAYS.items() for where in places])
 async def test_a_connection_that_is_cut_is_made_again_and_the_posting_posted_once(
-    proxy: Proxy, alone: bool, where: str
+    proxy: Proxy, way: str, where: str
 ) -> None:
-    cut, told = (ALONE if alone else LOCKED)[where]
+    cut, told = WAYS[way][where]
     async with opened(proxy.url) as store:
-        store.alone = alone
+        store.way = way
         sprung = cut(proxy)
         outcome = await tell(store, use(1, KEY))
         assert sprung is None or sprung.is_set()
@@ -166,7 +166,7 @@ async def test_reads_on_connections_that_were_cut_are_read_again(proxy: Proxy) -
             assert await store.count(ALL) == 2
             proxy.cut()
             await store.check()
-            store._clock_read_at = float("-inf")
+            store._read_at = float("-inf")
             proxy.cut()
             assert await store.now() > 0
 
@@ -202,9 +202,10 @@ async def test_silence_at_the_commit_is_unknown_and_the_key_finds_out(proxy: Pro
         assert (await store.held([MERCHANT], 0))[MERCHANT].account.balance == 98
 
 
-async def test_silence_at_a_write_of_one_statement_is_unknown_and_the_key_finds_out(proxy: Proxy) -> None:
+@pytest.mark.parametrize("way", ["loaded", "remembered"])
+async def test_silence_at_a_write_of_one_statement_is_unknown_and_the_key_finds_out(proxy: Proxy, way: str) -> None:
     async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS) as store:
-        store.alone = True
+        store.way = way
         store.before_lone_write = proxy.hold
         with pytest.raises(OutcomeUnknown):
             await tell(store, use(1, KEY), deadline_seconds=1)
@@ -287,9 +288,9 @@ async def test_a_commit_that_the_server_answers_with_a_rollback_is_none(url: str
         assert await store.count(ALL) == 3
 
 
-@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("state", "told"), [("40001", "Conflict"), ("23514", "BadRow")])
-async def test_a_commit_that_the_server_refuses_has_done_nothing(url: str, alone: bool, state: str, told: str) -> None:
+async def test_a_commit_that_the_server_refuses_has_done_nothing(url: str, way: str, state: str, told: str) -> None:
     refusal = f"""
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN RAISE EXCEPTION 'at the commit' USING ERRCODE = '{state}'; END $$;
@@ -297,7 +298,7 @@ async def test_a_commit_that_the_server_refuses_has_done_nothing(url: str, alone
         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()
     """
     async with opened(url) as store:
-        store.alone = alone
+        store.way = way
         await asked(url, refusal)
         with pytest.raises(StorageError, match="at the commit"):
             await tell(store, use(1, KEY), deadline_seconds=0.2)

@@ -292,13 +292,13 @@ async def test_a_stop_between_delivery_and_commit_repeats_nothing(store: Store, 
     ("commits", "spent_seconds", "age_seconds", "more", "rest_seconds"),
     [
         (0, 0.1, 0, True, 0.02),
-        (1, 0.1, 10, False, 0.9),
+        (1, 0.05, 10, False, 0.7),
         (1, 0.1, 11, False, 0.1),
         (1, 0.001, 0, False, 0.02),
         (1, 5, 0, False, 1),
     ],
 )
-async def test_while_this_process_posts_it_rests_nine_times_as_long_as_a_page_took_unless_it_is_late(
+async def test_while_this_process_posts_it_rests_fourteen_times_as_long_as_a_page_took_unless_it_is_late(
     store: Store,
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,

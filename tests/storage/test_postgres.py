@@ -23,7 +23,7 @@ from credit_service.ledger.refusals import Refused
 from credit_service.posting import Posting
 from credit_service.storage import postgres_statements as sql
 from credit_service.storage import statements, tables
-from credit_service.storage.base import Store, TransactionQuery, Work, Writes
+from credit_service.storage.base import Conflict, Store, TransactionQuery, Work, Writes
 from credit_service.storage.postgres import PostgresStore, lane_of
 from tests.ledger.telling import MERCHANT, T0, add, payment, refund, use
 from tests.servers.postgres import Databases
@@ -39,8 +39,8 @@ class HaltingStore(PostgresStore):
     goes_on: asyncio.Event | None = None
     has_stopped = asyncio.Event()
 
-    def _may_go_alone(self, *arguments: Any) -> bool:
-        return self.goes_on is None and super()._may_go_alone(*arguments)
+    def _may_go_unlocked(self, *arguments: Any) -> bool:
+        return self.goes_on is None and super()._may_go_unlocked(*arguments)
 
     async def _commit(self, connection: Any) -> None:
         if self.goes_on is not None:
@@ -312,45 +312,56 @@ def _spy(store: PostgresStore, seen: list[Exception]) -> None:
     store.post = spied  # type: ignore[method-assign]
 
 
-# ---- a posting of one merchant, in two messages
+# ---- a small posting, in one message where its accounts are remembered, else in two
 
 
 class Interrupted(PostgresStore):
-    """A store that lets something happen between its load and its decision."""
+    """A store that lets something happen between its load and its decision, and counts its loads."""
 
     interruption: Callable[[], Awaitable[object]] | None = None
+    loads = 0
 
     async def _load_few(self, *arguments: Any) -> Any:
         loaded = await super()._load_few(*arguments)
+        self.loads += 1
         if self.interruption is not None:
             interruption, self.interruption = self.interruption, None
             await interruption()
         return loaded
 
+    async def _load_many(self, *arguments: Any) -> Any:
+        self.loads += 1
+        return await super()._load_many(*arguments)
+
 
 SAME_LANE = next(one for number in count(100) if lane_of(one := UUID(int=number)) == lane_of(MERCHANT))
+OTHERS = [
+    pytest.param([use(5, "other")], id="posted to the account"),
+    pytest.param([of(SAME_LANE, payment("P", 1))], id="announced something in the lane"),
+    pytest.param([refund("R", "unknown", credits=1)], id="parked a refund"),
+    pytest.param([use(3, "mine")], id="used the key"),
+]
 
 
-@pytest.mark.parametrize(
-    "others",
-    [
-        pytest.param([use(5, "other")], id="posted to the account"),
-        pytest.param([of(SAME_LANE, payment("P", 1))], id="announced something in the lane"),
-        pytest.param([refund("R", "unknown", credits=1)], id="parked a refund"),
-        pytest.param([use(3, "mine")], id="used the key"),
-    ],
-)
-async def test_a_posting_is_decided_anew_where_another_was_faster(engine: PostgresEngine, others: list[Any]):
+@pytest.mark.parametrize("others", OTHERS)
+@pytest.mark.parametrize("remembered", [False, True], ids=["loaded", "remembered"])
+async def test_a_posting_is_decided_anew_where_another_was_faster(
+    engine: PostgresEngine, others: list[Any], remembered: bool
+):
     other = await engine.fresh()
     store = Interrupted(engine.url, timeout_seconds=20)
     try:
-        await tell(other, payment("P", 100))
-        store.interruption = lambda: tell(other, *others)
+        if remembered:
+            await tell(store, payment("P", 100))
+            await tell(other, *others)
+        else:
+            await tell(other, payment("P", 100))
+            store.interruption = lambda: tell(other, *others)
         (outcome,) = await tell(store, use(3, "mine"))
         replayed = others[0].key == "mine"
         assert isinstance(outcome, Replayed if replayed else Posted)
-        (line,) = [line for line in store._lines if line.wary]
-        assert line.wary == 100, "it goes on with locks for a while"
+        again = remembered and replayed  # a repeat, for all that the database said
+        assert _wary(store) == ([] if again else [100]), "it goes on with locks for a while"
         async for books in store.books():
             assert [*books.faults, *verify(books.account, books.grants, list(books.transactions))] == []
         account = (await store.held([MERCHANT], 0))[MERCHANT].account
@@ -358,10 +369,150 @@ async def test_a_posting_is_decided_anew_where_another_was_faster(engine: Postgr
         ids = sorted(row[1] for row in await engine.rows("events") if row[0] == lane_of(MERCHANT))
         assert ids == list(range(1, len(ids) + 1))
         await tell(store, use(1))
-        assert line.wary == 99
+        assert _wary(store) == [100 if again else 99]
     finally:
         await store.close()
         await other.close()
+
+
+def _wary(store: PostgresStore) -> list[int]:
+    """For how many postings more each stream locks first, of those that do."""
+    return [line.wary for line in store._lines if line.wary]
+
+
+async def test_what_a_store_wrote_last_it_need_not_load(engine: PostgresEngine):
+    await (await engine.fresh()).close()
+    store = Interrupted(engine.url, timeout_seconds=20)
+    merchants = [UUID(int=number) for number in range(1, 41)]
+    try:
+        await tell(store, *[of(merchant, payment("P", 100)) for merchant in merchants])
+        store.loads = 0
+        await tell(store, *[of(merchant, use(2, "small")) for merchant in merchants], of(merchants[0], use(1)))
+        await tell(store, *[of(merchant, use(1)) for merchant in merchants * 3])
+        assert store.loads == 0
+        outcomes = await tell(store, of(merchants[0], use(1)), of(UUID(int=99), payment("P", 9)))
+        assert all(isinstance(outcome, Posted) for outcome in outcomes)
+        assert store.loads == 1, "of the merchant who was not known"
+        held = await store.held(merchants, 0)
+        assert [held[merchant].account.balance for merchant in merchants] == [93, *[95] * 39]
+        assert _wary(store) == []
+        async for books in store.books():
+            assert [*books.faults, *verify(books.account, books.grants, list(books.transactions))] == []
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("many", [1, 60, 150])
+async def test_what_is_remembered_replays_and_refuses_nothing_without_asking(engine: PostgresEngine, many: int):
+    other = await engine.fresh()
+    store = Interrupted(engine.url, timeout_seconds=20)
+    merchants = [UUID(int=number) for number in range(1, many + 1)]
+    try:
+        await tell(store, *[of(merchant, payment("P", 10)) for merchant in merchants])
+        used = [of(merchant, use(1, "key")) for merchant in merchants]
+        await tell(store, *used)
+        assert [type(one) for one in await tell(store, *used)] == [Replayed] * many
+        assert _wary(store) == [], "a repeat is nobody else's doing"
+        await tell(other, of(merchants[0], payment("Q", 90)))
+        assert [type(one) for one in await tell(store, of(merchants[0], use(99, "all")))] == [Posted]
+        await tell(other, of(merchants[0], use(1, "last")), *[of(one, use(9, "last")) for one in merchants[1:]])
+        outcomes = await tell(store, *[of(merchant, use(1, "more")) for merchant in merchants])
+        assert [type(one) for one in outcomes] == [Refused] * many
+    finally:
+        await store.close()
+        await other.close()
+
+
+async def test_a_version_that_another_server_gave_out_again_is_not_the_one_that_is_remembered(engine: PostgresEngine):
+    """A server that takes another's place may lack the last postings, and goes on with the numbers that these had."""
+    other = await engine.fresh()
+    store = Interrupted(engine.url, timeout_seconds=20)
+    try:
+        await tell(store, payment("P", 100))
+        await tell(other, use(30))
+        beneath = await engine.beneath()
+        known = store._remembered._accounts[MERCHANT.int]
+        version = await beneath.fetchval("SELECT xmin FROM accounts")
+        store._remembered._accounts[MERCHANT.int] = known._replace(version=version)
+        (outcome,) = await tell(store, use(1))
+        assert isinstance(outcome, Posted)
+        assert outcome.account.balance == 69
+    finally:
+        await store.close()
+        await other.close()
+
+
+@pytest.mark.parametrize("remembered", [False, True], ids=["loaded", "remembered"])
+async def test_L7_what_waited_for_its_lane_is_decided_anew_by_the_time_it_is_then(
+    engine: PostgresEngine, remembered: bool
+):
+    await (await engine.fresh()).close()
+    store = Interrupted(engine.url, timeout_seconds=20)
+    beneath = await engine.beneath()
+    try:
+        await tell(store, payment("P", 100))
+        if not remembered:
+            store._remembered.clear()
+        async with beneath.transaction():
+            await beneath.execute(f"SELECT pg_advisory_xact_lock({sql.LOCKS}, {lane_of(MERCHANT)})")
+            posting = asyncio.create_task(tell(store, use(1)))
+            while not await beneath.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                await beneath.execute("SELECT pg_sleep(0.01)")
+            await beneath.execute("SELECT pg_sleep(0.2)")
+            free_at = await beneath.fetchval(sql.NOW)
+        (outcome,) = await posting
+        assert isinstance(outcome, Posted)
+        assert outcome.transaction is not None
+        assert outcome.transaction.created_at >= free_at
+        assert abs(await store.now() - await beneath.fetchval(sql.NOW)) < 100_000, "nor is the clock read from it"
+    finally:
+        await store.close()
+
+
+async def test_who_waits_too_long_for_a_lane_is_told_that_nothing_was_done(engine: PostgresEngine):
+    await (await engine.fresh()).close()
+    store = PostgresStore(engine.url, timeout_seconds=0.5)
+    beneath = await engine.beneath()
+    seen: list[Exception] = []
+    try:
+        await tell(store, payment("P", 100))
+        _spy(store, seen)
+        async with beneath.transaction():
+            await beneath.execute(f"SELECT pg_advisory_xact_lock({sql.LOCKS}, {lane_of(MERCHANT)})")
+            posting = asyncio.create_task(tell(store, use(1)))
+            while not seen:
+                await beneath.execute("SELECT pg_sleep(0.01)")
+        assert isinstance((await posting)[0], Posted)
+        assert {type(error) for error in seen} == {Conflict}
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("what", ["old", "set", "suspended"])
+async def test_the_time_of_what_is_remembered_is_the_databases(engine: PostgresEngine, what: str):
+    await (await engine.fresh()).close()
+    store = Interrupted(engine.url, timeout_seconds=20)
+    try:
+        await tell(store, payment("P", 100))
+        store.loads = 0
+        await tell(store, use(1))
+        assert store.loads == 0
+        before = await store.now()
+        match what:
+            case "old":
+                store._read_at -= 11
+                store._read_at_time -= 11
+            case "set":
+                store._read_at_time += 3600
+            case "suspended":
+                store._read_at_time -= 3600
+        store._ahead += 10**12
+        await tell(store, use(1))
+        assert store.loads == 1
+        ((_, last),) = await store.transactions(TransactionQuery(), None, 1)
+        assert 0 <= last.created_at - before < 10**10
+    finally:
+        await store.close()
 
 
 async def test_an_account_that_two_open_at_once_is_opened_once(engine: PostgresEngine):

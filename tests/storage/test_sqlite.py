@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 from sqlalchemy import ClauseElement
 
+from credit_service.ledger.decide import Replayed, needs
 from credit_service.storage import reads, sqlite, statements, tables
 from credit_service.storage import sqlite_statements as sql
-from credit_service.storage.base import StorageUnavailable, Store, Writes
+from credit_service.storage.base import Loaded, StorageUnavailable, Store, Writes
 from credit_service.storage.questions import Question, Read
 from credit_service.storage.sqlite import SQLiteStore
 from credit_service.storage.statements import Ask, Find
-from tests.ledger.telling import MERCHANT, T0
+from tests.ledger.telling import MERCHANT, T0, payment, use
 from tests.storage import values
-from tests.storage.contract import Clock, StoreContract
+from tests.storage.contract import Clock, StoreContract, tell
 from tests.storage.files import new_file
 
 
@@ -312,3 +313,38 @@ async def test_a_path_may_hold_any_character(tmp_path: Path):
     await store.close()
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM api_keys").fetchone() == (1,)
+
+
+async def test_what_it_wrote_last_it_need_not_load_unless_somebody_else_wrote_to_the_file(tmp_path: Path):
+    engine = SQLiteEngine(tmp_path)
+    store = await engine.fresh()
+    asked: list[str] = []
+    try:
+        await tell(store, payment("P", 100))
+        store._writer.set_trace_callback(asked.append)
+        await tell(store, use(1, "k"))
+        assert [one for one in asked if "JOIN accounts" in one] == []
+        assert isinstance((await tell(store, use(1, "k")))[0], Replayed)
+        with closing(sqlite3.connect(engine.path)) as beneath, beneath:
+            beneath.execute("UPDATE accounts SET settled_at = settled_at + 1")
+        asked.clear()
+        await tell(store, use(1))
+        assert len([one for one in asked if "JOIN accounts" in one]) == 1
+    finally:
+        await store.close()
+
+
+async def test_what_it_could_not_write_it_does_not_remember(tmp_path: Path):
+    store = await SQLiteEngine(tmp_path).fresh()
+
+    def fail(loaded: Loaded) -> Writes:
+        raise ArithmeticError
+
+    try:
+        await tell(store, payment("P", 100))
+        assert store._remembered.recall([needs(use(1))]) != {}
+        with pytest.raises(ArithmeticError):
+            await store.post([needs(use(1))], fail)
+        assert store._remembered.recall([needs(use(1))]) == {}
+    finally:
+        await store.close()

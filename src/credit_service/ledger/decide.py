@@ -66,7 +66,7 @@ class Needs(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything `decide` may need to know of one merchant, loaded under lock."""
+    """Everything `decide` may need to know of one merchant."""
 
     account: Account | None
     grants: tuple[Grant, ...]  # open ones, in burn-down order

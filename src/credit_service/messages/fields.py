@@ -3,12 +3,13 @@
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal, Inexact
+from functools import lru_cache
 from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from credit_service.ledger.account import MAX_CREDITS
+from credit_service.ledger.account import MAX_CREDITS, MICROSECONDS
 from credit_service.messages import patterns
 
 MAX_KEY = 255
@@ -71,7 +72,13 @@ def parse_time(text: str) -> int:
 
 def format_time(micros: int) -> str:
     """Microseconds since 1970 as RFC 3339 text in UTC."""
-    return f"{(_EPOCH + timedelta(microseconds=micros)).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+    seconds, rest = divmod(micros, MICROSECONDS)
+    return f"{_second(seconds)}.{rest:06d}Z"
+
+
+@lru_cache(maxsize=1024)  # what is told just now happened just now
+def _second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat()
 
 
 def money_micros(value: str | int | Decimal) -> int:

@@ -126,7 +126,10 @@ def canonical(value: Any) -> str:
 
     After RFC 8785, so that a fingerprint of it is of the value and not of its spelling (L3).
     """
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _encode(_plain(value))
+
+
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 def _plain(value: Any) -> Any:
@@ -134,7 +137,7 @@ def _plain(value: Any) -> Any:
         return {name: _plain(entry) for name, entry in value.items()}
     if isinstance(value, list):
         return [_plain(entry) for entry in value]
-    if isinstance(value, Decimal | float):
+    if isinstance(value, (Decimal, float)):
         number = float(value)
         return int(number) if number.is_integer() and abs(number) < 2**53 else number
     return value

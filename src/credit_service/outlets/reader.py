@@ -25,7 +25,7 @@ LEASE_SECONDS = 5.0
 
 _POLL_SECONDS = 1.0  # for what another process has posted
 _GATHER_SECONDS = 0.02  # so that many small postings are one page
-_REST_FOR_WORK = 9.0  # so that where this process posts, nine tenths of the time are for that
+_REST_FOR_WORK = 14.0  # so that where this process posts, well over nine tenths of the time are for that
 _LATE_SECONDS = 10.0  # of the oldest event: from then on half of the time, so that who must know is told
 _LONGEST_REST_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0

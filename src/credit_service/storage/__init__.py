@@ -1,5 +1,5 @@
-"""The memory: one interface (`base`), one schema (`tables`), an engine each (`sqlite`, later PostgreSQL).
+"""The memory: one interface (`base`), one schema (`tables`), an engine each (`sqlite`, `postgres`).
 
-A store loads under lock, lets a pure function decide, writes and commits, in one database transaction. It knows nothing
-of HTTP, events or settings.
+A store loads, lets a pure function decide, and writes what that decided in one database transaction, if it still holds.
+It knows nothing of HTTP, events or settings.
 """

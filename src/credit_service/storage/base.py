@@ -53,9 +53,9 @@ class Record:
 
     __slots__ = ("account", "firsts", "given_back", "grants", "known_grants", "number", "parked", "trial")
 
-    def __init__(self, account: Account | None, draw_number: Callable[[], int]) -> None:
+    def __init__(self, account: Account | None, number: int) -> None:
         self.account = account
-        self.number = draw_number() if account is None else account.number  # of the account, should it be opened now
+        self.number = number  # of the account, also where it is yet to be opened
         self.grants: tuple[Grant, ...] = ()  # open ones, in burn-down order
         self.known_grants: dict[int, Grant] = {}  # those that a source drew on, and those changed since
         self.firsts: dict[str, Transaction] = {}  # by idempotency key
@@ -65,7 +65,7 @@ class Record:
 
     def copy(self) -> "Record":
         """A record that can learn without this one noticing."""
-        other = Record(self.account, lambda: self.number)
+        other = Record(self.account, self.number)
         other.grants = self.grants
         other.known_grants = dict(self.known_grants)
         other.firsts = dict(self.firsts)
@@ -76,7 +76,7 @@ class Record:
 
 
 class Loaded(NamedTuple):
-    """What a store loaded under lock for a batch. `now` was read once, after the locks."""
+    """What a batch is decided on, and the time of it: one instant for all, by the database's clock."""
 
     now: int
     records: Mapping[UUID, Record]
@@ -370,7 +370,7 @@ class Store(Protocol):
         ...
 
     async def post(self, needs: Sequence[Needs], work: Work) -> Writes:
-        """One database transaction: lock, load, `work`, write, commit.
+        """Load, `work`, write and commit; what is written rests on what is the truth at the commit, whoever else posts.
 
         Raises Conflict or StorageUnavailable (nothing was done), OutcomeUnknown, BadRow; what `work` raises passes
         through, with nothing done.

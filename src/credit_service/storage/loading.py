@@ -4,7 +4,8 @@ An engine locks, finds what `questions` ask for (or, in its own way, what they c
 becomes the records on which `decide` works is the same for all.
 """
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import Table
@@ -14,19 +15,46 @@ from credit_service.ledger.decide import Needs
 from credit_service.ledger.draft import burn_down_order
 from credit_service.storage import rows, tables
 from credit_service.storage.base import Loaded, Record
+from credit_service.storage.remembered import Recalled
 from credit_service.storage.rows import Row
 from credit_service.storage.statements import Find
 
+NOTHING: Final[Mapping[int, Recalled]] = {}
+
 
 class Loading:
-    """What is loaded for one batch. `accounts` comes first, `drawn` last; the others in any order."""
+    """What is loaded for one batch. `accounts` comes first, `drawn` last; the others in any order.
 
-    def __init__(self, needs: Sequence[Needs]) -> None:
+    What is `recalled` is not loaded, but for what was recorded under the keys, or `unseen` may be asked for elsewhere.
+    """
+
+    def __init__(self, needs: Sequence[Needs], recalled: Mapping[int, Recalled] = NOTHING) -> None:
         self._needs = needs
-        self.merchants = {need.merchant_id.bytes: need.merchant_id for need in needs}
+        self.recalled = bool(recalled)
         self.accounts: dict[UUID, Account] = {}
         self._by_number: dict[int, Record] = {}
-        self._records: dict[UUID, Record] = {}
+        self.records: dict[UUID, Record] = {}
+        self.versions: dict[int, int] = {}  # of the rows of accounts, by number, where they are known
+        self.unseen: list[tuple[int, bytes]] = []  # keys of what is recalled: accounts, and hashes
+        if recalled:
+            self._recall(recalled)
+        self.merchants = {need.merchant_id.bytes: need.merchant_id for need in self._needs}
+
+    def _recall(self, recalled: Mapping[int, Recalled]) -> None:
+        hashed = rows.key_hash
+        rest: list[Needs] = []
+        for need in self._needs:
+            if (known := recalled.get(need.merchant_id.int)) is None:
+                rest.append(need)
+            else:
+                self.unseen.append((known.account.number, hashed(need.key)))
+        self._needs = rest
+        for version, account, grants in recalled.values():
+            self.accounts[account.merchant_id] = account
+            self.versions[account.number] = version
+            record = Record(account, account.number)
+            self.records[account.merchant_id] = self._by_number[account.number] = record
+            record.grants = grants
 
     def questions(self, draw_number: Callable[[], int]) -> Generator[Find, Iterable[Row], None]:
         """Everything that is needed, one question after the other; is sent what was found."""
@@ -34,16 +62,16 @@ class Loading:
         self.found_accounts((yield Find(tables.accounts, ("merchant_id",), merchants)), draw_number)
         if not self.accounts:
             return
-        numbers = {merchant: account.number for merchant, account in self.accounts.items()}
+        numbers = {one: self.accounts[one].number for one in self.merchants.values() if one in self.accounts}
 
-        def of_key(table: Table, some: set[tuple[UUID, bytes]]) -> Find:
+        def of_key(table: Table, some: set[tuple[UUID, bytes]], more: Sequence[tuple[int, bytes]] = ()) -> Find:
             places = [(numbers[merchant], hash_) for merchant, hash_ in some if merchant in numbers]
-            return Find(table, ("account", "key_hash"), places)
+            return Find(table, ("account", "key_hash"), [*places, *more])
 
-        every = [(number,) for number in self._by_number]
+        every = [(number,) for number in numbers.values()]
         self.found_grants((yield Find(tables.grants, ("account",), every, tables.OPEN)))
         self.found_parked((yield Find(tables.parked, ("account",), every)))
-        self.found_firsts((yield of_key(tables.transactions, self.keys())))
+        self.found_firsts((yield of_key(tables.transactions, self.keys(), self.unseen)))
         if sources := self.sources():
             self.found_given_back((yield of_key(tables.given_back, sources)))
             self.found_drawn((yield self.drawn()))
@@ -57,8 +85,11 @@ class Loading:
         for row in found:
             merchant = self.merchants[row[1]]
             accounts[merchant] = rows.account(row, merchant)
-        self._records = {merchant: Record(accounts.get(merchant), draw_number) for merchant in self.merchants.values()}
-        self._by_number = {account.number: self._records[merchant] for merchant, account in accounts.items()}
+        for merchant in self.merchants.values():
+            if (account := accounts.get(merchant)) is None:
+                self.records[merchant] = Record(None, draw_number())
+            else:
+                self.records[merchant] = self._by_number[account.number] = Record(account, account.number)
 
     def keys(self) -> set[tuple[UUID, bytes]]:
         """Under which keys a transaction may be recorded, by merchant and hash."""
@@ -106,7 +137,7 @@ class Loading:
         places = {
             (source.account, number)
             for need in self._needs
-            if need.source and (source := self._records[need.merchant_id].firsts.get(need.source)) is not None
+            if need.source and (source := self.records[need.merchant_id].firsts.get(need.source)) is not None
             for number, _ in source.draws
         }
         return Find(tables.grants, ("account", "number"), places)
@@ -128,8 +159,8 @@ class Loading:
         return {account.number: account.granted for account in self.accounts.values()}
 
     def loaded(self, now: int) -> Loaded:
-        """All of it; `now` was read after the locks."""
-        return Loaded(now, self._records)
+        """All of it, to be decided on at this time."""
+        return Loaded(now, self.records)
 
 
 def open_grants(found: Iterable[Row]) -> dict[int, tuple[Grant, ...]]:

@@ -1,10 +1,10 @@
 """The ledger in PostgreSQL, for any number of processes and hosts.
 
-A posting locks its lanes, loads, decides and writes in four messages to the server, however large its batch is. The
-lane of a merchant is locked before anything of it is read, so the truth is always in the database and never in the
-memory of a process, and the events of a lane commit in the order of their numbers. Where a batch is of one merchant two
-messages do: it is loaded without a lock, and written on the condition that its account is still as it was loaded. The
-statements stand in `postgres_statements`.
+A merchant has a lane, which is locked until whatever is written for it is committed: so the events of a lane commit in
+the order of their numbers. A large posting locks its lanes, loads, decides, writes and commits, in a few messages to
+the server, however large it is. A small one is decided without a lock, on what was loaded or on what this process
+remembers of its own last postings, and written by one statement on the condition that nothing has changed: the truth is
+always in the database. The statements stand in `postgres_statements`, the reasons in docs/decisions/0009 and 0026.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
     Coroutine,
     Generator,
     Iterable,
@@ -48,6 +49,7 @@ from credit_service.storage.base import (
 from credit_service.storage.loading import Loading
 from credit_service.storage.questions import Question, Read
 from credit_service.storage.reads import books_of
+from credit_service.storage.remembered import Remembered
 from credit_service.storage.rows import Row
 from credit_service.storage.statements import Ask, Find
 from credit_service.storage.webhooks import Webhooks
@@ -68,10 +70,13 @@ _CLOCK_SECONDS = 10.0
 _LONG_SECONDS = 300.0
 """How long a read over all accounts may take."""
 _ROWS_AT_ONCE = 1000
+_CLOCK_JUMP_SECONDS = 0.1
+_CLOCK_ANSWER_SECONDS = 0.05
+"""For how long an answer may have been under way that tells the database's clock."""
 _FEW: Final = 4
 """Up to so many merchants are loaded by one statement, which is slower for each and waits once."""
-_ALONE: Final = 100
-"""Up to so many commands of a single merchant are posted in two messages."""
+_SMALL: Final = 100
+"""Up to so many commands are posted without a lock beforehand, which costs little to do in vain."""
 _WARY: Final = 100
 """So many postings of a stream lock first, after one whose account was changed by somebody else meanwhile."""
 _COPIED: Final = 50
@@ -162,7 +167,7 @@ class PostgresStore(Webhooks):
         self._draw_number = draw_number
         self._connect = connector(url, timeout_seconds=timeout_seconds, pooled=pooled)
         self._connect_patiently = connector(url, timeout_seconds=timeout_seconds, pooled=pooled, patient=True)
-        patience = str(int(timeout_seconds * 1000))
+        patience = str(int(timeout_seconds * 800))  # a little less than ours: the server can say that nothing was done
         # Of a process that vanished in the midst of a posting the server may hear nothing for hours, not even its end.
         for_posting = {
             "lock_timeout": patience,
@@ -176,7 +181,10 @@ class PostgresStore(Webhooks):
         self._lines = [_Line(partial(door.connected, connect)) for _ in range(streams)]
         self._readers = _Readers(self.name, partial(door.connected, self._connect), pool_size)
         self._ahead = 0  # of the database's clock, against this process's
-        self._clock_read_at = float("-inf")
+        self._read_at = float("-inf")  # when the database's clock was, by a clock that cannot be set
+        self._read_at_time = float("-inf")  # and by the one that it is reckoned from
+        self._remembered = Remembered()
+        self._last: dict[int, int] = {}  # the last event of each lane, as far as this process knows
 
     def stream_of(self, merchant_id: UUID) -> int:
         """See `base.Store.stream_of`: a stream serves a fixed share of the lanes."""
@@ -189,60 +197,92 @@ class PostgresStore(Webhooks):
         line = self._lines[self.stream_of(needs[0].merchant_id) if needs else 0]
         async with line.taken() as connection:
             with translated(self.name):
-                if self._may_go_alone(line, needs):
-                    if (writes := await self._post_alone(connection, needs, work)) is not None:
-                        return writes
-                    line.wary = _WARY
+                if (writes := await self._post_unlocked(line, connection, needs, work)) is not None:
+                    return writes
                 async with asyncio.timeout(self._timeout):  # not of the commit: its silence means something else
-                    loading = Loading(needs)
-                    now, last = await self._load(connection, loading)
+                    loading, now, last = await self._load(line, connection, needs)
                     writes = work(loading.loaded(now))
-                    if not await self._write_rows(connection, writes, loading.granted, last):
+                    written, version = await self._write_rows(connection, writes, loading.granted, last)
+                    if not written:
                         await connection.execute("ROLLBACK")
                         return writes
                 await self._commit(connection)
+                self._keep(loading, writes, version, last)
         return writes
 
-    def _may_go_alone(self, line: "_Line", needs: Sequence[Needs]) -> bool:
-        """Whether a posting is of one merchant, and nobody else has lately posted to its stream's accounts."""
+    def _may_go_unlocked(self, line: "_Line", needs: Sequence[Needs]) -> bool:
+        """Whether a posting is small, and nobody else has lately posted to its stream's accounts."""
         if line.wary:
             line.wary -= 1
             return False
         # Behind a pooler there is no transaction to which the settings of a posting could be confined.
-        return not self._local and len({need.merchant_id for need in needs}) == 1 and len(needs) <= _ALONE
+        return not self._local and 0 < len(needs) <= _SMALL
 
-    async def _post_alone(self, connection: Connection, needs: Sequence[Needs], work: Work) -> Writes | None:
-        """Post for one merchant in two messages; None where its account was changed in between: nothing was done then.
-
-        Whatever is loaded for a merchant changes only with its account's row. To refuse or to replay needs no lock: it
-        was right at the moment when it was loaded.
-        """
-        lane = lane_of(needs[0].merchant_id)
-        async with asyncio.timeout(self._timeout):
-            loading = Loading(needs)
-            now, last, version = await self._load_few(connection, loading, [lane])
-            writes = work(loading.loaded(self._now_at(now)))
-        parts, values = _statement(_parts(writes, loading.granted, dict(zip([lane], last, strict=True))))
-        if not parts:
-            return writes
-        if writes.unparked or len(writes.accounts) != 1:  # what is parked again under its key is not for one statement
+    async def _post_unlocked(
+        self, line: "_Line", connection: Connection, needs: Sequence[Needs], work: Work
+    ) -> Writes | None:
+        """Post in one message to the server, or in two where something must be loaded; None: nothing was done."""
+        if not self._may_go_unlocked(line, needs):
             return None
-        guards = [lane] if version is None else [lane, version]
-        guarded = sql.write(parts, guarded=True, opening=version is None)
-        return writes if await self._write_unless_changed(connection, guarded, [*values, *guards]) else None
+        recalled = self._remembered.recall(needs) if self._knows_the_time() else {}
+        if recalled and (writes := await self._attempt(line, connection, Loading(needs, recalled), work)) is not None:
+            return writes
+        return None if line.wary else await self._attempt(line, connection, Loading(needs), work)
 
-    async def _write_unless_changed(self, connection: Connection, guarded: str, values: Sequence[Any]) -> bool:
-        """Write and commit in one statement; False where something had changed, or a row breaks a law."""
+    async def _attempt(self, line: "_Line", connection: Connection, loading: Loading, work: Work) -> Writes | None:
+        """Load without a lock, decide, and write only where nothing has changed; None: nothing was done.
+
+        Whatever is loaded for a merchant, or remembered, changes only with its account's row. To refuse or to replay
+        needs no lock: it was right at the moment when it was loaded. Of what is remembered nobody can say so.
+        """
+        if len(loading.merchants) > _FEW:
+            return None
+        lanes = sorted({lane_of(merchant_id) for merchant_id in (*loading.merchants.values(), *loading.accounts)})
+        if loading.merchants:
+            async with asyncio.timeout(self._timeout):
+                now, last = await self._load_few(connection, loading, lanes)
+        else:
+            now, last = self._reckoned(), {lane: self._last[lane] for lane in lanes}
+        before = list(last.values())
+        writes = work(loading.loaded(now))
+        parts, values = _statement(_parts(writes, loading.granted, last, loading.versions))
+        if not parts:
+            return None if loading.recalled else writes
+        if writes.unparked:  # what is parked again under its key is not for one statement
+            return None
+        decided_at = None if self._clock is not None else now
+        values += (lanes, before, decided_at, *_known(loading), *_columns(loading.unseen))
+        known = sum([number in loading.versions for number in writes.accounts])
+        values += [known] if known else []
+        asked_at = time.monotonic()
         try:
-            return bool(await connection.fetchval(guarded, *values))
-        except asyncpg.IntegrityConstraintViolationError:  # somebody else's event or account, or a law
-            return False
+            now, used, version = await self._write_unless_changed(connection, sql.write_unless_changed(parts), values)
+        except (asyncpg.IntegrityConstraintViolationError, asyncpg.DivisionByZeroError):
+            # Somebody else's event or account, or a law.
+            used = version = None
+        if version is None:
+            line.wary = 0 if used else _WARY
+            return None
+        self._reckon(now, asked_at)
+        self._keep(loading, writes, version, last)
+        return writes
+
+    async def _write_unless_changed(self, connection: Connection, guarded: str, values: Sequence[Any]) -> Row:
+        """Write and commit in one statement."""
+        try:
+            return await connection.fetchrow(guarded, *values)  # type: ignore[no-any-return]  # of any connection
         except asyncpg.DataError:
             raise  # a value that cannot be, for us or for the server
         except Exception as error:
             if isinstance(error, asyncpg.PostgresError) and error.as_dict().get("severity_en") == "ERROR":
                 raise  # the server says that it did not
             raise self._unknown(error) from error
+
+    def _keep(self, loading: Loading, writes: Writes, version: int | None, last: Mapping[int, int]) -> None:
+        """Remember what was committed."""
+        self._last.update(last)
+        if version is not None:
+            self._remembered.keep(loading.records.items(), writes.accounts, version)
 
     async def _commit(self, connection: Connection) -> None:
         try:
@@ -257,41 +297,57 @@ class PostgresStore(Webhooks):
     def _unknown(self, error: Exception) -> OutcomeUnknown:
         return OutcomeUnknown(f"{self.name} did not say whether it committed: {_kind(error)}.")
 
-    async def _load(self, connection: Connection, loading: Loading) -> tuple[int, dict[int, int]]:
+    async def _load(
+        self, line: "_Line", connection: Connection, needs: Sequence[Needs]
+    ) -> tuple[Loading, int, dict[int, int]]:
         """Lock, then load; the time after the locks, and the last event of each of the lanes."""
-        lanes = sorted({lane_of(merchant_id) for merchant_id in loading.merchants.values()})
+        lanes = sorted({lane_of(need.merchant_id) for need in needs})
         await connection.execute(sql.begin(lanes, self._local))
-        load = self._load_few if len(loading.merchants) <= _FEW else self._load_many
-        now, last, _ = await load(connection, loading, lanes)
-        return self._now_at(now), dict(zip(lanes, last or (), strict=True))
+        if not line.wary and (recalled := self._remembered.recall(needs)):
+            loading = Loading(needs, recalled)
+            asked_at = time.monotonic()
+            now, last, same, used = await connection.fetchrow(
+                sql.STATE_AS_KNOWN, lanes, *_known(loading), *_columns(loading.unseen)
+            )
+            if same and not used:
+                loading.unseen.clear()
+                if loading.merchants:
+                    return loading, *await self._load_by_size(connection, loading, lanes)
+                return loading, self._reckon(now, asked_at), dict(zip(lanes, last, strict=True))
+            line.wary = 0 if same else _WARY
+        loading = Loading(needs)
+        return loading, *await self._load_by_size(connection, loading, lanes)
 
-    def _now_at(self, now: int) -> int:
-        """The time of a posting, which the database has just told."""
-        self._reckon(now)
-        return now if self._clock is None else self._clock()
+    async def _load_by_size(
+        self, connection: Connection, loading: Loading, lanes: list[int]
+    ) -> tuple[int, dict[int, int]]:
+        load = self._load_few if len(loading.merchants) <= _FEW else self._load_many
+        return await load(connection, loading, lanes)
 
     async def _load_many(
         self, connection: Connection, loading: Loading, lanes: list[int]
-    ) -> tuple[int, list[int], int | None]:
+    ) -> tuple[int, dict[int, int]]:
         """Load in several messages to the server, which finds a thousand places faster when they are of one table."""
+        asked_at = time.monotonic()
         now, last = await connection.fetchrow(sql.STATE, lanes)
+        now = self._reckon(now, asked_at)
         await _answered(connection, loading.questions(self._draw_number))
-        return now, last, None
+        return now, dict(zip(lanes, last, strict=True))
 
-    async def _load_few(
-        self, connection: Connection, loading: Loading, lanes: list[int]
-    ) -> tuple[int, list[int], int | None]:
-        """Load in one message: a lone caller waits for each of them. Also tells the version of an account's row."""
+    async def _load_few(self, connection: Connection, loading: Loading, lanes: list[int]) -> tuple[int, dict[int, int]]:
+        """Load in one message: a lone caller waits for each of them."""
         keys, sources, trials = loading.keys(), loading.sources(), loading.trials()
         places = [[*loading.merchants], lanes, *_by_merchant(keys)]
         if sources:
             places += _by_merchant(sources)
         if trials:
             places.append([merchant.bytes for merchant in trials])
+        asked_at = time.monotonic()
         now, last, *found = await connection.fetchrow(sql.load(bool(sources), bool(trials)), *places)
+        now = self._reckon(now, asked_at)
         versioned, grants, parked, firsts, given_back, trials_found = [some or () for some in found]
-        accounts = [tuple(row)[:-1] for row in versioned]
-        loading.found_accounts(accounts, self._draw_number)
+        loading.found_accounts([tuple(row)[:-1] for row in versioned], self._draw_number)
+        loading.versions |= {row[0]: row[-1] for row in versioned}
         loading.found_grants(grants)
         loading.found_parked(parked)
         loading.found_firsts(firsts)
@@ -299,12 +355,12 @@ class PostgresStore(Webhooks):
         loading.found_trials(trials_found)
         if sources:
             loading.found_drawn(await _answer(connection, loading.drawn()))
-        return now, last, versioned[0][-1] if versioned else None
+        return now, dict(zip(lanes, last or (), strict=True))
 
     async def _write_rows(
         self, connection: Connection, writes: Writes, granted: Mapping[int, int], last: dict[int, int]
-    ) -> bool:
-        """Write all of it, and return whether there was anything to write.
+    ) -> tuple[bool, int | None]:
+        """Write all of it; whether there was anything to write, and the version that rows of accounts have now.
 
         `granted`: the accounts that were there before, with the number of their last grant. `last`: the last event of
         each of the lanes.
@@ -316,29 +372,46 @@ class PostgresStore(Webhooks):
         rest = []
         for table, how, some in _parts(writes, granted, last):
             if len(some) > _COPIED and how == "insert":
-                names = sql.columns_of(sql.Part(table, how))
+                names = sql.columns_of(table)
                 await connection.copy_records_to_table(table.name, records=some, columns=names)
                 written = True
             else:
                 rest.append((table, how, some))
         parts, values = _statement(rest)
-        if parts:
-            await connection.execute(sql.write(parts), *values)
-        return bool(parts or written)
+        version = await connection.fetchval(sql.write(parts), *values) if parts else None
+        return bool(parts or written), version
 
     # ---- reads
 
     async def now(self) -> int:
         """See `base.Store.now`. Reckoned from this process's clock, whose distance every posting measures anew."""
-        if self._clock is not None:
-            return self._clock()
-        if time.monotonic() - self._clock_read_at > _CLOCK_SECONDS:
-            self._reckon(await self._asked(lambda connection: connection.fetchval(sql.NOW)))
-        return time.time_ns() // 1000 + self._ahead
+        if not self._knows_the_time():
+            asked_at = time.monotonic()
+            now: int = await self._asked(lambda connection: connection.fetchval(sql.NOW))
+            return self._reckon(now, asked_at)
+        return self._reckoned()
 
-    def _reckon(self, now: int) -> None:
-        self._ahead = now - time.time_ns() // 1000
-        self._clock_read_at = time.monotonic()
+    def _knows_the_time(self) -> bool:
+        """Whether the database's clock was read lately, and this process's was not set since."""
+        if self._clock is not None:
+            return True
+        since = time.monotonic() - self._read_at
+        return since < _CLOCK_SECONDS and abs(time.time() - self._read_at_time - since) < _CLOCK_JUMP_SECONDS
+
+    def _reckoned(self) -> int:
+        """The database's clock, from that of this process."""
+        return self._clock() if self._clock is not None else time.time_ns() // 1000 + self._ahead
+
+    def _reckon(self, now: int, asked_at: float) -> int:
+        """Take note of the database's clock; returns the time of what is done then.
+
+        Where the answer took long, nobody knows how old it is: the database may have waited for something meanwhile.
+        """
+        answered_at, local = time.monotonic(), time.time_ns() // 1000
+        if answered_at - asked_at < _CLOCK_ANSWER_SECONDS:
+            self._ahead = now - local
+            self._read_at, self._read_at_time = answered_at, local / 1e6
+        return now if self._clock is None else self._clock()
 
     async def _read(self, read: Callable[[], Read[T]], *, snapshot: bool = True) -> T:
         async def ask(connection: Connection) -> T:
@@ -475,6 +548,17 @@ def connector(
     return connect
 
 
+def _known(loading: Loading) -> tuple[list[int], list[int], list[int]]:
+    """The accounts on which a posting is decided: their numbers, the versions of their rows, when they were settled."""
+    settled = {account.number: account.settled_at for account in loading.accounts.values()}
+    return [*loading.versions], [*loading.versions.values()], [settled[number] for number in loading.versions]
+
+
+def _columns(pairs: Collection[tuple[int, Any]]) -> list[list[Any]]:
+    """Pairs as two arrays; there may be none."""
+    return [[one for one, _ in pairs], [other for _, other in pairs]]
+
+
 def _by_merchant(some: Iterable[tuple[UUID, bytes]]) -> list[list[bytes]]:
     return [[merchant.bytes for merchant, _ in some], [hash_ for _, hash_ in some]]
 
@@ -485,24 +569,31 @@ def _statement(some: Iterable[Written]) -> tuple[tuple[sql.Part, ...], list[Any]
     values: list[Any] = []
     for table, how, written in some:
         if written:
-            many = len(written) > 1
-            parts.append(sql.Part(table, how, many))
-            values += sql.by_column(written) if many else written[0]
+            part = sql.Part(table, how, len(written) > 1)
+            parts.append(part)
+            values += sql.values_of(part, written)
     return tuple(parts), values
 
 
-def _parts(writes: Writes, granted: Mapping[int, int], last: dict[int, int]) -> Iterator[Written]:
-    """What is to be written, table by table, the accounts first: how, and the rows."""
+def _parts(
+    writes: Writes, granted: Mapping[int, int], last: dict[int, int], versions: Mapping[int, int] | None = None
+) -> Iterator[Written]:
+    """What is to be written, table by table, the accounts first: how, and the rows.
+
+    `versions`: those that rows of accounts must still have.
+    """
     accounts = list(map(rows.account_row, writes.accounts.values()))
     yield tables.accounts, "insert", [row for row in accounts if row[0] not in granted]
-    yield tables.accounts, "update", [(*row[3:], row[0]) for row in accounts if row[0] in granted]
+    changed = [row for row in accounts if row[0] in granted]
+    if versions is None:
+        yield tables.accounts, "update", changed
+    else:
+        yield tables.accounts, sql.CHECKED, [(*row, versions[row[0]]) for row in changed]
     yield tables.transactions, "insert", list(map(rows.transaction_row, writes.transactions))
-    new_grants, old_grants = [], []
+    new_grants: list[Row] = []
+    old_grants: list[Row] = []
     for (account, number), grant in writes.grants.items():
-        if number > granted.get(account, 0):
-            new_grants.append(rows.grant_row(account, grant))
-        else:
-            old_grants.append((grant.remaining, grant.lapses, rows.is_open(grant), account, number))
+        (new_grants if number > granted.get(account, 0) else old_grants).append(rows.grant_row(account, grant))
     yield tables.grants, "insert", new_grants
     yield tables.grants, "update", old_grants
     lanes = {number: lane_of(account.merchant_id) for number, account in writes.accounts.items()}

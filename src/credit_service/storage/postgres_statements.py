@@ -1,11 +1,11 @@
 """How PostgreSQL is asked: its dialect, one statement that loads a posting and one that writes it.
 
-Whatever the size of a batch, its values go as arrays, a column each, so the number of statements does not grow. What
-the statements mean is said where they are used.
+Whatever the size of a batch, its values go as arrays, so the number of statements does not grow. What the statements
+mean is said where they are used.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from itertools import count
 from typing import Any, Final, NamedTuple
 
@@ -19,6 +19,8 @@ _DIALECT: Final = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlc
 LOCKS: Final = 0x63726564
 """The first half of the advisory locks' keys, so that they are not those of something else in the database."""
 
+LAG_MICROS: Final = 100_000
+"""So much may pass between a decision without a lock and its writing, and no more: credits may have expired (L7)."""
 CLOCK: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 NOW: Final = f"SELECT {CLOCK}"
 IS_READ_ONLY: Final = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'"
@@ -139,8 +141,14 @@ def rows_at(table: Table, columns: tuple[str, ...], condition: str) -> str:
     return f"SELECT {_names(table, 'found.')} FROM unnest({arrays}) place({', '.join(columns)}) {looked_up}"
 
 
+CHECKED: Final = "update of a version"
+"""How a row is updated that must still be the version which is its last value."""
+_VERSION: Final = "pg_current_xact_id()::xid"
+"""The version that a row gets from being written."""
+
+
 class Part(NamedTuple):
-    """What is done to a table (insert, update, upsert), and whether to several rows or to a single one."""
+    """What is done to a table (insert, update, CHECKED, upsert), and whether to several rows or to a single one."""
 
     table: Table
     how: str
@@ -155,63 +163,138 @@ _CHANGED: Final = {
 }
 
 
-def columns_of(part: Part) -> tuple[str, ...]:
-    """The columns whose values a part takes, in their order."""
-    table, how, _ = part
-    if how == "update":
-        return (*_CHANGED[table.name], *_KEYS[table.name])
-    if table is tables.dead_letters:
-        return tables.LEDGERS_LETTER
-    return tuple(column.name for column in table.columns)
+def columns_of(table: Table) -> tuple[str, ...]:
+    """The columns of rows that are written to a table, in their order."""
+    return tables.LEDGERS_LETTER if table is tables.dead_letters else tuple(column.name for column in table.columns)
+
+
+def values_of(part: Part, some: Sequence[Sequence[Any]]) -> Iterator[Any]:
+    """The values of a part's parameters: rows of its table, after which a CHECKED one has its version.
+
+    Many go as one array of rows: of an array for each column the driver would look at every value three times.
+    """
+    if part.how == CHECKED:
+        versions = [row[-1] for row in some]
+        yield from values_of(part._replace(how="update"), [row[:-1] for row in some])
+        yield versions if part.many else versions[0]
+    elif part.table is tables.dead_letters:
+        yield from by_column(some) if part.many else some[0]
+    elif part.many:
+        yield some
+    elif part.how == "update":
+        row = dict(zip(columns_of(part.table), some[0], strict=True))
+        yield from [row[name] for name in (*_CHANGED[part.table.name], *_KEYS[part.table.name])]
+    else:
+        yield from some[0]
 
 
 @lru_cache(maxsize=256)
-def write(parts: tuple[Part, ...], *, guarded: bool = False, opening: bool = False) -> str:
-    """The statement that writes these parts, all at once; each takes a value for each of its columns.
+def write(parts: tuple[Part, ...]) -> str:
+    """The statement that writes these parts, all at once; each takes what `values_of` says.
 
-    Where it writes many rows, these values are arrays. A single row without them costs a lone caller half as much.
-
-    `guarded`: a transaction of its own, which locks a lane (a parameter more) and writes the rest only where it wrote
-    the first part: the one account that it is about, and, unless it is `opening` it, still at the version that is its
-    last parameter. It returns whether it did.
+    A single row goes without an array, which costs a lone caller half as much. Returns the version that the rows have
+    then.
     """
     number = count(1)
-    if not guarded:
-        texts = [f"part_{index} AS ({_part(part, number)})" for index, part in enumerate(parts)]
-        return f"WITH {', '.join(texts)} SELECT 1"
-    assert parts[0].table is tables.accounts
-    assert not parts[0].many
-    account, *rest = [_part(part, number, "part_0" if index else "locked") for index, part in enumerate(parts)]
-    texts = [f"locked AS MATERIALIZED (SELECT pg_advisory_xact_lock({LOCKS}, ${next(number)}::integer))"]
-    unchanged = "" if opening else f" AND xmin = ${next(number)}::xid"
-    texts += [f"part_0 AS ({account}{unchanged} RETURNING 1)"]
-    texts += [f"part_{index} AS ({text})" for index, text in enumerate(rest, 1)]
-    return f"WITH {', '.join(texts)} SELECT EXISTS (SELECT FROM part_0)"
+    texts = [f"part_{index} AS ({_part(part, number)})" for index, part in enumerate(parts)]
+    return f"WITH {', '.join(texts)} SELECT {_VERSION}"
 
 
-def _part(part: Part, number: "count[int]", after: str | None = None) -> str:
-    """The text of a part, which does nothing unless there is something in `after`, where that is given."""
+@lru_cache(maxsize=256)
+def write_unless_changed(parts: tuple[Part, ...]) -> str:
+    """As `write`, in a transaction of its own, and only where nothing has changed since it was decided.
+
+    More parameters: the lanes that it locks, and the last event of each; the time at which it was decided, unless that
+    is not the database's; then those of `_as_known`, and how many accounts are updated, if any. Returns the time,
+    whether one of the keys was used before, and the version of the rows, which is NULL where nothing was written.
+
+    What is asked before the lanes are locked may have changed when they are. Then the key of `events` or of
+    `transactions` is broken, or a row of `accounts` is not written for its version, which ends in a division by zero.
+    """
+    number = count(1)
+    texts = [_part(part, number, only="(SELECT ready FROM locked)") for part in parts]
+    lanes, last, decided_at, *known = (next(number) for _ in range(8))
+    newer = _LOOK_UP.format(
+        what="", table="events", where="events.lane = known.lane AND id > known.last LIMIT 1", name="found"
+    )
+    updates = [f"(SELECT count(*) FROM part_{index})" for index, part in enumerate(parts) if part.how == CHECKED]
+    written = f"1 / ({' + '.join(updates)} = ${next(number)})::integer" if updates else "1"
+    version = f"CASE WHEN {written} = 1 THEN {_VERSION} END"
+    return f"""
+WITH found AS MATERIALIZED (
+    SELECT {_as_known(*known)}
+), fits AS MATERIALIZED (
+    SELECT FROM found WHERE same AND NOT used
+    AND NOT EXISTS (SELECT FROM unnest(${lanes}::integer[], ${last}::bigint[]) known(lane, last) {newer})
+), locked AS MATERIALIZED (
+    SELECT count(pg_advisory_xact_lock({LOCKS}, lane)) > 0
+        AND coalesce(abs({CLOCK} - ${decided_at}::bigint) < {LAG_MICROS}, true) AS ready
+    FROM fits, unnest(${lanes}::integer[]) lane
+), {", ".join([f"part_{index} AS ({text})" for index, text in enumerate(texts)])}
+SELECT {CLOCK}, used, CASE WHEN (SELECT ready FROM locked) THEN {version} END FROM found"""
+
+
+def _as_known(accounts: int, versions: int, settled: int, used_by: int, keys: int) -> str:
+    """Whether all accounts are as they are known, and whether any of the keys was used.
+
+    Parameters, by their numbers: accounts, the versions of their rows, when they were settled; accounts and hashes of
+    keys. A version alone would not do: a server that takes another's place gives those out again that were lost.
+    """
+    looked_up = partial(_LOOK_UP.format, what="", name="found")
+    same = looked_up(
+        table="accounts",
+        where="accounts.number = known.number AND xmin = known.version AND accounts.settled_at = known.settled_at",
+    )
+    first = looked_up(table="transactions", where="account = asked.account AND key_hash = asked.key_hash")
+    known = (
+        f"unnest(${accounts}::bigint[], ${versions}::xid[], ${settled}::bigint[]) known(number, version, settled_at)"
+    )
+    return (
+        f"(SELECT count(*) FROM {known} {same}) = cardinality(${accounts}::bigint[]) AS same, "
+        f"EXISTS (SELECT FROM unnest(${used_by}::bigint[], ${keys}::bytea[]) asked(account, key_hash) {first}) AS used"
+    )
+
+
+STATE_AS_KNOWN: Final = f"SELECT {_state('$1')}, {_as_known(2, 3, 4, 5, 6)}"
+"""As `STATE`, with what `_as_known` tells, for lanes that are locked."""
+
+
+def _part(part: Part, number: "count[int]", only: str | None = None) -> str:
+    """The text of a part, which does nothing where `only` is given and not so."""
     table, how, many = part
-    name, columns = table.name, columns_of(part)
-    types = [_type(table, column) for column in columns]
-    places = [f"${next(number)}::{type_}{'[]' if many else ''}" for type_ in types]
-    only = "" if after is None else f"EXISTS (SELECT FROM {after})"
-    if how == "update" and many:
-        changes = ", ".join([f"{column} = new.{column}" for column in _CHANGED[name]])
-        where = " AND ".join([*[f"old.{column} = new.{column}" for column in _KEYS[name]], *filter(None, [only])])
-        values = f"unnest({', '.join(places)}) new({', '.join(columns)})"
-        return f"UPDATE {name} old SET {changes} FROM {values} WHERE {where}"
-    if how == "update":
-        values_of = dict(zip(columns, places, strict=True))
-        changes = ", ".join([f"{column} = {values_of[column]}" for column in _CHANGED[name]])
-        where = " AND ".join([*[f"{column} = {values_of[column]}" for column in _KEYS[name]], *filter(None, [only])])
-        return f"UPDATE {name} SET {changes} WHERE {where}"
-    source = f"SELECT * FROM unnest({', '.join(places)})" if many else f"SELECT {', '.join(places)}"
-    text = f"INSERT INTO {name} ({', '.join(columns)}) {source}{only and f' WHERE {only}'}"
+    name, columns = table.name, columns_of(table)
+    if how in ("update", CHECKED):
+        return _update(name, table, how, many, number, only)
+    if many and table is not tables.dead_letters:
+        source = f"SELECT * FROM unnest(${next(number)}::{name}[])"
+    else:
+        places = ", ".join([f"${next(number)}::{_type(table, column)}{'[]' if many else ''}" for column in columns])
+        source = f"SELECT * FROM unnest({places})" if many else f"SELECT {places}"
+    text = f"INSERT INTO {name} ({', '.join(columns)}) {source}{f' WHERE {only}' if only else ''}"
     if how == "upsert":
         changes = ", ".join([f"{column} = excluded.{column}" for column in _CHANGED[name]])
         text += f" ON CONFLICT ({', '.join(_KEYS[name])}) DO UPDATE SET {changes}"
     return text
+
+
+def _update(name: str, table: Table, how: str, many: bool, number: "count[int]", only: str | None) -> str:
+    columns = columns_of(table)
+    changed, keys = _CHANGED[name], _KEYS[name]
+    if many:
+        new = {column: f"new.{column}" for column in (*changed, *keys)}
+        arrays = f"${next(number)}::{name}[]"
+        if how == CHECKED:
+            arrays, columns = f"{arrays}, ${next(number)}::xid[]", (*columns, "version")
+        source, version = f" FROM unnest({arrays}) new({', '.join(columns)})", "new.version"
+    else:
+        new = {column: f"${next(number)}::{_type(table, column)}" for column in (*changed, *keys)}
+        source, version = "", f"${next(number)}::xid" if how == CHECKED else ""
+    changes = ", ".join([f"{column} = {new[column]}" for column in changed])
+    conditions = [f"old.{column} = {new[column]}" for column in keys]
+    conditions += [f"old.xmin = {version}"] if how == CHECKED else []
+    conditions += [only] if only else []
+    returning = " RETURNING 1" if how == CHECKED else ""
+    return f"UPDATE {name} old SET {changes}{source} WHERE {' AND '.join(conditions)}{returning}"
 
 
 TOUCH: Final = "UPDATE accounts SET settled_at = settled_at WHERE merchant_id = $1"

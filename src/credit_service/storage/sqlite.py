@@ -38,6 +38,7 @@ from credit_service.storage.base import (
 from credit_service.storage.loading import Loading
 from credit_service.storage.questions import Question, Read
 from credit_service.storage.reads import answered, books_of
+from credit_service.storage.remembered import Recalled, Remembered
 from credit_service.storage.rows import Row
 from credit_service.storage.statements import Ask, Find
 from credit_service.storage.webhooks import Webhooks
@@ -107,6 +108,8 @@ class SQLiteStore(Webhooks):
         self._lock = _take_lock(self._path)
         self._readers: list[sqlite3.Connection] = []
         self._local = threading.local()
+        self._remembered = Remembered()
+        self._version = 0  # of the file, which changes when another connection writes to it
         self._writing = ThreadPoolExecutor(1, "sqlite-writer")
         self._reading = ThreadPoolExecutor(4, "sqlite-reader")
         try:
@@ -127,10 +130,19 @@ class SQLiteStore(Webhooks):
 
     def _post(self, needs: Sequence[Needs], work: Work) -> Writes:
         with self._transaction():
-            loading = Loading(needs)
+            loading = Loading(needs, self._recalled(needs))
             writes = work(self._load(loading))
             self._write_rows(writes, loading.granted)
+        self._remembered.keep(loading.records.items(), writes.accounts, self._version)
         return writes
+
+    def _recalled(self, needs: Sequence[Needs]) -> Mapping[int, Recalled]:
+        """What need not be loaded; nothing, where somebody has written past this process."""
+        (version,) = self._writer.execute("PRAGMA data_version").fetchone()
+        if version != self._version:
+            self._remembered.clear()
+            self._version = version
+        return self._remembered.recall(needs)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -153,6 +165,7 @@ class SQLiteStore(Webhooks):
             raise OutcomeUnknown(str(error)) from error
 
     def _roll_back(self) -> None:
+        self._remembered.clear()  # where the commit failed, only the database can tell what it has
         if self._writer.in_transaction:  # after some errors SQLite has done it by itself
             self._writer.execute("ROLLBACK")
 

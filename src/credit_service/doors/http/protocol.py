@@ -91,6 +91,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         super().on_message_complete()
+        scope: Any = self.scope
+        scope["credit.arrived"] = True  # so that nobody need watch how long its body takes
         self._in_body = False
         self._ended = True
 

@@ -253,7 +253,7 @@ class Shell:
             if answer is not None:
                 await _answer(send, answer)
                 return
-        call.body = await self._body(call, receive)
+        call.body = await self._body(call, receive, arrived="credit.arrived" in scope)
         hot = self._hot.get((method, path, call.media_type))
         if hot is not None:
             scope["credit.route"] = path
@@ -277,30 +277,37 @@ class Shell:
         size = sum([len(name) + len(value) + 4 for name, value in scope["headers"]])
         return size + len(scope["raw_path"]) + len(scope["query_string"]) > self._headers_max_bytes
 
-    async def _body(self, call: Call, receive: Receive) -> bytes:
+    async def _body(self, call: Call, receive: Receive, *, arrived: bool) -> bytes:
+        """All of the body. Raises Problem where it is too large, or too slow."""
         large = call.path in self._large
         limit = self._settings.batch_body_max_bytes if large else self._settings.body_max_bytes
         length = call.headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > limit:
             raise _too_large(limit)
-        chunks: list[bytes] = []
-        size = 0
+        if arrived:  # as nearly always: a clock would cost more than to read it
+            return await _read(receive, limit)
         try:
             async with asyncio.timeout(self._settings.body_timeout_seconds):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise Problem("bad_request", "The connection was closed before the body had arrived.")
-                    chunk, more = message.get("body", b""), message.get("more_body", False)
-                    size += len(chunk)
-                    if size > limit:
-                        raise _too_large(limit, unread=more)
-                    chunks.append(chunk)
-                    if not more:
-                        return b"".join(chunks)
+                return await _read(receive, limit)
         except TimeoutError:
             detail = f"The body did not arrive within {self._settings.body_timeout_seconds:g} seconds."
             raise Problem("request_timeout", detail, headers={"Connection": "close"}) from None
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Problem("bad_request", "The connection was closed before the body had arrived.")
+        chunk, more = message.get("body", b""), message.get("more_body", False)
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit, unread=more)
+        chunks.append(chunk)
+        if not more:
+            return b"".join(chunks)
 
 
 def _nothing_known(path: str, headers: Mapping[bytes, bytes]) -> None:

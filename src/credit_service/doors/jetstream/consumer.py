@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import structlog
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import APIError, NotFoundError
@@ -157,20 +158,36 @@ class Consumer:
         loop = asyncio.get_running_loop()
         until = None if again is None else loop.time() + again
 
+        ahead: list[Msg] = []  # read while those before them are posted
+
         async def pause(seconds: float) -> bool:
-            await pull.hold()
+            await pull.hold(ahead)
             return await self._pause(seconds)
 
         await pull.open()
+        taking: asyncio.Task[None] | None = None
         try:
             while not self._stopping.is_set() and (until is None or loop.time() < until):
-                if messages := await pull.messages():
-                    await self._taking.take(messages, pause)
+                ahead += await pull.messages()
+                events = await self._taking.read(ahead)
+                if taking is not None and (events or taking.done()):
+                    await taking
+                    taking = None
+                if self._stopping.is_set():
+                    break  # what was read ahead is given back
+                ahead.clear()
+                if events:
+                    taking = loop.create_task(self._taking.take(events, pause), name=f"taking from {route.stream}")
+            if taking is not None:
+                await taking
         finally:
+            if taking is not None:
+                taking.cancel()
+                await asyncio.gather(taking, return_exceptions=True)
             # To be delivered again at once, to whomever.
             with contextlib.suppress(*FAILURES):
                 async with asyncio.timeout(_ANSWER_SECONDS):
-                    for message in await pull.close():
+                    for message in [*ahead, *await pull.close()]:
                         await message.nak()
 
     async def _pause(self, seconds: float) -> bool:

@@ -5,6 +5,7 @@ nats-py's own `fetch` makes two tasks for each message, and is deaf for its whol
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 
 from nats.aio.client import Client
@@ -23,7 +24,7 @@ class PullEnded(Error):
 
 
 class Pull:
-    """What one consumer delivers, on one connection. At most two batches are in memory or under way."""
+    """What one consumer delivers, on one connection. At most two batches are under way to whoever takes them."""
 
     def __init__(self, client: Client, stream: str, consumer: str, batch: int) -> None:
         self._client = client
@@ -48,10 +49,10 @@ class Pull:
             await self._subscription.unsubscribe()
         return left
 
-    async def hold(self) -> None:
-        """Tell NATS that what had arrived is not forgotten, or it would deliver it once more."""
+    async def hold(self, taken: Sequence[Msg] = ()) -> None:
+        """Tell NATS that what had arrived, or was `taken`, is not forgotten, or it would deliver it once more."""
         async with asyncio.timeout(EXPIRES_SECONDS):
-            for message in list(self._waiting):
+            for message in [*taken, *self._waiting]:
                 await message.in_progress()
 
     async def messages(self) -> list[Msg]:

@@ -36,12 +36,13 @@ _ANSWER_SECONDS: Final = 10.0
 _LONGEST_PAUSE_SECONDS: Final = 300.0
 _DELIVERIES: Final = 5
 _COMMANDS_AT_ONCE: Final = 1_000
+_READ_AT_ONCE: Final = 50
 _log = structlog.get_logger()
 
 _Fault = tuple[str, str]  # code and reason
 
 
-class _Event:
+class Event:
     """A message, what it means, and what is wrong with it."""
 
     __slots__ = ("failure", "faults", "message", "outcomes", "subject", "translated", "type")
@@ -92,12 +93,20 @@ class Taking:
         self._reader = Reader(subjects, settings)
         self._at_once = min(_COMMANDS_AT_ONCE, settings.posting_queue_size)
 
-    async def take(self, messages: Sequence[Msg], pause: Callable[[float], Awaitable[bool]]) -> None:
-        """Take messages, and answer each to NATS when what it means is committed. Raises nats-py's errors.
+    async def read(self, messages: Sequence[Msg]) -> list[Event]:
+        """What messages mean. Others have their turn now and then, since that takes a while."""
+        events: list[Event] = []
+        for start in range(0, len(messages), _READ_AT_ONCE):
+            read = map(self._read, messages[start : start + _READ_AT_ONCE])
+            events += [event for event in read if event is not None]
+            await asyncio.sleep(0)
+        return events
+
+    async def take(self, events: Sequence[Event], pause: Callable[[float], Awaitable[bool]]) -> None:
+        """Apply events, and answer each to NATS when what it means is committed. Raises nats-py's errors.
 
         `pause` waits so many seconds, and returns whether to go on; else what is not done yet is given back.
         """
-        events = [event for message in messages if (event := self._read(message)) is not None]
         for event in events:
             if _deliveries(event.message) > 1:
                 self._metrics.redelivered(event.type)
@@ -119,14 +128,12 @@ class Taking:
                 await _each(event.message.in_progress() for event in events)
         await _each(self._answer(event) for event in events)
 
-    # ---- reading
-
-    def _read(self, message: Msg) -> _Event | None:
+    def _read(self, message: Msg) -> Event | None:
         subject = whole(message.subject)
         named = self._subjects.named(subject)
         if named is None:  # of a consumer that somebody else has changed: not for us, so not to be judged by us
             return None
-        event = _Event(message, subject, named.type)
+        event = Event(message, subject, named.type)
         try:
             read = self._reader.read(named, message.data)
             event.translated = read.commands
@@ -138,7 +145,7 @@ class Taking:
 
     # ---- applying
 
-    async def _apply(self, events: Sequence[_Event]) -> None:
+    async def _apply(self, events: Sequence[Event]) -> None:
         """Post what the events mean. Raises what is transient; any other failure stays with the event it is of."""
         told = [event for event in events if event.failure is None]
         try:
@@ -167,7 +174,7 @@ class Taking:
             outcomes += await self._posting.submit_many(commands[start : start + self._at_once])
         return outcomes
 
-    async def _put_aside(self, events: Sequence[_Event]) -> None:
+    async def _put_aside(self, events: Sequence[Event]) -> None:
         """Keep what can never be applied. Raises what is transient."""
         for event in events:
             if event.failure is not None and _deliveries(event.message) >= _DELIVERIES:
@@ -188,7 +195,7 @@ class Taking:
             self._metrics.put_aside(new)
             self._on_put_aside()
 
-    async def _put_one_aside(self, event: _Event, letter: Undeliverable) -> int:
+    async def _put_one_aside(self, event: Event, letter: Undeliverable) -> int:
         try:
             return await self._store.put_aside([letter])
         except TRANSIENT:
@@ -197,7 +204,7 @@ class Taking:
             event.failure, event.faults = error, []
             return 0
 
-    async def _answer(self, event: _Event) -> None:
+    async def _answer(self, event: Event) -> None:
         """Tell NATS what became of an event."""
         if event.failure is not None and not event.faults:
             delivered = _deliveries(event.message)
@@ -215,7 +222,7 @@ class Taking:
             await event.message.ack()
 
 
-def _note(event: _Event, outcomes: Sequence[Outcome]) -> None:
+def _note(event: Event, outcomes: Sequence[Outcome]) -> None:
     """What became of each of an event's commands, and of what in it was none."""
     if not event.translated:
         return  # malformed as a whole
