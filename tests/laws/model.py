@@ -331,7 +331,8 @@ class Model:
     def _apply_parked(self, key: str) -> None:
         source = next(entry for entry in self.entries if entry.key == key)
         for refund_key, (waits_for, until, fact) in list(self.parked.items()):
-            if waits_for != key:
+            source_type = "ORDER_PAID" if isinstance(fact, OrderRefunded) else "PAYMENT"
+            if (waits_for, source_type) != (key, source.type):
                 continue
             if until <= self.clock:
                 self._bury(refund_key)

@@ -306,6 +306,16 @@ def test_L8_a_refund_waits_for_the_order_and_not_for_whatever_has_its_key() -> N
     assert isinstance(book.do(refund("1", "1", money=5)), Waiting)
 
 
+def test_L8_a_refund_that_waits_for_an_order_is_not_applied_to_a_payment_with_its_key() -> None:
+    book = Book(NO_TRIAL)
+    book.tell(opening())
+    assert isinstance(book.do(refund("1", "1", credits=5)), Waiting)
+    book.tell(add(10, key="shopify:order:1", type_="PAYMENT"))
+    assert (len(book.parked), refunded(book), book.dead_letters) == (1, [], ())
+    assert book.account is not None
+    assert book.account.balance == 10
+
+
 # ---- payments: taken back as orders are given back
 
 

@@ -324,6 +324,8 @@ def _apply_waiting(draft: Draft, state: State) -> None:
     source = draft.own
     assert source is not None
     for parked in state.waiting:
+        if parked.fact.source_type != source.type:  # a payment may have been posted under the key of an order
+            continue
         if parked.until <= draft.now:
             _bury(draft, parked)
             continue
