@@ -228,6 +228,20 @@ async def test_a_read_that_met_silence_leaves_no_connection_behind_that_others_w
         assert await soon(lambda: store.count(ALL)) == 2
 
 
+async def test_who_goes_away_while_it_connects_leaves_no_refusal_to_others(url: str, proxy: Proxy) -> None:
+    store = Told(proxy.url)
+    try:
+        proxy.hold()
+        leaving = asyncio.create_task(store.count(ALL))
+        await asyncio.sleep(0)  # it knocks
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        proxy.release()
+        assert await store.count(ALL) == 0
+    finally:
+        await store.close()
+
+
 async def test_who_vanished_in_the_midst_of_a_posting_keeps_nobody_waiting_for_long(url: str, proxy: Proxy) -> None:
     async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS) as vanishing:
         vanishing.before_write = proxy.hold  # the server has locked, and hears nothing more, not even an end

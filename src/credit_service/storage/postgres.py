@@ -177,7 +177,7 @@ class PostgresStore(Webhooks):
         # A pooled connection has no settings of its own, so each posting brings them along.
         self._local = for_posting if pooled else {}
         connect = connector(url, timeout_seconds=timeout_seconds, pooled=pooled, settings=for_posting)
-        door = _Door(self.name)
+        door = _Door(self.name, timeout_seconds)
         self._lines = [_Line(partial(door.connected, connect)) for _ in range(streams)]
         self._readers = _Readers(self.name, partial(door.connected, self._connect), pool_size)
         self._ahead = 0  # of the database's clock, against this process's
@@ -631,8 +631,9 @@ class _Door:
     Else each of the thousands who wait for a server that is just coming back would knock, and find it silent for long.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, patience_seconds: float) -> None:
         self._name = name
+        self._patience_seconds = patience_seconds
         self._refusal: str | None = None
         self._knocking = False
         self._next_at = 0.0
@@ -641,7 +642,7 @@ class _Door:
         """A new connection. Raises StorageUnavailable."""
         if self._refusal is not None and (self._knocking or time.monotonic() < self._next_at):
             raise StorageUnavailable(self._refusal)
-        self._knocking = True
+        self._knocking, began = True, time.monotonic()
         try:
             with translated(self._name):
                 try:
@@ -649,6 +650,8 @@ class _Door:
                 except (asyncpg.PostgresConnectionError, ConnectionError):  # what has just cut all others cut this, too
                     connection = await connect()
         except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and time.monotonic() - began < self._patience_seconds / 2:
+                raise  # whoever wanted it went away, which says nothing of the server
             refusal = str(error) if isinstance(error, StorageError) else f"{self._name} refused us: {_kind(error)}."
             self._refusal, self._next_at = refusal, time.monotonic() + _KNOCK_SECONDS
             if isinstance(error, Conflict):
