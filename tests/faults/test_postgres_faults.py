@@ -30,7 +30,7 @@ SEED = int(os.environ.get("FAULT_SEED", random.SystemRandom().randrange(10**6)))
 DEADLINE_SECONDS = 2.0
 TIMEOUT_SECONDS = 1.0
 RECOVERY_SECONDS = 5.0
-COMMIT = b"COMMIT\0"
+SPEND = b"USAGE"  # the type of what is posted, in the one message that writes and commits it
 SETTINGS = {
     "POSTING_DEADLINE_SECONDS": f"{DEADLINE_SECONDS}",
     "DATABASE_TIMEOUT_SECONDS": f"{TIMEOUT_SECONDS}",
@@ -159,14 +159,14 @@ def end_connections(world: World, callers: Callers) -> None:
 
 
 def cut_before_commit(world: World, callers: Callers) -> None:
-    """A connection is lost, and with it a COMMIT that the server never sees."""
-    sprung = world.proxy.cut_before(COMMIT)
+    """A connection is lost, and with it a posting that the server never sees."""
+    sprung = world.proxy.cut_before(SPEND)
     callers.wait_until(sprung.is_set, "a commit")
 
 
 def cut_after_commit(world: World, callers: Callers) -> None:
     """A connection is lost when the server has committed, and has not been heard."""
-    sprung = world.proxy.cut_after(COMMIT)
+    sprung = world.proxy.cut_after(SPEND)
     callers.wait_until(sprung.is_set, "a commit")
 
 

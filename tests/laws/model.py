@@ -451,6 +451,7 @@ class Model:
             moments = [moment for pot in self.pots for moment in (pot.expires_at, pot.effective_at, self._warning(pot))]
             return sorted({moment for moment in moments if moment is not None and self.clock < moment <= now})
 
+        self._look_at_threshold()
         while ahead := instants():
             self.clock = ahead[0]
             for pot in self.pots:
@@ -466,7 +467,6 @@ class Model:
                 if self._warning(pot) == self.clock and pot.credits:
                     self._tell("expiring_soon", None)
         self.clock = now
-        self._look_at_threshold()
 
     @staticmethod
     def _warning(pot: Pot) -> int | None:

@@ -1,5 +1,6 @@
 """L7 Time: what time does is done in order of the instants, the same whenever it is looked at."""
 
+from decimal import Decimal
 from typing import Any
 
 from hypothesis import given
@@ -41,6 +42,19 @@ def test_L7_one_settle_over_a_period_equals_two_over_its_halves(
     assert once.grants == twice.grants
     assert [_what(done) for done in once.transactions] == [_what(done) for done in twice.transactions]
     assert [told[:4] for told in once.announcements] == [told[:4] for told in twice.announcements]
+
+
+def test_L7_a_default_threshold_that_moved_counts_before_what_time_did_however_often_it_is_settled() -> None:
+    book = Book(Policy(trial_credits=5, low_balance_percent=Decimal(0)))
+    book.tell(opening(), add(10, effective_at=days(1)), use(4))
+    book.policy = Policy(trial_credits=5, low_balance_percent=Decimal(20))
+    often = book.copy()
+    book.wait(2).do(sweep())
+    often.wait(0.5).do(sweep())
+    often.wait(1.5).do(sweep())
+    told = [one.type for one in book.announcements]
+    assert told == [one.type for one in often.announcements]
+    assert told[-2:] == ["low_balance_reached", "balance_restored"]
 
 
 def _what(done: Any) -> Any:

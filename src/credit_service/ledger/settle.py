@@ -20,6 +20,9 @@ _EXPIRES, _BEGINS, _WARNS = 1, 2, 3
 def settle(draft: Draft) -> None:
     """Do to the account what time did since its last posting, in order of the instants."""
     account = draft.account
+    if draft.threshold != account.threshold:  # the default moved in the settings since the last posting
+        # Before the instants, so that it does not matter how often the account is settled meanwhile.
+        announce_level(draft, threshold_moved=True)
     if account.next_due_at is not None and account.next_due_at <= draft.now:
         since = account.settled_at
         instants = {
@@ -45,8 +48,6 @@ def settle(draft: Draft) -> None:
             else:
                 _warn(draft, grant)
         draft.at = draft.now
-    if draft.threshold != account.threshold:  # the default moved in the settings since the last posting
-        announce_level(draft, threshold_moved=True)
 
 
 def lapse(draft: Draft, grant: Grant, instant: int) -> None:
