@@ -57,7 +57,7 @@ class _Watch:
         watched = {
             "_post": self._timed("whole", post),
             "_load": self._timed("load", store._load),
-            "_write": self._timed("write", store._write),
+            "_write_rows": self._timed("write", store._write_rows),
             "_writer": _Connection(store._writer, self._seconds),
         }
         for attribute, value in watched.items():

@@ -323,9 +323,8 @@ def _apply_waiting(draft: Draft, state: State) -> None:
     """Apply the refunds that were parked for the order or payment just posted, in its own commit (L8)."""
     source = draft.own
     assert source is not None
-    for parked in state.waiting:
-        if parked.fact.source_type != source.type:  # a payment may have been posted under the key of an order
-            continue
+    # A payment may have been posted under the key of an order.
+    for parked in [one for one in state.waiting if one.fact.source_type == source.type]:
         if parked.until <= draft.now:
             _bury(draft, parked)
             continue
