@@ -19,7 +19,7 @@ from credit_service.storage.remembered import Recalled
 from credit_service.storage.rows import Row
 from credit_service.storage.statements import Find
 
-NOTHING: Final[Mapping[int, Recalled]] = {}
+_NOTHING: Final[Mapping[int, Recalled]] = {}
 
 
 class Loading:
@@ -28,9 +28,8 @@ class Loading:
     What is `recalled` is not loaded, but for what was recorded under the keys, or `unseen` may be asked for elsewhere.
     """
 
-    def __init__(self, needs: Sequence[Needs], recalled: Mapping[int, Recalled] = NOTHING) -> None:
+    def __init__(self, needs: Sequence[Needs], recalled: Mapping[int, Recalled] = _NOTHING) -> None:
         self._needs = needs
-        self.recalled = bool(recalled)
         self.accounts: dict[UUID, Account] = {}
         self._by_number: dict[int, Record] = {}
         self.records: dict[UUID, Record] = {}

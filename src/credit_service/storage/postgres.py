@@ -71,6 +71,7 @@ _LONG_SECONDS = 300.0
 """How long a read over all accounts may take."""
 _ROWS_AT_ONCE = 1000
 _CLOCK_JUMP_SECONDS = 0.1
+"""How far two clocks of this process may have drifted apart; more, and one was set or stood still."""
 _CLOCK_ANSWER_SECONDS = 0.05
 """For how long an answer may have been under way that tells the database's clock."""
 _FEW: Final = 4
@@ -247,7 +248,7 @@ class PostgresStore(Webhooks):
         writes = work(loading.loaded(now))
         parts, values = _statement(_parts(writes, loading.granted, last, loading.versions))
         if not parts:
-            return None if loading.recalled else writes
+            return None if loading.unseen else writes
         if writes.unparked:  # what is parked again under its key is not for one statement
             return None
         decided_at = None if self._clock is not None else now
@@ -270,13 +271,14 @@ class PostgresStore(Webhooks):
     async def _write_unless_changed(self, connection: Connection, guarded: str, values: Sequence[Any]) -> Row:
         """Write and commit in one statement."""
         try:
-            return await connection.fetchrow(guarded, *values)  # type: ignore[no-any-return]  # of any connection
+            written: Row = await connection.fetchrow(guarded, *values)
         except asyncpg.DataError:
             raise  # a value that cannot be, for us or for the server
         except Exception as error:
             if isinstance(error, asyncpg.PostgresError) and error.as_dict().get("severity_en") == "ERROR":
                 raise  # the server says that it did not
             raise self._unknown(error) from error
+        return written
 
     def _keep(self, loading: Loading, writes: Writes, version: int | None, last: Mapping[int, int]) -> None:
         """Remember what was committed."""

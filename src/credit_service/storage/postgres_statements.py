@@ -262,9 +262,9 @@ STATE_AS_KNOWN: Final = f"SELECT {_state('$1')}, {_as_known(2, 3, 4, 5, 6)}"
 def _part(part: Part, number: "count[int]", only: str | None = None) -> str:
     """The text of a part, which does nothing where `only` is given and not so."""
     table, how, many = part
-    name, columns = table.name, columns_of(table)
     if how in ("update", CHECKED):
-        return _update(name, table, how, many, number, only)
+        return _update(part, number, only)
+    name, columns = table.name, columns_of(table)
     if many and table is not tables.dead_letters:
         source = f"SELECT * FROM unnest(${next(number)}::{name}[])"
     else:
@@ -277,8 +277,9 @@ def _part(part: Part, number: "count[int]", only: str | None = None) -> str:
     return text
 
 
-def _update(name: str, table: Table, how: str, many: bool, number: "count[int]", only: str | None) -> str:
-    columns = columns_of(table)
+def _update(part: Part, number: "count[int]", only: str | None) -> str:
+    table, how, many = part
+    name, columns = table.name, columns_of(table)
     changed, keys = _CHANGED[name], _KEYS[name]
     if many:
         new = {column: f"new.{column}" for column in (*changed, *keys)}
