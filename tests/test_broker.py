@@ -121,7 +121,7 @@ async def test_it_is_closed_also_where_the_client_takes_the_end_for_its_own(monk
         first = not connecting.is_set()
         connecting.set()
         try:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()  # for ever
         except asyncio.CancelledError:
             if not first:
                 raise
