@@ -13,7 +13,6 @@ from typing import Any
 import asyncpg
 
 from credit_service.ledger.commands import Post
-from credit_service.storage.rows import key_hash
 
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 SPEND = f"""
@@ -25,10 +24,10 @@ WITH moved AS (
     RETURNING number, sequence, balance, debt, settled_at
 )
 INSERT INTO transactions (
-    account, sequence, operation, type, amount, shortfall, balance_before, balance_after, debt_after, key_hash, key,
-    content, reference_type, reference_id, draws, actor, correlation_id, occurred_at, created_at, hash
+    account, sequence, operation, type, amount, shortfall, balance_before, balance_after, debt_after, key, content,
+    reference_type, reference_id, draws, actor, correlation_id, occurred_at, created_at, hash
 )
-SELECT number, sequence, 'DECREASE', $3, $2, 0, balance + $2, balance, debt, $4, $5, $6, $7, $8, '[]', $9, $10,
+SELECT number, sequence, 'DECREASE', $3, $2, 0, balance + $2, balance, debt, $4, $5, $6, $7, '[]', $8, $9,
     settled_at, settled_at, decode(repeat('00', 32), 'hex')
 FROM moved
 RETURNING balance_after
@@ -39,8 +38,8 @@ def values(command: Post) -> Sequence[Any]:
     """The parameters of the statement."""
     reference_type, reference_id = command.reference or (None, None)
     return (
-        command.merchant_id.bytes, command.amount, command.type, key_hash(command.key), command.key, command.content,
-        reference_type, reference_id, command.actor, command.correlation_id,
+        command.merchant_id.bytes, command.amount, command.type, command.key, command.content, reference_type,
+        reference_id, command.actor, command.correlation_id,
     )  # fmt: skip
 
 

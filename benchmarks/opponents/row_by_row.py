@@ -19,7 +19,6 @@ from credit_service.ledger.account import MAX_CREDITS
 from credit_service.ledger.announcements import OWN
 from credit_service.ledger.commands import Post
 from credit_service.ledger.proof import chain
-from credit_service.storage.rows import key_hash
 
 SEQUENCE = "CREATE SEQUENCE IF NOT EXISTS event_ids"
 
@@ -28,7 +27,7 @@ _ACCOUNT = f"""
 SELECT number, balance, held, pending, debt, sequence, announced, total_decreases, by_type, last_hash, {_NOW} AS now
 FROM accounts WHERE merchant_id = $1 FOR UPDATE
 """
-_FIRST = "SELECT sequence FROM transactions WHERE account = $1 AND key_hash = $2"
+_FIRST = "SELECT sequence FROM transactions WHERE account = $1 AND key = $2"
 _GRANTS = """
 SELECT number, remaining FROM grants
 WHERE account = $1 AND open = 1 AND effective_at <= $2 AND (expires_at IS NULL OR expires_at > $2)
@@ -40,9 +39,9 @@ WHERE account = $1 AND number = $2
 """
 _TRANSACTION = """
 INSERT INTO transactions (
-    account, sequence, operation, type, amount, shortfall, balance_before, balance_after, debt_after, key_hash, key,
-    content, reference_type, reference_id, draws, actor, correlation_id, occurred_at, created_at, hash
-) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
+    account, sequence, operation, type, amount, shortfall, balance_before, balance_after, debt_after, key, content,
+    reference_type, reference_id, draws, actor, correlation_id, occurred_at, created_at, hash
+) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
 """
 _UPDATE = """
 UPDATE accounts SET settled_at = $2, balance = $3, sequence = $4, announced = $5, total_decreases = $6, by_type = $7,
@@ -68,8 +67,7 @@ async def spend(connection: Any, command: Post) -> int:
     async with connection.transaction():
         account = await connection.fetchrow(_ACCOUNT, command.merchant_id.bytes)
         number, now, before = account["number"], account["now"], account["balance"]
-        hashed = key_hash(command.key)
-        if await connection.fetchval(_FIRST, number, hashed) is not None:
+        if await connection.fetchval(_FIRST, number, command.key) is not None:
             raise AlreadyPosted
         draws = []
         left = command.amount
@@ -96,7 +94,7 @@ async def spend(connection: Any, command: Post) -> int:
         reference_type, reference_id = command.reference or (None, None)
         await connection.execute(
             _TRANSACTION, number, sequence, command.operation, command.type, command.amount, 0, before, balance,
-            account["debt"], hashed, command.key, command.content, reference_type, reference_id,
+            account["debt"], command.key, command.content, reference_type, reference_id,
             msgspec.json.encode(draws).decode(), command.actor, command.correlation_id, now, now, hash_,
         )  # fmt: skip
         await connection.execute(

@@ -327,7 +327,6 @@ TAMPERED = [
     "balance_before",
     "balance_after",
     "debt_after",
-    "key_hash",
     "key",
     "content",
     "reference_type",

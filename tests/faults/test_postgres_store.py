@@ -13,6 +13,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from credit_service.ledger.announcements import CONSUMED
 from credit_service.ledger.commands import Command
 from credit_service.ledger.decide import Needs, Outcome, Replayed
 from credit_service.ledger.draft import Posted
@@ -123,15 +124,15 @@ async def asked(url: str, *statements: str) -> None:
 
 # ---- a connection that is cut
 
-# The lock goes with BEGIN. The merchant is first named to load what is known, the key to write the transaction.
+# The lock goes with BEGIN. The merchant is first named to load what is known, what is announced to write it.
 LOCKED: dict[str, tuple[Callable[[Proxy], Any], list[str]]] = {
     "idle": (Proxy.cut, ["Conflict"]),
     "before the lock": (lambda proxy: proxy.cut_before(b"BEGIN"), ["Conflict"]),
     "after the lock": (lambda proxy: proxy.cut_after(b"BEGIN"), ["Conflict"]),
     "before the load": (lambda proxy: proxy.cut_before(MERCHANT.bytes), ["Conflict"]),
     "after the load": (lambda proxy: proxy.cut_after(MERCHANT.bytes), ["Conflict"]),
-    "before the write": (lambda proxy: proxy.cut_before(KEY.encode()), ["Conflict"]),
-    "after the write": (lambda proxy: proxy.cut_after(KEY.encode()), ["Conflict"]),
+    "before the write": (lambda proxy: proxy.cut_before(CONSUMED.encode()), ["Conflict"]),
+    "after the write": (lambda proxy: proxy.cut_after(CONSUMED.encode()), ["Conflict"]),
     "before the commit": (lambda proxy: proxy.cut_before(COMMIT), ["OutcomeUnknown"]),
     "after the commit": (lambda proxy: proxy.cut_after(COMMIT), ["OutcomeUnknown"]),
 }

@@ -29,12 +29,13 @@ CATALOGUE = {
     "tables": "SELECT relname, relkind::text, relpersistence::text, reloptions FROM pg_class "
     "WHERE relnamespace = {ours}",
     "columns": """
-        SELECT attrelid::regclass::text, attnum, attname, format_type(atttypid, atttypmod), attnotnull,
+        SELECT attrelid::regclass::text, row_number() OVER (PARTITION BY attrelid ORDER BY attnum), attname,
+            format_type(atttypid, atttypmod), attnotnull,
             attidentity::text, attgenerated::text, attcollation, attstorage::text, attcompression::text,
             pg_get_expr(adbin, adrelid)
         FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
             LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
-        WHERE relnamespace = {ours} AND attnum > 0""",
+        WHERE relnamespace = {ours} AND attnum > 0 AND NOT attisdropped""",
     "indexes": "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index "
     "WHERE indrelid IN (SELECT oid FROM pg_class WHERE relnamespace = {ours})",
     "constraints": "SELECT conrelid::regclass::text, conname, contype::text, convalidated, pg_get_constraintdef(oid) "

@@ -369,7 +369,7 @@ class StoreContract:
         await write(store, writes(later, grants=[spent, new], given_back=[GivenBack("o", 1, 2, 3)]))
         assert (await store.held([MERCHANT], T0))[MERCHANT].account == later
         assert [books.grants async for books in store.books()] == [[spent, new]]
-        assert [row[2:] for row in await engine.rows("given_back")] == [("o", 1, 2, 3)]
+        assert [row[1:] for row in await engine.rows("given_back")] == [("o", 1, 2, 3)]
 
     # ---- the store adds nothing to what the ledger decides
 
@@ -427,9 +427,9 @@ class StoreContract:
         for number, book in by_number.items():
             assert [row[3:8] for row in events if row[2] == number] == [one[:5] for one in book.announcements]
         given = {(number, *one) for number, book in by_number.items() for one in book.given.values()}
-        assert {(row[0], *row[2:]) for row in await engine.rows("given_back")} == given
+        assert {tuple(row) for row in await engine.rows("given_back")} == given
         parked = {(number, *one[:4]) for number, book in by_number.items() for one in book.parked.values()}
-        assert {(row[0], *row[2:6]) for row in await engine.rows("parked")} == parked
+        assert {tuple(row[:5]) for row in await engine.rows("parked")} == parked
         letters = [(number, *one[:3]) for number, book in by_number.items() for one in book.dead_letters]
         assert sorted(row[1:5] for row in await engine.rows("dead_letters")) == sorted(letters)
 
@@ -527,7 +527,7 @@ class StoreContract:
         "ck_transactions_reference_whole": writes(transactions=[transaction(reference=Reference("order", None))]),  # type: ignore[arg-type]  # the very fault
         "ck_transactions_hash_length": writes(transactions=[transaction(hash=b"")]),
         "pk_transactions": writes(transactions=[transaction(), transaction(key="other")]),
-        "uq_transactions_account_key_hash": writes(transactions=[transaction(), transaction(2, key="key 1")]),
+        "uq_transactions_account_key": writes(transactions=[transaction(), transaction(2, key="key 1")]),
         "ck_grants_remaining": writes(grants=[grant(remaining=6)]),
         "ck_grants_category": writes(grants=[grant(category="borrowed")]),
         "ck_given_back_not_negative": writes(given_back=[GivenBack("o", 0, 2, 1)]),

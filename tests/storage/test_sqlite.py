@@ -120,11 +120,11 @@ def _asked() -> dict[str, str]:
         for table, columns, condition in (
             (tables.accounts, ("merchant_id",), "true"),
             (tables.accounts, ("number",), "true"),
-            (tables.transactions, ("account", "key_hash"), "true"),
+            (tables.transactions, ("account", "key"), "true"),
             (tables.transactions, ("account", "sequence"), "true"),
             (tables.grants, ("account",), tables.OPEN),
             (tables.grants, ("account", "number"), "true"),
-            (tables.given_back, ("account", "key_hash"), "true"),
+            (tables.given_back, ("account", "key"), "true"),
             (tables.parked, ("account",), "true"),
         )
     }
@@ -257,8 +257,6 @@ async def test_a_reader_of_books_that_is_cancelled_lets_go_of_the_database(store
     [
         ("UPDATE transactions SET draws = '[1]' WHERE sequence = 2", (2, "the row cannot be read")),
         ("UPDATE transactions SET draws = 'oops' WHERE sequence = 2", (2, "the row cannot be read")),
-        ("UPDATE transactions SET key = 'other' WHERE sequence = 1", (1, "the hash of the idempotency key")),
-        ("UPDATE transactions SET key_hash = zeroblob(16) WHERE sequence = 1", (1, "the hash of the idempotency key")),
         ("UPDATE accounts SET carried = '{'", (None, "the account's row cannot be read")),
     ],
 )

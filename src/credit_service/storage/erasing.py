@@ -40,7 +40,7 @@ ERASE: Final = (
     .values(metadata=None, metadata_salt=None)
 )
 ERASE_PARKED: Final = (
-    update(_parked).where(_parked.c.account == _value("a"), _parked.c.key_hash == _value("k")).values(fact=_value("f"))
+    update(_parked).where(_parked.c.account == _value("a"), _parked.c.key == _value("k")).values(fact=_value("f"))
 )
 ERASE_LETTER: Final = (
     update(_letters).where(_letters.c.id == _value("key")).values(fact=_value("f"), original=_value("o"))
@@ -71,10 +71,7 @@ class Erasing(Asking):
         sources = None if orders is None else set(map(order_key, orders))
         some = [rows.parked(row) for row in await self._read(waiting)]
         some = [one for one in some if one.fact.metadata is not None and (sources is None or one.waits_for in sources)]
-        asks = [
-            Ask(ERASE_PARKED, {"a": number, "k": rows.key_hash(one.key), "f": rows.fact_text(without(one.fact))})
-            for one in some
-        ]
+        asks = [Ask(ERASE_PARKED, {"a": number, "k": one.key, "f": rows.fact_text(without(one.fact))}) for one in some]
         if asks:
             await self._write(asks, merchant_id)
 

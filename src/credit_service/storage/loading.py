@@ -34,19 +34,18 @@ class Loading:
         self._by_number: dict[int, Record] = {}
         self.records: dict[UUID, Record] = {}
         self.versions: dict[int, int] = {}  # of the rows of accounts, by number, where they are known
-        self.unseen: list[tuple[int, bytes]] = []  # keys of what is recalled: accounts, and hashes
+        self.unseen: list[tuple[int, str]] = []  # keys of what is recalled, with their accounts
         if recalled:
             self._recall(recalled)
         self.merchants = {need.merchant_id.bytes: need.merchant_id for need in self._needs}
 
     def _recall(self, recalled: Mapping[int, Recalled]) -> None:
-        hashed = rows.key_hash
         rest: list[Needs] = []
         for need in self._needs:
             if (known := recalled.get(need.merchant_id.int)) is None:
                 rest.append(need)
             else:
-                self.unseen.append((known.account.number, hashed(need.key)))
+                self.unseen.append((known.account.number, need.key))
         self._needs = rest
         for version, account, grants in recalled.values():
             self.accounts[account.merchant_id] = account
@@ -63,9 +62,9 @@ class Loading:
             return
         numbers = {one: self.accounts[one].number for one in self.merchants.values() if one in self.accounts}
 
-        def of_key(table: Table, some: set[tuple[UUID, bytes]], more: Sequence[tuple[int, bytes]] = ()) -> Find:
-            places = [(numbers[merchant], hash_) for merchant, hash_ in some if merchant in numbers]
-            return Find(table, ("account", "key_hash"), [*places, *more])
+        def of_key(table: Table, some: set[tuple[UUID, str]], more: Sequence[tuple[int, str]] = ()) -> Find:
+            places = [(numbers[merchant], key) for merchant, key in some if merchant in numbers]
+            return Find(table, ("account", "key"), [*places, *more])
 
         every = [(number,) for number in numbers.values()]
         self.found_grants((yield Find(tables.grants, ("account",), every, tables.OPEN)))
@@ -90,14 +89,13 @@ class Loading:
             else:
                 self.records[merchant] = self._by_number[account.number] = Record(account, account.number)
 
-    def keys(self) -> set[tuple[UUID, bytes]]:
-        """Under which keys a transaction may be recorded, by merchant and hash."""
-        hashed = rows.key_hash
-        return {(need.merchant_id, hashed(key)) for need in self._needs for key in (need.key, need.source) if key}
+    def keys(self) -> set[tuple[UUID, str]]:
+        """Under which keys a transaction may be recorded, by merchant."""
+        return {(need.merchant_id, key) for need in self._needs for key in (need.key, need.source) if key}
 
-    def sources(self) -> set[tuple[UUID, bytes]]:
-        """The orders and payments that are refunded, by merchant and hash of the key."""
-        return {(need.merchant_id, rows.key_hash(need.source)) for need in self._needs if need.source}
+    def sources(self) -> set[tuple[UUID, str]]:
+        """The orders and payments that are refunded, by merchant and key."""
+        return {(need.merchant_id, need.source) for need in self._needs if need.source}
 
     def trials(self) -> set[UUID]:
         """The merchants whose trial is needed, which may have been granted under any key."""

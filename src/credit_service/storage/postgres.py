@@ -368,8 +368,7 @@ class PostgresStore(Webhooks):
         each of the lanes.
         """
         if writes.unparked:
-            gone = [(account, rows.key_hash(key)) for account, key in writes.unparked]
-            await connection.execute(sql.DELETE_PARKED, *sql.by_column(gone))
+            await connection.execute(sql.DELETE_PARKED, *sql.by_column(writes.unparked))
         written = bool(writes.unparked)
         rest = []
         for table, how, some in _parts(writes, granted, last):
@@ -561,8 +560,8 @@ def _columns(pairs: Collection[tuple[int, Any]]) -> list[list[Any]]:
     return [[one for one, _ in pairs], [other for _, other in pairs]]
 
 
-def _by_merchant(some: Iterable[tuple[UUID, bytes]]) -> list[list[bytes]]:
-    return [[merchant.bytes for merchant, _ in some], [hash_ for _, hash_ in some]]
+def _by_merchant(some: Iterable[tuple[UUID, str]]) -> tuple[list[bytes], list[str]]:
+    return [merchant.bytes for merchant, _ in some], [key for _, key in some]
 
 
 def _statement(some: Iterable[Written]) -> tuple[tuple[sql.Part, ...], list[Any]]:

@@ -84,14 +84,14 @@ _ACCOUNT: Final = _LOOK_UP.format(
     what="number, trial", table="accounts", where="merchant_id = place.merchant_id", name="mine"
 )
 _ALL: Final = "unnest($1::bytea[]) place(merchant_id)"
-_MATCHING: Final = "account = mine.number AND key_hash = place.key_hash"
+_MATCHING: Final = "account = mine.number AND key = place.key"
 
 
 @lru_cache(maxsize=8)
 def load(sources: bool, trials: bool) -> str:
     """The statement that loads a posting, with or without what only refunds and trials need.
 
-    Parameters: merchants; lanes; merchants and hashes of keys; the same of sources; merchants of trials. Each table's
+    Parameters: merchants; lanes; merchants and keys; the same of sources; merchants of trials. Each table's
     rows come as one array of rows; those of accounts end with the version of the row, which each update changes.
     """
     number = count(5)
@@ -109,11 +109,11 @@ def load(sources: bool, trials: bool) -> str:
         "grants": _of_account(tables.grants, f"account = mine.number AND {tables.OPEN}", "open").format(places=_ALL),
         "parked": _of_account(tables.parked, "account = mine.number", "waiting").format(places=_ALL),
         "firsts": _of_account(tables.transactions, _MATCHING, "first").format(
-            places="unnest($3::bytea[], $4::bytea[]) place(merchant_id, key_hash)"
+            places="unnest($3::bytea[], $4::text[]) place(merchant_id, key)"
         ),
     }
     if sources:
-        places = f"unnest(${next(number)}::bytea[], ${next(number)}::bytea[]) place(merchant_id, key_hash)"
+        places = f"unnest(${next(number)}::bytea[], ${next(number)}::text[]) place(merchant_id, key)"
         found["given_back"] = _of_account(tables.given_back, _MATCHING, "back").format(places=places)
     if trials:
         where = "account = mine.number AND sequence = mine.trial"
@@ -155,7 +155,7 @@ class Part(NamedTuple):
     many: bool = True
 
 
-_KEYS: Final = {"accounts": ("number",), "grants": ("account", "number"), "given_back": ("account", "key_hash")}
+_KEYS: Final = {"accounts": ("number",), "grants": ("account", "number"), "given_back": ("account", "key")}
 _CHANGED: Final = {
     "accounts": tuple(column.name for column in tables.accounts.columns)[3:],
     "grants": ("remaining", "lapses", "open"),
@@ -237,21 +237,21 @@ SELECT {CLOCK}, used, CASE WHEN (SELECT ready FROM locked) THEN {version} END FR
 def _as_known(accounts: int, versions: int, settled: int, used_by: int, keys: int) -> str:
     """Whether all accounts are as they are known, and whether any of the keys was used.
 
-    Parameters, by their numbers: accounts, the versions of their rows, when they were settled; accounts and hashes of
-    keys. A version alone would not do: a server that takes another's place gives those out again that were lost.
+    Parameters, by their numbers: accounts, the versions of their rows, when they were settled; accounts and keys. A
+    version alone would not do: a server that takes another's place gives those out again that were lost.
     """
     looked_up = partial(_LOOK_UP.format, what="", name="found")
     same = looked_up(
         table="accounts",
         where="accounts.number = known.number AND xmin = known.version AND accounts.settled_at = known.settled_at",
     )
-    first = looked_up(table="transactions", where="account = asked.account AND key_hash = asked.key_hash")
+    first = looked_up(table="transactions", where="account = asked.account AND key = asked.key")
     known = (
         f"unnest(${accounts}::bigint[], ${versions}::xid[], ${settled}::bigint[]) known(number, version, settled_at)"
     )
     return (
         f"(SELECT count(*) FROM {known} {same}) = cardinality(${accounts}::bigint[]) AS same, "
-        f"EXISTS (SELECT FROM unnest(${used_by}::bigint[], ${keys}::bytea[]) asked(account, key_hash) {first}) AS used"
+        f"EXISTS (SELECT FROM unnest(${used_by}::bigint[], ${keys}::text[]) asked(account, key) {first}) AS used"
     )
 
 
@@ -300,8 +300,8 @@ def _update(part: Part, number: "count[int]", only: str | None) -> str:
 
 TOUCH: Final = "UPDATE accounts SET settled_at = settled_at WHERE merchant_id = $1"
 DELETE_PARKED: Final = (
-    "DELETE FROM parked USING unnest($1::bigint[], $2::bytea[]) gone(account, key_hash) "
-    "WHERE parked.account = gone.account AND parked.key_hash = gone.key_hash"
+    "DELETE FROM parked USING unnest($1::bigint[], $2::text[]) gone(account, key) "
+    "WHERE parked.account = gone.account AND parked.key = gone.key"
 )
 
 

@@ -248,7 +248,7 @@ class Reads(Shops, Erasing):
         def read() -> Read[list[PositionedParked]]:
             found = yield Ask(sql.parked_listing(further=bool(place)), {**place, "limit": limit})
             return [
-                PositionedParked((row[5], row[1], row[2]), UUID(bytes=row[0]), rows.parked(row[1:])) for row in found
+                PositionedParked((row[4], row[1], row[2]), UUID(bytes=row[0]), rows.parked(row[1:])) for row in found
             ]
 
         return await self._read(read)
@@ -594,8 +594,6 @@ def books_of(row: Row, grants: Iterable[Row], history: Iterable[Row]) -> Books:
             except (ValueError, TypeError) as error:
                 faults.append((found[1], f"the row cannot be read: {error}"))
                 continue
-            if found[9] != rows.key_hash(transaction.key):
-                faults.append((found[1], "the hash of the idempotency key does not match the key"))
             yield transaction
 
     return Books(account, [rows.grant(grant) for grant in grants], transactions(), faults)

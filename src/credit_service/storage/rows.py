@@ -1,6 +1,5 @@
 """How the ledger's values stand in rows, the same for every engine: value to row to write, row to value to read."""
 
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 from uuid import UUID
@@ -30,12 +29,6 @@ _FACTS: Final = {
 }
 BY_TYPE: Final = Account._fields.index("by_type")
 _KINDS: Final = {fact: kind for kind, fact in _FACTS.items()}
-
-
-@lru_cache(maxsize=4096)  # asked for when a posting is loaded, and again when it is written
-def key_hash(key: str) -> bytes:
-    """The 16 bytes that stand for an idempotency key in indexes: a long text there would cost every posting."""
-    return blake2b(key.encode(), digest_size=16).digest()
 
 
 position: Final = msgspec.json.Decoder(tuple[int, ...]).decode
@@ -72,10 +65,7 @@ def transaction_row(transaction: Transaction) -> Row:
     reference_type, reference_id = transaction.reference or (None, None)
     return (
         transaction.account,
-        *transaction[2:10],
-        key_hash(transaction.key),
-        transaction.key,
-        transaction.content,
+        *transaction[2:12],
         reference_type,
         reference_id,
         *transaction[13:18],
@@ -86,10 +76,8 @@ def transaction_row(transaction: Transaction) -> Row:
 
 def transaction(merchant_id: UUID, row: Row) -> Transaction:
     """A transaction from its row and its account's merchant."""
-    reference = None if row[12] is None else Reference(row[12], row[13])
-    return Transaction._make(
-        (row[0], merchant_id, *row[1:9], row[10], row[11], reference, *row[14:19], draws(row[19]), *row[20:])
-    )
+    reference = None if row[11] is None else Reference(row[11], row[12])
+    return Transaction._make((row[0], merchant_id, *row[1:11], reference, *row[13:18], draws(row[18]), *row[19:]))
 
 
 def is_open(grant: Grant) -> int:
@@ -134,22 +122,22 @@ def claim(row: Row) -> Claim:
 
 def given_back_row(account_number: int, given: GivenBack) -> Row:
     """A row of `given_back`."""
-    return (account_number, key_hash(given.key), *given)
+    return (account_number, *given)
 
 
 def given_back(row: Row) -> GivenBack:
     """What was given back of one order or payment, from its row."""
-    return GivenBack(*row[2:])
+    return GivenBack(*row[1:])
 
 
 def parked_row(account_number: int, parked: Parked) -> Row:
     """A row of `parked`."""
-    return (account_number, key_hash(parked.key), *parked[:4], *_fact_columns(parked.fact))
+    return (account_number, *parked[:4], *_fact_columns(parked.fact))
 
 
 def parked(row: Row) -> Parked:
     """A parked refund from its row."""
-    return Parked._make((*row[2:6], _fact(*row[6:])))
+    return Parked._make((*row[1:5], _fact(*row[5:])))
 
 
 def dead_letter_row(account_number: int, letter: DeadLetter) -> Row:

@@ -202,7 +202,7 @@ class SQLiteStore(Webhooks):
             [rows.given_back_row(account, given) for (account, _), given in writes.given_back.items()],
         )
         # A refund may be parked again under the key of one that was given up.
-        many(sql.DELETE_PARKED, [(account, rows.key_hash(key)) for account, key in writes.unparked])
+        many(sql.DELETE_PARKED, writes.unparked)
         many(sql.INSERT_PARKED, [rows.parked_row(account, parked) for (account, _), parked in writes.parked.items()])
         many(sql.INSERT_DEAD_LETTER, [rows.dead_letter_row(account, letter) for account, letter in writes.dead_letters])
 

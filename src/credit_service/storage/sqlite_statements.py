@@ -73,12 +73,12 @@ INSERT_EVENT: Final = _sql(insert(_events))
 _given = sqlite.insert(_given_back)
 UPSERT_GIVEN_BACK: Final = _sql(
     _given.on_conflict_do_update(
-        index_elements=["account", "key_hash"],
+        index_elements=["account", "key"],
         set_={name: _given.excluded[name] for name in ("money_micros", "by_money", "credits")},
     )
 )
 INSERT_PARKED: Final = _sql(insert(_parked))
-DELETE_PARKED: Final = _sql(delete(_parked).where(_parked.c.account == _value("a"), _parked.c.key_hash == _value("k")))
+DELETE_PARKED: Final = _sql(delete(_parked).where(_parked.c.account == _value("a"), _parked.c.key == _value("k")))
 INSERT_DEAD_LETTER: Final = _sql(insert(tables.dead_letters).values(_values(*tables.LEDGERS_LETTER)))
 
 # ---- looking up

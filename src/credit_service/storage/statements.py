@@ -335,9 +335,9 @@ def parked_listing(*, further: bool) -> Select[Any]:
     """The statement that lists what is parked with its merchant, by the end of its wait; `further` than a place."""
     p = _parked.c
     joined = _parked.join(_accounts, p.account == _accounts.c.number)
-    statement = select(_accounts.c.merchant_id, _parked).select_from(joined).order_by(p.until, p.account, p.key_hash)
+    statement = select(_accounts.c.merchant_id, _parked).select_from(joined).order_by(p.until, p.account, p.key)
     if further:
-        later = or_(p.account > _value("after"), (p.account == _value("after")) & (p.key_hash > _value("key")))
+        later = or_(p.account > _value("after"), (p.account == _value("after")) & (p.key > _value("key")))
         statement = statement.where(or_(p.until > _value("end"), (p.until == _value("end")) & later))
     return statement.limit(_number("limit"))
 
