@@ -460,9 +460,11 @@ def _state(record: Record, need: Needs, now: int) -> State:
         None if need.source is None else record.given_back.get(need.source),
         record.known_grants,
         _by_arrival(parked for parked in record.parked.values() if parked.waits_for == need.key)
-        if need.awaited
+        if record.parked and need.awaited
         else (),
-        _by_arrival(parked for parked in record.parked.values() if parked.until <= now) if need.overdue else (),
+        _by_arrival(parked for parked in record.parked.values() if parked.until <= now)
+        if record.parked and need.overdue
+        else (),
     )
 
 

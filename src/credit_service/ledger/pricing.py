@@ -19,6 +19,8 @@ def order_price(policy: Policy, total_micros: int | None) -> int:
     `total_micros`: the order's total in millionths of the unit it was sent in, None where it came without one (then the
     percent counts for nothing).
     """
-    share = _EXACT.divide(_EXACT.multiply(policy.order_percent, Decimal(total_micros or 0)), _HUNDRED_IN_MICROS)
-    price = max(policy.order_fixed, share, policy.order_minimum)
+    price = max(policy.order_fixed, policy.order_minimum)
+    if policy.order_percent:
+        share = _EXACT.divide(_EXACT.multiply(policy.order_percent, Decimal(total_micros or 0)), _HUNDRED_IN_MICROS)
+        price = max(price, share)
     return int(price.quantize(_WHOLE, rounding=ROUND_HALF_UP, context=_EXACT))

@@ -108,7 +108,7 @@ _AWAY: Final = (
 
 def lane_of(merchant_id: UUID) -> int:
     """The lane of a merchant's postings and events. Part of what is stored: it may never change."""
-    return crc32(merchant_id.bytes) % LANES
+    return crc32(merchant_id.int.to_bytes(16)) % LANES
 
 
 @contextmanager

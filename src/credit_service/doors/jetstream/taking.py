@@ -8,8 +8,7 @@ makes our own code fail is tried a few times with growing pauses, alone, and the
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import structlog
@@ -151,7 +150,7 @@ class Taking:
         try:
             outcomes = iter(await self._submit([command for event in told for command in event.commands]))
             for event in told:
-                _note(event, list(islice(outcomes, len(event.commands))))
+                _note(event, outcomes)
         except TRANSIENT:
             raise
         except Exception as error:
@@ -166,7 +165,7 @@ class Taking:
                 elif isinstance(answer, BaseException):
                     raise answer from error
                 else:
-                    _note(event, answer)
+                    _note(event, iter(answer))
 
     async def _submit(self, commands: Sequence[Command]) -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -222,14 +221,13 @@ class Taking:
             await event.message.ack()
 
 
-def _note(event: Event, outcomes: Sequence[Outcome]) -> None:
-    """What became of each of an event's commands, and of what in it was none."""
+def _note(event: Event, outcomes: Iterator[Outcome]) -> None:
+    """What became of each of an event's commands, which come next, and of what in it was none."""
     if not event.translated:
         return  # malformed as a whole
     event.outcomes, event.faults = [], []  # what an earlier attempt came to
-    left = iter(outcomes)
     for translated in event.translated:
-        outcome = translated.command if isinstance(translated.command, Invalid) else next(left)
+        outcome = translated.command if isinstance(translated.command, Invalid) else next(outcomes)
         order = "" if translated.order_id is None else f"order {translated.order_id}: "
         match outcome:
             case Invalid():
