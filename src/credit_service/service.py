@@ -146,7 +146,7 @@ class Service:
         self.gate.committed(writes.accounts.values(), writes.announcements)
         self.metrics.committed(writes)
         if writes.announcements:
-            self.wake.committed()
+            self.wake.committed(writes)
             self.webhooks.committed()
         if writes.dead_letters and self.broker is not None:
             self.dead_letters.wake()

@@ -82,6 +82,7 @@ class Reader:
         self._claim: Claim | None = None
         self._reached: Position = ()  # up to here all was delivered; the claim may not know yet
         self._seen = 0  # commits of this process before the page was read
+        self._look_at = 0.0  # when the outbox is asked, whatever this process has at hand
         self._rest_seconds = 0.0
 
     @property
@@ -136,13 +137,16 @@ class Reader:
 
     async def _next_page(self) -> bool:
         self._seen, began = self._wake.commits, time.perf_counter()
-        events = await self._store.events(self._reached, self._page)
+        events = await self._next_events()
         if events:
             await self._holding(self._delivered(events))
+        is_quiet = self._wake.commits == self._seen
+        behind = sum(self._reached) - sum(self._held().position)
+        half = self._lease_seconds * MICROSECONDS / 2
+        # To move the cursor is a commit: while postings come in, not for each of many small pages.
+        if behind >= (1 if is_quiet else self._page) or self._held().leased_until - await self._store.now() < half:
             await self._renew()
-        elif self._held().leased_until - await self._store.now() < self._lease_seconds * 500_000:  # half of it is over
-            await self._renew()
-        if self._wake.commits == self._seen:
+        if is_quiet:
             self._rest_seconds = _GATHER_SECONDS
             return len(events) == self._page
         # Postings go first; and after a rest the next page is of many events.
@@ -152,6 +156,14 @@ class Reader:
         rest_seconds = spent_seconds * (1.0 if is_late else _REST_FOR_WORK)
         self._rest_seconds = min(max(_GATHER_SECONDS, rest_seconds), _LONGEST_REST_SECONDS)
         return False
+
+    async def _next_events(self) -> Sequence[StoredEvent]:
+        """What follows: from what this process has at hand, and now and then from the outbox, as others post, too."""
+        now = asyncio.get_running_loop().time()
+        if now < self._look_at and (events := self._wake.fresh.after(self._reached, self._page)):
+            return events
+        self._look_at = now + self._poll_seconds
+        return await self._store.events(self._reached, self._page)
 
     async def _delivered(self, events: Sequence[StoredEvent]) -> None:
         """Deliver, and note at once how far: a stop may come at any moment."""
@@ -185,6 +197,7 @@ class Reader:
         return self._claim
 
     async def _let_go(self) -> None:
+        self._wake.fresh.forget()
         if self._claim is not None:
             with suppress(StorageError, _Lost, TimeoutError):  # then it runs out by itself
                 async with asyncio.timeout(_LET_GO_SECONDS):

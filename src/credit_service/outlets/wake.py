@@ -5,16 +5,22 @@ What other processes post is found by looking again after a while, so a wake-up 
 
 import asyncio
 
+from credit_service.outlets.fresh import Fresh
+from credit_service.storage.base import Writes
+
 
 class Wake:
-    """Counts the commits of this process. Of one event loop."""
+    """Counts the commits of this process, and keeps what they announced for who asks. Of one event loop."""
 
     def __init__(self) -> None:
         self.commits = 0
+        self.fresh = Fresh()
         self._next: asyncio.Future[None] | None = None
 
-    def committed(self) -> None:
-        """Something was posted."""
+    def committed(self, writes: Writes | None = None) -> None:
+        """Something was posted: what, where it is known."""
+        if writes is not None:
+            self.fresh.keep(writes)
         self.commits += 1
         if self._next is not None:
             self._next.set_result(None)

@@ -86,6 +86,7 @@ class Writes:
     """Everything one database transaction is to write, as values; the last one of each row wins.
 
     `unparked` are rows that were there before: they go first, since a refund may be parked again under the same key.
+    `places` are noted by the store that writes it: the lane and the id of each of the announcements in the outbox.
     """
 
     __slots__ = (
@@ -95,6 +96,7 @@ class Writes:
         "given_back",
         "grants",
         "parked",
+        "places",
         "transactions",
         "unparked",
     )
@@ -103,6 +105,7 @@ class Writes:
         self.accounts: dict[int, Account] = {}
         self.transactions: list[Transaction] = []
         self.announcements: list[tuple[int, Announcement]] = []  # with the account's number
+        self.places: list[tuple[int, int]] = []
         self.grants: dict[tuple[int, int], Grant] = {}
         self.given_back: dict[tuple[int, str], GivenBack] = {}
         self.parked: dict[tuple[int, str], Parked] = {}

@@ -598,12 +598,12 @@ def _parts(
     yield tables.grants, "insert", new_grants
     yield tables.grants, "update", old_grants
     lanes = {number: lane_of(account.merchant_id) for number, account in writes.accounts.items()}
-    events = []
-    for account, announcement in writes.announcements:
+    writes.places = []
+    for account, _ in writes.announcements:
         lane = lanes.get(account, 0)  # only tests write events of an account that they do not write
         last[lane] = last.get(lane, 0) + 1
-        events.append(rows.event_row(lane, last[lane], account, announcement))
-    yield tables.events, "insert", events
+        writes.places.append((lane, last[lane]))
+    yield tables.events, "insert", rows.event_rows(writes)
     given = [rows.given_back_row(account, given) for (account, _), given in writes.given_back.items()]
     yield tables.given_back, "upsert", given
     parked = [rows.parked_row(account, parked) for (account, _), parked in writes.parked.items()]

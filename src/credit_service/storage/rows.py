@@ -19,7 +19,7 @@ from credit_service.ledger.account import (
     Transaction,
     TypeTotal,
 )
-from credit_service.storage.base import ApiKey, Claim, Letter, StoredEvent, Undeliverable
+from credit_service.storage.base import ApiKey, Claim, Letter, StoredEvent, Undeliverable, Writes
 
 Row = tuple[Any, ...]
 
@@ -95,11 +95,12 @@ def grant(row: Row) -> Grant:
     return Grant(*row[1:-1])
 
 
-def event_row(lane: int, identifier: int, account_number: int, announcement: Announcement) -> Row:
-    """A row of `events`, the outbox."""
-    number, type_, sequence, available, at, detail = announcement
-    text = None if detail is None else _text(detail)
-    return (lane, identifier, account_number, number, type_, sequence, available, at, text)
+def event_rows(writes: Writes) -> list[Row]:
+    """Rows of `events`, the outbox: the announcements, at their places."""
+    return [
+        (*place, account, *told[:-1], None if told.detail is None else _text(told.detail))
+        for place, (account, told) in zip(writes.places, writes.announcements, strict=True)
+    ]
 
 
 def stored_event(row: Row, merchant_id: UUID, cause: Transaction | None) -> StoredEvent:

@@ -195,8 +195,8 @@ class SQLiteStore(Webhooks):
         many(sql.UPDATE_GRANT, old_grants)
         if writes.announcements:
             (last,) = self._writer.execute(sql.LAST_EVENT, (sql.LANE,)).fetchone()
-            events = enumerate(writes.announcements, last + 1)
-            many(sql.INSERT_EVENT, [rows.event_row(sql.LANE, id_, account, event) for id_, (account, event) in events])
+            writes.places = [(sql.LANE, last + place) for place in range(1, len(writes.announcements) + 1)]
+            many(sql.INSERT_EVENT, rows.event_rows(writes))
         many(
             sql.UPSERT_GIVEN_BACK,
             [rows.given_back_row(account, given) for (account, _), given in writes.given_back.items()],

@@ -1,0 +1,218 @@
+"""What a process announced last is at hand for its reader, exactly as the outbox has it, and nothing is passed over."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from credit_service.ledger.account import Announcement
+from credit_service.ledger.policy import Policy
+from credit_service.outlets import fresh as fresh_module
+from credit_service.outlets.fresh import Fresh
+from credit_service.outlets.reader import Reader
+from credit_service.outlets.wake import Wake
+from credit_service.posting import Posting
+from credit_service.storage.base import Store, StoredEvent, Writes
+from tests.ledger.telling import T0, days, opening, order, payment, refund, use
+from tests.storage import values
+from tests.storage.contract import Clock, merchant
+from tests.storage.engines import opened
+from tests.storage.values import of
+
+
+@pytest.fixture
+async def store(new_ledger: Callable[[], str]) -> AsyncIterator[Store]:
+    store = opened(new_ledger(), clock=Clock())
+    yield store
+    await store.close()
+
+
+async def tell(store: Store, wake: Wake, *told: Any) -> None:
+    """Post as the service does, which tells of each commit."""
+    posting = Posting(store, Policy(), on_committed=wake.committed)
+    posting.start()
+    await posting.submit_many(told)
+    await posting.drain()
+
+
+def writes(*ids: int, lane: int = 0, at: int = T0) -> Writes:
+    """Announcements of an account that stand in the outbox under these ids."""
+    made = Writes()
+    made.accounts[lane] = values.account(lane, UUID(int=lane))
+    made.announcements = [(lane, Announcement(id_, "account.created", None, 0, at)) for id_ in ids]
+    made.places = [(lane, id_) for id_ in ids]
+    return made
+
+
+def asked(lanes: int = 2) -> Fresh:
+    fresh = Fresh()
+    assert fresh.after((0,) * lanes, 1) == []
+    return fresh
+
+
+def ids(events: Any) -> list[tuple[int, int]]:
+    return [(event.lane, event.id) for event in events]
+
+
+async def test_it_is_what_the_outbox_has(store: Store) -> None:
+    wake, start = Wake(), (0,) * store.lanes
+    assert wake.fresh.after(start, 1) == []
+    history = (
+        opening(),
+        payment("P", 100, expires_at=T0 + days(2)),
+        order("1", 150),
+        refund("R", "1", credits=7),
+        use(3),
+    )
+    for one in range(3):
+        await tell(store, wake, *[of(merchant(one), told) for told in history])
+        await tell(store, wake, of(merchant(0), use(1)))
+    there = await store.events(start, 1000)
+    assert len(there) > 20
+    assert sorted(wake.fresh.after(start, 1000)) == sorted(there)
+    first = await store.events(start, 5)
+    position = list(start)
+    for event in first:
+        position[event.lane] = event.id
+    assert sorted([*first, *wake.fresh.after(tuple(position), 1000)]) == sorted(there)
+
+
+def test_nothing_is_kept_before_anybody_asks_nor_when_nobody_does_any_more() -> None:
+    fresh = Fresh()
+    fresh.keep(writes(1))
+    assert fresh.after((0, 0), 9) == []
+    fresh.keep(writes(2))
+    fresh.forget()
+    fresh.keep(writes(3))
+    assert fresh.after((0, 0), 9) == []
+    fresh.keep(writes(4))
+    assert fresh.after((2, 0), 9) == []
+    assert ids(fresh.after((3, 0), 9)) == [(0, 4)]
+
+
+def test_what_others_announced_between_is_not_passed_over() -> None:
+    fresh = asked()
+    fresh.keep(writes(1, 2))
+    fresh.keep(writes(4))  # the third is another's
+    assert fresh.after((2, 0), 9) == []
+    assert ids(fresh.after((3, 0), 9)) == [(0, 4)]
+    fresh.keep(writes(6, lane=1))
+    assert fresh.after((3, 0), 9) == [], "of the other lane there is something before"
+
+
+def test_lanes_are_merged_by_time_and_each_keeps_its_order() -> None:
+    fresh = asked()
+    fresh.keep(writes(1, 2, at=T0 + 1))
+    fresh.keep(writes(1, lane=1, at=T0))
+    fresh.keep(writes(3, at=T0 + 3))
+    fresh.keep(writes(2, lane=1, at=T0 + 2))
+    assert ids(fresh.after((0, 0), 9)) == [(1, 1), (0, 1), (0, 2), (1, 2), (0, 3)]
+    assert ids(fresh.after((0, 0), 3)) == [(1, 1), (0, 1), (0, 2)]
+    assert ids(fresh.after((2, 1), 9)) == [(1, 2), (0, 3)]
+
+
+def test_what_was_read_is_let_go_and_of_too_much_what_is_older(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fresh_module, "_OF_A_LANE", 3)
+    fresh = asked()
+    fresh.keep(writes(1, 2, 3, 4))
+    assert fresh.after((0, 0), 9) == []
+    assert ids(fresh.after((1, 0), 9)) == [(0, 2), (0, 3), (0, 4)]
+    assert ids(fresh.after((3, 0), 9)) == [(0, 4)]
+    assert fresh.after((2, 0), 9) == []
+
+
+def test_what_a_lost_answer_had_posted_is_found_in_the_outbox() -> None:
+    fresh = asked()
+    recovered = writes(1)
+    recovered.places = []  # nobody knows them
+    fresh.keep(recovered)
+    assert fresh.after((0, 0), 9) == []
+
+
+# ---- a reader
+
+
+class Counted:
+    """Reads as the publisher does, and counts how often the outbox was asked."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+        self.taken: list[StoredEvent] = []
+        self.asked = 0
+        self.wake = Wake()
+        self.meanwhile = lambda: None
+        events = store.events
+
+        async def counted(*arguments: Any) -> list[StoredEvent]:
+            self.asked += 1
+            return await events(*arguments)
+
+        monkeypatch.setattr(store, "events", counted)
+        self.reader = Reader(store, "receiver", self._deliver, wake=self.wake, poll_seconds=1000, **options)
+
+    async def _deliver(self, events: Any) -> None:
+        self.taken += events
+        self.meanwhile()
+
+
+async def test_a_reader_asks_the_outbox_only_for_what_this_process_does_not_know(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(store, monkeypatch)
+    await tell(store, counted.wake, opening(), use(1))
+    await counted.reader.once()  # what was announced before anybody asked
+    await counted.reader.once()  # from here on it is kept
+    assert counted.asked == 2
+    for amount in (2, 3):
+        await tell(store, counted.wake, use(amount))
+        await counted.reader.once()
+    assert counted.asked == 2
+    await tell(store, Wake(), use(4))  # another process
+    await tell(store, counted.wake, use(5))
+    await counted.reader.once()
+    assert counted.asked == 3
+    monkeypatch.setattr(counted.reader, "_look_at", 0.0)  # a second later
+    await tell(store, counted.wake, use(6))
+    await counted.reader.once()
+    assert counted.asked == 4
+    assert [event.announcement.number for event in counted.taken] == list(range(1, len(counted.taken) + 1))
+    assert counted.taken == await store.events_of(counted.taken[0].account, 0, 1000)
+
+
+async def test_while_postings_come_in_the_cursor_moves_once_for_many_pages(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(store, monkeypatch, page=5)
+    counted.meanwhile = lambda: counted.wake.committed()
+    moved = []
+
+    async def position() -> int:
+        (cursor,) = await store.cursors()
+        return sum(cursor.position)
+
+    await tell(store, counted.wake, opening())  # three announcements
+    for _ in range(6):
+        await counted.reader.once()
+        moved.append((len(counted.taken), await position()))
+        await tell(store, counted.wake, use(1))
+    assert moved == [(3, 0), (4, 0), (5, 5), (6, 5), (7, 5), (8, 5)], "at most a page less than was delivered"
+    counted.meanwhile = lambda: None
+    await counted.reader.once()
+    assert (len(counted.taken), await position()) == (9, 9), "and as soon as no more comes in"
+
+
+async def test_a_cursor_that_lags_behind_is_moved_when_the_reader_lets_go(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(store, monkeypatch)
+    counted.meanwhile = lambda: counted.wake.committed()
+    running = asyncio.create_task(counted.reader.run())
+    await tell(store, counted.wake, opening())
+    async with asyncio.timeout(20):
+        while not counted.taken:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    (cursor,) = await store.cursors()
+    assert (sum(cursor.position), cursor.leased_until) == (3, 0)
