@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -15,10 +16,11 @@ from credit_service.outlets.reader import Reader
 from credit_service.outlets.wake import Wake
 from credit_service.posting import Posting
 from credit_service.storage.base import Store, StoredEvent, Writes
+from credit_service.storage.postgres import lane_of
 from tests.ledger.telling import T0, days, opening, order, payment, refund, use
 from tests.storage import values
 from tests.storage.contract import Clock, merchant
-from tests.storage.engines import opened
+from tests.storage.engines import only_on, opened
 from tests.storage.values import of
 
 
@@ -162,22 +164,63 @@ async def test_a_reader_asks_the_outbox_only_for_what_this_process_does_not_know
     counted = Counted(store, monkeypatch)
     await tell(store, counted.wake, opening(), use(1))
     await counted.reader.once()  # what was announced before anybody asked
-    await counted.reader.once()  # from here on it is kept
-    assert counted.asked == 2
-    for amount in (2, 3):
+    assert counted.asked == 1
+    await tell(store, counted.wake, use(2))
+    await counted.reader.once()
+    assert counted.asked == 2, "at the beginning it looks whether all is at hand"
+    for amount in (3, 4):
         await tell(store, counted.wake, use(amount))
         await counted.reader.once()
     assert counted.asked == 2
-    await tell(store, Wake(), use(4))  # another process
-    await tell(store, counted.wake, use(5))
-    await counted.reader.once()
-    assert counted.asked == 3
-    monkeypatch.setattr(counted.reader, "_look_at", 0.0)  # a second later
+    await tell(store, Wake(), use(5))  # another process
     await tell(store, counted.wake, use(6))
     await counted.reader.once()
-    assert counted.asked == 4
+    assert counted.asked == 3
     assert [event.announcement.number for event in counted.taken] == list(range(1, len(counted.taken) + 1))
     assert counted.taken == await store.events_of(counted.taken[0].account, 0, 1000)
+
+
+@only_on("postgres")  # an SQLite ledger has one process
+async def test_what_others_announce_in_lanes_of_their_own_is_found_by_looking_now_and_then(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, others = merchant(0), next(one for one in map(merchant, range(1, 99)) if lane_of(one) != lane_of(merchant(0)))
+    counted = Counted(store, monkeypatch)
+    await tell(store, counted.wake, of(mine, opening()), of(others, opening()))
+    await counted.reader.once()
+    for _ in range(2):
+        await tell(store, counted.wake, of(mine, use(1)))
+        await counted.reader.once()
+    asked = counted.asked
+    await tell(store, Wake(), of(others, use(1)))  # another process
+    await tell(store, counted.wake, of(mine, use(1)))
+    await counted.reader.once()
+    assert (counted.asked, counted.taken[-1].merchant_id) == (asked, mine)
+    assert others not in {event.merchant_id for event in counted.taken[6:]}
+    monkeypatch.setattr(counted.reader, "_look_at", 0.0)  # a second later
+    await tell(store, counted.wake, of(mine, use(1)))
+    await counted.reader.once()
+    assert {event.merchant_id for event in counted.taken[-2:]} == {mine, others}
+    assert {event[:2] for event in counted.taken} == {event[:2] for event in await store.events((0,) * store.lanes, 99)}
+
+
+@pytest.mark.parametrize(
+    ("spent_seconds", "age_seconds", "rest_seconds"), [(0.01, 0, 0.2), (0.3, 0, 0.3), (9, 0, 1), (0.1, 11, 0.1)]
+)
+async def test_while_postings_come_in_it_rests_as_long_as_a_page_took_that_was_at_hand(
+    store: Store, monkeypatch: pytest.MonkeyPatch, spent_seconds: float, age_seconds: int, rest_seconds: float
+) -> None:
+    counted = Counted(store, monkeypatch)
+    await tell(store, counted.wake, opening())
+    await counted.reader.once()
+    await tell(store, counted.wake, use(1))
+    counted.meanwhile = lambda: counted.wake.committed()
+    store._clock.now += age_seconds * 1_000_000  # type: ignore[attr-defined]  # both engines' have one
+    instants = iter([100.0, 100.0 + spent_seconds])
+    with monkeypatch.context() as patch:
+        patch.setattr("credit_service.outlets.reader.time", SimpleNamespace(perf_counter=lambda: next(instants)))
+        assert not await counted.reader.once()
+    assert counted.reader._rest_seconds == pytest.approx(rest_seconds)
 
 
 async def test_while_postings_come_in_the_cursor_moves_once_for_many_pages(

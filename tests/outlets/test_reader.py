@@ -91,12 +91,16 @@ async def position(store: Store) -> tuple[int, ...]:
     return cursor.position
 
 
-async def renewed(store: Store) -> None:
-    """Wait until the lease lasts for longer from the clock's instant on."""
-    (before,) = await store.cursors()
+async def leased_until(store: Store) -> int:
+    (cursor,) = await store.cursors()
+    return cursor.leased_until
+
+
+async def renewed(store: Store, before: int) -> None:
+    """Wait until the lease lasts for longer than before."""
 
     async def longer() -> bool:
-        return (await store.cursors())[0].leased_until > before.leased_until
+        return await leased_until(store) > before
 
     await until(longer)
 
@@ -227,8 +231,9 @@ async def test_the_claim_is_kept_while_a_delivery_takes_longer_than_the_lease(st
     task = asyncio.create_task(one.once())
     await receiver.called.wait()
     for _ in range(5):
+        before = await leased_until(store)
         clock.now += 20_000
-        await renewed(store)
+        await renewed(store, before)
         await other.once()
         assert not other.holds
     assert not receiver.cancelled
@@ -335,9 +340,10 @@ async def test_an_idle_reader_keeps_its_claim_and_is_woken_by_a_commit(store: St
 
     task = asyncio.create_task(one.run())
     await until(is_idle)
+    before = await leased_until(store)
     clock.now += 2_500_001
     wake.committed()  # which another reader may have been quicker to see
-    await renewed(store)
+    await renewed(store, before)
     await tell(store, of(merchant(0), opening()))
     wake.committed()
     await receiver.took(3)

@@ -25,7 +25,10 @@ LEASE_SECONDS = 5.0
 
 _POLL_SECONDS = 1.0  # for what another process has posted
 _GATHER_SECONDS = 0.02  # so that many small postings are one page
+_GATHER_MORE_SECONDS = 0.2  # while they come in without end: a page costs as much as dozens of its events
+_LOOKED_AT = 50  # of the outbox, where all seems to be at hand: what others posted and nobody read comes to be first
 _REST_FOR_WORK = 14.0  # so that where this process posts, well over nine tenths of the time are for that
+_REST_AT_HAND = 1.0  # what need not be read costs a third of that, and most of its time is waiting for its turn
 _LATE_SECONDS = 10.0  # of the oldest event: from then on half of the time, so that who must know is told
 _LONGEST_REST_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -137,7 +140,7 @@ class Reader:
 
     async def _next_page(self) -> bool:
         self._seen, began = self._wake.commits, time.perf_counter()
-        events = await self._next_events()
+        events, at_hand = await self._next_events()
         if events:
             await self._holding(self._delivered(events))
         is_quiet = self._wake.commits == self._seen
@@ -152,18 +155,26 @@ class Reader:
         # Postings go first; and after a rest the next page is of many events.
         spent_seconds = time.perf_counter() - began
         oldest_at = min([event.announcement.at for event in events], default=None)
-        is_late = oldest_at is not None and await self._store.now() - oldest_at > _LATE_SECONDS * MICROSECONDS
-        rest_seconds = spent_seconds * (1.0 if is_late else _REST_FOR_WORK)
-        self._rest_seconds = min(max(_GATHER_SECONDS, rest_seconds), _LONGEST_REST_SECONDS)
+        if oldest_at is not None and await self._store.now() - oldest_at > _LATE_SECONDS * MICROSECONDS:
+            least, rest_seconds = _GATHER_SECONDS, spent_seconds
+        elif at_hand:
+            least, rest_seconds = _GATHER_MORE_SECONDS, spent_seconds * _REST_AT_HAND
+        else:
+            least, rest_seconds = _GATHER_SECONDS, spent_seconds * _REST_FOR_WORK
+        self._rest_seconds = min(max(least, rest_seconds), _LONGEST_REST_SECONDS)
         return False
 
-    async def _next_events(self) -> Sequence[StoredEvent]:
-        """What follows: from what this process has at hand, and now and then from the outbox, as others post, too."""
+    async def _next_events(self) -> tuple[Sequence[StoredEvent], bool]:
+        """What follows, and whether it is at hand; now and then the outbox is asked all the same: others post, too."""
         now = asyncio.get_running_loop().time()
-        if now < self._look_at and (events := self._wake.fresh.after(self._reached, self._page)):
-            return events
-        self._look_at = now + self._poll_seconds
-        return await self._store.events(self._reached, self._page)
+        if at_hand := self._wake.fresh.after(self._reached, self._page):
+            if now >= self._look_at:
+                first = await self._store.events(self._reached, _LOOKED_AT)
+                if {event[:2] for event in first} <= {event[:2] for event in at_hand}:
+                    self._look_at = now + self._poll_seconds
+            if now < self._look_at:
+                return at_hand, True
+        return await self._store.events(self._reached, self._page), False
 
     async def _delivered(self, events: Sequence[StoredEvent]) -> None:
         """Deliver, and note at once how far: a stop may come at any moment."""
