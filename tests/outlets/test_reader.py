@@ -159,12 +159,12 @@ async def test_what_the_receiver_did_not_take_is_delivered_again_and_what_it_too
 @pytest.mark.parametrize(
     "failure", [Undelivered("Away."), StorageUnavailable("Gone."), RuntimeError("a bug")], ids=repr
 )
-async def test_whatever_fails_is_tried_again_after_a_pause_and_told(
+async def test_whatever_fails_is_tried_again_after_a_pause_of_five_seconds_at_most_and_told(
     store: Store, failure: Exception, monkeypatch: pytest.MonkeyPatch
 ):
     announced = await announce(store, 1)
     receiver = Receiver()
-    receiver.failures = [failure] * 4
+    receiver.failures = [failure] * 6
     pauses: list[float] = []
 
     sleep = asyncio.sleep
@@ -174,11 +174,12 @@ async def test_whatever_fails_is_tried_again_after_a_pause_and_told(
         await sleep(0)
 
     monkeypatch.setattr("asyncio.sleep", rest)
+    monkeypatch.setattr("credit_service.rounds.random.uniform", lambda low, high: high)
     with capture_logs() as told:
-        task = asyncio.create_task(reader(store, receiver, longest_pause_seconds=5).run())
+        task = asyncio.create_task(reader(store, receiver).run())
         await receiver.took(announced)
         await cancelled(task)
-    assert len(pauses) >= 4
+    assert [seconds for seconds in pauses if seconds >= 1][:6] == [1, 2, 4, 5, 5, 5]
     lines = [line for line in told if line["event"] == "outbox_reader_failed"]
     assert {line["reader"] for line in lines} == {NAME}
     assert lines

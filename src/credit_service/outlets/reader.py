@@ -31,7 +31,7 @@ _REST_FOR_WORK = 14.0  # so that where this process posts, well over nine tenths
 _REST_AT_HAND = 1.0  # what need not be read costs a third of that, and most of its time is waiting for its turn
 _LATE_SECONDS = 10.0  # of the oldest event: from then on half of the time, so that who must know is told
 _LONGEST_REST_SECONDS = 1.0
-_LONGEST_PAUSE_SECONDS = 30.0
+_LONGEST_PAUSE_SECONDS = 5.0  # so that what waited is published as soon as the receiver is back
 _LET_GO_SECONDS = 2.0
 
 Deliver = Callable[[Sequence[StoredEvent]], Coroutine[Any, Any, None]]
@@ -69,7 +69,6 @@ class Reader:
         page: int = 500,
         lease_seconds: float = LEASE_SECONDS,
         poll_seconds: float = _POLL_SECONDS,
-        longest_pause_seconds: float = _LONGEST_PAUSE_SECONDS,
     ) -> None:
         self.name = name
         self._store = store
@@ -79,7 +78,6 @@ class Reader:
         self._page = page
         self._lease_seconds = lease_seconds
         self._poll_seconds = poll_seconds
-        self._longest_pause_seconds = longest_pause_seconds
         self.fault: str | None = None  # why nothing is delivered, where that is so
         self._owner = f"{socket.gethostname()}/{os.getpid()}/{token_hex(4)}"
         self._claim: Claim | None = None
@@ -100,7 +98,7 @@ class Reader:
                 self.once,
                 "outbox_reader_failed",
                 self._poll_seconds,
-                longest_seconds=self._longest_pause_seconds,
+                longest_seconds=_LONGEST_PAUSE_SECONDS,
                 rest=self._rest,
                 reader=self.name,
             )
