@@ -69,6 +69,7 @@ class Reader:
         page: int = 500,
         lease_seconds: float = LEASE_SECONDS,
         poll_seconds: float = _POLL_SECONDS,
+        longest_pause_seconds: float = _LONGEST_PAUSE_SECONDS,
     ) -> None:
         self.name = name
         self._store = store
@@ -78,6 +79,7 @@ class Reader:
         self._page = page
         self._lease_seconds = lease_seconds
         self._poll_seconds = poll_seconds
+        self._longest_pause_seconds = longest_pause_seconds
         self.fault: str | None = None  # why nothing is delivered, where that is so
         self._owner = f"{socket.gethostname()}/{os.getpid()}/{token_hex(4)}"
         self._claim: Claim | None = None
@@ -98,7 +100,7 @@ class Reader:
                 self.once,
                 "outbox_reader_failed",
                 self._poll_seconds,
-                longest_seconds=_LONGEST_PAUSE_SECONDS,
+                longest_seconds=self._longest_pause_seconds,
                 rest=self._rest,
                 reader=self.name,
             )
