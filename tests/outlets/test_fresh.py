@@ -205,7 +205,7 @@ async def test_what_others_announce_in_lanes_of_their_own_is_found_by_looking_no
 
 
 @pytest.mark.parametrize(
-    ("spent_seconds", "age_seconds", "rest_seconds"), [(0.01, 0, 0.2), (0.3, 0, 0.3), (9, 0, 1), (0.1, 11, 0.1)]
+    ("spent_seconds", "age_seconds", "rest_seconds"), [(0.01, 0, 0.3), (0.5, 0, 0.5), (9, 0, 1), (0.1, 11, 0.1)]
 )
 async def test_while_postings_come_in_it_rests_as_long_as_a_page_took_that_was_at_hand(
     store: Store, monkeypatch: pytest.MonkeyPatch, spent_seconds: float, age_seconds: int, rest_seconds: float

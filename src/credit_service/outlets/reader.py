@@ -25,7 +25,7 @@ LEASE_SECONDS = 5.0
 
 _POLL_SECONDS = 1.0  # for what another process has posted
 _GATHER_SECONDS = 0.02  # so that many small postings are one page
-_GATHER_MORE_SECONDS = 0.2  # while they come in without end: a page costs as much as dozens of its events
+_GATHER_MORE_SECONDS = 0.3  # while they come in without end: a page costs as much as dozens of its events
 _LOOKED_AT = 50  # of the outbox, where all seems to be at hand: what others posted and nobody read comes to be first
 _REST_FOR_WORK = 14.0  # so that where this process posts, well over nine tenths of the time are for that
 _REST_AT_HAND = 1.0  # what need not be read costs a third of that, and most of its time is waiting for its turn
