@@ -115,14 +115,17 @@ def test_lanes_are_merged_by_time_and_each_keeps_its_order() -> None:
     assert ids(fresh.after((2, 1), 9)) == [(1, 2), (0, 3)]
 
 
-def test_what_was_read_is_let_go_and_of_too_much_what_is_older(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fresh_module, "_OF_A_LANE", 3)
+def test_what_was_read_is_let_go_and_all_of_what_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fresh_module, "_MOST", 3)
     fresh = asked()
-    fresh.keep(writes(1, 2, 3, 4))
+    fresh.keep(writes(1, 2, 3))
+    assert ids(fresh.after((1, 0), 9)) == [(0, 2), (0, 3)]
     assert fresh.after((0, 0), 9) == []
-    assert ids(fresh.after((1, 0), 9)) == [(0, 2), (0, 3), (0, 4)]
-    assert ids(fresh.after((3, 0), 9)) == [(0, 4)]
-    assert fresh.after((2, 0), 9) == []
+    fresh.keep(writes(1, lane=1))
+    fresh.keep(writes(4))
+    assert fresh.after((1, 0), 9) == []
+    fresh.keep(writes(5))
+    assert ids(fresh.after((4, 1), 9)) == [(0, 5)]
 
 
 def test_what_a_lost_answer_had_posted_is_found_in_the_outbox() -> None:
@@ -221,6 +224,20 @@ async def test_while_postings_come_in_it_rests_as_long_as_a_page_took_that_was_a
         patch.setattr("credit_service.outlets.reader.time", SimpleNamespace(perf_counter=lambda: next(instants)))
         assert not await counted.reader.once()
     assert counted.reader._rest_seconds == pytest.approx(rest_seconds)
+
+
+@pytest.mark.parametrize(("many", "rest_seconds"), [(49, 0.02), (50, 0.3)])
+async def test_where_many_were_just_posted_more_is_awaited_though_none_came_meanwhile(
+    store: Store, monkeypatch: pytest.MonkeyPatch, many: int, rest_seconds: float
+) -> None:
+    counted = Counted(store, monkeypatch)
+    await tell(store, counted.wake, payment("P", 1000))
+    await counted.reader.once()
+    await tell(store, counted.wake, *[use(1) for _ in range(many)])
+    assert not await counted.reader.once()
+    assert counted.reader._rest_seconds == rest_seconds
+    (cursor,) = await store.cursors()
+    assert sum(cursor.position) == len(counted.taken), "the cursor is where it is delivered to"
 
 
 async def test_while_postings_come_in_the_cursor_moves_once_for_many_pages(

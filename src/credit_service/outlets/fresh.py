@@ -12,15 +12,15 @@ from typing import Final
 
 from credit_service.storage.base import Position, StoredEvent, Writes
 
-_OF_A_LANE: Final = 5_000
-"""So many events of a lane are kept, at about a kilobyte each, until they are read."""
+_MOST: Final = 10_000
+"""So many events are kept, of one or two kilobytes each; who is farther behind reads the outbox until he caught up."""
 
 
 class Fresh:
     """Events of commits of this process, lane by lane without a gap, from when somebody first asks for some."""
 
     def __init__(self) -> None:
-        self._lanes: defaultdict[int, deque[StoredEvent]] = defaultdict(lambda: deque(maxlen=_OF_A_LANE))
+        self._lanes: defaultdict[int, deque[StoredEvent]] = defaultdict(deque)
         self._wanted = False
 
     def keep(self, writes: Writes) -> None:
@@ -34,6 +34,8 @@ class Fresh:
                 kept.clear()
             cause = None if told.sequence is None else transactions[account, told.sequence]
             kept.append(StoredEvent(lane, id_, account, writes.accounts[account].merchant_id, told, cause))
+        if sum(map(len, self._lanes.values())) > _MOST:
+            self._lanes.clear()
 
     def after(self, position: Position, limit: int) -> Sequence[StoredEvent]:
         """What follows a position, and may not be all; nothing where the outbox has something that comes before.

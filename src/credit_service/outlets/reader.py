@@ -26,6 +26,7 @@ LEASE_SECONDS = 5.0
 _POLL_SECONDS = 1.0  # for what another process has posted
 _GATHER_SECONDS = 0.02  # so that many small postings are one page
 _GATHER_MORE_SECONDS = 0.3  # while they come in without end: a page costs as much as dozens of its events
+_MANY = 50  # events that were just posted, and gathered for so short: there will be more
 _LOOKED_AT = 50  # of the outbox, where all seems to be at hand: what others posted and nobody read comes to be first
 _REST_FOR_WORK = 14.0  # so that where this process posts, well over nine tenths of the time are for that
 _REST_AT_HAND = 1.0  # what need not be read costs a third of that, and most of its time is waiting for its turn
@@ -145,11 +146,13 @@ class Reader:
             await self._holding(self._delivered(events))
         is_quiet = self._wake.commits == self._seen
         behind = sum(self._reached) - sum(self._held().position)
-        half = self._lease_seconds * MICROSECONDS / 2
-        # To move the cursor is a commit: while postings come in, not for each of many small pages.
-        if behind >= (1 if is_quiet else self._page) or self._held().leased_until - await self._store.now() < half:
+        left = (self._held().leased_until - await self._store.now()) / MICROSECONDS
+        # To move the cursor is a commit: while postings come in, not for each of many small pages. What is left of the
+        # lease must last for a rest, and for the beginning of the next page.
+        enough = self._lease_seconds / 2 if is_quiet else self._lease_seconds * 2 / 3
+        if behind >= (1 if is_quiet else self._page) or left < enough:
             await self._renew()
-        if is_quiet:
+        if is_quiet and not (at_hand and len(events) >= _MANY):
             self._rest_seconds = _GATHER_SECONDS
             return len(events) == self._page
         # Postings go first; and after a rest the next page is of many events.

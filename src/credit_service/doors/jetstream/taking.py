@@ -18,6 +18,7 @@ from credit_service.doors.jetstream.reading import Reader, code_of
 from credit_service.doors.jetstream.subjects import Subjects, whole
 from credit_service.ledger.commands import Command
 from credit_service.ledger.decide import Outcome, Replayed, Waiting
+from credit_service.ledger.draft import Posted
 from credit_service.ledger.refusals import Refused
 from credit_service.messages import dead_letters
 from credit_service.messages.faults import Invalid
@@ -228,25 +229,23 @@ def _note(event: Event, outcomes: Iterator[Outcome]) -> None:
     event.outcomes, event.faults = [], []  # what an earlier attempt came to
     for translated in event.translated:
         outcome = translated.command if isinstance(translated.command, Invalid) else next(outcomes)
-        order = "" if translated.order_id is None else f"order {translated.order_id}: "
         match outcome:
-            case Invalid():
-                event.faults.append((code_of(outcome), f"{order}{outcome}"))
+            case Posted():
+                event.outcomes.append("posted")
+            case Replayed():
+                event.outcomes.append("replayed")
+            case Waiting():
+                event.outcomes.append("parked")
             case Refused(refusal=refusal):
-                event.faults.append((refusal.code, f"{order}{refusal.sentence}"))
-        event.outcomes.append(_name(outcome))
+                event.outcomes.append("refused")
+                event.faults.append((refusal.code, f"{_which(translated)}{refusal.sentence}"))
+            case Invalid():
+                event.outcomes.append("refused")
+                event.faults.append((code_of(outcome), f"{_which(translated)}{outcome}"))
 
 
-def _name(outcome: Outcome | Invalid) -> str:
-    match outcome:
-        case Refused() | Invalid():
-            return "refused"
-        case Replayed():
-            return "replayed"
-        case Waiting():
-            return "parked"
-        case _:
-            return "posted"
+def _which(translated: Translated) -> str:
+    return "" if translated.order_id is None else f"order {translated.order_id}: "
 
 
 def _deliveries(message: Msg) -> int:
