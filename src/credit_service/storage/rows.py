@@ -48,7 +48,7 @@ def account_row(account: Account) -> Row:
         account.merchant_id.bytes,
         *account[2:BY_TYPE],
         _text(account.by_type),
-        _text(account.carried),
+        _text(account.carried) if account.carried else "[]",
         *account[BY_TYPE + 2 :],
     )
 
