@@ -208,7 +208,7 @@ async def test_what_others_announce_in_lanes_of_their_own_is_found_by_looking_no
 
 
 @pytest.mark.parametrize(
-    ("spent_seconds", "age_seconds", "rest_seconds"), [(0.01, 0, 0.3), (0.5, 0, 0.5), (9, 0, 1), (0.1, 11, 0.1)]
+    ("spent_seconds", "age_seconds", "rest_seconds"), [(0.01, 0, 0.5), (0.6, 0, 0.6), (9, 0, 1), (0.1, 11, 0.1)]
 )
 async def test_while_postings_come_in_it_rests_as_long_as_a_page_took_that_was_at_hand(
     store: Store, monkeypatch: pytest.MonkeyPatch, spent_seconds: float, age_seconds: int, rest_seconds: float
@@ -226,7 +226,7 @@ async def test_while_postings_come_in_it_rests_as_long_as_a_page_took_that_was_a
     assert counted.reader._rest_seconds == pytest.approx(rest_seconds)
 
 
-@pytest.mark.parametrize(("many", "rest_seconds"), [(49, 0.02), (50, 0.3)])
+@pytest.mark.parametrize(("many", "rest_seconds"), [(49, 0.02), (50, 0.5)])
 async def test_where_many_were_just_posted_more_is_awaited_though_none_came_meanwhile(
     store: Store, monkeypatch: pytest.MonkeyPatch, many: int, rest_seconds: float
 ) -> None:
@@ -238,6 +238,18 @@ async def test_where_many_were_just_posted_more_is_awaited_though_none_came_mean
     assert counted.reader._rest_seconds == rest_seconds
     (cursor,) = await store.cursors()
     assert sum(cursor.position) == len(counted.taken), "the cursor is where it is delivered to"
+
+
+async def test_what_is_left_when_no_more_comes_in_is_delivered_at_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(store, monkeypatch, page=60)
+    await tell(store, counted.wake, payment("P", 1000))
+    await counted.reader.once()
+    await tell(store, counted.wake, *[use(1) for _ in range(160)])
+    assert [await counted.reader.once() for _ in range(3)] == [False, True, False]
+    assert counted.reader._rest_seconds == 0.02
+    assert len(counted.taken) == 3 + 160
 
 
 async def test_while_postings_come_in_the_cursor_moves_once_for_many_pages(

@@ -25,7 +25,7 @@ LEASE_SECONDS = 5.0
 
 _POLL_SECONDS = 1.0  # for what another process has posted
 _GATHER_SECONDS = 0.02  # so that many small postings are one page
-_GATHER_MORE_SECONDS = 0.3  # while they come in without end: a page costs as much as dozens of its events
+_GATHER_MORE_SECONDS = 0.5  # while they come in without end: a page costs as much as dozens of its events
 _MANY = 50  # events that were just posted, and gathered for so short: there will be more
 _LOOKED_AT = 50  # of the outbox, where all seems to be at hand: what others posted and nobody read comes to be first
 _REST_FOR_WORK = 14.0  # so that where this process posts, well over nine tenths of the time are for that
@@ -140,7 +140,7 @@ class Reader:
         return True
 
     async def _next_page(self) -> bool:
-        self._seen, began = self._wake.commits, time.perf_counter()
+        before, self._seen, began = self._seen, self._wake.commits, time.perf_counter()
         events, at_hand = await self._next_events()
         if events:
             await self._holding(self._delivered(events))
@@ -152,7 +152,7 @@ class Reader:
         enough = self._lease_seconds / 2 if is_quiet else self._lease_seconds * 2 / 3
         if behind >= (1 if is_quiet else self._page) or left < enough:
             await self._renew()
-        if is_quiet and not (at_hand and len(events) >= _MANY):
+        if is_quiet and not (at_hand and len(events) >= _MANY and before != self._seen):
             self._rest_seconds = _GATHER_SECONDS
             return len(events) == self._page
         # Postings go first; and after a rest the next page is of many events.
