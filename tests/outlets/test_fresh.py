@@ -274,6 +274,48 @@ async def test_while_postings_come_in_the_cursor_moves_once_for_many_pages(
     assert (len(counted.taken), await position()) == (9, 9), "and as soon as no more comes in"
 
 
+async def test_after_a_full_page_a_reader_goes_on_though_nothing_is_posted_any_more(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("credit_service.outlets.reader._GATHER_MORE_SECONDS", 0.01)
+    counted = Counted(store, monkeypatch, page=60)
+    await tell(store, counted.wake, payment("P", 1000))
+    await counted.reader.once()
+    await tell(store, counted.wake, *[use(1) for _ in range(160)])
+    running = asyncio.create_task(counted.reader.run())
+    async with asyncio.timeout(20):  # it would look again after 1,000 seconds
+        while len(counted.taken) < 163:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_who_lost_his_claim_keeps_nothing_any_more(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Counted(store, monkeypatch)
+    await tell(store, counted.wake, opening())
+    await counted.reader.once()
+    await tell(store, counted.wake, use(1))
+    store._clock.now += 6_000_000  # type: ignore[attr-defined]  # both engines' have one
+    assert await store.claim("receiver", "another", store._clock.now, 5) is not None  # type: ignore[attr-defined]
+    assert not await counted.reader.once()
+    await tell(store, counted.wake, use(1))
+    assert not counted.wake.fresh._wanted
+    assert not counted.wake.fresh._lanes
+
+
+async def test_what_the_outbox_tells_otherwise_is_taken_from_there(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(store, monkeypatch)
+    await tell(store, counted.wake, opening())
+    await counted.reader.once()
+    await tell(store, counted.wake, use(7))
+    kept = next(events for events in counted.wake.fresh._lanes.values() if events)
+    kept.append(kept.pop()._replace(account=1))  # of a database that has lost its last commits
+    await counted.reader.once()
+    assert counted.taken == await store.events_of(counted.taken[0].account, 0, 1000)
+
+
 async def test_a_cursor_that_lags_behind_is_moved_when_the_reader_lets_go(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,7 +35,7 @@ READER: Final = "jetstream"
 """The name of the cursor."""
 
 _PAGE: Final = 1000  # events that are sent at once
-_LOOKED_AT: Final = 2 * _PAGE  # messages of the stream; what a crash kept from the cursor is among them
+_LOOKED_AT: Final = 4 * _PAGE  # messages of the stream; what two crashes kept from the cursor is among them
 _AT_A_STRETCH: Final = 100
 _ANSWER_SECONDS: Final = 3.0
 _PATIENCE_SECONDS: Final = 2.0

@@ -88,6 +88,7 @@ class Reader:
         self._seen = 0  # commits of this process before the page was read
         self._look_at = 0.0  # when the outbox is asked, whatever this process has at hand
         self._rest_seconds = 0.0
+        self._was_full = False  # the last page, so that there may be more
 
     @property
     def holds(self) -> bool:
@@ -113,6 +114,7 @@ class Reader:
         try:
             more = (self._claim is not None or await self._claimed()) and await self._next_page()
         except _Lost:
+            self._wake.fresh.forget()
             return False
         except BaseException as error:
             self.fault = str(error) or type(error).__name__
@@ -125,7 +127,8 @@ class Reader:
     async def lag_seconds(self) -> float:
         """How long the oldest event has waited that was not delivered, by whatever process. Raises StorageError."""
         positions = {cursor.reader: cursor.position for cursor in await self._store.cursors()}
-        oldest = await self._store.events(positions.get(self.name, (0,) * self._store.lanes), 1)
+        position = self._reached if self.holds else positions.get(self.name, (0,) * self._store.lanes)
+        oldest = await self._store.events(position, 1)
         return max(0, await self._store.now() - oldest[0].announcement.at) / MICROSECONDS if oldest else 0.0
 
     async def _claimed(self) -> bool:
@@ -142,6 +145,7 @@ class Reader:
     async def _next_page(self) -> bool:
         before, self._seen, began = self._seen, self._wake.commits, time.perf_counter()
         events, at_hand = await self._next_events()
+        self._was_full = len(events) == self._page
         if events:
             await self._holding(self._delivered(events))
         is_quiet = self._wake.commits == self._seen
@@ -154,7 +158,7 @@ class Reader:
             await self._renew()
         if is_quiet and not (at_hand and len(events) >= _MANY and before != self._seen):
             self._rest_seconds = _GATHER_SECONDS
-            return len(events) == self._page
+            return self._was_full
         # Postings go first; and after a rest the next page is of many events.
         spent_seconds = time.perf_counter() - began
         oldest_at = min([event.announcement.at for event in events], default=None)
@@ -173,7 +177,8 @@ class Reader:
         if at_hand := self._wake.fresh.after(self._reached, self._page):
             if now >= self._look_at:
                 first = await self._store.events(self._reached, _LOOKED_AT)
-                if {event[:2] for event in first} <= {event[:2] for event in at_hand}:
+                known = {event[:2]: event for event in at_hand}
+                if all(known.get(event[:2]) == event for event in first):
                     self._look_at = now + self._poll_seconds
             if now < self._look_at:
                 return at_hand, True
@@ -224,7 +229,8 @@ class Reader:
             await asyncio.sleep(seconds)
         else:
             await asyncio.sleep(self._rest_seconds)
-            await self._wake.wait(self._seen, seconds)
+            if not self._was_full:
+                await self._wake.wait(self._seen, seconds)
 
 
 def position_after(position: Position, events: Sequence[StoredEvent]) -> Position:

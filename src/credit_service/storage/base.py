@@ -291,7 +291,7 @@ class Backlog(NamedTuple):
 class PositionedParked(NamedTuple):
     """A parked refund, whose it is, and where a listing goes on after it."""
 
-    position: tuple[int, int, bytes]
+    position: tuple[int, int, str]
     merchant_id: UUID
     parked: Parked
 
@@ -487,7 +487,7 @@ class Store(Protocol):
         """Forget a reader; should it claim again, it begins at the start."""
         ...
 
-    async def parked(self, after: tuple[int, int, bytes] | None, limit: int) -> list[PositionedParked]:
+    async def parked(self, after: tuple[int, int, str] | None, limit: int) -> list[PositionedParked]:
         """Refunds that wait, by the end of their wait, from the one after `after`."""
         ...
 

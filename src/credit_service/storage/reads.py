@@ -241,7 +241,7 @@ class Reads(Shops, Erasing):
 
         return await self._read(read)
 
-    async def parked(self, after: tuple[int, int, bytes] | None, limit: int) -> list[PositionedParked]:
+    async def parked(self, after: tuple[int, int, str] | None, limit: int) -> list[PositionedParked]:
         """See `base.Store.parked`."""
         place = {} if after is None else dict(zip(("end", "after", "key"), after, strict=True))
 
