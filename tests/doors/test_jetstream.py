@@ -399,8 +399,8 @@ def test_events_go_on_after_NATS_was_started_again(
             getattr(server, end)()
             server.start()
     # What NATS had delivered and was not told of comes again later, behind what was sent meanwhile, and is known.
-    every = {f"shopify:order:{one}" for one in range(20)}
-    wait_until(lambda: set(running.run(_keys(running, merchant))) == every, "orders")
+    every = sorted(f"shopify:order:{one}" for one in range(20))
+    wait_until(lambda: sorted(running.run(_keys(running, merchant))) == every, "orders")
     assert running.balance(merchant) == -20
 
 

@@ -25,8 +25,13 @@ from tests.storage.values import of
 
 
 @pytest.fixture
-async def store(new_ledger: Callable[[], str]) -> AsyncIterator[Store]:
-    store = opened(new_ledger(), clock=Clock())
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def store(new_ledger: Callable[[], str], clock: Clock) -> AsyncIterator[Store]:
+    store = opened(new_ledger(), clock=clock)
     yield store
     await store.close()
 
@@ -144,6 +149,7 @@ class Counted:
 
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
         self.taken: list[StoredEvent] = []
+        self._takes = asyncio.Event()
         self.asked = 0
         self.wake = Wake()
         self.meanwhile = lambda: None
@@ -156,8 +162,16 @@ class Counted:
         monkeypatch.setattr(store, "events", counted)
         self.reader = Reader(store, "receiver", self._deliver, wake=self.wake, poll_seconds=1000, **options)
 
+    async def took(self, announced: int) -> None:
+        """Wait until so many were taken."""
+        async with asyncio.timeout(20):
+            while len(self.taken) < announced:
+                self._takes.clear()
+                await self._takes.wait()
+
     async def _deliver(self, events: Any) -> None:
         self.taken += events
+        self._takes.set()
         self.meanwhile()
 
 
@@ -211,14 +225,19 @@ async def test_what_others_announce_in_lanes_of_their_own_is_found_by_looking_no
     ("spent_seconds", "age_seconds", "rest_seconds"), [(0.01, 0, 0.5), (0.6, 0, 0.6), (9, 0, 1), (0.1, 11, 0.1)]
 )
 async def test_while_postings_come_in_it_rests_as_long_as_a_page_took_that_was_at_hand(
-    store: Store, monkeypatch: pytest.MonkeyPatch, spent_seconds: float, age_seconds: int, rest_seconds: float
+    store: Store,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    spent_seconds: float,
+    age_seconds: int,
+    rest_seconds: float,
 ) -> None:
     counted = Counted(store, monkeypatch)
     await tell(store, counted.wake, opening())
     await counted.reader.once()
     await tell(store, counted.wake, use(1))
     counted.meanwhile = lambda: counted.wake.committed()
-    store._clock.now += age_seconds * 1_000_000  # type: ignore[attr-defined]  # both engines' have one
+    clock.now += age_seconds * 1_000_000
     instants = iter([100.0, 100.0 + spent_seconds])
     with monkeypatch.context() as patch:
         patch.setattr("credit_service.outlets.reader.time", SimpleNamespace(perf_counter=lambda: next(instants)))
@@ -283,20 +302,20 @@ async def test_after_a_full_page_a_reader_goes_on_though_nothing_is_posted_any_m
     await counted.reader.once()
     await tell(store, counted.wake, *[use(1) for _ in range(160)])
     running = asyncio.create_task(counted.reader.run())
-    async with asyncio.timeout(20):  # it would look again after 1,000 seconds
-        while len(counted.taken) < 163:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+    await counted.took(163)  # it would look again after 1,000 seconds
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_who_lost_his_claim_keeps_nothing_any_more(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_lost_his_claim_keeps_nothing_any_more(
+    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     counted = Counted(store, monkeypatch)
     await tell(store, counted.wake, opening())
     await counted.reader.once()
     await tell(store, counted.wake, use(1))
-    store._clock.now += 6_000_000  # type: ignore[attr-defined]  # both engines' have one
-    assert await store.claim("receiver", "another", store._clock.now, 5) is not None  # type: ignore[attr-defined]
+    clock.now += 6_000_000
+    assert await store.claim("receiver", "another", clock.now, 5) is not None
     assert not await counted.reader.once()
     await tell(store, counted.wake, use(1))
     assert not counted.wake.fresh._wanted
@@ -323,9 +342,7 @@ async def test_a_cursor_that_lags_behind_is_moved_when_the_reader_lets_go(
     counted.meanwhile = lambda: counted.wake.committed()
     running = asyncio.create_task(counted.reader.run())
     await tell(store, counted.wake, opening())
-    async with asyncio.timeout(20):
-        while not counted.taken:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+    await counted.took(1)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     (cursor,) = await store.cursors()

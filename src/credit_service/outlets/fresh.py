@@ -6,11 +6,10 @@ and asks the outbox for the rest: what was announced before anybody read, or was
 
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from heapq import merge
 from itertools import islice
 from typing import Final
 
-from credit_service.storage.base import Position, StoredEvent, Writes
+from credit_service.storage.base import Position, StoredEvent, Writes, merged
 
 _MOST: Final = 10_000
 """So many events are kept, of one or two kilobytes each; who is farther behind reads the outbox until he caught up."""
@@ -51,9 +50,7 @@ class Fresh:
                 if kept[0].id != position[lane] + 1:
                     return []
                 found.append(islice(kept, limit))
-        # Of one instant, which is that of a whole batch, lanes take turns.
-        order = merge(*found, key=lambda event: (event.announcement.at, event.id - position[event.lane]))
-        return list(islice(order, limit))
+        return merged(found, lambda event: event.announcement.at, limit)
 
     def forget(self) -> None:
         """Nobody asks any more; until somebody does again."""

@@ -27,9 +27,8 @@ _POLL_SECONDS = 1.0  # for what another process has posted
 _GATHER_SECONDS = 0.02  # so that many small postings are one page
 _GATHER_MORE_SECONDS = 0.5  # while they come in without end: a page costs as much as dozens of its events
 _MANY = 50  # events that were just posted, and gathered for so short: there will be more
-_LOOKED_AT = 50  # of the outbox, where all seems to be at hand: what others posted and nobody read comes to be first
-_REST_FOR_WORK = 14.0  # so that where this process posts, well over nine tenths of the time are for that
-_REST_AT_HAND = 1.0  # what need not be read costs a third of that, and most of its time is waiting for its turn
+_COMPARED = 50  # events of the outbox, where all seems to be at hand: what others posted and nobody read comes first
+_REST_FOR_WORK = 14.0  # of reading: so that where this process posts, well over nine tenths of the time are for that
 _LATE_SECONDS = 10.0  # of the oldest event: from then on half of the time, so that who must know is told
 _LONGEST_REST_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 5.0  # so that what waited is published as soon as the receiver is back
@@ -150,7 +149,8 @@ class Reader:
             await self._holding(self._delivered(events))
         is_quiet = self._wake.commits == self._seen
         behind = sum(self._reached) - sum(self._held().position)
-        left = (self._held().leased_until - await self._store.now()) / MICROSECONDS
+        now = await self._store.now()
+        left = (self._held().leased_until - now) / MICROSECONDS
         # To move the cursor is a commit: while postings come in, not for each of many small pages. What is left of the
         # lease must last for a rest, and for the beginning of the next page.
         enough = self._lease_seconds / 2 if is_quiet else self._lease_seconds * 2 / 3
@@ -162,12 +162,9 @@ class Reader:
         # Postings go first; and after a rest the next page is of many events.
         spent_seconds = time.perf_counter() - began
         oldest_at = min([event.announcement.at for event in events], default=None)
-        if oldest_at is not None and await self._store.now() - oldest_at > _LATE_SECONDS * MICROSECONDS:
-            least, rest_seconds = _GATHER_SECONDS, spent_seconds
-        elif at_hand:
-            least, rest_seconds = _GATHER_MORE_SECONDS, spent_seconds * _REST_AT_HAND
-        else:
-            least, rest_seconds = _GATHER_SECONDS, spent_seconds * _REST_FOR_WORK
+        is_late = oldest_at is not None and now - oldest_at > _LATE_SECONDS * MICROSECONDS
+        rest_seconds = spent_seconds * (1.0 if at_hand or is_late else _REST_FOR_WORK)
+        least = _GATHER_MORE_SECONDS if at_hand and not is_late else _GATHER_SECONDS
         self._rest_seconds = min(max(least, rest_seconds), _LONGEST_REST_SECONDS)
         return False
 
@@ -176,7 +173,7 @@ class Reader:
         now = asyncio.get_running_loop().time()
         if at_hand := self._wake.fresh.after(self._reached, self._page):
             if now >= self._look_at:
-                first = await self._store.events(self._reached, _LOOKED_AT)
+                first = await self._store.events(self._reached, _COMPARED)
                 known = {event[:2]: event for event in at_hand}
                 if all(known.get(event[:2]) == event for event in first):
                     self._look_at = now + self._poll_seconds

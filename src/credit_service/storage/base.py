@@ -4,7 +4,10 @@ The laws of a store stand once, as tests, in `tests/storage/contract.py`; each e
 """
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from heapq import merge
+from itertools import islice
+from operator import itemgetter
+from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from credit_service.ledger.account import (
@@ -18,6 +21,8 @@ from credit_service.ledger.account import (
 )
 from credit_service.ledger.addresses import Address
 from credit_service.ledger.decide import Needs
+
+T = TypeVar("T")
 
 
 class StorageError(Exception):
@@ -198,6 +203,15 @@ class StoredEvent(NamedTuple):
     merchant_id: UUID
     announcement: Announcement
     transaction: Transaction | None
+
+
+def merged(lanes: Iterable[Iterable[T]], at: Callable[[T], int], limit: int) -> list[T]:
+    """The first of what all lanes hold, by time; each lane keeps its order, whatever its instants.
+
+    Of one instant, which is that of a whole batch, lanes take turns.
+    """
+    placed = [((at(one), place, one) for place, one in enumerate(lane)) for lane in lanes]
+    return [one for _, _, one in islice(merge(*placed, key=itemgetter(0, 1)), limit)]
 
 
 class Claim(NamedTuple):

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterat
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from heapq import merge
-from itertools import islice
 from operator import itemgetter
 from typing import Any, TypeVar
 from uuid import UUID
@@ -37,6 +36,7 @@ from credit_service.storage.base import (
     StoredEvent,
     TransactionQuery,
     Undeliverable,
+    merged,
 )
 from credit_service.storage.erasing import Erasing
 from credit_service.storage.loading import open_grants
@@ -50,7 +50,7 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 
 _NEWEST = 2**63 - 1
-_EVENT_AT = tables.events.columns.keys().index("at")
+_event_at = itemgetter(tables.events.columns.keys().index("at"))
 
 
 class Reads(Shops, Erasing):
@@ -271,10 +271,11 @@ class Reads(Shops, Erasing):
 
         def read() -> Read[list[StoredEvent]]:
             by_lane = _by_lane((yield Ask(sql.outbox(self.lanes), places | {"limit": share})))
-            found = _merged(by_lane, limit)
+            found = merged(by_lane.values(), _event_at, limit)
             cut = {lane: of_it[-1] for lane, of_it in by_lane.items() if len(of_it) == share < limit}
             if any(row is cut.get(row[0]) for row in found):  # there may be more of it from before what others have
-                found = _merged(_by_lane((yield Ask(sql.outbox(self.lanes), places | {"limit": limit}))), limit)
+                by_lane = _by_lane((yield Ask(sql.outbox(self.lanes), places | {"limit": limit})))
+                found = merged(by_lane.values(), _event_at, limit)
             return (yield from told(found))
 
         return await self._read(read, snapshot=False)
@@ -529,15 +530,6 @@ def told(found: Sequence[Row]) -> Read[list[StoredEvent]]:
     stored = (yield Find(tables.transactions, ("account", "sequence"), list(causes))) if causes else []
     told = {(row[0], row[1]): rows.transaction(merchants[row[0]], row) for row in stored}
     return [rows.stored_event(row, merchants[row[2]], told.get((row[2], row[5]))) for row in found]
-
-
-def _merged(by_lane: Mapping[int, Sequence[Row]], limit: int) -> list[Row]:
-    """The first events of all lanes, by time; each lane keeps its order, whatever its instants.
-
-    Of one instant, which is that of a whole batch, lanes take turns.
-    """
-    lanes = [[(row[_EVENT_AT], place, row) for place, row in enumerate(of_it)] for of_it in by_lane.values()]
-    return [row for _, _, row in islice(merge(*lanes, key=itemgetter(0, 1)), limit)]
 
 
 def _by_lane(found: Sequence[Row]) -> dict[int, list[Row]]:

@@ -48,7 +48,7 @@ def account_row(account: Account) -> Row:
         account.merchant_id.bytes,
         *account[2:BY_TYPE],
         _text(account.by_type),
-        _text(account.carried) if account.carried else "[]",
+        _text(account.carried) if account.carried else "[]",  # mostly nothing, and asked at each posting
         *account[BY_TYPE + 2 :],
     )
 
