@@ -86,11 +86,11 @@ class _Watch:
     @contextmanager
     def looking(self) -> Iterator[None]:
         """Watch until the end of the context."""
-        whole: Callable[[Any, Work], Awaitable[Writes]] = self._store.post
+        whole: Callable[..., Awaitable[Writes]] = self._store.post
         parts: Callable[..., Iterator[Any]] = postgres._parts
 
-        def post(needs: Any, work: Work) -> Awaitable[Writes]:
-            return whole(needs, self._timed("decide", work))
+        def post(needs: Any, work: Work, *more: Any) -> Awaitable[Writes]:
+            return whole(needs, self._timed("decide", work), *more)
 
         made = self._timed("making rows", lambda *given: list(parts(*given)))
         with (

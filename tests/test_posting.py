@@ -116,8 +116,9 @@ class After(NamedTuple):
 class MemoryStore:
     """The records of merchants, and a script for the next postings; where it says nothing all goes well."""
 
-    def __init__(self, streams: int = 1) -> None:
+    def __init__(self, streams: int = 1, *, decides_ahead: bool = False) -> None:
         self.streams = streams
+        self.decides_ahead = decides_ahead
         self.records: dict[UUID, Record] = {}
         self.transactions: list[Transaction] = []
         self.writes: list[Writes] = []
@@ -132,9 +133,11 @@ class MemoryStore:
     def stream_of(self, merchant_id: UUID) -> int:
         return merchant_id.int % self.streams
 
-    async def post(self, needs: Sequence[Needs], work: Work) -> Writes:
+    async def post(self, needs: Sequence[Needs], work: Work, after: asyncio.Future[None] | None = None) -> Writes:
         self.batches.append([need.key for need in needs])
         self.attempts.append(now())
+        if after is not None:
+            await after
         step = self.script.popleft() if self.script else None
         await self.free.wait()
         if isinstance(step, Before):
@@ -215,6 +218,163 @@ async def answers(tasks: Sequence[Awaitable[Any]]) -> list[Any]:
 
 def was_posted(outcome: Any, key: str) -> bool:
     return isinstance(outcome, Posted) and outcome.transaction is not None and outcome.transaction.key == key
+
+
+# ---- deciding ahead
+
+
+def spends(number: int, first: int = 0) -> list[Command]:
+    """Spends of one credit by as many callers."""
+    return [use(1, f"{first + one}") for one in range(number)]
+
+
+async def begun() -> None:
+    """Let what was handed in come to the store."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def at_once(desk: Desk, commands: Sequence[Command]) -> list[Any]:
+    """What as many callers are answered who all submit before the first batch begins."""
+    return await answers([desk.posting.submit(command) for command in commands])
+
+
+async def ahead(streams: int = 1, **settings: Any) -> Desk:
+    """A desk whose store decides ahead, and whose merchants have 1,000 credits each."""
+    made = Desk(MemoryStore(streams, decides_ahead=True), **settings)
+    async with Desk(made.store) as first:
+        await first.posting.submit_many([of(one, payment("P", 1_000)) for one in (MERCHANT, *OF_STREAMS)])
+    made.store.transactions.clear()
+    made.store.batches.clear()
+    return made
+
+
+async def test_who_waits_together_is_posted_in_two_halves_of_which_one_is_handed_over_while_the_other_is_in_the_store():
+    async with await ahead() as desk:
+        few = 2 * posting.AHEAD - 1
+        await at_once(desk, spends(few))
+        assert [len(batch) for batch in desk.store.batches] == [few], "too few for two halves"
+        desk.store.batches.clear()
+        desk.store.free.clear()
+        together = await desk.started(desk.posting.submit_many(spends(2 * posting.AHEAD + 1, 100)))
+        await begun()
+        assert [len(batch) for batch in desk.store.batches] == [posting.AHEAD + 1, posting.AHEAD]
+        assert desk.store.keys[few:] == [], "none of them is over"
+        desk.store.free.set()
+        await together
+        assert desk.store.keys[few:] == [command.key for command in spends(2 * posting.AHEAD + 1, 100)]
+
+
+async def test_what_comes_meanwhile_is_handed_over_ahead_in_its_turn_where_it_is_much():
+    async with await ahead() as desk:
+        store, half = desk.store, posting.AHEAD
+        store.free.clear()
+        halves = [await desk.started(desk.posting.submit_many(spends(2 * half)))]
+        await begun()
+        halves.append(await desk.started(desk.posting.submit_many(spends(half, 100))))
+        assert [len(batch) for batch in store.batches] == [half, half], "there is one in the store, and one ahead"
+        store.free.set()
+        await answers(halves)
+        assert [len(batch) for batch in store.batches] == [half] * 3
+        assert store.keys == [command.key for command in [*spends(2 * half), *spends(half, 100)]]
+
+
+async def test_the_next_batch_goes_to_the_store_before_the_callers_of_the_one_before_are_answered():
+    told: list[str] = []
+
+    class Telling(MemoryStore):
+        async def post(self, needs: Sequence[Needs], work: Work, after: asyncio.Future[None] | None = None) -> Writes:
+            if after is not None:
+                await after
+                told.append("the second half is in the store")
+            return await super().post(needs, work)
+
+    desk = await ahead()
+    desk.store.__class__ = Telling
+
+    async def call(command: Command) -> None:
+        await desk.posting.submit(command)
+        told.append("a caller was answered")
+
+    async with desk:
+        await asyncio.gather(*[call(command) for command in spends(2 * posting.AHEAD)])
+    assert told.index("the second half is in the store") == 0
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Before(Conflict("busy")),
+        After(OutcomeUnknown("lost"), committed=True),
+        After(OutcomeUnknown("lost"), committed=False),
+    ],
+    ids=["a conflict", "an answer that was lost", "a commit that was lost"],
+)
+async def test_what_was_decided_ahead_waits_until_what_came_before_it_has_been_tried_again(step: Before | After):
+    async with await ahead() as desk:
+        desk.store.script.append(step)
+        commands = spends(2 * posting.AHEAD)
+        outcomes = await desk.posting.submit_many(commands)
+        assert desk.store.keys == [command.key for command in commands]
+        assert all(was_posted(outcome, command.key) for outcome, command in zip(outcomes, commands, strict=True))
+        sizes = [len(batch) for batch in desk.store.batches]
+        assert sizes == [posting.AHEAD] * 3, "the first, the second which waits, and the first again"
+
+
+async def test_a_command_that_breaks_a_batch_is_isolated_before_the_batch_that_was_decided_ahead():
+    async with await ahead() as desk:
+        commands = spends(2 * posting.AHEAD)
+        desk.store.poison = {commands[3].key}
+        failed = [isinstance(answer, BadRow) for answer in await at_once(desk, commands)]
+        assert failed == [number == 3 for number in range(len(commands))]
+        assert desk.store.keys == [command.key for command in commands if command is not commands[3]]
+
+
+async def test_where_the_store_cannot_be_used_who_waits_behind_is_refused_too():
+    async with await ahead() as desk:
+        desk.store.script.extend([Before(StorageUnavailable("gone"))] * 2)
+        came = await at_once(desk, spends(2 * posting.AHEAD))
+        assert {type(answer) for answer in came} == {StorageUnavailable}
+
+
+async def test_a_store_that_does_not_decide_ahead_gets_one_batch_at_a_time():
+    async with await opened() as desk:
+        desk.store.free.clear()
+        tasks = await desk.hand_in(*spends(2 * posting.AHEAD))
+        assert desk.posting.queued == 2 * posting.AHEAD - 1
+        desk.store.free.set()
+        await answers(tasks)
+        assert [len(batch) for batch in desk.store.batches] == [1, 2 * posting.AHEAD - 1]
+
+
+async def test_nothing_is_decided_ahead_while_batches_of_other_streams_are_in_the_store(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(posting, "LARGE_BATCH", 30)
+    async with await ahead(streams=2, max_batch=30) as desk:
+        desk.store.free.clear()
+        one, other = OF_STREAMS
+        many = [of(one, command) for command in spends(30)] + [of(other, command) for command in spends(60)]
+        task = await desk.started(desk.posting.submit_many(many))
+        await begun()
+        assert [len(batch) for batch in desk.store.batches] == [30, 30], "one of each stream, and none ahead"
+        desk.store.free.set()
+        await task
+
+
+async def test_what_waits_for_other_streams_is_taken_along_ahead():
+    async with await ahead(streams=2) as desk:
+        desk.store.free.clear()
+        half = posting.AHEAD
+        mixed = [of(merchant, command) for command in spends(half) for merchant in OF_STREAMS]
+        task = await desk.started(desk.posting.submit_many(mixed))
+        await begun()
+        assert [len(batch) for batch in desk.store.batches] == [half, half]
+        desk.store.free.set()
+        await task
+        for merchant in OF_STREAMS:
+            mine = [each.key for each in desk.store.transactions if each.merchant_id == merchant]
+            assert mine == [command.key for command in spends(half)]
 
 
 # ---- streams

@@ -3,8 +3,9 @@
 Commands wait in a bounded queue. While one batch commits, the next gathers; as soon as the store is free, everything
 waiting becomes one database transaction. There are no timers: an idle service answers one command at once, a busy one
 shares a commit among hundreds, and a hot account is no convoy. A store that takes several postings at once has a stream
-for each, and each merchant belongs to one. The rules are the ledger's (`decide`), the database is
-the store's; this module owns the queue, the batch, and what happens when either goes wrong.
+for each, and each merchant belongs to one. A store that decides ahead is handed the next batch while it has the one
+before: then neither the rules nor the database wait for the other. The rules are the ledger's (`decide`), the database
+is the store's; this module owns the queue, the batch, and what happens when either goes wrong.
 """
 
 import asyncio
@@ -32,6 +33,8 @@ from credit_service.storage.base import (
 
 LARGE_BATCH = 200
 """From so many waiting commands on, a stream posts beside the others instead of together with them."""
+AHEAD = 24
+"""From so many waiting commands on, a batch is decided while the one before it is in the store."""
 FIRST_PAUSE_SECONDS = 0.005
 LONGEST_PAUSE_SECONDS = 0.25
 
@@ -86,13 +89,20 @@ class _Unit(NamedTuple):
 class _Stream:
     """Commands that wait for one of the streams of the store, in their order."""
 
-    __slots__ = ("may_go", "queue", "under_way", "watch")
+    __slots__ = ("batches", "may_go", "queue", "watch")
 
     def __init__(self) -> None:
         self.queue: deque[_Unit] = deque()
         self.may_go = asyncio.Event()  # set when it is worth to look whether a batch can begin
-        self.under_way = False  # a batch with commands of this stream is in the store
+        self.batches = 0  # that have commands of this stream, and are in the store or decided ahead
         self.watch: asyncio.TimerHandle | None = None  # for the deadline of the first
+
+
+class _Batch(NamedTuple):
+    """What becomes one database transaction, and of which streams it is."""
+
+    units: list[_Unit]
+    streams: list[_Stream]
 
 
 _Decided = list[Sequence[Outcome] | RefusedAt]
@@ -216,21 +226,46 @@ class Posting:
             await stream.may_go.wait()
             stream.may_go.clear()
             while stream.queue and self._may_begin(stream):
-                taken, units = self._gather(stream)
-                for other in taken:
-                    other.under_way = True
-                await self._post(units)
-                for other in taken:
-                    other.under_way = False
-                for other in self._streams:
-                    if other is not stream and other.queue:
-                        other.may_go.set()
+                await self._post_in_turn(stream)
 
     def _may_begin(self, stream: _Stream) -> bool:
         """Whether a batch of this stream can begin, and is not better joined by those of others in a while."""
-        if stream.under_way:
+        if stream.batches:
             return False
-        return len(stream.queue) >= LARGE_BATCH or not any(other.under_way for other in self._streams)
+        return len(stream.queue) >= LARGE_BATCH or not any(other.batches for other in self._streams)
+
+    async def _post_in_turn(self, stream: _Stream) -> None:
+        """Post what waits; while much does, each batch is decided while the one before it is in the store.
+
+        Those who wait for their answers before they ask again are then two halves, of which one is always in the store.
+        """
+        loop = asyncio.get_running_loop()
+        waiting = sum([len(other.queue) for other in self._joined(stream)])
+        halves = self._store.decides_ahead and 2 * AHEAD <= waiting <= self._max_batch
+        batch = self._gather(self._joined(stream), (waiting + 1) // 2 if halves else self._max_batch)
+        if (following := self._gather_ahead(stream, batch)) is None:
+            await self._post(batch.units)
+            self._release(batch, stream)
+            return
+        over = loop.create_future()
+        posting = loop.create_task(self._post(batch.units, over=over))
+        while following is not None:
+            before, after, over = posting, over, loop.create_future()
+            posting = loop.create_task(self._post(following.units, after=after, over=over))
+            await before
+            if not after.done():
+                after.set_result(None)
+            self._release(batch, stream)
+            batch, following = following, self._gather_ahead(stream, following)
+        await posting
+        self._release(batch, stream)
+
+    def _release(self, batch: _Batch, stream: _Stream) -> None:
+        for taken in batch.streams:
+            taken.batches -= 1
+        for other in self._streams:
+            if other is not stream and other.queue:
+                other.may_go.set()
 
     def _give_up(self, stream: _Stream) -> None:
         """Answer those whose deadline passed in the queue, also while the store does not answer.
@@ -247,32 +282,58 @@ class Posting:
         if queue:
             stream.watch = asyncio.get_running_loop().call_at(queue[0].job.deadline, self._give_up, stream)
 
-    def _gather(self, stream: _Stream) -> tuple[list[_Stream], list[_Unit]]:
-        """Everything that waits, up to the size of a batch; of other streams what is too little for one of its own.
+    def _joined(self, stream: _Stream, behind: Sequence[_Stream] = ()) -> list[_Stream]:
+        """Of which streams a batch is made: of this one, and of those where too little waits for one of their own.
 
-        Two small batches at once cost more than one after the other: each waits for the database as long.
+        Two small batches at once cost more than one after the other: each waits for the database as long. `behind`: the
+        streams of the batch that it follows.
         """
-        taken: list[_Stream] = []
-        batch: list[_Unit] = []
+        return [stream] + [
+            other
+            for other in self._streams
+            if other is not stream and len(other.queue) < LARGE_BATCH and (not other.batches or other in behind)
+        ]
+
+    def _gather_ahead(self, stream: _Stream, before: _Batch) -> _Batch | None:
+        """What is decided while a batch is in the store; None where little waits, or others keep the processor busy."""
+        if not self._store.decides_ahead:
+            return None
+        if any(other.batches for other in self._streams if other not in before.streams):
+            return None
+        joined = self._joined(stream, before.streams)
+        if sum([len(other.queue) for other in joined]) < AHEAD:
+            return None
+        return self._gather(joined, self._max_batch)
+
+    def _gather(self, streams: Sequence[_Stream], most: int) -> _Batch:
+        """Everything that waits for these streams, up to so many commands."""
+        batch = _Batch([], [])
         size = 0
-        for other in (stream, *[other for other in self._streams if other is not stream]):
-            queue = other.queue
-            if other.under_way or not queue or (other is not stream and len(queue) >= LARGE_BATCH):
-                continue
-            before = len(batch)
-            while queue and (not batch or size + len(queue[0].commands) <= self._max_batch):
+        for stream in streams:
+            queue = stream.queue
+            before = len(batch.units)
+            while queue and (not batch.units or size + len(queue[0].commands) <= most):
                 unit = queue.popleft()
                 size += len(unit.commands)
-                batch.append(unit)
-            if len(batch) > before:
-                taken.append(other)
+                batch.units.append(unit)
+            if len(batch.units) > before:
+                batch.streams.append(stream)
+                stream.batches += 1
         self._queued -= size
-        return taken, batch
+        return batch
 
-    async def _post(self, units: list[_Unit], lost: _Lost | None = None) -> None:
+    async def _post(
+        self,
+        units: list[_Unit],
+        lost: _Lost | None = None,
+        *,
+        after: asyncio.Future[None] | None = None,
+        over: asyncio.Future[None] | None = None,
+    ) -> None:
         """Post a batch, again after a conflict or a lost answer, within the deadlines of those who wait for it.
 
-        `lost` is what was decided by attempts whose answer was lost, if there were any.
+        `lost` is what was decided by attempts whose answer was lost, if there were any. `after` is done when the batch
+        before it is over, `over` as soon as this one is posted, before its callers are answered.
         """
         pause = FIRST_PAUSE_SECONDS
         while units:
@@ -286,9 +347,10 @@ class Posting:
             late = _Late(units)
             try:
                 try:
-                    writes = await self._store.post([need for unit in units for need in unit.needs], work)
+                    writes = await self._store.post([need for unit in units for need in unit.needs], work, after)
                 finally:
                     late.cancel()
+                    after = None
             except (Conflict, OutcomeUnknown) as error:
                 if isinstance(error, OutcomeUnknown):
                     lost = (lost or {}) | _posted(units, decided)
@@ -308,6 +370,8 @@ class Posting:
                 await self._post(units[half:], lost)
                 return
             else:
+                if over is not None:
+                    over.set_result(None)
                 if lost:
                     decided, recovered = _as_first_posted(units, decided, lost)
                     self._tell(self._on_committed, recovered)

@@ -327,10 +327,10 @@ def test_one_that_breaks_something_of_ours_holds_up_no_other_and_ends_as_a_dead_
     monkeypatch.setattr(running.service.consumer._taking, "_ways", taking.Ways(first_pause=0.02))
     post = running.service.store.post
 
-    async def breaks(needs: Any, work: Any) -> Any:
+    async def breaks(needs: Any, *more: Any) -> Any:
         if any(need.key == "shopify:order:13" for need in needs):
             raise BadRow("It breaks.")
-        return await post(needs, work)
+        return await post(needs, *more)
 
     monkeypatch.setattr(running.service.store, "post", breaks)
     merchant = new_merchant()

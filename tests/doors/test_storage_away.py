@@ -154,7 +154,7 @@ TOLD: dict[Any, set[tuple[int, str]]] = {
 def let_go_of(running: Running) -> None:
     """Wait until the store has none of the postings whose callers were answered."""
     until = time.monotonic() + 30
-    while any(stream.under_way or stream.queue for stream in running.service.posting._streams):
+    while any(stream.batches or stream.queue for stream in running.service.posting._streams):
         assert time.monotonic() < until
         time.sleep(0.005)
 

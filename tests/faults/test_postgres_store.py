@@ -13,11 +13,13 @@ from typing import Any
 import asyncpg
 import pytest
 
+from credit_service import posting
 from credit_service.ledger.announcements import CONSUMED
 from credit_service.ledger.commands import Command
 from credit_service.ledger.decide import Needs, Outcome, Replayed
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
+from credit_service.ledger.proof import verify
 from credit_service.posting import Posting
 from credit_service.storage.base import OutcomeUnknown, StorageError, StorageUnavailable, TransactionQuery, Work, Writes
 from credit_service.storage.postgres import PostgresStore
@@ -48,16 +50,16 @@ class Told(PostgresStore):
         self.before_lone_write: Callable[[], object] = lambda: None
         self.spoiled = False
 
-    async def post(self, needs: Sequence[Needs], work: Work) -> Writes:
+    async def post(self, needs: Sequence[Needs], work: Work, *more: Any) -> Writes:
+        if self.way != "remembered":
+            self._remembered.clear()
         try:
-            return await super().post(needs, work)
+            return await super().post(needs, work, *more)
         except Exception as error:
             self.told.append(type(error).__name__)
             raise
 
     def _may_go_unlocked(self, *arguments: Any) -> bool:
-        if self.way != "remembered":
-            self._remembered.clear()
         return self.way != "locked" and super()._may_go_unlocked(*arguments)
 
     async def _write_unless_changed(self, *arguments: Any) -> Any:
@@ -104,12 +106,17 @@ async def opened(url: str, **more: Any) -> AsyncIterator[Told]:
 
 async def tell(store: PostgresStore, *told: Command, deadline_seconds: float = 5) -> Outcome:
     """Post commands as the service does; the outcome of the last."""
-    posting = Posting(store, Policy(), deadline_seconds=deadline_seconds)
-    posting.start()
+    return (await tell_all(store, *told, deadline_seconds=deadline_seconds))[-1]
+
+
+async def tell_all(store: PostgresStore, *told: Command, deadline_seconds: float = 5) -> list[Outcome]:
+    """Post commands as the service does."""
+    at_work = Posting(store, Policy(), deadline_seconds=deadline_seconds)
+    at_work.start()
     try:
-        return (await posting.submit_many(told))[-1]
+        return await at_work.submit_many(told)
     finally:
-        await posting.drain()
+        await at_work.drain()
 
 
 async def asked(url: str, *statements: str) -> None:
@@ -157,6 +164,26 @@ async def test_a_connection_that_is_cut_is_made_again_and_the_posting_posted_onc
         assert isinstance(await tell(store, use(1, KEY)), Replayed)
         assert await store.count(ALL) == 3
         assert (await store.held([MERCHANT], 0))[MERCHANT].account.balance == 98
+
+
+@pytest.mark.parametrize(("way", "where"), [(way, where) for way, places in WAYS.items() for where in places])
+async def test_what_is_decided_behind_a_posting_whose_connection_is_cut_is_posted_after_it_once(
+    proxy: Proxy, way: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(posting, "AHEAD", 1)  # two commands are two batches already
+    cut, told = WAYS[way][where]
+    async with opened(proxy.url) as store:
+        store.way = way
+        sprung = cut(proxy)
+        first, second = await tell_all(store, use(1, KEY), use(1, "second"))
+        assert sprung is None or sprung.is_set()
+        assert isinstance(first, Posted)
+        assert isinstance(second, Posted)
+        assert first.account.sequence + 1 == second.account.sequence
+        assert store.told == told
+        async for books in store.books():
+            assert [*books.faults, *verify(books.account, books.grants, list(books.transactions))] == []
+        assert await store.count(ALL) == 4
 
 
 async def test_reads_on_connections_that_were_cut_are_read_again(proxy: Proxy) -> None:

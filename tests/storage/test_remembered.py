@@ -11,10 +11,10 @@ from credit_service.ledger.decide import State, decide, needs
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
 from credit_service.storage.base import Record
-from credit_service.storage.remembered import Recalled, Remembered
+from credit_service.storage.remembered import Commit, Recalled, Remembered
 from tests.ledger.telling import MERCHANT, T0, opening, order, payment, refund, trial, use
 
-VERSION = 7
+COMMIT = Commit(7)
 
 
 def record(merchant: UUID = MERCHANT) -> Record:
@@ -30,7 +30,7 @@ def kept(made: Record, *, size: int = 10, written: bool = True) -> Remembered:
     """What was remembered when this was committed."""
     remembered = Remembered(size)
     assert made.account is not None
-    remembered.keep([(MERCHANT, made)], {made.number: made.account} if written else {}, VERSION)
+    remembered.keep([(MERCHANT, made)], {made.number: made.account} if written else {}, COMMIT)
     return remembered
 
 
@@ -38,7 +38,7 @@ def kept(made: Record, *, size: int = 10, written: bool = True) -> Remembered:
 def test_an_account_that_was_written_is_remembered_with_its_grants_and_the_version_of_its_row(command: Any):
     made = record()
     assert made.account is not None
-    assert kept(made).recall([needs(command)]) == {MERCHANT.int: Recalled(VERSION, made.account, made.grants)}
+    assert kept(made).recall([needs(command)]) == {MERCHANT.int: Recalled(COMMIT, made.account, made.grants)}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_what_was_written_otherwise_than_it_was_decided_is_forgotten():
     made = record()
     assert made.account is not None
     remembered = kept(made)
-    remembered.keep([(MERCHANT, made)], {made.number: made.account._replace(balance=1)}, VERSION)
+    remembered.keep([(MERCHANT, made)], {made.number: made.account._replace(balance=1)}, COMMIT)
     assert remembered.recall([needs(use(1))]) == {}
 
 
@@ -77,7 +77,7 @@ def test_what_has_something_parked_is_forgotten():
     assert made.account is not None
     remembered = kept(made)
     made.parked["R"] = Parked("R", "O", T0, T0, refund("R", "O", credits=1))
-    remembered.keep([(MERCHANT, made)], {made.number: made.account}, VERSION + 1)
+    remembered.keep([(MERCHANT, made)], {made.number: made.account}, Commit(8))
     assert remembered.recall([needs(use(1))]) == {}
 
 
@@ -87,7 +87,7 @@ def test_of_more_than_it_can_hold_it_forgets_what_was_written_longest_ago():
     for merchant in (*merchants[:2], merchants[0], merchants[2]):
         made = record(merchant)
         assert made.account is not None
-        remembered.keep([(merchant, made)], {made.number: made.account}, VERSION)
+        remembered.keep([(merchant, made)], {made.number: made.account}, COMMIT)
     asked = [needs(use(1))._replace(merchant_id=merchant) for merchant in merchants]
     assert set(remembered.recall(asked)) == {1, 3}
 

@@ -15,7 +15,7 @@ from credit_service.ledger.decide import Needs
 from credit_service.ledger.draft import burn_down_order
 from credit_service.storage import rows, tables
 from credit_service.storage.base import Loaded, Record
-from credit_service.storage.remembered import Recalled
+from credit_service.storage.remembered import Commit, Recalled
 from credit_service.storage.rows import Row
 from credit_service.storage.statements import Find
 
@@ -33,7 +33,7 @@ class Loading:
         self.accounts: dict[UUID, Account] = {}
         self._by_number: dict[int, Record] = {}
         self.records: dict[UUID, Record] = {}
-        self.versions: dict[int, int] = {}  # of the rows of accounts, by number, where they are known
+        self.commits: dict[int, Commit] = {}  # that wrote the rows of accounts, by number, where they are known
         self.unseen: list[tuple[int, str]] = []  # keys of what is recalled, with their accounts
         if recalled:
             self._recall(recalled)
@@ -47,9 +47,9 @@ class Loading:
             else:
                 self.unseen.append((known.account.number, need.key))
         self._needs = rest
-        for version, account, grants in recalled.values():
+        for commit, account, grants in recalled.values():
             self.accounts[account.merchant_id] = account
-            self.versions[account.number] = version
+            self.commits[account.number] = commit
             record = Record(account, account.number)
             self.records[account.merchant_id] = self._by_number[account.number] = record
             record.grants = grants

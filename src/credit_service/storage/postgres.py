@@ -4,7 +4,9 @@ A merchant has a lane, which is locked until whatever is written for it is commi
 the order of their numbers. A large posting locks its lanes, loads, decides, writes and commits, in a few messages to
 the server, however large it is. A small one is decided without a lock, on what was loaded or on what this process
 remembers of its own last postings, and written by one statement on the condition that nothing has changed: the truth is
-always in the database. The statements stand in `postgres_statements`, the reasons in docs/decisions/0009 and 0026.
+always in the database. What this process remembers may be under way itself: so the next posting is decided while the
+server has the one before it. The statements stand in `postgres_statements`, the reasons in docs/decisions/0009, 0026
+and 0029.
 """
 
 import asyncio
@@ -22,10 +24,10 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from functools import partial
 from threading import Thread
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 from zlib import crc32
@@ -49,7 +51,7 @@ from credit_service.storage.base import (
 from credit_service.storage.loading import Loading
 from credit_service.storage.questions import Question, Read
 from credit_service.storage.reads import books_of
-from credit_service.storage.remembered import Remembered
+from credit_service.storage.remembered import Commit, Remembered
 from credit_service.storage.rows import Row
 from credit_service.storage.statements import Ask, Find
 from credit_service.storage.webhooks import Webhooks
@@ -77,12 +79,14 @@ _CLOCK_ANSWER_SECONDS = 0.05
 _FEW: Final = 4
 """Up to so many merchants are loaded by one statement, which is slower for each and waits once."""
 _SMALL: Final = 100
-"""Up to so many commands are posted without a lock beforehand, which costs little to do in vain."""
+"""Up to so many accounts are posted to without a lock beforehand; for more, several messages cost less than one."""
 _WARY: Final = 100
 """So many postings of a stream lock first, after one whose account was changed by somebody else meanwhile."""
 _COPIED: Final = 50
 """From so many new rows on, a message of their own to the server costs less than what it saves."""
 _DEFAULTS: Final = {"jit": "off"}
+_COMMITTED: Final = Commit(0)
+"""What the database itself told."""
 
 _TRANSIENT: Final = (
     asyncpg.TransactionRollbackError,  # serialization failures and deadlocks
@@ -149,6 +153,7 @@ class PostgresStore(Webhooks):
     """
 
     lanes = LANES
+    decides_ahead = True
 
     def __init__(
         self,
@@ -185,7 +190,7 @@ class PostgresStore(Webhooks):
         self._read_at = float("-inf")  # when the database's clock was, by a clock that cannot be set
         self._read_at_time = float("-inf")  # and by the one that it is reckoned from
         self._remembered = Remembered()
-        self._last: dict[int, int] = {}  # the last event of each lane, as far as this process knows
+        self._last: dict[int, _Last] = {}  # by lane
 
     def stream_of(self, merchant_id: UUID) -> int:
         """See `base.Store.stream_of`: a stream serves a fixed share of the lanes."""
@@ -193,79 +198,143 @@ class PostgresStore(Webhooks):
 
     # ---- postings
 
-    async def post(self, needs: Sequence[Needs], work: Work) -> Writes:
+    async def post(self, needs: Sequence[Needs], work: Work, after: "asyncio.Future[None] | None" = None) -> Writes:
         """See `base.Store.post`."""
         line = self._lines[self.stream_of(needs[0].merchant_id) if needs else 0]
+        with self._decided_ahead(line, needs, work, after) or nullcontext() as ahead:
+            if after is not None:
+                await after
+            if ahead is not None and not ahead.rests_on_what_is_committed():
+                ahead.lost()
+                ahead = None
+            line.busy = True
+            try:
+                return await self._post(line, needs, work, ahead)
+            finally:
+                line.busy = False
+
+    async def _post(self, line: "_Line", needs: Sequence[Needs], work: Work, ahead: "_Decided | None") -> Writes:
         async with line.taken() as connection:
             with translated(self.name):
-                if (writes := await self._post_unlocked(line, connection, needs, work)) is not None:
-                    return writes
-                async with asyncio.timeout(self._timeout):  # not of the commit: its silence means something else
-                    loading, now, last = await self._load(line, connection, needs)
-                    writes = work(loading.loaded(now))
-                    written, version = await self._write_rows(connection, writes, loading.granted, last)
-                    if not written:
-                        await connection.execute("ROLLBACK")
+                if self._may_go_unlocked(line, len(needs) if ahead is None else len(ahead.loading.accounts)):
+                    if (writes := await self._post_unlocked(line, connection, needs, work, ahead)) is not None:
                         return writes
-                await self._commit(connection)
-                self._keep(loading, writes, version, last)
-        return writes
+                    ahead = None
+                until = asyncio.get_running_loop().time() + self._timeout
+                async with asyncio.timeout_at(until):
+                    decided = await self._decided_locked(line, connection, needs, work, ahead)
+                with decided:
+                    async with asyncio.timeout_at(until):  # not of the commit: its silence means something else
+                        written, version = await self._write_rows(connection, decided)
+                        if not written:
+                            await connection.execute("ROLLBACK")
+                            return decided.writes
+                    await self._commit(connection)
+                    decided.commit.version = version
+        return decided.writes
 
-    def _may_go_unlocked(self, line: "_Line", needs: Sequence[Needs]) -> bool:
-        """Whether a posting is small, and nobody else has lately posted to its stream's accounts."""
+    def _decided_ahead(
+        self, line: "_Line", needs: Sequence[Needs], work: Work, after: "asyncio.Future[None] | None"
+    ) -> "_Decided | None":
+        """Decide on what is remembered, also while that is under way; None where something must be known before."""
+        if line.wary or (after is not None and any(one.busy for one in self._lines)):
+            return None
+        if (known := self._recalled(needs)) is None or known[0].merchants:
+            return None
+        try:
+            return self._decided(*known, work)
+        except Exception:  # what is wrong is told when it is decided again, in its turn
+            return None
+
+    def _recalled(self, needs: Sequence[Needs]) -> "tuple[Loading, int, dict[int, _Last]] | None":
+        """What is remembered of merchants, the time, and the last event of each lane; None where nothing is."""
+        if not self._knows_the_time() or not (recalled := self._remembered.recall(needs)):
+            return None
+        loading = Loading(needs, recalled)
+        lanes = {lane: self._last.get(lane) for lane in _lanes(loading)}
+        last = {lane: last for lane, last in lanes.items() if last is not None and not last.commit.lost}
+        return (loading, self._reckoned(), last) if len(last) == len(lanes) else None
+
+    def _decided(self, loading: Loading, now: int, last: "Mapping[int, _Last]", work: Work) -> "_Decided":
+        """Decide, and remember it from now on, so that what follows can be decided before it is committed."""
+        writes = work(loading.loaded(now))
+        after = {lane: id_ for lane, (id_, _) in last.items()}
+        parts = [part for part in _parts(writes, loading.granted, after) if part[2]]
+        decided = _Decided(loading, now, last, writes, parts)
+        if parts:
+            self._remembered.keep(loading.records.items(), writes.accounts, decided.commit)
+            self._last.update({lane: _Last(id_, decided.commit) for lane, id_ in after.items()})
+        return decided
+
+    def _may_go_unlocked(self, line: "_Line", accounts: int) -> bool:
+        """Whether a posting is of few accounts, and nobody else has lately posted to those of its stream."""
         if line.wary:
             line.wary -= 1
             return False
         # Behind a pooler there is no transaction to which the settings of a posting could be confined.
-        return not self._local and 0 < len(needs) <= _SMALL
+        return not self._local and 0 < accounts <= _SMALL
 
     async def _post_unlocked(
-        self, line: "_Line", connection: Connection, needs: Sequence[Needs], work: Work
+        self, line: "_Line", connection: Connection, needs: Sequence[Needs], work: Work, ahead: "_Decided | None"
     ) -> Writes | None:
-        """Post in one message to the server, or in two where something must be loaded; None: nothing was done."""
-        if not self._may_go_unlocked(line, needs):
-            return None
-        recalled = self._remembered.recall(needs) if self._knows_the_time() else {}
-        if recalled and (writes := await self._attempt(line, connection, Loading(needs, recalled), work)) is not None:
-            return writes
-        return None if line.wary else await self._attempt(line, connection, Loading(needs), work)
-
-    async def _attempt(self, line: "_Line", connection: Connection, loading: Loading, work: Work) -> Writes | None:
-        """Load without a lock, decide, and write only where nothing has changed; None: nothing was done.
+        """Post in one message to the server, or in two where something must be loaded; None: nothing was done.
 
         Whatever is loaded for a merchant, or remembered, changes only with its account's row. To refuse or to replay
         needs no lock: it was right at the moment when it was loaded. Of what is remembered nobody can say so.
         """
+        if ahead is not None:
+            if (writes := await self._write_decided(line, connection, ahead)) is None:
+                ahead.lost()
+        elif (known := self._recalled(needs)) is not None:
+            writes = await self._attempt(line, connection, *known, work)
+        else:
+            writes = None
+        if writes is not None or line.wary:
+            return writes
+        return await self._attempt(line, connection, Loading(needs), 0, {}, work)
+
+    async def _attempt(
+        self,
+        line: "_Line",
+        connection: Connection,
+        loading: Loading,
+        now: int,
+        last: "Mapping[int, _Last]",
+        work: Work,
+    ) -> Writes | None:
+        """Load what is not known without a lock, decide, and write only where nothing has changed."""
         if len(loading.merchants) > _FEW:
             return None
-        lanes = sorted({lane_of(merchant_id) for merchant_id in (*loading.merchants.values(), *loading.accounts)})
         if loading.merchants:
             async with asyncio.timeout(self._timeout):
-                now, last = await self._load_few(connection, loading, lanes)
-        else:
-            now, last = self._reckoned(), {lane: self._last[lane] for lane in lanes}
-        before = list(last.values())
-        writes = work(loading.loaded(now))
-        parts, values = _statement(_parts(writes, loading.granted, last, loading.versions))
-        if not parts:
+                now, last = await self._load_few(connection, loading, _lanes(loading))
+        with self._decided(loading, now, last, work) as decided:
+            return await self._write_decided(line, connection, decided)
+
+    async def _write_decided(self, line: "_Line", connection: Connection, decided: "_Decided") -> Writes | None:
+        """Write in one message, and only where nothing has changed; None: nothing was done."""
+        loading, writes, commits = decided.loading, decided.writes, decided.loading.commits
+        if not decided.parts:
             return None if loading.unseen else writes
         if writes.unparked:  # what is parked again under its key is not for one statement
             return None
-        decided_at = None if self._clock is not None else now
-        values += (lanes, before, decided_at, *_known(loading), *_columns(loading.unseen))
-        known = sum([number in loading.versions for number in writes.accounts])
+        parts, values = _statement(_checked(decided.parts, commits))
+        decided_at = None if self._clock is not None else decided.now
+        values += ([*decided.before], decided.ids, decided_at, *_known(loading), *_columns(loading.unseen))
+        known = sum([number in commits for number in writes.accounts])
         values += [known] if known else []
         asked_at = time.monotonic()
+        line.busy = False
         try:
             now, used, version = await self._write_unless_changed(connection, sql.write_unless_changed(parts), values)
         except (asyncpg.IntegrityConstraintViolationError, asyncpg.DivisionByZeroError):
-            # Somebody else's event or account, or a law.
-            used = version = None
+            line.wary = _WARY  # somebody else's event or account, or a law
+            return None
         if version is None:
             line.wary = 0 if used else _WARY
             return None
         self._reckon(now, asked_at)
-        self._keep(loading, writes, version, last)
+        decided.commit.version = version
         return writes
 
     async def _write_unless_changed(self, connection: Connection, guarded: str, values: Sequence[Any]) -> Row:
@@ -280,12 +349,6 @@ class PostgresStore(Webhooks):
             raise self._unknown(error) from error
         return written
 
-    def _keep(self, loading: Loading, writes: Writes, version: int | None, last: Mapping[int, int]) -> None:
-        """Remember what was committed."""
-        self._last.update(last)
-        if version is not None:
-            self._remembered.keep(loading.records.items(), writes.accounts, version)
-
     async def _commit(self, connection: Connection) -> None:
         try:
             done = await connection.execute("COMMIT")
@@ -299,44 +362,56 @@ class PostgresStore(Webhooks):
     def _unknown(self, error: Exception) -> OutcomeUnknown:
         return OutcomeUnknown(f"{self.name} did not say whether it committed: {_kind(error)}.")
 
-    async def _load(
-        self, line: "_Line", connection: Connection, needs: Sequence[Needs]
-    ) -> tuple[Loading, int, dict[int, int]]:
-        """Lock, then load; the time after the locks, and the last event of each of the lanes."""
+    async def _decided_locked(
+        self, line: "_Line", connection: Connection, needs: Sequence[Needs], work: Work, ahead: "_Decided | None"
+    ) -> "_Decided":
+        """Lock, then load and decide; or see that what is remembered, or what was decided ahead on it, still holds."""
         lanes = sorted({lane_of(need.merchant_id) for need in needs})
         await connection.execute(sql.begin(lanes, self._local))
-        if not line.wary and (recalled := self._remembered.recall(needs)):
+        loading = None
+        if ahead is not None:
+            loading = ahead.loading
+        elif not line.wary and (recalled := self._remembered.recall(needs)):
             loading = Loading(needs, recalled)
+        if loading is not None:
             asked_at = time.monotonic()
-            now, last, same, used = await connection.fetchrow(
+            now, ids, same, used = await connection.fetchrow(
                 sql.STATE_AS_KNOWN, lanes, *_known(loading), *_columns(loading.unseen)
             )
             if same and not used:
-                loading.unseen.clear()
-                if loading.merchants:
-                    return loading, *await self._load_by_size(connection, loading, lanes)
-                return loading, self._reckon(now, asked_at), dict(zip(lanes, last, strict=True))
-            line.wary = 0 if same else _WARY
+                decided_at = self._reckon(now, asked_at)
+                if ahead is not None:
+                    if ahead.ids == ids and abs(decided_at - ahead.now) < sql.LAG_MICROS:
+                        return ahead
+                elif loading.merchants:
+                    loading.unseen.clear()
+                    return self._decided(loading, *await self._load_by_size(connection, loading, lanes), work)
+                else:
+                    return self._decided(loading, decided_at, _lasts(lanes, ids), work)
+            else:
+                line.wary = 0 if same else _WARY
         loading = Loading(needs)
-        return loading, *await self._load_by_size(connection, loading, lanes)
+        return self._decided(loading, *await self._load_by_size(connection, loading, lanes), work)
 
     async def _load_by_size(
         self, connection: Connection, loading: Loading, lanes: list[int]
-    ) -> tuple[int, dict[int, int]]:
+    ) -> "tuple[int, dict[int, _Last]]":
         load = self._load_few if len(loading.merchants) <= _FEW else self._load_many
         return await load(connection, loading, lanes)
 
     async def _load_many(
         self, connection: Connection, loading: Loading, lanes: list[int]
-    ) -> tuple[int, dict[int, int]]:
+    ) -> "tuple[int, dict[int, _Last]]":
         """Load in several messages to the server, which finds a thousand places faster when they are of one table."""
         asked_at = time.monotonic()
-        now, last = await connection.fetchrow(sql.STATE, lanes)
+        now, ids = await connection.fetchrow(sql.STATE, lanes)
         now = self._reckon(now, asked_at)
         await _answered(connection, loading.questions(self._draw_number))
-        return now, dict(zip(lanes, last, strict=True))
+        return now, _lasts(lanes, ids)
 
-    async def _load_few(self, connection: Connection, loading: Loading, lanes: list[int]) -> tuple[int, dict[int, int]]:
+    async def _load_few(
+        self, connection: Connection, loading: Loading, lanes: list[int]
+    ) -> "tuple[int, dict[int, _Last]]":
         """Load in one message: a lone caller waits for each of them."""
         keys, sources, trials = loading.keys(), loading.sources(), loading.trials()
         places = [[*loading.merchants], lanes, *_by_merchant(keys)]
@@ -345,11 +420,11 @@ class PostgresStore(Webhooks):
         if trials:
             places.append([merchant.bytes for merchant in trials])
         asked_at = time.monotonic()
-        now, last, *found = await connection.fetchrow(sql.load(bool(sources), bool(trials)), *places)
+        now, ids, *found = await connection.fetchrow(sql.load(bool(sources), bool(trials)), *places)
         now = self._reckon(now, asked_at)
         versioned, grants, parked, firsts, given_back, trials_found = [some or () for some in found]
         loading.found_accounts([tuple(row)[:-1] for row in versioned], self._draw_number)
-        loading.versions |= {row[0]: row[-1] for row in versioned}
+        loading.commits |= {row[0]: Commit(row[-1]) for row in versioned}
         loading.found_grants(grants)
         loading.found_parked(parked)
         loading.found_firsts(firsts)
@@ -357,30 +432,23 @@ class PostgresStore(Webhooks):
         loading.found_trials(trials_found)
         if sources:
             loading.found_drawn(await _answer(connection, loading.drawn()))
-        return now, dict(zip(lanes, last or (), strict=True))
+        return now, _lasts(lanes, ids or ())
 
-    async def _write_rows(
-        self, connection: Connection, writes: Writes, granted: Mapping[int, int], last: dict[int, int]
-    ) -> tuple[bool, int | None]:
-        """Write all of it; whether there was anything to write, and the version that rows of accounts have now.
-
-        `granted`: the accounts that were there before, with the number of their last grant. `last`: the last event of
-        each of the lanes.
-        """
-        if writes.unparked:
-            await connection.execute(sql.DELETE_PARKED, *sql.by_column(writes.unparked))
-        written = bool(writes.unparked)
+    async def _write_rows(self, connection: Connection, decided: "_Decided") -> tuple[bool, int | None]:
+        """Write all of it; whether there was anything to write, and the version that rows of accounts have now."""
+        unparked = decided.writes.unparked
+        if unparked:
+            await connection.execute(sql.DELETE_PARKED, *sql.by_column(unparked))
         rest = []
-        for table, how, some in _parts(writes, granted, last):
+        for table, how, some in decided.parts:
             if len(some) > _COPIED and how == "insert":
                 names = sql.columns_of(table)
                 await connection.copy_records_to_table(table.name, records=some, columns=names)
-                written = True
             else:
                 rest.append((table, how, some))
         parts, values = _statement(rest)
         version = await connection.fetchval(sql.write(parts), *values) if parts else None
-        return bool(parts or written), version
+        return bool(decided.parts or unparked), version
 
     # ---- reads
 
@@ -549,10 +617,64 @@ def connector(
     return connect
 
 
-def _known(loading: Loading) -> tuple[list[int], list[int], list[int]]:
+class _Last(NamedTuple):
+    """The last event of a lane, as far as this process knows, and the posting that wrote it."""
+
+    id: int
+    commit: Commit
+
+
+class _Decided:
+    """A batch that was decided. Used as a context, at whose end it is lost unless it was committed."""
+
+    __slots__ = ("before", "commit", "loading", "now", "parts", "writes")
+
+    def __init__(
+        self, loading: Loading, now: int, before: Mapping[int, _Last], writes: Writes, parts: Sequence[Written]
+    ) -> None:
+        self.loading = loading
+        self.now = now
+        self.before = before  # the last event of each of its lanes
+        self.writes = writes
+        self.parts = parts  # what is written, as rows
+        self.commit = Commit()
+
+    @property
+    def ids(self) -> list[int]:
+        """The last event of each of its lanes, ascending, before it."""
+        return [last.id for last in self.before.values()]
+
+    def rests_on_what_is_committed(self) -> bool:
+        """Whether everything was committed on which it was decided."""
+        commits = {*self.loading.commits.values(), *[last.commit for last in self.before.values()]}
+        return all(commit.version is not None for commit in commits)
+
+    def lost(self) -> None:
+        """It will not be committed: nothing may rest on it."""
+        self.commit.lost = True
+
+    def __enter__(self) -> "_Decided":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.commit.version is None:
+            self.lost()
+
+
+def _lanes(loading: Loading) -> list[int]:
+    """The lanes of a posting, ascending."""
+    return sorted({lane_of(merchant_id) for merchant_id in (*loading.merchants.values(), *loading.accounts)})
+
+
+def _lasts(lanes: Iterable[int], ids: Iterable[int]) -> dict[int, _Last]:
+    return {lane: _Last(id_, _COMMITTED) for lane, id_ in zip(lanes, ids, strict=True)}
+
+
+def _known(loading: Loading) -> tuple[list[int], list[int | None], list[int]]:
     """The accounts on which a posting is decided: their numbers, the versions of their rows, when they were settled."""
+    commits = loading.commits
     settled = {account.number: account.settled_at for account in loading.accounts.values()}
-    return [*loading.versions], [*loading.versions.values()], [settled[number] for number in loading.versions]
+    return [*commits], [commit.version for commit in commits.values()], [settled[number] for number in commits]
 
 
 def _columns(pairs: Collection[tuple[int, Any]]) -> list[list[Any]]:
@@ -576,20 +698,24 @@ def _statement(some: Iterable[Written]) -> tuple[tuple[sql.Part, ...], list[Any]
     return tuple(parts), values
 
 
-def _parts(
-    writes: Writes, granted: Mapping[int, int], last: dict[int, int], versions: Mapping[int, int] | None = None
-) -> Iterator[Written]:
+def _checked(some: Iterable[Written], commits: Mapping[int, Commit]) -> Iterator[Written]:
+    """The same, where rows of accounts must still have the version that they had when it was decided."""
+    for table, how, written in some:
+        if table is tables.accounts and how == "update":
+            yield table, sql.CHECKED, [(*row, commits[row[0]].version) for row in written]
+        else:
+            yield table, how, written
+
+
+def _parts(writes: Writes, granted: Mapping[int, int], last: dict[int, int]) -> Iterator[Written]:
     """What is to be written, table by table, the accounts first: how, and the rows.
 
-    `versions`: those that rows of accounts must still have.
+    `granted`: the accounts that were there before, with the number of their last grant. `last`: the last event of each
+    of the lanes, which is moved on.
     """
     accounts = list(map(rows.account_row, writes.accounts.values()))
     yield tables.accounts, "insert", [row for row in accounts if row[0] not in granted]
-    changed = [row for row in accounts if row[0] in granted]
-    if versions is None:
-        yield tables.accounts, "update", changed
-    else:
-        yield tables.accounts, sql.CHECKED, [(*row, versions[row[0]]) for row in changed]
+    yield tables.accounts, "update", [row for row in accounts if row[0] in granted]
     yield tables.transactions, "insert", list(map(rows.transaction_row, writes.transactions))
     new_grants: list[Row] = []
     old_grants: list[Row] = []
@@ -677,6 +803,7 @@ class _Line:
         self._connection: Connection | None = None
         self._turn = asyncio.Lock()
         self.wary = 0  # so many postings lock first
+        self.busy = False  # with a posting that is not decided yet, or has more than one message left for the server
 
     @asynccontextmanager
     async def taken(self) -> AsyncIterator[Connection]:

@@ -4,6 +4,9 @@ On PostgreSQL it is no more than a good guess, since another process may have po
 writes on the condition that each account's row still is the version that was remembered, which the database judges in
 the very statement that writes. On SQLite it is known, since nobody else may write; who does all the same is noticed.
 Either way the truth stays in the database. Why that is safe is said in docs/decisions/0026.
+
+What is decided is remembered before it is committed, so that what follows can be decided meanwhile (0029): a `Commit`
+says what became of it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,10 +21,23 @@ _GRANTS: Final = 50
 """So many open grants are remembered, and no account that has more: the memory of a process has an end."""
 
 
-class Recalled(NamedTuple):
-    """An account that has nothing parked, with its open grants, and the version of its row."""
+class Commit:
+    """What became of one posting: `version` is that of the rows it wrote, once they are committed.
 
-    version: int
+    `lost`: it is not known to be committed, and will not be; nothing may rest on it.
+    """
+
+    __slots__ = ("lost", "version")
+
+    def __init__(self, version: int | None = None) -> None:
+        self.version = version
+        self.lost = False
+
+
+class Recalled(NamedTuple):
+    """An account that has nothing parked, with its open grants, and the posting that wrote it."""
+
+    commit: Commit
     account: Account
     grants: tuple[Grant, ...]
 
@@ -44,14 +60,16 @@ class Remembered:
             merchant = need.merchant_id.int
             if need.source is not None or need.trial or need.overdue:
                 more.append(merchant)
-            elif merchant not in found and (recalled := self._accounts.get(merchant)) is not None:
-                found[merchant] = recalled
+            elif merchant not in found:
+                recalled = self._accounts.get(merchant)
+                if recalled is not None and not recalled.commit.lost:
+                    found[merchant] = recalled
         for merchant in more:
             found.pop(merchant, None)
         return found
 
-    def keep(self, records: Iterable[tuple[UUID, Record]], written: Mapping[int, Account], version: int) -> None:
-        """Remember what was committed: the accounts that were written, by number, whose rows have this version now."""
+    def keep(self, records: Iterable[tuple[UUID, Record]], written: Mapping[int, Account], commit: Commit) -> None:
+        """Remember what this posting writes: its accounts, by number."""
         accounts = self._accounts
         for merchant_id, record in records:
             account = written.get(record.number)
@@ -59,7 +77,7 @@ class Remembered:
                 continue
             accounts.pop(merchant_id.int, None)  # the one that was written last stands last
             if account is record.account and not record.parked and len(record.grants) <= _GRANTS:
-                accounts[merchant_id.int] = Recalled(version, account, record.grants)
+                accounts[merchant_id.int] = Recalled(commit, account, record.grants)
         while len(accounts) > self._size:
             del accounts[next(iter(accounts))]
 

@@ -38,7 +38,7 @@ from credit_service.storage.base import (
 from credit_service.storage.loading import Loading
 from credit_service.storage.questions import Question, Read
 from credit_service.storage.reads import answered, books_of
-from credit_service.storage.remembered import Recalled, Remembered
+from credit_service.storage.remembered import Commit, Recalled, Remembered
 from credit_service.storage.rows import Row
 from credit_service.storage.statements import Ask, Find
 from credit_service.storage.webhooks import Webhooks
@@ -61,6 +61,8 @@ _AWAY: Final = {
 # with the ledger up to 256 MB and 64 MB: with less, a posting among a million transactions cost half as much again.
 _WRITER: Final = ("journal_mode = WAL", "synchronous = FULL", "cache_size = -262144", "wal_autocheckpoint = 10000")
 _READER: Final = ("query_only = 1", "cache_size = -65536")
+_COMMITTED: Final = Commit()
+"""What is remembered: nothing that is not committed, and one connection needs no versions."""
 
 
 @contextmanager
@@ -91,6 +93,7 @@ class SQLiteStore(Webhooks):
 
     lanes = 1
     streams = 1
+    decides_ahead = False
 
     def __init__(
         self,
@@ -124,8 +127,10 @@ class SQLiteStore(Webhooks):
 
     # ---- postings
 
-    async def post(self, needs: Sequence[Needs], work: Work) -> Writes:
+    async def post(self, needs: Sequence[Needs], work: Work, after: asyncio.Future[None] | None = None) -> Writes:
         """See `base.Store.post`."""
+        if after is not None:
+            await after
         return await asyncio.get_running_loop().run_in_executor(self._writing, self._post, needs, work)
 
     def _post(self, needs: Sequence[Needs], work: Work) -> Writes:
@@ -133,7 +138,7 @@ class SQLiteStore(Webhooks):
             loading = Loading(needs, self._recalled(needs))
             writes = work(self._load(loading))
             self._write_rows(writes, loading.granted)
-        self._remembered.keep(loading.records.items(), writes.accounts, self._version)
+        self._remembered.keep(loading.records.items(), writes.accounts, _COMMITTED)
         return writes
 
     def _recalled(self, needs: Sequence[Needs]) -> Mapping[int, Recalled]:
