@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -19,6 +19,7 @@ from benchmarks.postgres import STREAMS, open_ledger, opened, server
 from credit_service.ledger import proof
 from credit_service.storage import postgres, tables
 from credit_service.storage import postgres_statements as sql
+from credit_service.storage.base import Writes
 from credit_service.storage.rows import Row
 
 BATCH = 1_000
@@ -121,15 +122,23 @@ async def _over_copy(name: str, merchants: int, url: str, copy: str, quick: bool
 
 @contextmanager
 def _noting() -> Iterator[list[Written]]:
-    """Note what every batch writes."""
+    """Note what every batch writes; not what is decided and comes to nothing."""
     written: list[Written] = []
-    made: Callable[..., Iterator[tuple[Table, str, Sequence[Row]]]] = postgres._parts
+    made: dict[int, Written] = {}
+    store: Any = postgres.PostgresStore
+    post, decide = store.post, store._decided
 
-    def noted(*arguments: Any) -> Written:
-        written.append([part for part in made(*arguments) if part[2]])
-        return written[-1]
+    def decided(*arguments: Any) -> Any:
+        batch = decide(*arguments)
+        made[id(batch.writes)] = batch.parts
+        return batch
 
-    with patch.object(postgres, "_parts", noted):
+    async def posted(*arguments: Any) -> Writes:
+        writes: Writes = await post(*arguments)
+        written.append(made.pop(id(writes)))
+        return writes
+
+    with patch.multiple(store, post=posted, _decided=decided):
         yield written
 
 

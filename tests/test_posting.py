@@ -116,9 +116,9 @@ class After(NamedTuple):
 class MemoryStore:
     """The records of merchants, and a script for the next postings; where it says nothing all goes well."""
 
-    def __init__(self, streams: int = 1, *, decides_ahead: bool = False) -> None:
+    def __init__(self, streams: int = 1, *, ahead: int = 0) -> None:
         self.streams = streams
-        self.decides_ahead = decides_ahead
+        self.ahead = ahead
         self.records: dict[UUID, Record] = {}
         self.transactions: list[Transaction] = []
         self.writes: list[Writes] = []
@@ -133,7 +133,7 @@ class MemoryStore:
     def stream_of(self, merchant_id: UUID) -> int:
         return merchant_id.int % self.streams
 
-    async def post(self, needs: Sequence[Needs], work: Work, after: asyncio.Future[None] | None = None) -> Writes:
+    async def post(self, needs: Sequence[Needs], work: Work, after: asyncio.Future[bool] | None = None) -> Writes:
         self.batches.append([need.key for need in needs])
         self.attempts.append(now())
         if after is not None:
@@ -230,7 +230,7 @@ def spends(number: int, first: int = 0) -> list[Command]:
 
 async def begun() -> None:
     """Let what was handed in come to the store."""
-    for _ in range(3):
+    for _ in range(6):
         await asyncio.sleep(0)
 
 
@@ -241,7 +241,7 @@ async def at_once(desk: Desk, commands: Sequence[Command]) -> list[Any]:
 
 async def ahead(streams: int = 1, **settings: Any) -> Desk:
     """A desk whose store decides ahead, and whose merchants have 1,000 credits each."""
-    made = Desk(MemoryStore(streams, decides_ahead=True), **settings)
+    made = Desk(MemoryStore(streams, ahead=2), **settings)
     async with Desk(made.store) as first:
         await first.posting.submit_many([of(one, payment("P", 1_000)) for one in (MERCHANT, *OF_STREAMS)])
     made.store.transactions.clear()
@@ -256,7 +256,7 @@ async def test_who_waits_together_is_posted_in_two_halves_of_which_one_is_handed
         assert [len(batch) for batch in desk.store.batches] == [few], "too few for two halves"
         desk.store.batches.clear()
         desk.store.free.clear()
-        together = await desk.started(desk.posting.submit_many(spends(2 * posting.AHEAD + 1, 100)))
+        together = asyncio.create_task(at_once(desk, spends(2 * posting.AHEAD + 1, 100)))
         await begun()
         assert [len(batch) for batch in desk.store.batches] == [posting.AHEAD + 1, posting.AHEAD]
         assert desk.store.keys[few:] == [], "none of them is over"
@@ -269,9 +269,10 @@ async def test_what_comes_meanwhile_is_handed_over_ahead_in_its_turn_where_it_is
     async with await ahead() as desk:
         store, half = desk.store, posting.AHEAD
         store.free.clear()
-        halves = [await desk.started(desk.posting.submit_many(spends(2 * half)))]
+        halves = [asyncio.create_task(at_once(desk, spends(2 * half)))]
         await begun()
-        halves.append(await desk.started(desk.posting.submit_many(spends(half, 100))))
+        halves.append(asyncio.create_task(at_once(desk, spends(half, 100))))
+        await begun()
         assert [len(batch) for batch in store.batches] == [half, half], "there is one in the store, and one ahead"
         store.free.set()
         await answers(halves)
@@ -283,7 +284,7 @@ async def test_the_next_batch_goes_to_the_store_before_the_callers_of_the_one_be
     told: list[str] = []
 
     class Telling(MemoryStore):
-        async def post(self, needs: Sequence[Needs], work: Work, after: asyncio.Future[None] | None = None) -> Writes:
+        async def post(self, needs: Sequence[Needs], work: Work, after: asyncio.Future[bool] | None = None) -> Writes:
             if after is not None:
                 await after
                 told.append("the second half is in the store")
@@ -314,7 +315,7 @@ async def test_what_was_decided_ahead_waits_until_what_came_before_it_has_been_t
     async with await ahead() as desk:
         desk.store.script.append(step)
         commands = spends(2 * posting.AHEAD)
-        outcomes = await desk.posting.submit_many(commands)
+        outcomes = await at_once(desk, commands)
         assert desk.store.keys == [command.key for command in commands]
         assert all(was_posted(outcome, command.key) for outcome, command in zip(outcomes, commands, strict=True))
         sizes = [len(batch) for batch in desk.store.batches]
@@ -337,6 +338,43 @@ async def test_where_the_store_cannot_be_used_who_waits_behind_is_refused_too():
         assert {type(answer) for answer in came} == {StorageUnavailable}
 
 
+async def test_what_one_caller_hands_in_at_once_is_not_cut_in_halves():
+    async with await ahead() as desk:
+        first, together = spends(posting.AHEAD), spends(2 * posting.AHEAD, 100)
+        asked = [*[desk.posting.submit(command) for command in first], desk.posting.submit_many(together)]
+        await answers(asked)
+        await desk.posting.submit_many(spends(2 * posting.AHEAD, 200))
+        assert [len(batch) for batch in desk.store.batches] == [3 * posting.AHEAD, 2 * posting.AHEAD]
+
+
+async def test_of_what_one_caller_hands_in_nothing_is_posted_after_he_was_told_that_nothing_was():
+    async with await ahead(max_batch=posting.AHEAD) as desk:
+        desk.store.script.append(Before(StorageUnavailable("gone")))
+        asked = [desk.posting.submit_many(spends(2 * posting.AHEAD)), desk.posting.submit(use(1, "another's"))]
+        refused, outcome = await answers(asked)
+        assert isinstance(refused, StorageUnavailable)
+        assert was_posted(outcome, "another's")
+        assert desk.store.keys == ["another's"]
+
+
+@pytest.mark.parametrize("committed", [True, False])
+async def test_what_follows_is_told_whether_the_batch_before_it_was_posted_at_once(committed: bool):
+    told: list[bool] = []
+
+    class Telling(MemoryStore):
+        async def post(self, needs: Sequence[Needs], work: Work, after: asyncio.Future[bool] | None = None) -> Writes:
+            if after is not None:
+                told.append(await after)
+            return await super().post(needs, work)
+
+    async with await ahead() as desk:
+        desk.store.__class__ = Telling
+        if not committed:
+            desk.store.script.append(Before(Conflict("busy")))
+        await at_once(desk, spends(2 * posting.AHEAD))
+    assert told == [committed]
+
+
 async def test_a_store_that_does_not_decide_ahead_gets_one_batch_at_a_time():
     async with await opened() as desk:
         desk.store.free.clear()
@@ -345,6 +383,18 @@ async def test_a_store_that_does_not_decide_ahead_gets_one_batch_at_a_time():
         desk.store.free.set()
         await answers(tasks)
         assert [len(batch) for batch in desk.store.batches] == [1, 2 * posting.AHEAD - 1]
+
+
+async def test_nothing_is_decided_ahead_of_a_batch_of_many_merchants():
+    async with await ahead() as desk:
+        desk.store.free.clear()
+        merchants = [MERCHANT, *OF_STREAMS]
+        many = [of(merchant, command) for command in spends(posting.AHEAD) for merchant in merchants]
+        task = await desk.started(desk.posting.submit_many(many))
+        await begun()
+        assert [len(batch) for batch in desk.store.batches] == [len(many)]
+        desk.store.free.set()
+        await task
 
 
 async def test_nothing_is_decided_ahead_while_batches_of_other_streams_are_in_the_store(
@@ -367,7 +417,7 @@ async def test_what_waits_for_other_streams_is_taken_along_ahead():
         desk.store.free.clear()
         half = posting.AHEAD
         mixed = [of(merchant, command) for command in spends(half) for merchant in OF_STREAMS]
-        task = await desk.started(desk.posting.submit_many(mixed))
+        task = asyncio.create_task(at_once(desk, mixed))
         await begun()
         assert [len(batch) for batch in desk.store.batches] == [half, half]
         desk.store.free.set()
@@ -375,6 +425,20 @@ async def test_what_waits_for_other_streams_is_taken_along_ahead():
         for merchant in OF_STREAMS:
             mine = [each.key for each in desk.store.transactions if each.merchant_id == merchant]
             assert mine == [command.key for command in spends(half)]
+
+
+async def test_what_waits_beside_a_batch_of_another_stream_goes_to_the_store_whole(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(posting, "LARGE_BATCH", 3 * posting.AHEAD)
+    async with await ahead(streams=2) as desk:
+        desk.store.free.clear()
+        one, other = OF_STREAMS
+        first = await desk.started(desk.posting.submit(of(one, use(1, "first"))))
+        await begun()
+        rest = asyncio.create_task(at_once(desk, [of(other, command) for command in spends(3 * posting.AHEAD)]))
+        await begun()
+        assert [len(batch) for batch in desk.store.batches] == [1, 3 * posting.AHEAD]
+        desk.store.free.set()
+        await answers([first, rest])
 
 
 # ---- streams
@@ -441,6 +505,35 @@ async def test_of_another_stream_no_more_is_taken_along_than_a_batch_holds():
         store.free.set()
         await answers([first, *tasks])
         assert [len(batch) for batch in store.batches] == [1, 2, 2]
+
+
+async def test_a_stream_that_always_fills_a_batch_leaves_room_for_the_little_of_others():
+    store = MemoryStore(streams=2)
+    async with Desk(store, max_batch=10) as desk:
+        store.free.clear()
+        one, other = OF_STREAMS
+        (first,) = await desk.hand_in(of(one, payment("P", 99)))
+        await asyncio.sleep(0)
+        many = await desk.started(desk.posting.submit_many([of(one, use(1, f"{number}")) for number in range(30)]))
+        (little,) = await desk.hand_in(of(other, payment("little", 9)))
+        store.free.set()
+        await answers([first, many, little])
+        assert "little" in store.batches[1][0]
+
+
+async def test_a_stop_ends_though_what_waited_for_a_stream_was_given_up_meanwhile():
+    store = MemoryStore(streams=2)
+    async with Desk(store, deadline_seconds=0.5) as desk:
+        store.free.clear()
+        one, other = OF_STREAMS
+        (stuck,) = await desk.hand_in(of(one, payment("P", 9)))
+        await asyncio.sleep(0)
+        (waiting,) = await desk.hand_in(of(other, payment("Q", 9)))
+        stopping = asyncio.create_task(desk.posting.drain())
+        assert isinstance((await answers([waiting]))[0], posting.DeadlineExceeded)
+        store.free.set()
+        await answers([stuck])
+        await stopping
 
 
 async def test_a_stream_that_fills_up_goes_ahead_beside_the_one_that_is_under_way():

@@ -34,7 +34,7 @@ from credit_service.storage.base import (
 LARGE_BATCH = 200
 """From so many waiting commands on, a stream posts beside the others instead of together with them."""
 AHEAD = 24
-"""From so many waiting commands on, a batch is decided while the one before it is in the store."""
+"""From so many waiting commands on, the next batch is decided while one is in the store."""
 FIRST_PAUSE_SECONDS = 0.005
 LONGEST_PAUSE_SECONDS = 0.25
 
@@ -57,12 +57,13 @@ class RefusedAt(NamedTuple):
 class _Job:
     """What one caller asked for, and the future that answers it when all of its units are decided."""
 
-    __slots__ = ("answer", "deadline", "left", "outcomes")
+    __slots__ = ("answer", "deadline", "left", "nothing_done", "outcomes")
 
     def __init__(self, answer: asyncio.Future[None], deadline: float, units: int) -> None:
         self.answer = answer
         self.deadline = deadline
         self.left = units
+        self.nothing_done = False  # the caller was told so, and nothing may be done any more
         self.outcomes: list[Sequence[Outcome] | RefusedAt | None] = [None] * units
 
     def decided(self, position: int, outcomes: Sequence[Outcome] | RefusedAt) -> None:
@@ -72,6 +73,7 @@ class _Job:
             self.answer.set_result(None)
 
     def failed(self, error: Exception) -> None:
+        self.nothing_done = isinstance(error, StorageUnavailable)
         if not self.answer.done():
             self.answer.set_exception(error)
 
@@ -239,14 +241,15 @@ class Posting:
 
         Those who wait for their answers before they ask again are then two halves, of which one is always in the store.
         """
-        loop = asyncio.get_running_loop()
-        waiting = sum([len(other.queue) for other in self._joined(stream)])
-        halves = self._store.decides_ahead and 2 * AHEAD <= waiting <= self._max_batch
-        batch = self._gather(self._joined(stream), (waiting + 1) // 2 if halves else self._max_batch)
-        if (following := self._gather_ahead(stream, batch)) is None:
+        batch = self._gather(self._joined(stream))
+        following = self._gather_ahead(stream, batch)
+        if following is None:
+            batch, following = self._halves(batch)
+        if following is None:
             await self._post(batch.units)
-            self._release(batch, stream)
+            self._release(batch)
             return
+        loop = asyncio.get_running_loop()
         over = loop.create_future()
         posting = loop.create_task(self._post(batch.units, over=over))
         while following is not None:
@@ -254,18 +257,18 @@ class Posting:
             posting = loop.create_task(self._post(following.units, after=after, over=over))
             await before
             if not after.done():
-                after.set_result(None)
-            self._release(batch, stream)
+                after.set_result(False)
+            self._release(batch)
             batch, following = following, self._gather_ahead(stream, following)
         await posting
-        self._release(batch, stream)
+        self._release(batch)
 
-    def _release(self, batch: _Batch, stream: _Stream) -> None:
+    def _release(self, batch: _Batch) -> None:
         for taken in batch.streams:
             taken.batches -= 1
-        for other in self._streams:
-            if other is not stream and other.queue:
-                other.may_go.set()
+        for stream in self._streams:
+            if stream.queue or self._draining:
+                stream.may_go.set()
 
     def _give_up(self, stream: _Stream) -> None:
         """Answer those whose deadline passed in the queue, also while the store does not answer.
@@ -279,40 +282,31 @@ class Posting:
             self._queued -= len(unit.commands)
             unit.job.failed(DeadlineExceeded())
         stream.watch = None
+        stream.may_go.set()
         if queue:
             stream.watch = asyncio.get_running_loop().call_at(queue[0].job.deadline, self._give_up, stream)
 
     def _joined(self, stream: _Stream, behind: Sequence[_Stream] = ()) -> list[_Stream]:
         """Of which streams a batch is made: of this one, and of those where too little waits for one of their own.
 
-        Two small batches at once cost more than one after the other: each waits for the database as long. `behind`: the
-        streams of the batch that it follows.
+        Two small batches at once cost more than one after the other: each waits for the database as long. They come
+        first, or a stream that always fills a batch would leave them none. `behind`: those of the batch it follows.
         """
-        return [stream] + [
+        small = [
             other
             for other in self._streams
             if other is not stream and len(other.queue) < LARGE_BATCH and (not other.batches or other in behind)
         ]
+        return [*small, stream]
 
-    def _gather_ahead(self, stream: _Stream, before: _Batch) -> _Batch | None:
-        """What is decided while a batch is in the store; None where little waits, or others keep the processor busy."""
-        if not self._store.decides_ahead:
-            return None
-        if any(other.batches for other in self._streams if other not in before.streams):
-            return None
-        joined = self._joined(stream, before.streams)
-        if sum([len(other.queue) for other in joined]) < AHEAD:
-            return None
-        return self._gather(joined, self._max_batch)
-
-    def _gather(self, streams: Sequence[_Stream], most: int) -> _Batch:
-        """Everything that waits for these streams, up to so many commands."""
+    def _gather(self, streams: Iterable[_Stream]) -> _Batch:
+        """Everything that waits for these streams, up to the size of a batch."""
         batch = _Batch([], [])
         size = 0
         for stream in streams:
             queue = stream.queue
             before = len(batch.units)
-            while queue and (not batch.units or size + len(queue[0].commands) <= most):
+            while queue and (not batch.units or size + len(queue[0].commands) <= self._max_batch):
                 unit = queue.popleft()
                 size += len(unit.commands)
                 batch.units.append(unit)
@@ -322,26 +316,55 @@ class Posting:
         self._queued -= size
         return batch
 
+    def _gather_ahead(self, stream: _Stream, before: _Batch) -> _Batch | None:
+        """What is decided while a batch is in the store, where enough waits for it."""
+        joined = self._joined(stream, before.streams)
+        if sum([len(other.queue) for other in joined]) < AHEAD or not self._is_decided_beside(before):
+            return None
+        return self._gather(joined)
+
+    def _is_decided_beside(self, batch: _Batch) -> bool:
+        """Whether the next batch is decided while this one is in the store, and others do not keep us busy anyway."""
+        if not self._store.ahead or any(other.batches for other in self._streams if other not in batch.streams):
+            return False
+        return len({unit.commands[0].merchant_id.int for unit in batch.units}) <= self._store.ahead
+
+    def _halves(self, batch: _Batch) -> tuple[_Batch, _Batch | None]:
+        """A batch as two, where that is worth it; whatever one caller asked for at once stays together."""
+        units = batch.units
+        middle = (len(units) + 1) // 2
+        while middle < len(units) and units[middle].job is units[middle - 1].job:
+            middle += 1
+        if len(units) - middle < AHEAD or not self._is_decided_beside(batch):
+            return batch, None
+        for stream in batch.streams:
+            stream.batches += 1
+        return batch._replace(units=units[:middle]), batch._replace(units=units[middle:])
+
     async def _post(
         self,
         units: list[_Unit],
         lost: _Lost | None = None,
         *,
-        after: asyncio.Future[None] | None = None,
-        over: asyncio.Future[None] | None = None,
+        after: asyncio.Future[bool] | None = None,
+        over: asyncio.Future[bool] | None = None,
     ) -> None:
         """Post a batch, again after a conflict or a lost answer, within the deadlines of those who wait for it.
 
         `lost` is what was decided by attempts whose answer was lost, if there were any. `after` is done when the batch
-        before it is over, `over` as soon as this one is posted, before its callers are answered.
+        before it is over, and says whether that was posted at once; so does `over` of this one, before its callers are
+        answered.
         """
         pause = FIRST_PAUSE_SECONDS
+        at_once = True
         while units:
             decided: _Decided = []
 
             def work(loaded: Loaded, units: list[_Unit] = units, decided: _Decided = decided) -> Writes:
                 writes = Writes()
-                decided[:] = [_decide_unit(unit, loaded, self._policy, writes) for unit in units]
+                decided[:] = [
+                    () if unit.job.nothing_done else _decide_unit(unit, loaded, self._policy, writes) for unit in units
+                ]
                 return writes
 
             late = _Late(units)
@@ -350,8 +373,8 @@ class Posting:
                     writes = await self._store.post([need for unit in units for need in unit.needs], work, after)
                 finally:
                     late.cancel()
-                    after = None
             except (Conflict, OutcomeUnknown) as error:
+                after, at_once = None, False
                 if isinstance(error, OutcomeUnknown):
                     lost = (lost or {}) | _posted(units, decided)
                 await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
@@ -370,8 +393,8 @@ class Posting:
                 await self._post(units[half:], lost)
                 return
             else:
-                if over is not None:
-                    over.set_result(None)
+                if over is not None and not over.done():
+                    over.set_result(at_once)
                 if lost:
                     decided, recovered = _as_first_posted(units, decided, lost)
                     self._tell(self._on_committed, recovered)

@@ -106,17 +106,24 @@ async def opened(url: str, **more: Any) -> AsyncIterator[Told]:
 
 async def tell(store: PostgresStore, *told: Command, deadline_seconds: float = 5) -> Outcome:
     """Post commands as the service does; the outcome of the last."""
-    return (await tell_all(store, *told, deadline_seconds=deadline_seconds))[-1]
+    async with at_work(store, deadline_seconds) as posting:
+        return (await posting.submit_many(told))[-1]
 
 
-async def tell_all(store: PostgresStore, *told: Command, deadline_seconds: float = 5) -> list[Outcome]:
-    """Post commands as the service does."""
-    at_work = Posting(store, Policy(), deadline_seconds=deadline_seconds)
-    at_work.start()
+async def tell_apart(store: PostgresStore, *told: Command) -> list[Outcome]:
+    """Post commands as the service does, each of another caller."""
+    async with at_work(store, 5) as posting:
+        return await asyncio.gather(*map(posting.submit, told))
+
+
+@asynccontextmanager
+async def at_work(store: PostgresStore, deadline_seconds: float) -> AsyncIterator[Posting]:
+    posting = Posting(store, Policy(), deadline_seconds=deadline_seconds)
+    posting.start()
     try:
-        return await at_work.submit_many(told)
+        yield posting
     finally:
-        await at_work.drain()
+        await posting.drain()
 
 
 async def asked(url: str, *statements: str) -> None:
@@ -166,7 +173,9 @@ async def test_a_connection_that_is_cut_is_made_again_and_the_posting_posted_onc
         assert (await store.held([MERCHANT], 0))[MERCHANT].account.balance == 98
 
 
-@pytest.mark.parametrize(("way", "where"), [(way, where) for way, places in WAYS.items() for where in places])
+@pytest.mark.parametrize(
+    ("way", "where"), [(way, where) for way, places in WAYS.items() for where in places if where != "idle"]
+)
 async def test_what_is_decided_behind_a_posting_whose_connection_is_cut_is_posted_after_it_once(
     proxy: Proxy, way: str, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +184,7 @@ async def test_what_is_decided_behind_a_posting_whose_connection_is_cut_is_poste
     async with opened(proxy.url) as store:
         store.way = way
         sprung = cut(proxy)
-        first, second = await tell_all(store, use(1, KEY), use(1, "second"))
+        first, second = await tell_apart(store, use(1, KEY), use(1, "second"))
         assert sprung is None or sprung.is_set()
         assert isinstance(first, Posted)
         assert isinstance(second, Posted)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import count, groupby
 from operator import itemgetter
@@ -480,6 +480,17 @@ async def books_are_right(engine: PostgresEngine, store: PostgresStore) -> None:
         assert ids == list(range(1, len(ids) + 1))
 
 
+async def tell_apart(store: Store, *told: Any) -> Sequence[Any]:
+    """Post commands as the service does, each of another caller; what came of them."""
+    at_work = Posting(store, Policy())
+    at_work.start()
+    try:
+        outcomes: Sequence[Any] = await asyncio.gather(*map(at_work.submit, told), return_exceptions=True)
+        return outcomes
+    finally:
+        await at_work.drain()
+
+
 @pytest.fixture
 def in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two commands that wait are two batches already, the second decided ahead."""
@@ -497,7 +508,7 @@ async def test_a_posting_is_decided_on_what_the_one_before_it_will_leave_while_t
         await tell(store, *[of(one, payment("P", 100)) for one in (MERCHANT, SAME_LANE)])
         store.loads = store.decisions = 0
         async with lane_locked(engine) as somebody_waits:
-            told = asyncio.create_task(tell(store, use(1, "first"), of(second, use(1, "second"))))
+            told = asyncio.create_task(tell_apart(store, use(1, "first"), of(second, use(1, "second"))))
             await somebody_waits()
             assert store.decisions == 2
         assert [type(outcome) for outcome in await told] == [Posted, Posted]
@@ -518,7 +529,7 @@ async def test_what_was_decided_ahead_on_what_came_to_nothing_is_decided_anew(
     try:
         await tell(store, payment("P", 100), of(SAME_LANE, payment("Q", 100)))
         await tell(other, *others)
-        first, last = await tell(store, use(3, "mine"), of(second, use(4, "second")))
+        first, last = await tell_apart(store, use(3, "mine"), of(second, use(4, "second")))
         assert isinstance(first, Replayed if others[0].key == "mine" else Posted)
         assert isinstance(last, Posted)
         await books_are_right(engine, store)
@@ -527,26 +538,55 @@ async def test_what_was_decided_ahead_on_what_came_to_nothing_is_decided_anew(
         await other.close()
 
 
+async def test_a_lane_whose_last_event_is_another_than_is_remembered_gets_no_gap(engine: PostgresEngine):
+    await (await engine.fresh()).close()
+    store = Interrupted(engine.url, timeout_seconds=20)
+    lane = lane_of(MERCHANT)
+    try:
+        await tell(store, payment("P", 100))
+        store._last[lane] = store._last[lane]._replace(id=9)
+        assert isinstance((await tell(store, use(1)))[0], Posted)
+        await books_are_right(engine, store)
+    finally:
+        await store.close()
+
+
+@pytest.mark.usefixtures("in_halves")
+async def test_what_was_decided_ahead_is_decided_anew_where_what_came_before_it_took_long(engine: PostgresEngine):
+    class Slow(Interrupted):
+        async def _write_unless_changed(self, *arguments: Any) -> Any:
+            written = await super()._write_unless_changed(*arguments)
+            await asyncio.sleep(sql.LAG_MICROS / 1e6)
+            return written
+
+    await (await engine.fresh()).close()
+    store = Slow(engine.url, timeout_seconds=20)
+    try:
+        await tell(store, payment("P", 100))
+        store.decisions = 0
+        assert [type(one) for one in await tell_apart(store, use(1, "a"), use(1, "b"))] == [Posted, Posted]
+        assert (store.decisions, _wary(store)) == (3, []), "the second twice, and nobody else is to blame"
+        await books_are_right(engine, store)
+    finally:
+        await store.close()
+
+
 @pytest.mark.usefixtures("in_halves")
 async def test_what_follows_a_command_that_breaks_a_law_of_the_database_leaves_no_gap_among_the_events(
     engine: PostgresEngine,
 ):
     await (await engine.fresh()).close()
     store = Interrupted(engine.url, timeout_seconds=20)
-    at_work = Posting(store, Policy())
     beneath = await engine.beneath()
     await beneath.execute("ALTER TABLE transactions ADD CONSTRAINT lawful CHECK (key <> 'unlawful')")
     try:
         await tell(store, *[of(one, payment("P", 100)) for one in (MERCHANT, SAME_LANE)])
-        at_work.start()
-        told = [use(1, "unlawful"), of(SAME_LANE, use(2, "lawful"))]
-        broken, outcome = await asyncio.gather(*map(at_work.submit, told), return_exceptions=True)
+        broken, outcome = await tell_apart(store, use(1, "unlawful"), of(SAME_LANE, use(2, "lawful")))
         assert isinstance(broken, BadRow)
         assert isinstance(outcome, Posted)
         await books_are_right(engine, store)
     finally:
         await beneath.execute("ALTER TABLE transactions DROP CONSTRAINT lawful")
-        await at_work.drain()
         await store.close()
 
 
@@ -566,19 +606,14 @@ async def test_what_the_ledger_cannot_decide_ahead_is_told_in_its_turn(
 
     ledger_decides = ledger.decide
     monkeypatch.setattr(posting, "decide", decide)
-    at_work = Posting(store, Policy())
     try:
         await tell(store, payment("P", 100))
-        at_work.start()
-        first, second = await asyncio.gather(
-            *[at_work.submit(use(1, key)) for key in ("first", "broken")], return_exceptions=True
-        )
+        first, second = await tell_apart(store, use(1, "first"), use(1, "broken"))
         assert isinstance(first, Posted)
         assert isinstance(second, RuntimeError)
         assert decided.count("broken") > 1
         await books_are_right(engine, store)
     finally:
-        await at_work.drain()
         await store.close()
 
 

@@ -377,23 +377,23 @@ class Kept(NamedTuple):
 class Store(Protocol):
     """A database that holds the ledger. Reads never wait for postings.
 
-    `lanes`: into how many the outbox is divided. `streams`: how many postings it takes at once. `decides_ahead`:
-    whether it decides the next of a stream while one is under way.
+    `lanes`: into how many the outbox is divided. `streams`: how many postings it takes at once. `ahead`: of how many
+    merchants a posting may be for the next to be decided while it is under way; 0: none is.
     """
 
     lanes: int
     streams: int
-    decides_ahead: bool
+    ahead: int
 
     def stream_of(self, merchant_id: UUID) -> int:
         """In which stream a merchant's postings go, so that each keeps its order: 0 to `streams` - 1."""
         ...
 
-    async def post(self, needs: Sequence[Needs], work: Work, after: Future[None] | None = None) -> Writes:
+    async def post(self, needs: Sequence[Needs], work: Work, after: Future[bool] | None = None) -> Writes:
         """Load, `work`, write and commit; what is written rests on what is the truth at the commit, whoever else posts.
 
-        `after`: done when what was handed over before is over. Until then nothing is written, but it may be decided on
-        what that decided, and anew where that came to nothing.
+        `after`: done when what was handed over before is over, and says whether it was posted at once. Until then
+        nothing is written, but it may be decided on what that decided; where it was not, it is decided anew.
 
         Raises Conflict or StorageUnavailable (nothing was done), OutcomeUnknown, BadRow; what `work` raises passes
         through, with nothing done.

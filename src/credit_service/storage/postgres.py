@@ -79,7 +79,7 @@ _CLOCK_ANSWER_SECONDS = 0.05
 _FEW: Final = 4
 """Up to so many merchants are loaded by one statement, which is slower for each and waits once."""
 _SMALL: Final = 100
-"""Up to so many accounts are posted to without a lock beforehand; for more, several messages cost less than one."""
+"""Up to so many accounts are posted to without a lock, in one message; for more, several messages cost less."""
 _WARY: Final = 100
 """So many postings of a stream lock first, after one whose account was changed by somebody else meanwhile."""
 _COPIED: Final = 50
@@ -153,7 +153,6 @@ class PostgresStore(Webhooks):
     """
 
     lanes = LANES
-    decides_ahead = True
 
     def __init__(
         self,
@@ -168,6 +167,7 @@ class PostgresStore(Webhooks):
     ) -> None:
         self.name = name_of(url)
         self.streams = streams
+        self.ahead = 0 if pooled else _SMALL
         self._timeout = timeout_seconds
         self._clock = clock
         self._draw_number = draw_number
@@ -198,15 +198,12 @@ class PostgresStore(Webhooks):
 
     # ---- postings
 
-    async def post(self, needs: Sequence[Needs], work: Work, after: "asyncio.Future[None] | None" = None) -> Writes:
+    async def post(self, needs: Sequence[Needs], work: Work, after: "asyncio.Future[bool] | None" = None) -> Writes:
         """See `base.Store.post`."""
         line = self._lines[self.stream_of(needs[0].merchant_id) if needs else 0]
         with self._decided_ahead(line, needs, work, after) or nullcontext() as ahead:
-            if after is not None:
-                await after
-            if ahead is not None and not ahead.rests_on_what_is_committed():
+            if after is not None and not await after and ahead is not None:
                 ahead.lost()
-                ahead = None
             line.busy = True
             try:
                 return await self._post(line, needs, work, ahead)
@@ -216,6 +213,9 @@ class PostgresStore(Webhooks):
     async def _post(self, line: "_Line", needs: Sequence[Needs], work: Work, ahead: "_Decided | None") -> Writes:
         async with line.taken() as connection:
             with translated(self.name):
+                if ahead is not None and not (ahead.may_be_written() and self._is_recent(ahead)):
+                    ahead.lost()
+                    ahead = None
                 if self._may_go_unlocked(line, len(needs) if ahead is None else len(ahead.loading.accounts)):
                     if (writes := await self._post_unlocked(line, connection, needs, work, ahead)) is not None:
                         return writes
@@ -234,7 +234,7 @@ class PostgresStore(Webhooks):
         return decided.writes
 
     def _decided_ahead(
-        self, line: "_Line", needs: Sequence[Needs], work: Work, after: "asyncio.Future[None] | None"
+        self, line: "_Line", needs: Sequence[Needs], work: Work, after: "asyncio.Future[bool] | None"
     ) -> "_Decided | None":
         """Decide on what is remembered, also while that is under way; None where something must be known before."""
         if line.wary or (after is not None and any(one.busy for one in self._lines)):
@@ -258,16 +258,20 @@ class PostgresStore(Webhooks):
     def _decided(self, loading: Loading, now: int, last: "Mapping[int, _Last]", work: Work) -> "_Decided":
         """Decide, and remember it from now on, so that what follows can be decided before it is committed."""
         writes = work(loading.loaded(now))
-        after = {lane: id_ for lane, (id_, _) in last.items()}
+        before = {lane: id_ for lane, (id_, _) in last.items()}
+        after = dict(before)
         parts = [part for part in _parts(writes, loading.granted, after) if part[2]]
         decided = _Decided(loading, now, last, writes, parts)
-        if parts:
-            self._remembered.keep(loading.records.items(), writes.accounts, decided.commit)
-            self._last.update({lane: _Last(id_, decided.commit) for lane, id_ in after.items()})
+        self._remembered.keep(loading.records.items(), writes.accounts, decided.commit)
+        self._last.update({lane: _Last(id_, decided.commit) for lane, id_ in after.items() if id_ != before.get(lane)})
         return decided
 
+    def _is_recent(self, decided: "_Decided") -> bool:
+        """Whether what was decided will not be too old when the server has it (`sql.LAG_MICROS`)."""
+        return abs(self._reckoned() - decided.now) < sql.LAG_MICROS // 2
+
     def _may_go_unlocked(self, line: "_Line", accounts: int) -> bool:
-        """Whether a posting is of few accounts, and nobody else has lately posted to those of its stream."""
+        """Whether a posting of at most so many accounts is small, and nobody else has lately posted to its stream's."""
         if line.wary:
             line.wary -= 1
             return False
@@ -314,6 +318,8 @@ class PostgresStore(Webhooks):
     async def _write_decided(self, line: "_Line", connection: Connection, decided: "_Decided") -> Writes | None:
         """Write in one message, and only where nothing has changed; None: nothing was done."""
         loading, writes, commits = decided.loading, decided.writes, decided.loading.commits
+        if not decided.may_be_written():
+            return None
         if not decided.parts:
             return None if loading.unseen else writes
         if writes.unparked:  # what is parked again under its key is not for one statement
@@ -330,6 +336,8 @@ class PostgresStore(Webhooks):
         except (asyncpg.IntegrityConstraintViolationError, asyncpg.DivisionByZeroError):
             line.wary = _WARY  # somebody else's event or account, or a law
             return None
+        finally:
+            line.busy = True
         if version is None:
             line.wary = 0 if used else _WARY
             return None
@@ -447,8 +455,9 @@ class PostgresStore(Webhooks):
             else:
                 rest.append((table, how, some))
         parts, values = _statement(rest)
-        version = await connection.fetchval(sql.write(parts), *values) if parts else None
-        return bool(decided.parts or unparked), version
+        if not (decided.parts or unparked):
+            return False, None
+        return True, await connection.fetchval(sql.write(parts), *values)
 
     # ---- reads
 
@@ -644,10 +653,10 @@ class _Decided:
         """The last event of each of its lanes, ascending, before it."""
         return [last.id for last in self.before.values()]
 
-    def rests_on_what_is_committed(self) -> bool:
-        """Whether everything was committed on which it was decided."""
+    def may_be_written(self) -> bool:
+        """Whether it is not lost, and all that it was decided on is known to be committed."""
         commits = {*self.loading.commits.values(), *[last.commit for last in self.before.values()]}
-        return all(commit.version is not None for commit in commits)
+        return not self.commit.lost and all(commit.version is not None for commit in commits)
 
     def lost(self) -> None:
         """It will not be committed: nothing may rest on it."""

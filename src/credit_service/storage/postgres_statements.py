@@ -122,11 +122,13 @@ def load(sources: bool, trials: bool) -> str:
     return f"SELECT {_state('$2')}, {', '.join([found.get(name, 'NULL') for name in LOADED])}"
 
 
+_LAST: Final = "(SELECT coalesce(max(id), 0) FROM events WHERE lane = wanted.lane)"
+
+
 def _state(lanes: str) -> str:
     """The time, and the last event of each of the lanes."""
-    last = "(SELECT coalesce(max(id), 0) FROM events WHERE lane = wanted.lane)"
     wanted = f"unnest({lanes}::bigint[]) WITH ORDINALITY wanted(lane, place)"
-    return f"{CLOCK}, (SELECT array_agg({last} ORDER BY place) FROM {wanted})"
+    return f"{CLOCK}, (SELECT array_agg({_LAST} ORDER BY place) FROM {wanted})"
 
 
 STATE: Final = f"SELECT {_state('$1')}"
@@ -197,7 +199,7 @@ def write(parts: tuple[Part, ...]) -> str:
     """
     number = count(1)
     texts = [f"part_{index} AS ({_part(part, number)})" for index, part in enumerate(parts)]
-    return f"WITH {', '.join(texts)} SELECT {_VERSION}"
+    return f"WITH {', '.join(texts)} SELECT {_VERSION}" if texts else f"SELECT {_VERSION}"
 
 
 @lru_cache(maxsize=256)
@@ -214,9 +216,6 @@ def write_unless_changed(parts: tuple[Part, ...]) -> str:
     number = count(1)
     texts = [_part(part, number, only="(SELECT ready FROM locked)") for part in parts]
     lanes, last, decided_at, *known = (next(number) for _ in range(8))
-    newer = _LOOK_UP.format(
-        what="", table="events", where="events.lane = known.lane AND id > known.last LIMIT 1", name="found"
-    )
     updates = [f"(SELECT count(*) FROM part_{index})" for index, part in enumerate(parts) if part.how == CHECKED]
     written = f"1 / ({' + '.join(updates)} = ${next(number)})::integer" if updates else "1"
     version = f"CASE WHEN {written} = 1 THEN {_VERSION} END"
@@ -225,7 +224,9 @@ WITH found AS MATERIALIZED (
     SELECT {_as_known(*known)}
 ), fits AS MATERIALIZED (
     SELECT FROM found WHERE same AND NOT used
-    AND NOT EXISTS (SELECT FROM unnest(${lanes}::integer[], ${last}::bigint[]) known(lane, last) {newer})
+    AND NOT EXISTS (
+        SELECT FROM unnest(${lanes}::integer[], ${last}::bigint[]) wanted(lane, last) WHERE last <> {_LAST}
+    )
 ), locked AS MATERIALIZED (
     SELECT count(pg_advisory_xact_lock({LOCKS}, lane)) > 0
         AND coalesce(abs({CLOCK} - ${decided_at}::bigint) < {LAG_MICROS}, true) AS ready

@@ -24,7 +24,7 @@ _GRANTS: Final = 50
 class Commit:
     """What became of one posting: `version` is that of the rows it wrote, once they are committed.
 
-    `lost`: it is not known to be committed, and will not be; nothing may rest on it.
+    `lost`: that is not known, and never will be; nothing may rest on it.
     """
 
     __slots__ = ("lost", "version")

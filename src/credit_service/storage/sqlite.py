@@ -93,7 +93,7 @@ class SQLiteStore(Webhooks):
 
     lanes = 1
     streams = 1
-    decides_ahead = False
+    ahead = 0
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class SQLiteStore(Webhooks):
 
     # ---- postings
 
-    async def post(self, needs: Sequence[Needs], work: Work, after: asyncio.Future[None] | None = None) -> Writes:
+    async def post(self, needs: Sequence[Needs], work: Work, after: asyncio.Future[bool] | None = None) -> Writes:
         """See `base.Store.post`."""
         if after is not None:
             await after
