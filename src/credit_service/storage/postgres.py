@@ -1,12 +1,12 @@
 """The ledger in PostgreSQL, for any number of processes and hosts.
 
 A merchant has a lane, which is locked until whatever is written for it is committed: so the events of a lane commit in
-the order of their numbers. A large posting locks its lanes, loads, decides, writes and commits, in a few messages to
-the server, however large it is. A small one is decided without a lock, on what was loaded or on what this process
-remembers of its own last postings, and written by one statement on the condition that nothing has changed: the truth is
-always in the database. What this process remembers may be under way itself: so the next posting is decided while the
-server has the one before it. The statements stand in `postgres_statements`, the reasons in docs/decisions/0009, 0026
-and 0029.
+the order of their numbers. A posting is decided without a lock, on what this process remembers of its own last ones or
+on what was loaded, and written by one statement on the condition that nothing has changed: the truth is always in the
+database. Where much must be loaded, or another process was faster, it locks its lanes, loads, decides, writes and
+commits, in a few messages to the server, however large it is. What this process remembers may be under way itself: so
+the next posting is decided while the server has the one before it. The statements stand in `postgres_statements`, the
+reasons in docs/decisions/0009, 0026 and 0029.
 """
 
 import asyncio
@@ -78,8 +78,10 @@ _CLOCK_ANSWER_SECONDS = 0.05
 """For how long an answer may have been under way that tells the database's clock."""
 _FEW: Final = 4
 """Up to so many merchants are loaded by one statement, which is slower for each and waits once."""
-_SMALL: Final = 100
-"""Up to so many accounts are posted to without a lock, in one message; for more, several messages cost less."""
+_MANY: Final = 1_000
+"""Up to so many accounts are posted to without a lock, in one message. What it costs in vain grows with them."""
+_AHEAD: Final = 100
+"""After a posting of up to so many accounts the next is decided meanwhile; of more, others go beside it anyway."""
 _WARY: Final = 100
 """So many postings of a stream lock first, after one whose account was changed by somebody else meanwhile."""
 _COPIED: Final = 50
@@ -167,7 +169,7 @@ class PostgresStore(Webhooks):
     ) -> None:
         self.name = name_of(url)
         self.streams = streams
-        self.ahead = 0 if pooled else _SMALL
+        self.ahead = 0 if pooled else _AHEAD
         self._timeout = timeout_seconds
         self._clock = clock
         self._draw_number = draw_number
@@ -216,7 +218,7 @@ class PostgresStore(Webhooks):
                 if ahead is not None and not (ahead.may_be_written() and self._is_recent(ahead)):
                     ahead.lost()
                     ahead = None
-                if self._may_go_unlocked(line, len(needs) if ahead is None else len(ahead.loading.accounts)):
+                elif self._may_go_unlocked(line, len(needs) if ahead is None else len(ahead.loading.accounts)):
                     if (writes := await self._post_unlocked(line, connection, needs, work, ahead)) is not None:
                         return writes
                     ahead = None
@@ -268,7 +270,7 @@ class PostgresStore(Webhooks):
 
     def _is_recent(self, decided: "_Decided") -> bool:
         """Whether what was decided will not be too old when the server has it (`sql.LAG_MICROS`)."""
-        return abs(self._reckoned() - decided.now) < sql.LAG_MICROS // 2
+        return abs(self._reckoned() - decided.now) < sql.LAG_MICROS * 3 // 4
 
     def _may_go_unlocked(self, line: "_Line", accounts: int) -> bool:
         """Whether a posting of at most so many accounts is small, and nobody else has lately posted to its stream's."""
@@ -276,7 +278,7 @@ class PostgresStore(Webhooks):
             line.wary -= 1
             return False
         # Behind a pooler there is no transaction to which the settings of a posting could be confined.
-        return not self._local and 0 < accounts <= _SMALL
+        return not self._local and 0 < accounts <= _MANY
 
     async def _post_unlocked(
         self, line: "_Line", connection: Connection, needs: Sequence[Needs], work: Work, ahead: "_Decided | None"
@@ -338,10 +340,11 @@ class PostgresStore(Webhooks):
             return None
         finally:
             line.busy = True
-        if version is None:
-            line.wary = 0 if used else _WARY
-            return None
         self._reckon(now, asked_at)
+        if version is None:
+            is_late = decided_at is not None and abs(now - decided_at) >= sql.LAG_MICROS
+            line.wary = 0 if used or is_late else _WARY
+            return None
         decided.commit.version = version
         return writes
 
