@@ -78,7 +78,7 @@ class _Watch:
         store: Any = ledger.store
         self._store = store
         self._line = self._store._lines[0]
-        self._explain = explain
+        self.explains = explain
         self._ours: dict[str, float] = defaultdict(float)  # seconds of our processor
         self._wait: dict[str, float] = defaultdict(float)  # seconds that it had nothing to do
         self.explained: dict[str, float] = {}  # milliseconds
@@ -146,7 +146,7 @@ class _Watch:
 
     async def explain(self, connection: Any, statement: str, values: Sequence[Any]) -> bool:
         """Have a statement explained, which carries it out; false where nobody wants to know."""
-        if not self._explain or not values:
+        if not self.explains or not values:
             return False
         (found,) = json.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", *values))
         parts = [part for part in found["Plan"].get("Plans", ()) if "Operation" in part]
@@ -191,7 +191,11 @@ class _Connection:
         return await self._watch.message(statement, lambda: self._connection.fetch(statement, *values))
 
     async def fetchrow(self, statement: str, *values: Any) -> Any:
-        await self._watch.explain(self._connection, statement, values)
+        if self._watch.explains:
+            explaining = self._connection.transaction()
+            await explaining.start()
+            await self._watch.explain(self._connection, statement, values)
+            await explaining.rollback()  # or what is written would be written twice
         return await self._watch.message(statement, lambda: self._connection.fetchrow(statement, *values))
 
     async def copy_records_to_table(self, table: str, **what: Any) -> Any:
