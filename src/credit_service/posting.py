@@ -57,13 +57,13 @@ class RefusedAt(NamedTuple):
 class _Job:
     """What one caller asked for, and the future that answers it when all of its units are decided."""
 
-    __slots__ = ("answer", "deadline", "left", "nothing_done", "outcomes")
+    __slots__ = ("answer", "deadline", "given_up", "left", "outcomes")
 
     def __init__(self, answer: asyncio.Future[None], deadline: float, units: int) -> None:
         self.answer = answer
         self.deadline = deadline
         self.left = units
-        self.nothing_done = False  # the caller was told so, and nothing may be done any more
+        self.given_up = False  # the database failed an item, so those behind it may not be posted without it
         self.outcomes: list[Sequence[Outcome] | RefusedAt | None] = [None] * units
 
     def decided(self, position: int, outcomes: Sequence[Outcome] | RefusedAt) -> None:
@@ -73,7 +73,6 @@ class _Job:
             self.answer.set_result(None)
 
     def failed(self, error: Exception) -> None:
-        self.nothing_done = isinstance(error, StorageUnavailable)
         if not self.answer.done():
             self.answer.set_exception(error)
 
@@ -251,17 +250,23 @@ class Posting:
             return
         loop = asyncio.get_running_loop()
         over = loop.create_future()
-        posting = loop.create_task(self._post(batch.units, over=over))
+        posting = loop.create_task(self._post_ahead(batch, None, over))
         while following is not None:
             before, after, over = posting, over, loop.create_future()
-            posting = loop.create_task(self._post(following.units, after=after, over=over))
+            posting = loop.create_task(self._post_ahead(following, after, over))
             await before
-            if not after.done():
-                after.set_result(False)
             self._release(batch)
             batch, following = following, self._gather_ahead(stream, following)
         await posting
         self._release(batch)
+
+    async def _post_ahead(self, batch: _Batch, after: asyncio.Future[bool] | None, over: asyncio.Future[bool]) -> None:
+        """Post a batch that another follows; `over` is done at its end, if it is not before."""
+        try:
+            await self._post(batch.units, after=after, over=over)
+        finally:
+            if not over.done():
+                over.set_result(False)
 
     def _release(self, batch: _Batch) -> None:
         for taken in batch.streams:
@@ -363,7 +368,7 @@ class Posting:
             def work(loaded: Loaded, units: list[_Unit] = units, decided: _Decided = decided) -> Writes:
                 writes = Writes()
                 decided[:] = [
-                    () if unit.job.nothing_done else _decide_unit(unit, loaded, self._policy, writes) for unit in units
+                    () if unit.job.given_up else _decide_unit(unit, loaded, self._policy, writes) for unit in units
                 ]
                 return writes
 
@@ -379,9 +384,11 @@ class Posting:
                     lost = (lost or {}) | _posted(units, decided)
                 await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
-                units = _in_time(units, StorageUnavailable(str(error)) if lost is None else OutcomeUnknown(str(error)))
+                failure = StorageUnavailable(str(error)) if lost is None else OutcomeUnknown(str(error))
+                units = _in_time(units, failure, for_good=True)
             except StorageUnavailable as error:
                 for unit in units:
+                    unit.job.given_up = True
                     unit.job.failed(error if lost is None else OutcomeUnknown(str(error)))
                 return
             except Exception as error:  # a command that breaks a law of the database, or of ours
@@ -409,8 +416,9 @@ class Posting:
         outcomes: list[Outcome] = []
         seconds: list[float] = []
         for unit, came in zip(units, decided, strict=True):
-            outcomes += [came.refused] if isinstance(came, RefusedAt) else came
-            seconds.append(arrived - unit.job.deadline)
+            if came:  # it was not given up
+                outcomes += [came.refused] if isinstance(came, RefusedAt) else came
+                seconds.append(arrived - unit.job.deadline)
         self._on_measured(outcomes, seconds)
 
     def _tell(self, told: Callable[..., None], *what: object) -> None:
@@ -441,11 +449,12 @@ class _Late:
         self._timer.cancel()
 
 
-def _in_time(units: list[_Unit], late: Exception) -> list[_Unit]:
-    """Those units whose caller still waits; the others fail with `late`."""
+def _in_time(units: list[_Unit], late: Exception, *, for_good: bool = False) -> list[_Unit]:
+    """Those units whose caller still waits; the others fail with `late`, `for_good` where they are not tried again."""
     now = asyncio.get_running_loop().time()
     for unit in units:
         if unit.job.deadline <= now:
+            unit.job.given_up |= for_good
             unit.job.failed(late)
     return [unit for unit in units if unit.job.deadline > now]
 

@@ -679,7 +679,7 @@ async def test_the_time_of_what_is_remembered_is_the_databases(engine: PostgresE
                 store._read_at_time += 3600
             case "suspended":
                 store._read_at_time -= 3600
-        store._ahead += 10**12
+        store._clock_offset += 10**12
         await tell(store, use(1))
         assert store.loads == 1
         ((_, last),) = await store.transactions(TransactionQuery(), None, 1)

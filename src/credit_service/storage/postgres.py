@@ -188,7 +188,7 @@ class PostgresStore(Webhooks):
         door = _Door(self.name, timeout_seconds)
         self._lines = [_Line(partial(door.connected, connect)) for _ in range(streams)]
         self._readers = _Readers(self.name, partial(door.connected, self._connect), pool_size)
-        self._ahead = 0  # of the database's clock, against this process's
+        self._clock_offset = 0  # of the database's clock, against this process's
         self._read_at = float("-inf")  # when the database's clock was, by a clock that cannot be set
         self._read_at_time = float("-inf")  # and by the one that it is reckoned from
         self._remembered = Remembered()
@@ -218,7 +218,7 @@ class PostgresStore(Webhooks):
                 if ahead is not None and not (ahead.may_be_written() and self._is_recent(ahead)):
                     ahead.lost()
                     ahead = None
-                elif self._may_go_unlocked(line, len(needs) if ahead is None else len(ahead.loading.accounts)):
+                if self._may_go_unlocked(line, len(needs) if ahead is None else len(ahead.loading.accounts)):
                     if (writes := await self._post_unlocked(line, connection, needs, work, ahead)) is not None:
                         return writes
                     ahead = None
@@ -241,21 +241,27 @@ class PostgresStore(Webhooks):
         """Decide on what is remembered, also while that is under way; None where something must be known before."""
         if line.wary or (after is not None and any(one.busy for one in self._lines)):
             return None
-        if (known := self._recalled(needs)) is None or known[0].merchants:
+        if (known := self._recalled(needs, pending=after is not None)) is None or known[0].merchants:
             return None
         try:
             return self._decided(*known, work)
         except Exception:  # what is wrong is told when it is decided again, in its turn
             return None
 
-    def _recalled(self, needs: Sequence[Needs]) -> "tuple[Loading, int, dict[int, _Last]] | None":
-        """What is remembered of merchants, the time, and the last event of each lane; None where nothing is."""
-        if not self._knows_the_time() or not (recalled := self._remembered.recall(needs)):
+    def _recalled(
+        self, needs: Sequence[Needs], *, pending: bool = False
+    ) -> "tuple[Loading, int, dict[int, _Last]] | None":
+        """What is remembered of merchants, the time, and the last event of each lane; None where nothing is.
+
+        `pending`: also what is not committed yet.
+        """
+        if not self._knows_the_time() or not (recalled := self._remembered.recall(needs, pending=pending)):
             return None
         loading = Loading(needs, recalled)
         lanes = {lane: self._last.get(lane) for lane in _lanes(loading)}
         last = {lane: last for lane, last in lanes.items() if last is not None and not last.commit.lost}
-        return (loading, self._reckoned(), last) if len(last) == len(lanes) else None
+        # Where something must be loaded, so are the lanes.
+        return (loading, self._reckoned(), last) if loading.merchants or len(last) == len(lanes) else None
 
     def _decided(self, loading: Loading, now: int, last: "Mapping[int, _Last]", work: Work) -> "_Decided":
         """Decide, and remember it from now on, so that what follows can be decided before it is committed."""
@@ -265,7 +271,8 @@ class PostgresStore(Webhooks):
         parts = [part for part in _parts(writes, loading.granted, after) if part[2]]
         decided = _Decided(loading, now, last, writes, parts)
         self._remembered.keep(loading.records.items(), writes.accounts, decided.commit)
-        self._last.update({lane: _Last(id_, decided.commit) for lane, id_ in after.items() if id_ != before.get(lane)})
+        for lane, id_ in after.items():
+            self._last[lane] = last[lane] if id_ == before.get(lane) else _Last(id_, decided.commit)
         return decided
 
     def _is_recent(self, decided: "_Decided") -> bool:
@@ -481,7 +488,7 @@ class PostgresStore(Webhooks):
 
     def _reckoned(self) -> int:
         """The database's clock, from that of this process."""
-        return self._clock() if self._clock is not None else time.time_ns() // 1000 + self._ahead
+        return self._clock() if self._clock is not None else time.time_ns() // 1000 + self._clock_offset
 
     def _reckon(self, now: int, asked_at: float) -> int:
         """Take note of the database's clock; returns the time of what is done then.
@@ -490,7 +497,7 @@ class PostgresStore(Webhooks):
         """
         answered_at, local = time.monotonic(), time.time_ns() // 1000
         if answered_at - asked_at < _CLOCK_ANSWER_SECONDS:
-            self._ahead = now - local
+            self._clock_offset = now - local
             self._read_at, self._read_at_time = answered_at, local / 1e6
         return now if self._clock is None else self._clock()
 

@@ -33,6 +33,10 @@ class Commit:
         self.version = version
         self.lost = False
 
+    def is_to_be_believed(self, *, pending: bool) -> bool:
+        """Whether it is committed, or, with `pending`, may still be."""
+        return self.version is not None or (pending and not self.lost)
+
 
 class Recalled(NamedTuple):
     """An account that has nothing parked, with its open grants, and the posting that wrote it."""
@@ -49,10 +53,11 @@ class Remembered:
         self._size = size
         self._accounts: dict[int, Recalled] = {}  # by `UUID.int`, which is looked up in a third of the time
 
-    def recall(self, needs: Sequence[Needs]) -> dict[int, Recalled]:
+    def recall(self, needs: Sequence[Needs], *, pending: bool = False) -> dict[int, Recalled]:
         """By `UUID.int` those of the merchants whose accounts are remembered, and of whom nothing else is needed.
 
-        Nobody remembers transactions: whether a key was used is for the database to say.
+        Nobody remembers transactions: whether a key was used is for the database to say. `pending`: also what is not
+        committed yet.
         """
         found: dict[int, Recalled] = {}
         more: list[int] = []
@@ -62,7 +67,7 @@ class Remembered:
                 more.append(merchant)
             elif merchant not in found:
                 recalled = self._accounts.get(merchant)
-                if recalled is not None and not recalled.commit.lost:
+                if recalled is not None and recalled.commit.is_to_be_believed(pending=pending):
                     found[merchant] = recalled
         for merchant in more:
             found.pop(merchant, None)

@@ -61,7 +61,7 @@ _AWAY: Final = {
 # with the ledger up to 256 MB and 64 MB: with less, a posting among a million transactions cost half as much again.
 _WRITER: Final = ("journal_mode = WAL", "synchronous = FULL", "cache_size = -262144", "wal_autocheckpoint = 10000")
 _READER: Final = ("query_only = 1", "cache_size = -65536")
-_COMMITTED: Final = Commit()
+_COMMITTED: Final = Commit(0)
 """What is remembered: nothing that is not committed, and one connection needs no versions."""
 
 
