@@ -125,6 +125,7 @@ class MemoryStore:
         self.script: deque[Before | After] = deque()
         self.batches: list[list[str]] = []  # the keys of each attempt
         self.attempts: list[float] = []  # when
+        self.followed: list[bool] = []  # what was said of the batch before, to those that were handed over behind one
         self.poison: set[str] = set()  # keys of transactions that break a law of the database
         self.free = asyncio.Event()
         self.free.set()
@@ -137,7 +138,7 @@ class MemoryStore:
         self.batches.append([need.key for need in needs])
         self.attempts.append(now())
         if after is not None:
-            await after
+            self.followed.append(await after)
         step = self.script.popleft() if self.script else None
         await self.free.wait()
         if isinstance(step, Before):
@@ -189,12 +190,13 @@ class Desk:
         await asyncio.sleep(0)
         return task
 
-    async def halt(self) -> asyncio.Task[Outcome]:
+    async def halt(self, command: Command | None = None) -> asyncio.Task[Outcome]:
         """Make the store stand still, with one posting in it."""
+        command = command or add(1, "first")
         self.store.free.clear()
-        (first,) = await self.hand_in(add(1, "first"))
-        await asyncio.sleep(0)
-        assert self.store.batches[-1] == ["first"]
+        (first,) = await self.hand_in(command)
+        await begun()
+        assert self.store.batches[-1] == [command.key]
         return first
 
 
@@ -281,25 +283,13 @@ async def test_what_comes_meanwhile_is_handed_over_ahead_in_its_turn_where_it_is
 
 
 async def test_the_next_batch_goes_to_the_store_before_the_callers_of_the_one_before_are_answered():
-    told: list[str] = []
+    async with await ahead() as desk:
 
-    class Telling(MemoryStore):
-        async def post(self, needs: Sequence[Needs], work: Work, after: asyncio.Future[bool] | None = None) -> Writes:
-            if after is not None:
-                await after
-                told.append("the second half is in the store")
-            return await super().post(needs, work)
+        async def call(command: Command) -> None:
+            await desk.posting.submit(command)
+            assert desk.store.followed == [True], "the second half is in the store"
 
-    desk = await ahead()
-    desk.store.__class__ = Telling
-
-    async def call(command: Command) -> None:
-        await desk.posting.submit(command)
-        told.append("a caller was answered")
-
-    async with desk:
         await asyncio.gather(*[call(command) for command in spends(2 * posting.AHEAD)])
-    assert told.index("the second half is in the store") == 0
 
 
 @pytest.mark.parametrize(
@@ -359,20 +349,11 @@ async def test_of_what_one_caller_hands_in_nothing_is_posted_after_he_was_told_t
 
 @pytest.mark.parametrize("committed", [True, False])
 async def test_what_follows_is_told_whether_the_batch_before_it_was_posted_at_once(committed: bool):
-    told: list[bool] = []
-
-    class Telling(MemoryStore):
-        async def post(self, needs: Sequence[Needs], work: Work, after: asyncio.Future[bool] | None = None) -> Writes:
-            if after is not None:
-                told.append(await after)
-            return await super().post(needs, work)
-
     async with await ahead() as desk:
-        desk.store.__class__ = Telling
         if not committed:
             desk.store.script.append(Before(Conflict("busy")))
         await at_once(desk, spends(2 * posting.AHEAD))
-    assert told == [committed]
+        assert desk.store.followed == [committed]
 
 
 async def test_a_store_that_does_not_decide_ahead_gets_one_batch_at_a_time():
@@ -430,10 +411,8 @@ async def test_what_waits_for_other_streams_is_taken_along_ahead():
 async def test_what_waits_beside_a_batch_of_another_stream_goes_to_the_store_whole(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(posting, "LARGE_BATCH", 3 * posting.AHEAD)
     async with await ahead(streams=2) as desk:
-        desk.store.free.clear()
         one, other = OF_STREAMS
-        first = await desk.started(desk.posting.submit(of(one, use(1, "first"))))
-        await begun()
+        first = await desk.halt(of(one, use(1, "first")))
         rest = asyncio.create_task(at_once(desk, [of(other, command) for command in spends(3 * posting.AHEAD)]))
         await begun()
         assert [len(batch) for batch in desk.store.batches] == [1, 3 * posting.AHEAD]
@@ -469,9 +448,7 @@ async def test_large_batches_of_two_streams_are_in_the_store_at_once_and_each_me
 async def test_what_is_little_is_posted_together_one_batch_after_the_other():
     store = MemoryStore(streams=2)
     async with Desk(store) as desk:
-        store.free.clear()
-        (first,) = await desk.hand_in(of(OF_STREAMS[0], payment("P", 9)))
-        await asyncio.sleep(0)
+        first = await desk.halt(of(OF_STREAMS[0], payment("P", 9)))
         later = await desk.hand_in(*[of(one, payment(key, 9)) for key in "QR" for one in OF_STREAMS])
         await asyncio.sleep(0)
         assert (len(store.batches), desk.posting.queued) == (1, 4)  # the second stream waits for the first
@@ -497,9 +474,7 @@ async def test_a_stream_that_was_taken_along_waits_for_its_turn_like_the_other()
 async def test_of_another_stream_no_more_is_taken_along_than_a_batch_holds():
     store = MemoryStore(streams=2)
     async with Desk(store, max_batch=2) as desk:
-        store.free.clear()
-        (first,) = await desk.hand_in(of(OF_STREAMS[0], payment("P", 9)))
-        await asyncio.sleep(0)
+        first = await desk.halt(of(OF_STREAMS[0], payment("P", 9)))
         later = [of(one, payment(key, 9)) for one in OF_STREAMS for key in "QR"]
         tasks = await desk.hand_in(*later)
         store.free.set()
@@ -510,10 +485,8 @@ async def test_of_another_stream_no_more_is_taken_along_than_a_batch_holds():
 async def test_a_stream_that_always_fills_a_batch_leaves_room_for_the_little_of_others():
     store = MemoryStore(streams=2)
     async with Desk(store, max_batch=10) as desk:
-        store.free.clear()
         one, other = OF_STREAMS
-        (first,) = await desk.hand_in(of(one, payment("P", 99)))
-        await asyncio.sleep(0)
+        first = await desk.halt(of(one, payment("P", 99)))
         many = await desk.started(desk.posting.submit_many([of(one, use(1, f"{number}")) for number in range(30)]))
         (little,) = await desk.hand_in(of(other, payment("little", 9)))
         store.free.set()
@@ -524,10 +497,8 @@ async def test_a_stream_that_always_fills_a_batch_leaves_room_for_the_little_of_
 async def test_a_stop_ends_though_what_waited_for_a_stream_was_given_up_meanwhile():
     store = MemoryStore(streams=2)
     async with Desk(store, deadline_seconds=0.5) as desk:
-        store.free.clear()
         one, other = OF_STREAMS
-        (stuck,) = await desk.hand_in(of(one, payment("P", 9)))
-        await asyncio.sleep(0)
+        stuck = await desk.halt(of(one, payment("P", 9)))
         (waiting,) = await desk.hand_in(of(other, payment("Q", 9)))
         stopping = asyncio.create_task(desk.posting.drain())
         assert isinstance((await answers([waiting]))[0], posting.DeadlineExceeded)
@@ -539,9 +510,7 @@ async def test_a_stop_ends_though_what_waited_for_a_stream_was_given_up_meanwhil
 async def test_a_stream_that_fills_up_goes_ahead_beside_the_one_that_is_under_way():
     store = MemoryStore(streams=2)
     async with Desk(store) as desk:
-        store.free.clear()
-        (first,) = await desk.hand_in(of(OF_STREAMS[0], payment("P", 9)))
-        await asyncio.sleep(0)
+        first = await desk.halt(of(OF_STREAMS[0], payment("P", 9)))
         many = [of(OF_STREAMS[1], payment(f"{number}", 9)) for number in range(posting.LARGE_BATCH)]
         later = await desk.started(desk.posting.submit_many(many))
         await asyncio.sleep(0)

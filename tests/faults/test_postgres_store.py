@@ -18,14 +18,13 @@ from credit_service.ledger.announcements import CONSUMED
 from credit_service.ledger.commands import Command
 from credit_service.ledger.decide import Needs, Outcome, Replayed
 from credit_service.ledger.draft import Posted
-from credit_service.ledger.policy import Policy
 from credit_service.ledger.proof import verify
-from credit_service.posting import Posting
 from credit_service.storage.base import OutcomeUnknown, StorageError, StorageUnavailable, TransactionQuery, Work, Writes
 from credit_service.storage.postgres import PostgresStore
 from tests.ledger.telling import MERCHANT, payment, use
 from tests.servers.postgres import Databases
 from tests.servers.proxy import Proxy
+from tests.storage.contract import at_work, tell_apart
 from tests.storage.engines import template
 
 KEY = "the-key"
@@ -106,24 +105,8 @@ async def opened(url: str, **more: Any) -> AsyncIterator[Told]:
 
 async def tell(store: PostgresStore, *told: Command, deadline_seconds: float = 5) -> Outcome:
     """Post commands as the service does; the outcome of the last."""
-    async with at_work(store, deadline_seconds) as posting:
+    async with at_work(store, deadline_seconds=deadline_seconds) as posting:
         return (await posting.submit_many(told))[-1]
-
-
-async def tell_apart(store: PostgresStore, *told: Command) -> list[Outcome]:
-    """Post commands as the service does, each of another caller."""
-    async with at_work(store, 5) as posting:
-        return await asyncio.gather(*map(posting.submit, told))
-
-
-@asynccontextmanager
-async def at_work(store: PostgresStore, deadline_seconds: float) -> AsyncIterator[Posting]:
-    posting = Posting(store, Policy(), deadline_seconds=deadline_seconds)
-    posting.start()
-    try:
-        yield posting
-    finally:
-        await posting.drain()
 
 
 async def asked(url: str, *statements: str) -> None:

@@ -5,8 +5,8 @@ Values are handed to the store directly where the law is the store's own; where 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
@@ -118,10 +118,24 @@ async def load(store: Store, *wanted: Needs) -> Loaded:
 
 async def tell(store: Store, *told: commands.Command, policy: Policy | None = None) -> list[Outcome]:
     """Post commands as the service does, in one batch."""
-    posting = Posting(store, policy or Policy())
+    async with at_work(store, policy) as posting:
+        return await posting.submit_many(told)
+
+
+async def tell_apart(store: Store, *told: commands.Command) -> Sequence[Any]:
+    """Post commands as the service does, each of another caller; what came of them, or why nothing did."""
+    async with at_work(store) as posting:
+        outcomes: Sequence[Any] = await asyncio.gather(*map(posting.submit, told), return_exceptions=True)
+        return outcomes
+
+
+@asynccontextmanager
+async def at_work(store: Store, policy: Policy | None = None, **settings: Any) -> AsyncIterator[Posting]:
+    """The one way in, in front of a store."""
+    posting = Posting(store, policy or Policy(), **settings)
     posting.start()
     try:
-        return await posting.submit_many(told)
+        yield posting
     finally:
         await posting.drain()
 

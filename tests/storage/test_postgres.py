@@ -17,7 +17,7 @@ from sqlalchemy import ClauseElement
 
 from credit_service import posting
 from credit_service.ledger import decide as ledger
-from credit_service.ledger.decide import Replayed
+from credit_service.ledger.decide import Needs, Replayed
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.proof import verify
@@ -25,13 +25,13 @@ from credit_service.ledger.refusals import Refused
 from credit_service.posting import Posting
 from credit_service.storage import postgres_statements as sql
 from credit_service.storage import statements, tables
-from credit_service.storage.base import BadRow, Conflict, Store, TransactionQuery, Writes
+from credit_service.storage.base import BadRow, Conflict, Store, TransactionQuery, Work, Writes
 from credit_service.storage.postgres import PostgresStore, lane_of
 from credit_service.storage.remembered import Commit
 from tests.ledger.telling import MERCHANT, T0, add, payment, refund, use
 from tests.servers.postgres import Databases
 from tests.storage import values
-from tests.storage.contract import Clock, StoreContract, tell
+from tests.storage.contract import Clock, StoreContract, tell, tell_apart
 from tests.storage.engines import on_server, template
 from tests.storage.values import of
 
@@ -309,14 +309,14 @@ async def test_two_stores_that_post_to_the_same_accounts_lose_nothing_and_post_e
 def _spy(store: PostgresStore, seen: list[Exception]) -> None:
     post = store.post
 
-    async def spied(*arguments: Any) -> Writes:
+    async def spied(needs: Sequence[Needs], work: Work, after: asyncio.Future[bool] | None = None) -> Writes:
         try:
-            return await post(*arguments)
+            return await post(needs, work, after)
         except Exception as error:
             seen.append(error)
             raise
 
-    store.post = spied  # type: ignore[method-assign, assignment]
+    store.post = spied  # type: ignore[method-assign]
 
 
 # ---- a small posting, in one message where its accounts are remembered, else in two
@@ -344,6 +344,28 @@ class Interrupted(PostgresStore):
     async def _load_many(self, *arguments: Any) -> Any:
         self.loads += 1
         return await super()._load_many(*arguments)
+
+
+@asynccontextmanager
+async def alone(
+    engine: PostgresEngine, kind: type[Interrupted] = Interrupted, **more: Any
+) -> AsyncIterator[Interrupted]:
+    """The only store of a database that is empty."""
+    await (await engine.fresh()).close()
+    store = kind(engine.url, timeout_seconds=20, **more)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def books_are_right(engine: PostgresEngine, store: PostgresStore) -> None:
+    """Every account verifies, and no event's number is missing in a lane."""
+    async for books in store.books():
+        assert [*books.faults, *verify(books.account, books.grants, list(books.transactions))] == []
+    for _, lane in groupby(await engine.rows("events"), key=itemgetter(0)):
+        ids = [row[1] for row in lane]
+        assert ids == list(range(1, len(ids) + 1))
 
 
 SAME_LANE = next(one for number in count(100) if lane_of(one := UUID(int=number)) == lane_of(MERCHANT))
@@ -374,12 +396,9 @@ async def test_a_posting_is_decided_anew_where_another_was_faster(
         assert isinstance(outcome, Replayed if replayed else Posted)
         again = remembered and replayed  # a repeat, for all that the database said
         assert _wary(store) == ([] if again else [100]), "it goes on with locks for a while"
-        async for books in store.books():
-            assert [*books.faults, *verify(books.account, books.grants, list(books.transactions))] == []
+        await books_are_right(engine, store)
         account = (await store.held([MERCHANT], 0))[MERCHANT].account
         assert account.balance == 100 - 3 - (5 if others[0].key == "other" else 0)
-        ids = sorted(row[1] for row in await engine.rows("events") if row[0] == lane_of(MERCHANT))
-        assert ids == list(range(1, len(ids) + 1))
         await tell(store, use(1))
         assert _wary(store) == ([] if again else [99]), "what came to nothing is forgotten"
     finally:
@@ -393,10 +412,8 @@ def _wary(store: PostgresStore) -> list[int]:
 
 
 async def test_what_a_store_wrote_last_it_need_not_load(engine: PostgresEngine):
-    await (await engine.fresh()).close()
-    store = Interrupted(engine.url, timeout_seconds=20)
     merchants = [UUID(int=number) for number in range(1, 41)]
-    try:
+    async with alone(engine) as store:
         await tell(store, *[of(merchant, payment("P", 100)) for merchant in merchants])
         store.loads = 0
         await tell(store, *[of(merchant, use(2, "small")) for merchant in merchants], of(merchants[0], use(1)))
@@ -408,10 +425,7 @@ async def test_what_a_store_wrote_last_it_need_not_load(engine: PostgresEngine):
         held = await store.held(merchants, 0)
         assert [held[merchant].account.balance for merchant in merchants] == [93, *[95] * 39]
         assert _wary(store) == []
-        async for books in store.books():
-            assert [*books.faults, *verify(books.account, books.grants, list(books.transactions))] == []
-    finally:
-        await store.close()
+        await books_are_right(engine, store)
 
 
 @pytest.mark.parametrize("many", [1, 60, 150])
@@ -471,26 +485,6 @@ async def lane_locked(engine: PostgresEngine) -> AsyncIterator[Callable[[], Awai
         yield somebody_waits
 
 
-async def books_are_right(engine: PostgresEngine, store: PostgresStore) -> None:
-    """Every account verifies, and no event's number is missing in a lane."""
-    async for books in store.books():
-        assert [*books.faults, *verify(books.account, books.grants, list(books.transactions))] == []
-    for _, lane in groupby(await engine.rows("events"), key=itemgetter(0)):
-        ids = [row[1] for row in lane]
-        assert ids == list(range(1, len(ids) + 1))
-
-
-async def tell_apart(store: Store, *told: Any) -> Sequence[Any]:
-    """Post commands as the service does, each of another caller; what came of them."""
-    at_work = Posting(store, Policy())
-    at_work.start()
-    try:
-        outcomes: Sequence[Any] = await asyncio.gather(*map(at_work.submit, told), return_exceptions=True)
-        return outcomes
-    finally:
-        await at_work.drain()
-
-
 @pytest.fixture
 def in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two commands that wait are two batches already, the second decided ahead."""
@@ -502,9 +496,7 @@ def in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_posting_is_decided_on_what_the_one_before_it_will_leave_while_that_is_in_the_store(
     engine: PostgresEngine, second: UUID
 ):
-    await (await engine.fresh()).close()
-    store = Interrupted(engine.url, timeout_seconds=20, clock=engine.clock)
-    try:
+    async with alone(engine, clock=engine.clock) as store:
         await tell(store, *[of(one, payment("P", 100)) for one in (MERCHANT, SAME_LANE)])
         store.loads = store.decisions = 0
         async with lane_locked(engine) as somebody_waits:
@@ -514,8 +506,6 @@ async def test_a_posting_is_decided_on_what_the_one_before_it_will_leave_while_t
         assert [type(outcome) for outcome in await told] == [Posted, Posted]
         assert (store.decisions, store.loads, _wary(store)) == (2, 0, [])
         await books_are_right(engine, store)
-    finally:
-        await store.close()
 
 
 @pytest.mark.usefixtures("in_halves")
@@ -539,16 +529,12 @@ async def test_what_was_decided_ahead_on_what_came_to_nothing_is_decided_anew(
 
 
 async def test_a_lane_whose_last_event_is_another_than_is_remembered_gets_no_gap(engine: PostgresEngine):
-    await (await engine.fresh()).close()
-    store = Interrupted(engine.url, timeout_seconds=20)
     lane = lane_of(MERCHANT)
-    try:
+    async with alone(engine) as store:
         await tell(store, payment("P", 100))
         store._last[lane] = store._last[lane]._replace(id=9)
         assert isinstance((await tell(store, use(1)))[0], Posted)
         await books_are_right(engine, store)
-    finally:
-        await store.close()
 
 
 @pytest.mark.usefixtures("in_halves")
@@ -559,43 +545,35 @@ async def test_what_was_decided_ahead_is_decided_anew_where_what_came_before_it_
             await asyncio.sleep(sql.LAG_MICROS / 1e6)
             return written
 
-    await (await engine.fresh()).close()
-    store = Slow(engine.url, timeout_seconds=20)
-    try:
+    async with alone(engine, Slow) as store:
         await tell(store, payment("P", 100))
         store.decisions = 0
         assert [type(one) for one in await tell_apart(store, use(1, "a"), use(1, "b"))] == [Posted, Posted]
         assert (store.decisions, _wary(store)) == (3, []), "the second twice, and nobody else is to blame"
         await books_are_right(engine, store)
-    finally:
-        await store.close()
 
 
 @pytest.mark.usefixtures("in_halves")
 async def test_what_follows_a_command_that_breaks_a_law_of_the_database_leaves_no_gap_among_the_events(
     engine: PostgresEngine,
 ):
-    await (await engine.fresh()).close()
-    store = Interrupted(engine.url, timeout_seconds=20)
     beneath = await engine.beneath()
-    await beneath.execute("ALTER TABLE transactions ADD CONSTRAINT lawful CHECK (key <> 'unlawful')")
-    try:
-        await tell(store, *[of(one, payment("P", 100)) for one in (MERCHANT, SAME_LANE)])
-        broken, outcome = await tell_apart(store, use(1, "unlawful"), of(SAME_LANE, use(2, "lawful")))
-        assert isinstance(broken, BadRow)
-        assert isinstance(outcome, Posted)
-        await books_are_right(engine, store)
-    finally:
-        await beneath.execute("ALTER TABLE transactions DROP CONSTRAINT lawful")
-        await store.close()
+    async with alone(engine) as store:
+        await beneath.execute("ALTER TABLE transactions ADD CONSTRAINT lawful CHECK (key <> 'unlawful')")
+        try:
+            await tell(store, *[of(one, payment("P", 100)) for one in (MERCHANT, SAME_LANE)])
+            broken, outcome = await tell_apart(store, use(1, "unlawful"), of(SAME_LANE, use(2, "lawful")))
+            assert isinstance(broken, BadRow)
+            assert isinstance(outcome, Posted)
+            await books_are_right(engine, store)
+        finally:
+            await beneath.execute("ALTER TABLE transactions DROP CONSTRAINT lawful")
 
 
 @pytest.mark.usefixtures("in_halves")
 async def test_what_the_ledger_cannot_decide_ahead_is_told_in_its_turn(
     engine: PostgresEngine, monkeypatch: pytest.MonkeyPatch
 ):
-    await (await engine.fresh()).close()
-    store = Interrupted(engine.url, timeout_seconds=20)
     decided: list[str] = []
 
     def decide(state: Any, command: Any, *more: Any) -> Any:
@@ -606,25 +584,21 @@ async def test_what_the_ledger_cannot_decide_ahead_is_told_in_its_turn(
 
     ledger_decides = ledger.decide
     monkeypatch.setattr(posting, "decide", decide)
-    try:
+    async with alone(engine) as store:
         await tell(store, payment("P", 100))
         first, second = await tell_apart(store, use(1, "first"), use(1, "broken"))
         assert isinstance(first, Posted)
         assert isinstance(second, RuntimeError)
         assert decided.count("broken") > 1
         await books_are_right(engine, store)
-    finally:
-        await store.close()
 
 
 @pytest.mark.parametrize("remembered", [False, True], ids=["loaded", "remembered"])
 async def test_L7_what_waited_for_its_lane_is_decided_anew_by_the_time_it_is_then(
     engine: PostgresEngine, remembered: bool
 ):
-    await (await engine.fresh()).close()
-    store = Interrupted(engine.url, timeout_seconds=20)
     beneath = await engine.beneath()
-    try:
+    async with alone(engine) as store:
         await tell(store, payment("P", 100))
         if not remembered:
             store._remembered.clear()
@@ -638,8 +612,6 @@ async def test_L7_what_waited_for_its_lane_is_decided_anew_by_the_time_it_is_the
         assert outcome.transaction is not None
         assert outcome.transaction.created_at >= free_at
         assert abs(await store.now() - await beneath.fetchval(sql.NOW)) < 100_000, "nor is the clock read from it"
-    finally:
-        await store.close()
 
 
 async def test_who_waits_too_long_for_a_lane_is_told_that_nothing_was_done(engine: PostgresEngine):
@@ -663,9 +635,7 @@ async def test_who_waits_too_long_for_a_lane_is_told_that_nothing_was_done(engin
 
 @pytest.mark.parametrize("what", ["old", "set", "suspended"])
 async def test_the_time_of_what_is_remembered_is_the_databases(engine: PostgresEngine, what: str):
-    await (await engine.fresh()).close()
-    store = Interrupted(engine.url, timeout_seconds=20)
-    try:
+    async with alone(engine) as store:
         await tell(store, payment("P", 100))
         store.loads = 0
         await tell(store, use(1))
@@ -684,8 +654,6 @@ async def test_the_time_of_what_is_remembered_is_the_databases(engine: PostgresE
         assert store.loads == 1
         ((_, last),) = await store.transactions(TransactionQuery(), None, 1)
         assert 0 <= last.created_at - before < 10**10
-    finally:
-        await store.close()
 
 
 async def test_an_account_that_two_open_at_once_is_opened_once(engine: PostgresEngine):

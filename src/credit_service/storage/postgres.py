@@ -259,7 +259,11 @@ class PostgresStore(Webhooks):
             return None
         loading = Loading(needs, recalled)
         lanes = {lane: self._last.get(lane) for lane in _lanes(loading)}
-        last = {lane: last for lane, last in lanes.items() if last is not None and not last.commit.lost}
+        last = {
+            lane: last
+            for lane, last in lanes.items()
+            if last is not None and last.commit.is_to_be_believed(pending=pending)
+        }
         # Where something must be loaded, so are the lanes.
         return (loading, self._reckoned(), last) if loading.merchants or len(last) == len(lanes) else None
 
@@ -327,8 +331,6 @@ class PostgresStore(Webhooks):
     async def _write_decided(self, line: "_Line", connection: Connection, decided: "_Decided") -> Writes | None:
         """Write in one message, and only where nothing has changed; None: nothing was done."""
         loading, writes, commits = decided.loading, decided.writes, decided.loading.commits
-        if not decided.may_be_written():
-            return None
         if not decided.parts:
             return None if loading.unseen else writes
         if writes.unparked:  # what is parked again under its key is not for one statement
