@@ -19,7 +19,7 @@ _BODY = b"Hello, world!"
 _HEADERS = [(b"content-type", b"text/plain"), (b"content-length", str(len(_BODY)).encode())]
 
 
-def make_hello(parts: Parts, running: Lifespan | None = None) -> Application:
+def make_hello(parts: Parts, running: Lifespan | None = None) -> tuple[Application, None]:
     """An application that says hello, whatever it is asked."""
 
     async def hello(scope: Scope, receive: Receive, send: Send) -> None:
@@ -29,7 +29,7 @@ def make_hello(parts: Parts, running: Lifespan | None = None) -> Application:
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         await send({"type": "http.response.body", "body": _BODY})
 
-    return hello
+    return hello, None
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -5,7 +5,7 @@ import sys
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from functools import lru_cache, partial
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -21,7 +21,7 @@ from credit_service.ledger.refusals import Refused
 from credit_service.settings import Settings
 from credit_service.storage.base import WebhookDelivery, Writes
 
-_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
 
 
@@ -82,8 +82,7 @@ class Metrics:
         for outcome in ("delivered", "retried", "failed"):
             self._webhooks.labels(outcome)  # all there from the start, so that their first one is a change
         self._webhooks_again = named("credits_webhook_redeliveries", "Those of what had been sent before")
-        self.processing = [0] * (len(_SECONDS) + 1)  # commands by how long they took, in the buckets of _SECONDS
-        self.processing_seconds = 0.0
+        self.processing = Durations()  # of commands
         self._batch_size = prometheus.Histogram(
             "credits_posting_batch_size", "Commands in one commit", buckets=_SIZES, registry=self.registry
         )
@@ -95,14 +94,7 @@ class Metrics:
         self._storage_up = gauge("credits_storage_up", "1 where the database answered just now, 0 where it is away")
         self._lag = gauge("credits_outbox_lag_seconds", "How long the oldest event waits that NATS does not have yet")
         self.balances: list[tuple[str, int]] = []  # by merchant, asked for at each scrape and only where it is set
-        self._http = prometheus.Histogram(
-            "credits_http_request_duration_seconds",
-            "Time to answer a request",
-            ["method", "route", "status"],
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self._http_of = lru_cache(maxsize=1024)(self._http.labels)  # which takes as long as all else that is counted
+        self.answers: dict[tuple[str, str, int], Durations] = {}  # by method, route and status
         self.registry.register(_PlainNumbers(self))
 
     def committed(self, writes: Writes) -> None:
@@ -123,8 +115,7 @@ class Metrics:
             elif isinstance(outcome, Replayed) and outcome.conflicting:
                 self._conflicting.inc()
         for taken in seconds:
-            self.processing[bisect_left(_SECONDS, taken)] += 1
-        self.processing_seconds += sum(seconds)
+            self.processing.note(taken)
         self._batch_size.observe(count)
 
     def consumed(self, subject: str, outcome: str) -> None:
@@ -155,7 +146,10 @@ class Metrics:
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request, by its route's template."""
-        self._http_of(method, route, str(status)).observe(seconds)
+        durations = self.answers.get((method, route, status))
+        if durations is None:
+            durations = self.answers[method, route, status] = Durations()
+        durations.note(seconds)
 
     def stored(self, totals: Totals, parked: int) -> None:
         """Note how many merchants there are of each kind, and refunds that wait, as asked of the store just now."""
@@ -179,6 +173,25 @@ class Metrics:
         return prometheus.generate_latest(self.registry)
 
 
+class Durations:
+    """How often something took how long, in the buckets of _SECONDS."""
+
+    __slots__ = ("_counts", "_seconds")
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(_SECONDS) + 1)
+        self._seconds = 0.0
+
+    def note(self, seconds: float) -> None:
+        """Count one more."""
+        self._counts[bisect_left(_SECONDS, seconds)] += 1
+        self._seconds += seconds
+
+    def as_histogram(self) -> tuple[list[tuple[str, float]], float]:
+        """Its buckets, each with those before it, and the sum, as Prometheus counts."""
+        return list(zip(map(str, (*_SECONDS, "+Inf")), accumulate(self._counts), strict=True)), self._seconds
+
+
 class _PlainNumbers(Collector):
     """The metrics of what happens too often for more than counting."""
 
@@ -196,10 +209,14 @@ class _PlainNumbers(Collector):
         processing = HistogramMetricFamily(
             "credits_transaction_processing_seconds", "From a command's arrival in the queue to its answer"
         )
-        counts = list(accumulate(self._metrics.processing))
-        bounds = [*map(str, _SECONDS), "+Inf"]
-        processing.add_metric([], list(zip(bounds, counts, strict=True)), self._metrics.processing_seconds)
+        processing.add_metric([], *self._metrics.processing.as_histogram())
         yield processing
+        answers = HistogramMetricFamily(
+            "credits_http_request_duration_seconds", "Time to answer a request", labels=["method", "route", "status"]
+        )
+        for (method, route, status), durations in self._metrics.answers.items():
+            answers.add_metric([method, route, str(status)], *durations.as_histogram())
+        yield answers
         if self._metrics.balances:
             balances = GaugeMetricFamily("credits_balance_total", "Balance of each merchant", labels=["merchant_id"])
             for merchant_id, balance in self._metrics.balances:

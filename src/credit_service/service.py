@@ -113,7 +113,8 @@ class Service:
             self.publishing,
             None if self.redis is None else self.redis.check,
         )
-        self.app: Application = make_app(parts, self.running)
+        self.app: Application
+        self.app, self.shell = make_app(parts, self.running)
         self.tracing: Tracing | None = None
         if settings.tracing_enabled:
             from credit_service.doors.http import tracing  # takes long to import, and is rarely asked for
@@ -367,6 +368,7 @@ def server_config(service: Service, settings: Settings) -> uvicorn.Config:
         "Protocol",
         (LimitedProtocol,),
         {
+            "shell": service.shell,
             "headers_max_bytes": settings.headers_max_bytes,
             "header_timeout_seconds": settings.header_timeout_seconds,
         },

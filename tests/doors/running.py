@@ -240,6 +240,25 @@ def posting(merchant_id: str, **more: Any) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
 
 
+def head(running: Running, path: str = "/credits/transactions", **more: Any) -> bytes:
+    """The head of a POST, but for the empty line at its end."""
+    headers = {
+        "host": "a",
+        "authorization": f"Bearer {running.keys['write']}",
+        "content-type": "application/json",
+        "idempotency-key": "k",
+        **{name.replace("_", "-"): value for name, value in more.items()},
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"POST /api/v1{path} HTTP/1.1\r\n{lines}".encode()
+
+
+def request(running: Running, body: Any, **more: Any) -> bytes:
+    """A whole POST of a transaction."""
+    content = json.dumps(body).encode()
+    return head(running, content_length=len(content), **more) + b"\r\n" + content
+
+
 def cloud_event(type_: str, data: Any, **more: Any) -> dict[str, Any]:
     """A CloudEvent, changed as told; what is None is left out."""
     event = {"specversion": "1.0", "id": uuid4().hex, "source": "tests", "type": type_, "data": data, **more}

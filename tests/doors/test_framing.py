@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.doors.running import Running, posting
+from tests.doors.running import Running, head, posting, request
 
 HEALTH = b"GET /api/v1/health HTTP/1.1\r\nhost: a\r\n\r\n"
 
@@ -29,25 +29,6 @@ def hurried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     limits = {"header_timeout_seconds": 0.2, "body_timeout_seconds": 0.2}
     with Running(tmp_path_factory.mktemp("hurried"), **limits) as running:
         yield running
-
-
-def head(running: Running, path: str = "/credits/transactions", **more: Any) -> bytes:
-    """The head of a POST, but for the empty line at its end."""
-    headers = {
-        "host": "a",
-        "authorization": f"Bearer {running.keys['write']}",
-        "content-type": "application/json",
-        "idempotency-key": "k",
-        **{name.replace("_", "-"): value for name, value in more.items()},
-    }
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"POST /api/v1{path} HTTP/1.1\r\n{lines}".encode()
-
-
-def request(running: Running, body: Any, **more: Any) -> bytes:
-    """A whole POST of a transaction."""
-    content = json.dumps(body).encode()
-    return head(running, content_length=len(content), **more) + b"\r\n" + content
 
 
 def answers_still(running: Running) -> bool:

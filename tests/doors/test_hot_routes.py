@@ -1,26 +1,32 @@
-"""The hot routes answer what FastAPI's would: the same bytes, posted to a service with them and to one without."""
+"""The hot routes answer what FastAPI's would: the same bytes, posted to a service with them and to one without.
+
+And so does the protocol, where it answers at once without ASGI.
+"""
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from itertools import count
 from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from uvicorn import Config
+from uvicorn.server import ServerState
 
 from credit_service.doors.http.keys import NewKey, new_key
-from credit_service.doors.http.shell import Shell
-from credit_service.service import Service
+from credit_service.service import Service, server_config
 from credit_service.settings import Settings
+from tests.doors.piped import Pipe
 from tests.messages import bodies
 from tests.messages.bodies import MERCHANT
 from tests.storage.engines import Ledgers, opened
 
 ONE, MANY, EVENTS = "/credits/transactions", "/credits/transactions/batch", "/credits/events"
 KEY: NewKey = new_key("test", "write", 0)
-IDS = {"x-request-id": b"r"}
+WAYS = ("shell", "hot", "fastapi")
 
 
 class Answered(NamedTuple):
@@ -30,34 +36,61 @@ class Answered(NamedTuple):
 
 
 class Side:
-    """One of two services that see the same clock, draw the same numbers, and know the same key."""
+    """One of several services that see the same clock, draw the same numbers, and know the same key.
 
-    def __init__(self, url: str, *, hot: bool) -> None:
+    Way: what answers, unless it leaves that to others: `shell` without ASGI, a `hot` route, or `fastapi`.
+    """
+
+    def __init__(self, url: str, way: str) -> None:
         self._ticks = count(1_800_000_000_000_000, 1000)
         self._now = next(self._ticks)
         numbers = count(1)
         self.store = opened(url, clock=lambda: self._now, draw_number=lambda: next(numbers))
         settings = Settings(_env_file=None, sweep_seconds=3600, rate_limit_enabled=False)  # type: ignore[call-arg]
         self.service = Service(self.store, settings)
-        assert isinstance(self.service.app, Shell)
-        self.taken = 0  # by the hot routes
-        for route, answer in self.service.app._hot.items():
-            self.service.app._hot[route] = self._counted(answer) if hot else self._never  # type: ignore[index]
+        self.taken = 0  # by that way
+        shell = self.service.shell
+        if way == "shell":
+            shell.at_once = self._counted(shell.at_once)  # type: ignore[method-assign]
+        for route, answer in shell._hot.items() if way != "shell" else ():
+            shell._hot[route] = self._counted(answer) if way == "hot" else self._never  # type: ignore[index]
+        self._config = None
+        if way == "shell":
+            self._config = server_config(self.service, settings)
+            self._config.load()
 
     def _counted(self, answer: Any) -> Any:
-        async def counted(call: Any) -> Any:
-            answered = await answer(call)
+        def counted(*call: Any) -> Any:
+            answered = answer(*call)
             self.taken += answered is not None
             return answered
 
         return counted
 
-    async def _never(self, call: Any) -> None:
+    def _never(self, call: Any) -> None:
         return None
 
     async def post(self, path: str, body: bytes, headers: dict[str, bytes]) -> Answered:
         """POST in this process."""
         self._now = next(self._ticks)
+        if self._config is None:
+            return await self._by_asgi(path, body, headers)
+        return await self._by_http(self._config, path, body, headers)
+
+    async def _by_http(self, config: Config, path: str, body: bytes, headers: dict[str, bytes]) -> Answered:
+        pipe = Pipe()
+        make: Any = config.http_protocol_class
+        protocol = make(config=config, server_state=ServerState(), app_state={})
+        protocol.connection_made(pipe)
+        lines = [f"POST /api/v1{path} HTTP/1.1\r\ncontent-length: {len(body)}\r\n".encode()]
+        lines += [b"%b: %b\r\n" % (name.encode(), value) for name, value in headers.items()]
+        protocol.data_received(b"".join([*lines, b"\r\n", body]))
+        head, _, told = (await pipe.answer()).partition(b"\r\n\r\n")
+        status, *answered = head.decode().split("\r\n")
+        protocol.connection_lost(None)
+        return Answered(int(status.split()[1]), dict(line.split(": ", 1) for line in answered), json.loads(told))
+
+    async def _by_asgi(self, path: str, body: bytes, headers: dict[str, bytes]) -> Answered:
         sent: list[Any] = []
         received = iter([{"type": "http.request", "body": body, "more_body": False}])
         scope = {
@@ -84,17 +117,16 @@ class Side:
         return Answered(start["status"], told, json.loads(b"".join(part["body"] for part in rest)))
 
 
-class Twins:
-    """Both services, and the loop in which they run."""
+class Triplets:
+    """All three services, and the loop in which they run."""
 
-    def __init__(self, fast: str, slow: str) -> None:
+    def __init__(self, urls: Sequence[str]) -> None:
         self.loop = asyncio.new_event_loop()
-        self.fast = Side(fast, hot=True)
-        self.slow = Side(slow, hot=False)
+        self.sides = [Side(url, way) for url, way in zip(urls, WAYS, strict=True)]
         self.stop = asyncio.Event()
-        for side in (self.fast, self.slow):
+        for side in self.sides:
             self.loop.run_until_complete(side.store.add_key(KEY.key))
-        self.running = [self.loop.create_task(self._run(side)) for side in (self.fast, self.slow)]
+        self.running = [self.loop.create_task(self._run(side)) for side in self.sides]
 
     async def _run(self, side: Side) -> None:
         async with side.service.running():
@@ -106,18 +138,34 @@ class Twins:
         self.loop.close()
 
     def post(self, path: str, body: bytes, **headers: bytes) -> Answered:
-        """POST to both, make sure that they answer the same, and return it."""
-        sent = {
-            "content-type": b"application/json",
-            "authorization": f"Bearer {KEY.whole}".encode(),
-            "x-request-id": b"r",
-            "x-correlation-id": b"c",
-            **{name.replace("_", "-"): value for name, value in headers.items()},
-        }
-        fast, slow = (self.loop.run_until_complete(side.post(path, body, sent)) for side in (self.fast, self.slow))
-        assert comparable(fast) == comparable(slow)
-        assert fast.status in (200, 201, 400, 402, 404, 409, 422)
-        return fast
+        """POST to all with our key, make sure that they answer the same, and return it."""
+        answered = self.post_as(
+            path,
+            body,
+            {
+                "content-type": b"application/json",
+                "authorization": f"Bearer {KEY.whole}".encode(),
+                "x-correlation-id": b"c",
+                **{name.replace("_", "-"): value for name, value in headers.items()},
+            },
+        )
+        assert answered.status in (200, 201, 400, 402, 404, 409, 422)
+        return answered
+
+    def post_as(self, path: str, body: bytes, headers: dict[str, bytes]) -> Answered:
+        """The same with no other headers than these, and the id of a request."""
+        one, *others = [
+            self.loop.run_until_complete(side.post(path, body, {**headers, "x-request-id": b"r"}))
+            for side in self.sides
+        ]
+        for other in others:
+            assert comparable(one) == comparable(other)
+        return one
+
+    @property
+    def taken(self) -> list[int]:
+        """How many requests each has answered in its own way."""
+        return [side.taken for side in self.sides]
 
 
 def comparable(answered: Answered) -> Any:
@@ -134,14 +182,13 @@ def comparable(answered: Answered) -> Any:
 
 
 @pytest.fixture(scope="module")
-def twins(ledgers: Ledgers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twins]:
-    """Both services, with the account of the merchant that the bodies name."""
-    fast, slow = tmp_path_factory.mktemp("fast"), tmp_path_factory.mktemp("slow")
-    with ledgers.new(fast) as fast_url, ledgers.new(slow) as slow_url:
-        both = Twins(fast_url, slow_url)
-        assert both.post("/credits/accounts", json.dumps({"merchant_id": MERCHANT}).encode()).status == 201
-        yield both
-        both.close()
+def triplets(ledgers: Ledgers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triplets]:
+    """The services, with the account of the merchant that the bodies name."""
+    with ExitStack() as stack:
+        all_three = Triplets([stack.enter_context(ledgers.new(tmp_path_factory.mktemp(way))) for way in WAYS])
+        assert all_three.post("/credits/accounts", json.dumps({"merchant_id": MERCHANT}).encode()).status == 201
+        yield all_three
+        all_three.close()
 
 
 # Keys that come again: with the same content they replay, with other content they are refused.
@@ -164,26 +211,26 @@ KEYS = st.sampled_from(
 
 
 @given(body=bodies.as_bytes(bodies.postings()), key=st.none() | KEYS)
-def test_one_posting_is_answered_alike(twins: Twins, body: bytes, key: bytes | None) -> None:
+def test_one_posting_is_answered_alike(triplets: Triplets, body: bytes, key: bytes | None) -> None:
     headers = {} if key is None else {"idempotency_key": key}
-    answered = twins.post(ONE, body, **headers)
+    answered = triplets.post(ONE, body, **headers)
     if answered.status == 201:
-        assert twins.post(ONE, body, **headers).status == 200
+        assert triplets.post(ONE, body, **headers).status == 200
 
 
 @given(body=bodies.as_bytes(bodies.batches()))
-def test_a_batch_is_answered_alike(twins: Twins, body: bytes) -> None:
-    twins.post(MANY, body)
+def test_a_batch_is_answered_alike(triplets: Triplets, body: bytes) -> None:
+    triplets.post(MANY, body)
 
 
 @given(body=bodies.as_bytes(bodies.events()))
-def test_an_event_is_answered_alike(twins: Twins, body: bytes) -> None:
-    twins.post(EVENTS, body, content_type=b"application/cloudevents+json")
+def test_an_event_is_answered_alike(triplets: Triplets, body: bytes) -> None:
+    triplets.post(EVENTS, body, content_type=b"application/cloudevents+json")
 
 
 @given(body=bodies.as_bytes(st.lists(bodies.events(), min_size=1, max_size=3)))
-def test_a_batch_of_events_is_answered_alike(twins: Twins, body: bytes) -> None:
-    twins.post(EVENTS, body, content_type=b"application/cloudevents-batch+json")
+def test_a_batch_of_events_is_answered_alike(triplets: Triplets, body: bytes) -> None:
+    triplets.post(EVENTS, body, content_type=b"application/cloudevents-batch+json")
 
 
 @given(
@@ -192,49 +239,29 @@ def test_a_batch_of_events_is_answered_alike(twins: Twins, body: bytes) -> None:
         [b"", b"text/plain", b"application/cloudevents+json", b"APPLICATION/json;charset=utf-8"]
     ),
 )
-def test_a_media_type_is_judged_alike(twins: Twins, body: bytes, media_type: bytes) -> None:
+def test_a_media_type_is_judged_alike(triplets: Triplets, body: bytes, media_type: bytes) -> None:
+    sent = {"content-type": media_type, "authorization": f"Bearer {KEY.whole}".encode(), "idempotency-key": b"media"}
     for path in (ONE, MANY, EVENTS):
-        sides = [
-            twins.loop.run_until_complete(
-                side.post(
-                    path,
-                    body,
-                    {
-                        "content-type": media_type,
-                        "authorization": f"Bearer {KEY.whole}".encode(),
-                        "idempotency-key": b"media",
-                        "x-request-id": b"r",
-                    },
-                )
-            )
-            for side in (twins.fast, twins.slow)
-        ]
-        assert comparable(sides[0]) == comparable(sides[1])
+        triplets.post_as(path, body, sent)
 
 
 @pytest.mark.parametrize(
     "authorization", [b"", b"Bearer x", f"Bearer {KEY.whole}x".encode()], ids=["nothing", "nonsense", "nearly"]
 )
-def test_a_caller_who_is_nobody_is_answered_alike(twins: Twins, authorization: bytes) -> None:
+def test_a_caller_who_is_nobody_is_answered_alike(triplets: Triplets, authorization: bytes) -> None:
     for path in (ONE, MANY, EVENTS):
-        sides = [
-            twins.loop.run_until_complete(
-                side.post(path, b"{", {"content-type": b"application/json", "authorization": authorization} | IDS)
-            )
-            for side in (twins.fast, twins.slow)
-        ]
-        assert comparable(sides[0]) == comparable(sides[1])
-        assert sides[0].status == 401
+        sent = {"content-type": b"application/json", "authorization": authorization}
+        assert triplets.post_as(path, b"{", sent).status == 401
 
 
-def test_the_comparison_was_worth_something(twins: Twins) -> None:
+def test_the_comparison_was_worth_something(triplets: Triplets) -> None:
     item = f'{{"merchant_id":"{MERCHANT}","operation_type":"INCREASE","transaction_type":"MANUAL","amount":1'
     event = (
         f'{{"specversion":"1.0","id":"1","source":"s","type":"evt.billing.payment_succeeded",'
         f'"data":{{"merchant_id":"{MERCHANT}","payment_id":"worth","credits":1}}}}'
     )
-    before, slow_before = twins.fast.taken, twins.slow.taken
-    twins.post(ONE, f"{item}}}".encode(), idempotency_key=b"worth-1")
-    twins.post(MANY, f'{{"items":[{item},"idempotency_key":"worth-2"}}]}}'.encode())
-    twins.post(EVENTS, event.encode(), content_type=b"application/cloudevents+json")
-    assert (twins.fast.taken - before, twins.slow.taken - slow_before) == (3, 0)
+    before = triplets.taken
+    triplets.post(ONE, f"{item}}}".encode(), idempotency_key=b"worth-1")
+    triplets.post(MANY, f'{{"items":[{item},"idempotency_key":"worth-2"}}]}}'.encode())
+    triplets.post(EVENTS, event.encode(), content_type=b"application/cloudevents+json")
+    assert [now - then for now, then in zip(triplets.taken, before, strict=True)] == [3, 3, 0]

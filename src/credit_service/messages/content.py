@@ -30,8 +30,13 @@ def command_content(
     operation: str, type_: str, amount: int, reference: Reference | None, metadata: str | None, grant: str | None
 ) -> bytes:
     """The fingerprint of a posting that was asked for, by whatever door; `metadata` and `grant` are canonical JSON."""
-    named = None if reference is None else canonical(reference)
+    named = None if reference is None else _named(*reference)
     return fingerprint(operation, type_, amount, named, metadata, grant)
+
+
+def _named(type_: str, id_: str) -> str:
+    """What is canonical of a reference, which a text without quotation marks need not be encoded to be."""
+    return canonical((type_, id_)) if '"' in (text := type_ + id_) or "\\" in text else f'["{type_}","{id_}"]'
 
 
 def metadata_text(

@@ -24,50 +24,50 @@ def decoder(model: type[BaseModel]) -> Callable[[bytes], Any]:
 
     Fields that were not sent are None, also those that have another default in the model.
     """
-    decode = msgspec.json.Decoder(_struct(model)).decode
+    struct = _struct(model)
+    decode, encode = msgspec.json.Decoder(struct).decode, msgspec.json.Encoder().encode
+    free = [field.name for field in msgspec.structs.fields(struct) if _is_free(field.type)]
 
     def fast(body: bytes) -> Any:
         if b"\\" in body or b"null" in body:
             return None
         try:
             found = decode(body)
-            # Without escapes each string has two quotation marks. A duplicate key is one string more than was kept.
-            return found if body.count(b'"') == 2 * _strings(found, 0) else None
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _Unsure):
+            # Without escapes each string has two quotation marks, also in what is written of what was kept. Of a key
+            # that came twice one was not.
+            if encode(found).count(b'"') != body.count(b'"'):
+                return None
+            return None if free and any(_is_unsure(getattr(found, name), 0) for name in free) else found
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
 
     return fast
 
 
-class _Unsure(Exception):
-    pass
+def _is_free(kind: Any) -> bool:
+    """Whether what is of this kind may hold anything, or a float."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return any(_is_free(field.type) for field in msgspec.structs.fields(kind))
+    return kind in (Any, float) or any(_is_free(part) for part in typing.get_args(kind))
 
 
-def _strings(value: Any, depth: int) -> int:
-    """How many strings stand in what was decoded, keys included."""
-    if isinstance(value, str):
-        return 1
-    if depth > _DEEPEST or isinstance(value, float):
-        raise _Unsure
+def _is_unsure(value: Any, depth: int) -> bool:
+    """Whether there is a float in it, which may not be what was written, or it is nested too deep."""
     if isinstance(value, msgspec.Struct):
-        return sum(
-            [
-                1 + _strings(entry, depth + 1)
-                for name in value.__struct_fields__
-                if (entry := getattr(value, name)) is not None
-            ]
-        )
-    if isinstance(value, dict):
-        return sum([1 + _strings(entry, depth + 1) for entry in value.values()])
-    if isinstance(value, list):
-        return sum([_strings(entry, depth + 1) for entry in value])
-    return 0
+        value = [getattr(value, name) for name in value.__struct_fields__]
+    elif isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return isinstance(value, float)
+    return depth > _DEEPEST or any(_is_unsure(entry, depth + 1) for entry in value)
 
 
 def _struct(model: type[BaseModel]) -> type[msgspec.Struct]:
     fields = [_field(name, field) for name, field in model.model_fields.items()]
     extra = model.model_config.get("extra")
-    return msgspec.defstruct(f"Fast{model.__name__}", fields, forbid_unknown_fields=extra == "forbid", kw_only=True)
+    return msgspec.defstruct(
+        f"Fast{model.__name__}", fields, forbid_unknown_fields=extra == "forbid", omit_defaults=True, kw_only=True
+    )
 
 
 def _field(name: str, field: FieldInfo) -> Any:

@@ -101,6 +101,7 @@ def id_text(value: str | int) -> str:
     return value if isinstance(value, str) else str(value)
 
 
+@lru_cache(maxsize=10_000)
 def uuid(text: str) -> UUID:
-    """A UUID from its checked text."""
+    """A UUID from its checked text: mostly a merchant's, and the same few are named again and again."""
     return UUID(hex=text)

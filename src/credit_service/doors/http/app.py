@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -59,8 +59,8 @@ _LARGE = frozenset(
 )
 
 
-def make_app(parts: Parts, running: Lifespan | None = None) -> Application:
-    """The ASGI application that serves these parts, while `running` lasts."""
+def make_app(parts: Parts, running: Lifespan | None = None) -> tuple[Application, Shell]:
+    """The ASGI application that serves these parts, while `running` lasts, and the shell in it."""
     hot = {
         ("POST", PREFIX + transactions.ONE, JSON): partial(transactions.hot_one, parts),
         ("POST", PREFIX + transactions.MANY, JSON): partial(transactions.hot_many, parts),
@@ -69,12 +69,12 @@ def make_app(parts: Parts, running: Lifespan | None = None) -> Application:
     known, asked = partial(plugin_status.known_status, parts), partial(plugin_status.hot_status, parts)
     status = (plugin_status.PATH, known, asked)
     measured = parts.metrics.answered
-    shell: Any = Shell(make_fastapi(parts, running), parts.keyring, parts.settings, hot, status, _LARGE, measured)
+    shell = Shell(make_fastapi(parts, running), parts.keyring, parts.settings, hot, status, _LARGE, measured)
+    app: Any = shell
     origins = [origin.strip() for origin in parts.settings.cors_origins.split(",") if origin.strip()]
-    if not origins:
-        return cast(Application, shell)
-    cors = CORSMiddleware(shell, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=_EXPOSED)
-    return cast(Application, cors)
+    if origins:
+        app = CORSMiddleware(app, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=_EXPOSED)
+    return app, shell
 
 
 def make_fastapi(parts: Parts | None, running: Lifespan | None = None) -> FastAPI:

@@ -22,6 +22,7 @@ SCOPES = ("status", "read", "write", "admin")
 _KEY = re.compile(rb"(?i:bearer) +cs_([a-z2-7]{12})_([A-Za-z0-9_-]{43})[ \t]*")
 _REMEMBERED_SECONDS = 4.0  # a revocation is in force everywhere within 5 s
 _REMEMBERED_KEYS = 10_000
+_UNKNOWN: tuple[float, None] = (0.0, None)
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="credit-service"'}
 
 
@@ -66,17 +67,29 @@ class Keyring:
             detail = "Send one API key: Authorization: Bearer cs_…"
             raise Problem("unauthenticated", detail, headers=_CHALLENGE)
         match = _KEY.fullmatch(authorization[0])
-        if match is not None:
-            id_, secret = match[1].decode(), match[2]
-            key = await self._key(id_, leniently=leniently)
-            digest = sha256(secret).digest()
-            if key is not None and hmac.compare_digest(digest, key.secret_hash):
-                now = time.time_ns() // 1000
-                if key.revoked_at is None and (key.expires_at is None or key.expires_at > now):
-                    self._note_use(key, now)
-                    return key
-        detail = "This API key is not valid: unknown, expired or revoked."
-        raise Problem("unauthenticated", detail, headers=_CHALLENGE)
+        key = None if match is None else await self._key(match[1].decode(), leniently=leniently)
+        if match is None or key is None or not self._opens(key, match[2]):
+            detail = "This API key is not valid: unknown, expired or revoked."
+            raise Problem("unauthenticated", detail, headers=_CHALLENGE)
+        return key
+
+    def known(self, authorization: Sequence[bytes]) -> ApiKey | None:
+        """As `authenticate`, without asking the store; None where it would be asked, or the request be refused."""
+        match = _KEY.fullmatch(authorization[0]) if len(authorization) == 1 else None
+        if match is None:
+            return None
+        until, key = self._known.get(match[1].decode(), _UNKNOWN)
+        return key if key is not None and until > self._clock() and self._opens(key, match[2]) else None
+
+    def _opens(self, key: ApiKey, secret: bytes) -> bool:
+        """Whether this is the secret of a key that is valid now, whose use is noted then."""
+        if not hmac.compare_digest(sha256(secret).digest(), key.secret_hash):
+            return False
+        now = time.time_ns() // 1000
+        valid = key.revoked_at is None and (key.expires_at is None or key.expires_at > now)
+        if valid:
+            self._note_use(key, now)
+        return valid
 
     async def _key(self, id_: str, *, leniently: bool) -> ApiKey | None:
         now = self._clock()
@@ -108,7 +121,12 @@ class Keyring:
                 raise
 
 
+def includes(key: ApiKey, scope: str) -> bool:
+    """Whether a key's scope includes this one."""
+    return SCOPES.index(key.scope) >= SCOPES.index(scope)
+
+
 def require(key: ApiKey, scope: str) -> None:
     """Raise Problem unless a key's scope includes this one."""
-    if SCOPES.index(key.scope) < SCOPES.index(scope):
+    if not includes(key, scope):
         raise Problem("scope_missing", f"This needs an API key of scope {scope}; yours has {key.scope}.")

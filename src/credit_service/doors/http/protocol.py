@@ -6,15 +6,15 @@ need be in the middle of another answer. Everything after the headers is the she
 """
 
 import asyncio
-from collections.abc import Sized
-from typing import Any
+from collections.abc import Awaitable, Callable, Sized
+from typing import Any, ClassVar
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from credit_service.doors.http.problems import MEDIA_TYPE, Problem
-from credit_service.doors.http.shell import LINGER_SECONDS
+from credit_service.doors.http.shell import LINGER_SECONDS, Answer, Shell
 
 
 class _PatientFlow(FlowControl):
@@ -29,9 +29,24 @@ class _PatientFlow(FlowControl):
             super().resume_reading()
 
 
+class _AtOnce:
+    """A request that is answered without ASGI, as far as uvicorn asks about it."""
+
+    __slots__ = ("disconnected", "keep_alive", "response_complete")
+
+    response_started = False  # an answer is written whole
+    message_event = asyncio.Event()  # nobody waits for more of the request
+
+    def __init__(self) -> None:
+        self.disconnected = False
+        self.keep_alive = True
+        self.response_complete = False
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """Closes a connection whose headers do not end in time or size, with a problem that says so."""
 
+    shell: ClassVar[Shell | None] = None  # which answers at once what it can
     headers_max_bytes = 16 * 1024
     header_timeout_seconds = 10.0
 
@@ -42,14 +57,19 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_body = False  # between the headers of a request and its end
         self._ended = False  # whether a request ended in the bytes just read
         self._header_bytes = 0  # read of headers that have not ended yet
-        self._header_timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # at `_due_at` or sooner
+        self._due_at = 0.0
+        self._late: Callable[[], None] | None = None  # what to do then, unless what is waited for came
         self._refusal: Problem | None = None
         self._listening = True  # to what else is sent
+        self._held: bytes | None = None  # of the body of a request that may be answered at once
         self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client went away."""
-        self._stop_expecting()
+        self._await_nothing()
+        if self._timer is not None:
+            self._timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -59,12 +79,13 @@ class LimitedProtocol(HttpToolsProtocol):
         if not self._in_body:
             self._expect_headers()
         self._ended = False
-        self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
+            self._release()
         except HttpParserUpgrade as offer:
             self._pass_over(data[offer.args[0] :])
         except HttpParserError:
+            self._held = None
             self._refuse(Problem("bad_request", "The request is not valid HTTP/1.1."))
         if self._in_body:
             return
@@ -75,7 +96,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = b"", [], False
         self._expect_headers()
 
     def on_headers_complete(self) -> None:
@@ -83,29 +104,106 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         self._stop_expecting()
-        super().on_headers_complete()
+        if self._may_be_answered_at_once():
+            self._held = b""
+        else:
+            self._begin()
         self._in_body = True
+
+    def on_body(self, body: bytes) -> None:
+        """A part of its body."""
+        if self._held is None:
+            super().on_body(body)
+        else:
+            self._held += body
 
     def on_message_complete(self) -> None:
         """It is complete."""
         if self.parser.should_upgrade():
             return
+        self._in_body = False
+        self._ended = True
+        if self._held is not None and self._is_answered_at_once(self._held):
+            self._held = None
+            return
+        self._release()
         super().on_message_complete()
         scope: Any = self.scope
         scope["credit.arrived"] = True  # so that nobody need watch how long its body takes
-        self._in_body = False
-        self._ended = True
+
+    def _may_be_answered_at_once(self) -> bool:
+        """Whether to wait for the rest of this request, which nearly always is there, before anything is made of it."""
+        latest: Any = self.cycle
+        return (
+            self.shell is not None
+            and (latest is None or latest.response_complete)
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+        )
+
+    def _is_answered_at_once(self, body: bytes) -> bool:
+        address = self.client[0] if self.client else ""
+        if self.shell is None or (answer := self.shell.at_once(self.url, self.headers, address, body)) is None:
+            return False
+        cycle: Any = _AtOnce()
+        self.cycle = cycle
+        task = self.loop.create_task(self._answer(cycle, answer))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+        return True
+
+    async def _answer(self, cycle: "_AtOnce", answer: Awaitable[Answer]) -> None:
+        status, body, headers, media_type = await answer
+        if self.flow.write_paused and not cycle.disconnected:
+            await self.flow.drain()
+        cycle.response_complete = True
+        if cycle.disconnected:
+            return
+        head = [
+            (b"content-type", media_type),
+            (b"content-length", b"%d" % len(body)),
+            *headers,
+            *self.server_state.default_headers,
+        ]
+        if not cycle.keep_alive:
+            head.append((b"connection", b"close"))
+        lines = b"".join([b"%b: %b\r\n" % line for line in head])
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status], lines, body))
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _release(self) -> None:
+        """Treat a request that was held as all others are."""
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._begin()
+            if held:
+                super().on_body(held)
+
+    def _begin(self) -> None:
+        """Make of the headers what uvicorn makes of them."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = url, headers, expects
+        self.scope["headers"] = headers
+        super().on_headers_complete()
 
     def on_response_complete(self) -> None:
         """It was answered."""
-        another = bool(self.pipeline)  # which is begun now
-        super().on_response_complete()
-        if another or self.transport.is_closing():
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
             return
-        if self._refusal is not None:
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._refusal is not None:
             self._tell(self._refusal)
         elif self._in_body:  # nobody will read the rest of it, so where the next one begins cannot be known
             self._close_gently()
+        elif self._late is None:
+            self._await(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def _pass_over(self, rest: bytes) -> None:
         """Read a request that offers another protocol (HTTP/2, WebSocket) again, as if it did not."""
@@ -118,17 +216,41 @@ class LimitedProtocol(HttpToolsProtocol):
         self.data_received(b"%s %s HTTP/%s\r\n%s\r\n%s" % (method, self.url, version, b"".join(lines), rest))
 
     def _expect_headers(self) -> None:
-        if self._header_timer is None:
-            self._header_timer = self.loop.call_later(self.header_timeout_seconds, self._headers_late)
+        if self._late != self._headers_late:
+            self._await(self.header_timeout_seconds, self._headers_late)
 
     def _stop_expecting(self) -> None:
         self._header_bytes = 0
-        if self._header_timer is not None:
-            self._header_timer.cancel()
-            self._header_timer = None
+        self._await_nothing()
+
+    def _await(self, seconds: float, late: Callable[[], None]) -> None:
+        """What comes next has so much time. One timer serves for many requests, and looks again when it was early."""
+        self._due_at, self._late = self.loop.time() + seconds, late
+        if self._timer is not None and self._timer.when() > self._due_at:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self.loop.call_at(self._due_at, self._look)
+
+    def _await_nothing(self) -> None:
+        self._late = None
+
+    def _look(self) -> None:
+        self._timer = None
+        late = self._late
+        if late is None:
+            return
+        if self._due_at > self.loop.time():
+            self._timer = self.loop.call_at(self._due_at, self._look)
+            return
+        self._late = None
+        late()
+
+    def _unset_keepalive_if_required(self) -> None:
+        if self._late == self.timeout_keep_alive_handler:
+            self._await_nothing()
 
     def _headers_late(self) -> None:
-        self._header_timer = None
         if self.flow.read_paused:  # it is us who are late
             self._expect_headers()
             return

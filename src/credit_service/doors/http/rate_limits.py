@@ -27,41 +27,43 @@ class Admission:
     """Who may call how often: callers with an API key by their key, others by their address."""
 
     def __init__(self, settings: Settings) -> None:
-        self._keys = RateLimit(settings.rate_limit_key_per_second, settings.rate_limit_key_burst)
-        self._addresses = RateLimit(settings.rate_limit_address_per_second, settings.rate_limit_address_burst)
+        self._keys = _Policy("key", settings.rate_limit_key_per_second, settings.rate_limit_key_burst)
+        self._addresses = _Policy("address", settings.rate_limit_address_per_second, settings.rate_limit_address_burst)
 
     def key(self, key_id: str) -> Headers:
         """Count a request with a valid key; the headers that tell what is left. Raises Problem when there is none."""
-        return _encoded(_told("key", self._keys, _allowed("key", self._keys, key_id)))
+        return self._keys.headers(self._keys.count(key_id))
 
     def address(self, address: str) -> Headers:
         """Count a request without a valid key; as `key`."""
-        return _encoded(_told("address", self._addresses, _allowed("address", self._addresses, address)))
+        return self._addresses.headers(self._addresses.count(address))
 
     def count(self, address: str) -> None:
         """As `address`, for an answer that does not tell what is left: making headers takes longer than counting."""
-        _allowed("address", self._addresses, address)
+        self._addresses.count(address)
 
 
-def _allowed(policy: str, limit: "RateLimit", caller: str) -> Allowance:
-    allowance = limit.take(caller)
-    if not allowance.allowed:
-        detail = f"No more than {limit.per_second:g} requests a second, {limit.burst} at once. Wait a moment."
-        wait = str(max(1, ceil(allowance.reset_seconds)))
-        raise Problem("rate_limited", detail, headers={**_told(policy, limit, allowance), "Retry-After": wait})
-    return allowance
+class _Policy:
+    """One of the limits, and how it is told: the headers of draft-ietf-httpapi-ratelimit-headers-10."""
 
+    def __init__(self, name: str, per_second: float, burst: int) -> None:
+        self._limit = RateLimit(per_second, burst)
+        self._name = name.encode()
+        self._policy = (b"ratelimit-policy", b'"%b";q=%d;w=%d' % (self._name, burst, ceil(burst / per_second)))
 
-def _told(policy: str, limit: "RateLimit", allowance: Allowance) -> dict[str, str]:
-    """The headers of draft-ietf-httpapi-ratelimit-headers-10."""
-    return {
-        "RateLimit-Policy": f'"{policy}";q={limit.burst};w={ceil(limit.burst / limit.per_second)}',
-        "RateLimit": f'"{policy}";r={allowance.remaining};t={ceil(allowance.reset_seconds)}',
-    }
+    def count(self, caller: str) -> Allowance:
+        allowance = self._limit.take(caller)
+        if not allowance.allowed:
+            limit = self._limit
+            detail = f"No more than {limit.per_second:g} requests a second, {limit.burst} at once. Wait a moment."
+            told = {name.decode(): value.decode() for name, value in self.headers(allowance)}
+            wait = str(max(1, ceil(allowance.reset_seconds)))
+            raise Problem("rate_limited", detail, headers={**told, "Retry-After": wait})
+        return allowance
 
-
-def _encoded(headers: dict[str, str]) -> Headers:
-    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    def headers(self, allowance: Allowance) -> Headers:
+        left = b'"%b";r=%d;t=%d' % (self._name, allowance.remaining, ceil(allowance.reset_seconds))
+        return [self._policy, (b"ratelimit", left)]
 
 
 class RateLimit:

@@ -8,20 +8,20 @@ import asyncio
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from random import getrandbits
 from time import perf_counter
 from typing import Any, NamedTuple
 
 import structlog
 
-from credit_service.doors.http.keys import Keyring, require
+from credit_service.doors.http.keys import Keyring, includes, require
 from credit_service.doors.http.problems import MEDIA_TYPE, Problem
 from credit_service.doors.http.rate_limits import Admission
 from credit_service.messages.content import Limits
 from credit_service.posting import DeadlineExceeded, Overloaded
 from credit_service.settings import Settings
-from credit_service.storage.base import Conflict, OutcomeUnknown, StorageError
+from credit_service.storage.base import ApiKey, Conflict, OutcomeUnknown, StorageError
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -35,6 +35,10 @@ _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16
 JSON = b"application/json"
 API = "/api/"
 _NONE: Headers = []
+_HOT = "write"
+"""The scope that all hot routes need."""
+_WANTS_MORE = frozenset({b"expect", b"origin", b"traceparent", b"transfer-encoding"})
+"""Headers of requests that are not answered at once: each is of the server's concern, or of what stands around us."""
 SELDOM_SECONDS = 10.0
 """Between two warnings of one kind that every request would bring."""
 LINGER_SECONDS = 2.0
@@ -75,30 +79,31 @@ class Call:
         keyring: Keyring,
         admission: Admission | None,
         limits: Limits,
-        scope: Scope,
+        address: str,
+        path: str,
+        query: bytes,
+        sent: Headers,
         headers: dict[bytes, bytes],
-        request_id: str,
-        correlation_id: str,
         told: Headers,
     ) -> None:
         self._keyring = keyring
         self._admission = admission
         self.limits = limits
-        self.told = told  # headers that the answer will have, whatever it is
-        self.address = _address(scope)
-        self.path: str = scope["path"]
-        self.query: bytes = scope["query_string"]
+        self.told = told  # headers that the answer will have, whatever it is; its ids stand first
+        self.address = address
+        self.path = path
+        self.query = query
         self.headers = headers
-        self.request_id = request_id
-        self.correlation_id = correlation_id
+        self.request_id = told[0][1].decode()
+        self.correlation_id = told[1][1].decode()
         self.actor = ""  # who calls, once that is known
         self.body = b""
-        self._sent: Headers = scope["headers"]
+        self._sent = sent
 
     @property
     def media_type(self) -> bytes:
         """The media type of the body, without its parameters."""
-        return self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        return _media_type(self.headers)
 
     async def caller(self, needed: str, *, leniently: bool = False) -> str:
         """Who calls, as the actor of what is posted. Raises Problem unless the key has the needed scope.
@@ -110,14 +115,28 @@ class Call:
         except Problem:
             self.admit_address()
             raise
-        if not self.actor and self._admission is not None:  # once, also where a hot route leaves it to FastAPI
-            if key.scope == "status":  # one key in everybody's page: nobody may use up what the others need
-                self.admit_address()
-            else:
-                self.told += self._admission.key(key.id)
+        if not self.actor:  # once, also where a hot route leaves it to FastAPI
+            self.admit(key)
         self.actor = f"key:{key.id}"
         require(key, needed)
         return self.actor
+
+    def known_caller(self, needed: str) -> ApiKey | None:
+        """As `caller`, where that is known at once and in order; whoever is told this has to `admit` the key."""
+        key = self._keyring.known(self.sent(b"authorization"))
+        if key is None or not includes(key, needed):
+            return None
+        self.actor = f"key:{key.id}"
+        return key
+
+    def admit(self, key: ApiKey) -> None:
+        """Count a request with a valid key. Raises Problem when too many came."""
+        if self._admission is None:
+            return
+        if key.scope == "status":  # one key in everybody's page: nobody may use up what the others need
+            self.admit_address()
+        else:
+            self.told += self._admission.key(key.id)
 
     def admit_address(self) -> None:
         """Count a request without a valid key. Raises Problem when its address has called too often."""
@@ -129,8 +148,11 @@ class Call:
         return [value for other, value in self._sent if other == name]
 
 
-HotRoute = Callable[[Call], Awaitable[Answer | None]]
-"""Answers a request, or None to leave it to FastAPI."""
+HotRoute = Callable[[Call], Coroutine[Any, Any, Answer] | None]
+"""Answers a request of a caller with scope `write`, or None, at once, to leave it to FastAPI."""
+
+StatusRoute = Callable[[Call], Awaitable[Answer | None]]
+"""Answers a request for one status, or None to leave it to FastAPI."""
 
 KnownRoute = Callable[[str, Mapping[bytes, bytes]], Answer | None]
 """Answers a path and its headers at once, from memory, or None to leave it to a hot route."""
@@ -151,7 +173,7 @@ class Shell:
         keyring: Keyring,
         settings: Settings,
         hot: Mapping[tuple[str, str, bytes], HotRoute],
-        status: tuple[str, KnownRoute, HotRoute],
+        status: tuple[str, KnownRoute, StatusRoute],
         large: frozenset[str],
         measured: Callable[[str, str, int, float], None],
     ) -> None:
@@ -190,10 +212,10 @@ class Shell:
             if known is not None:
                 await _answer(send, self._refused(scope, own_id) or known, ids)
                 return
-        request_id, correlation_id = own_id.decode(), shared_id.decode()
+        call = self._call(_address(scope), scope["path"], scope["query_string"], scope["headers"], headers, ids)
         # A pipelined request's task begins with the names of the one before it.
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=request_id, correlation_id=correlation_id)
+        structlog.contextvars.bind_contextvars(request_id=call.request_id, correlation_id=call.correlation_id)
         if trace_id is not None:
             structlog.contextvars.bind_contextvars(trace_id=trace_id.decode())
         started, answered_at = 0, 0.0
@@ -205,7 +227,6 @@ class Shell:
                 message["headers"] = [*message.get("headers", []), *ids]
             await send(message)
 
-        call = Call(self._keyring, self._admission, self._limits, scope, headers, request_id, correlation_id, ids)
         try:
             await self._guarded(scope, receive, send, named, call, lambda: started)
         finally:
@@ -217,6 +238,56 @@ class Shell:
                 _log.debug("request", method=method, route=route, status=started, milliseconds=round(seconds * 1000, 3))
                 if (traced := scope.get("credit.traced")) is not None:  # by whoever wants to know what became of it
                     traced(route, started)
+
+    def at_once(self, url: bytes, sent: Headers, address: str, body: bytes) -> Awaitable[Answer] | None:
+        """Begin to answer a POST that has arrived whole; None, with nothing done, leaves it to `__call__`.
+
+        Most are plainly in order, and of a caller who was here a moment ago. Then there is no need for what ASGI is
+        made for: the server takes bodies and answers piece by piece, and a task for each request waits for them.
+        """
+        headers = dict(sent)
+        path = url.decode("latin-1")
+        hot = self._hot.get(("POST", path, _media_type(headers)))
+        if hot is None or self._tells_each or not _WANTS_MORE.isdisjoint(headers):
+            return None
+        if _size(sent) + len(url) > self._headers_max_bytes or len(body) > self._settings.body_max_bytes:
+            return None
+        started_at = perf_counter()
+        own_id = _own_or_new(headers.get(b"x-request-id"))
+        shared_id = _own_or_new(headers.get(b"x-correlation-id"), own_id)
+        ids = [(b"x-request-id", own_id), (b"x-correlation-id", shared_id)]
+        call = self._call(address, path, b"", sent, headers, ids)
+        key = call.known_caller(_HOT)
+        if key is None:
+            return None
+        call.body = body
+        try:
+            answering = hot(call)
+        except Exception:  # comes again, and is told, where there is a way to tell it
+            return None
+        return None if answering is None else self._answered(call, key, answering, started_at)
+
+    async def _answered(
+        self, call: Call, key: ApiKey, answering: Coroutine[Any, Any, Answer], started_at: float
+    ) -> Answer:
+        try:
+            call.admit(key)
+            answer = await answering
+        except (Exception, asyncio.CancelledError) as error:  # cancelled when the server stops, and has waited enough
+            with structlog.contextvars.bound_contextvars(
+                request_id=call.request_id, correlation_id=call.correlation_id
+            ):
+                problem = as_problem(OutcomeUnknown() if isinstance(error, asyncio.CancelledError) else error)
+            answer = problem_answer(problem, call.request_id)
+        finally:
+            answering.close()  # where it was not begun
+        self._measured("POST", call.path, answer.status, perf_counter() - started_at)
+        return answer._replace(headers=[*answer.headers, *call.told])
+
+    def _call(
+        self, address: str, path: str, query: bytes, sent: Headers, headers: dict[bytes, bytes], ids: Headers
+    ) -> Call:
+        return Call(self._keyring, self._admission, self._limits, address, path, query, sent, headers, ids)
 
     async def _guarded(
         self, scope: Scope, receive: Receive, send: Send, named: Send, call: Call, started: Callable[[], int]
@@ -257,9 +328,10 @@ class Shell:
         hot = self._hot.get((method, path, call.media_type))
         if hot is not None:
             scope["credit.route"] = path
-            answer = await hot(call)
-            if answer is not None:
-                await _answer(send, answer)
+            await call.caller(_HOT)
+            answering = hot(call)
+            if answering is not None:
+                await _answer(send, await answering)
                 return
         scope["credit.call"] = call
         await self._app(scope, _replay(call.body, receive), send)
@@ -274,8 +346,7 @@ class Shell:
         return None
 
     def _is_oversized(self, scope: Scope) -> bool:
-        size = sum([len(name) + len(value) + 4 for name, value in scope["headers"]])
-        return size + len(scope["raw_path"]) + len(scope["query_string"]) > self._headers_max_bytes
+        return _size(scope["headers"]) + len(scope["raw_path"]) + len(scope["query_string"]) > self._headers_max_bytes
 
     async def _body(self, call: Call, receive: Receive, *, arrived: bool) -> bytes:
         """All of the body. Raises Problem where it is too large, or too slow."""
@@ -321,6 +392,14 @@ def _trace_id(headers: Headers) -> bytes | None:
     if match is None or more or (match[1] == b"00" and match[3] is not None):  # only later versions may add to it
         return None
     return match[2]
+
+
+def _size(headers: Headers) -> int:
+    return sum([len(name) + len(value) + 4 for name, value in headers])
+
+
+def _media_type(headers: Mapping[bytes, bytes]) -> bytes:
+    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
 
 
 def _address(scope: Scope) -> str:

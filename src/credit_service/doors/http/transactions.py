@@ -1,6 +1,6 @@
 """Transactions: post one, post many, read them."""
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
@@ -287,25 +287,34 @@ def command_of(body: Any, key: str, call: Call, prefix: str = "") -> Command:
     reference = None if body.reference is None else Reference(body.reference.type, body.reference.id)
     metadata, salt = metadata_text(body.metadata, call.limits, f"{prefix}/metadata")
     grant, terms = _terms(body.grant)
-    common: dict[str, Any] = {
-        "merchant_id": uuid(body.merchant_id),
-        "key": key,
-        "content": command_content(body.operation_type, body.transaction_type, body.amount, reference, metadata, grant),
-        "actor": call.actor,
-        "correlation_id": call.correlation_id,
-        "metadata": metadata,
-        "salt": salt,
-    }
+    merchant_id = uuid(body.merchant_id)
+    content = command_content(body.operation_type, body.transaction_type, body.amount, reference, metadata, grant)
     if body.transaction_type == ORDER_PAID:
         assert reference is not None
         if key != order_key(reference.id):
             detail = f"An order's key is its natural key: {order_key(reference.id)}"
             raise _key_invalid(detail, prefix)
-        return OrderPaid(**common, order_id=reference.id, credits=body.amount)
+        return OrderPaid(
+            merchant_id=merchant_id,
+            key=key,
+            content=content,
+            actor=call.actor,
+            correlation_id=call.correlation_id,
+            metadata=metadata,
+            salt=salt,
+            order_id=reference.id,
+            credits=body.amount,
+        )
     if key.startswith(RESERVED_KEY_PREFIX):
         raise _key_invalid(f"Keys that begin with {RESERVED_KEY_PREFIX} are the service's own.", prefix)
     return Post(
-        **common,
+        merchant_id=merchant_id,
+        key=key,
+        content=content,
+        actor=call.actor,
+        correlation_id=call.correlation_id,
+        metadata=metadata,
+        salt=salt,
         operation=body.operation_type,
         type=body.transaction_type,
         amount=body.amount,
@@ -320,14 +329,16 @@ def _key_invalid(detail: str, prefix: str) -> Problem:
 
 
 def _faults(body: Any, key: str, most: int) -> list[Fault]:
-    texts = {"/idempotency_key": key}
-    if body.reference is not None:
-        texts |= {"/reference/type": body.reference.type, "/reference/id": body.reference.id}
-    faults = [
-        Fault(pointer, "too_long", f"This may have {most} characters at most.")
-        for pointer, text in texts.items()
-        if len(text) > most
-    ]
+    faults: list[Fault] = []
+    if most < MAX_KEY:  # else the bodies and the header know
+        texts = {"/idempotency_key": key}
+        if body.reference is not None:
+            texts |= {"/reference/type": body.reference.type, "/reference/id": body.reference.id}
+        faults = [
+            Fault(pointer, "too_long", f"This may have {most} characters at most.")
+            for pointer, text in texts.items()
+            if len(text) > most
+        ]
     if body.transaction_type not in ALLOWED[body.operation_type]:
         allowed = ", ".join(ALLOWED[body.operation_type])
         faults.append(Fault("/transaction_type", "not_allowed", f"A {body.operation_type} takes {allowed}."))
@@ -470,9 +481,8 @@ _decode_one = decoder(PostingBody)
 _decode_many = decoder(BatchBody)
 
 
-async def hot_one(parts: Parts, call: Call) -> Answer | None:
+def hot_one(parts: Parts, call: Call) -> Coroutine[Any, Any, Answer] | None:
     """POST one, where the body is plainly well formed; None leaves it to FastAPI."""
-    await call.caller("write")
     body = _decode_one(call.body)
     if body is None or call.query:
         return None
@@ -480,12 +490,11 @@ async def hot_one(parts: Parts, call: Call) -> Answer | None:
         command = command_of(body, idempotency_key(call), call)
     except (Invalid, ValueError):
         return None
-    return await post_one(parts, call, command)
+    return post_one(parts, call, command)
 
 
-async def hot_many(parts: Parts, call: Call) -> Answer | None:
+def hot_many(parts: Parts, call: Call) -> Coroutine[Any, Any, Answer] | None:
     """POST a batch, where the body is plainly well formed; None leaves it to FastAPI."""
-    await call.caller("write")
     body = _decode_many(call.body)
     if body is None or call.query:
         return None
@@ -493,7 +502,7 @@ async def hot_many(parts: Parts, call: Call) -> Answer | None:
         commands = _commands(parts, call, body)
     except (Invalid, ValueError):
         return None
-    return await _post_many(parts, call, commands, atomic=bool(body.atomic))
+    return _post_many(parts, call, commands, atomic=bool(body.atomic))
 
 
 # ---- FastAPI's routes
