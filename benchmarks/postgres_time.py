@@ -87,22 +87,30 @@ class _Watch:
     def looking(self) -> Iterator[None]:
         """Watch until the end of the context."""
         whole: Callable[..., Awaitable[Writes]] = self._store.post
-        parts: Callable[..., Iterator[Any]] = postgres._parts
+        ask: Callable[..., Awaitable[Any]] = self._line.ask
 
         def post(needs: Any, work: Work, *more: Any) -> Awaitable[Writes]:
             return whole(needs, self._timed("decide", work), *more)
 
-        made = self._timed("making rows", lambda *given: list(parts(*given)))
+        async def asked(statement: str, values: Sequence[Any]) -> Any:
+            if self.explains:
+                explaining = self._line.connection.transaction()
+                await explaining.start()
+                await self.explain(self._line.connection, statement, values)
+                await explaining.rollback()  # or what is written would be written twice
+            return await self.message(statement, lambda: ask(statement, values))
+
         with (
             patch.object(self._store, "post", post),
-            patch.object(postgres, "_parts", made),
-            patch.object(self._line, "_connection", _Connection(self._line._connection, self)),
+            patch.object(postgres, "_parts", self._timed("making rows", postgres._parts)),
+            patch.object(self._line, "ask", asked),
+            patch.object(self._line, "connection", _Connection(self._line.connection, self)),
         ):
             yield
 
     def served(self) -> float:
         """Seconds of the processor that the server's process has used for our connection."""
-        pid = self._line._connection.get_server_pid()
+        pid = self._line.connection.get_server_pid()
         try:
             return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[0]) / 1e9
         except FileNotFoundError:  # it is on another machine
@@ -191,11 +199,7 @@ class _Connection:
         return await self._watch.message(statement, lambda: self._connection.fetch(statement, *values))
 
     async def fetchrow(self, statement: str, *values: Any) -> Any:
-        if self._watch.explains:
-            explaining = self._connection.transaction()
-            await explaining.start()
-            await self._watch.explain(self._connection, statement, values)
-            await explaining.rollback()  # or what is written would be written twice
+        await self._watch.explain(self._connection, statement, values)
         return await self._watch.message(statement, lambda: self._connection.fetchrow(statement, *values))
 
     async def copy_records_to_table(self, table: str, **what: Any) -> Any:

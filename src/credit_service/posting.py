@@ -12,6 +12,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -90,13 +91,12 @@ class _Unit(NamedTuple):
 class _Stream:
     """Commands that wait for one of the streams of the store, in their order."""
 
-    __slots__ = ("batches", "may_go", "queue", "watch")
+    __slots__ = ("batches", "may_go", "queue")
 
     def __init__(self) -> None:
         self.queue: deque[_Unit] = deque()
         self.may_go = asyncio.Event()  # set when it is worth to look whether a batch can begin
         self.batches = 0  # that have commands of this stream, and are in the store or decided ahead
-        self.watch: asyncio.TimerHandle | None = None  # for the deadline of the first
 
 
 class _Batch(NamedTuple):
@@ -139,6 +139,8 @@ class Posting:
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._streams = [_Stream() for _ in range(store.streams)]
+        self._in_store: list[list[_Unit]] = []  # what attempts are under way there
+        self._watch: asyncio.TimerHandle | None = None  # for the first deadline, or one before it
         self._queued = 0
         self._draining = False
         self._runners: list[asyncio.Task[None]] = []
@@ -216,8 +218,7 @@ class Posting:
             stream = streams[self._store.stream_of(commands[0].merchant_id)]
             stream.queue.append(_Unit(job, index, commands, needed, rehearsal))
             stream.may_go.set()
-            if stream.watch is None:
-                stream.watch = loop.call_at(job.deadline, self._give_up, stream)
+        self._look_at(job.deadline)
         self._queued += count
         await job.answer
         return [outcomes for outcomes in job.outcomes if outcomes is not None]
@@ -241,8 +242,8 @@ class Posting:
         Those who wait for their answers before they ask again are then two halves, of which one is always in the store.
         """
         batch = self._gather(self._joined(stream))
-        following = self._gather_ahead(stream, batch)
-        if following is None:
+        following = self._gather_ahead(stream, batch) if self._queued >= AHEAD else None
+        if following is None and len(batch.units) >= 2 * AHEAD:
             batch, following = self._halves(batch)
         if following is None:
             await self._post(batch.units)
@@ -275,21 +276,33 @@ class Posting:
             if stream.queue or self._draining:
                 stream.may_go.set()
 
-    def _give_up(self, stream: _Stream) -> None:
-        """Answer those whose deadline passed in the queue, also while the store does not answer.
+    def _give_up(self) -> None:
+        """Answer those whose deadline has passed, also while the store does not answer.
 
-        All have the same span, so the deadlines stand in the queue in their order and one timer watches them all.
+        What waits in the queue was not posted; what is in the store may be. All have the same span, so the deadlines
+        stand in the queues in their order, none is before that for which the timer was set, and it watches them all.
         """
         now = asyncio.get_running_loop().time()
-        queue = stream.queue
-        while queue and queue[0].job.deadline <= now:
-            unit = queue.popleft()
-            self._queued -= len(unit.commands)
-            unit.job.failed(DeadlineExceeded())
-        stream.watch = None
-        stream.may_go.set()
-        if queue:
-            stream.watch = asyncio.get_running_loop().call_at(queue[0].job.deadline, self._give_up, stream)
+        deadlines: list[float] = []
+        for stream in self._streams:
+            queue = stream.queue
+            while queue and queue[0].job.deadline <= now:
+                unit = queue.popleft()
+                self._queued -= len(unit.commands)
+                unit.job.failed(DeadlineExceeded())
+            stream.may_go.set()
+            deadlines += [unit.job.deadline for unit in islice(queue, 1)]
+        for units in self._in_store:
+            waiting = _in_time(units, OutcomeUnknown("The database did not answer in time."))
+            deadlines += [unit.job.deadline for unit in waiting]
+        self._watch = None
+        if deadlines:
+            self._look_at(min(deadlines))
+
+    def _look_at(self, deadline: float) -> None:
+        """See to it that those are answered who wait until then, unless somebody looks before."""
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().call_at(deadline, self._give_up)
 
     def _joined(self, stream: _Stream, behind: Sequence[_Stream] = ()) -> list[_Stream]:
         """Of which streams a batch is made: of this one, and of those where too little waits for one of their own.
@@ -300,7 +313,10 @@ class Posting:
         small = [
             other
             for other in self._streams
-            if other is not stream and len(other.queue) < LARGE_BATCH and (not other.batches or other in behind)
+            if other.queue
+            and other is not stream
+            and len(other.queue) < LARGE_BATCH
+            and (not other.batches or other in behind)
         ]
         return [*small, stream]
 
@@ -372,12 +388,14 @@ class Posting:
                 ]
                 return writes
 
-            late = _Late(units)
+            self._in_store.append(units)
+            if self._watch is None:
+                self._look_at(min([unit.job.deadline for unit in units]))
             try:
                 try:
                     writes = await self._store.post([need for unit in units for need in unit.needs], work, after)
                 finally:
-                    late.cancel()
+                    self._in_store.remove(units)
             except (Conflict, OutcomeUnknown) as error:
                 after, at_once = None, False
                 if isinstance(error, OutcomeUnknown):
@@ -427,26 +445,6 @@ class Posting:
         except Exception as error:
             context = {"message": "what happens after a commit failed", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
-
-
-class _Late:
-    """Answers callers whose deadline passes while their batch is in the store, which may still post what they asked."""
-
-    def __init__(self, units: list[_Unit]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._watch(units)
-
-    def _watch(self, units: list[_Unit]) -> None:
-        first = min([unit.job.deadline for unit in units])
-        self._timer = self._loop.call_at(first, self._answer, units)
-
-    def _answer(self, units: list[_Unit]) -> None:
-        if waiting := _in_time(units, OutcomeUnknown("The database did not answer in time.")):
-            self._watch(waiting)
-
-    def cancel(self) -> None:
-        """The store has answered."""
-        self._timer.cancel()
 
 
 def _in_time(units: list[_Unit], late: Exception, *, for_good: bool = False) -> list[_Unit]:

@@ -408,7 +408,7 @@ async def test_a_posting_is_decided_anew_where_another_was_faster(
 
 def _wary(store: PostgresStore) -> list[int]:
     """For how many postings more each stream locks first, of those that do."""
-    return [line.wary for line in store._lines if line.wary]
+    return [stream.wary for stream in store._streams if stream.wary]
 
 
 async def test_what_a_store_wrote_last_it_need_not_load(engine: PostgresEngine):

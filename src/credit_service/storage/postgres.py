@@ -25,7 +25,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
-from functools import partial
+from functools import lru_cache, partial
 from threading import Thread
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -86,6 +86,8 @@ _WARY: Final = 100
 """So many postings of a stream lock first, after one whose account was changed by somebody else meanwhile."""
 _COPIED: Final = 50
 """From so many new rows on, a message of their own to the server costs less than what it saves."""
+_PREPARED: Final = 50
+"""So many statements are kept prepared for a connection, beside those that the driver keeps."""
 _DEFAULTS: Final = {"jit": "off"}
 _COMMITTED: Final = Commit(0)
 """What the database itself told."""
@@ -114,24 +116,36 @@ _AWAY: Final = (
 
 def lane_of(merchant_id: UUID) -> int:
     """The lane of a merchant's postings and events. Part of what is stored: it may never change."""
-    return crc32(merchant_id.int.to_bytes(16)) % LANES
+    return _lane_of(merchant_id.int)
 
 
-@contextmanager
-def translated(name: str) -> Iterator[None]:
+@lru_cache(maxsize=20_000)  # each posting asks three times
+def _lane_of(number: int) -> int:
+    return crc32(number.to_bytes(16)) % LANES
+
+
+class translated:  # noqa: N801 - is used like the functions that make a context, and costs a lone caller less
     """Turn the driver's errors into the store's; an unknown one is raised as it is, never dropped.
 
     `name` is what a message calls the database. Nothing the server or the driver says of a connection is passed on but
     the kind of the error: it may hold a password.
     """
-    try:
-        yield
-    except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError) as error:
-        raise BadRow(str(error)) from error
-    except _TRANSIENT as error:
-        raise Conflict(f"{name} had a conflict: {_kind(error)}.") from error
-    except _AWAY as error:
-        raise StorageUnavailable(f"{name} cannot be used: {_kind(error)}.") from error
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError)):
+            raise BadRow(str(error)) from error
+        if isinstance(error, _TRANSIENT):
+            raise Conflict(f"{self._name} had a conflict: {_kind(error)}.") from error
+        if isinstance(error, _AWAY):
+            raise StorageUnavailable(f"{self._name} cannot be used: {_kind(error)}.") from error
 
 
 def _kind(error: BaseException) -> str:
@@ -186,6 +200,7 @@ class PostgresStore(Webhooks):
         self._local = for_posting if pooled else {}
         connect = connector(url, timeout_seconds=timeout_seconds, pooled=pooled, settings=for_posting)
         door = _Door(self.name, timeout_seconds)
+        self._streams = [_Stream() for _ in range(streams)]
         self._lines = [_Line(partial(door.connected, connect)) for _ in range(streams)]
         self._readers = _Readers(self.name, partial(door.connected, self._connect), pool_size)
         self._clock_offset = 0  # of the database's clock, against this process's
@@ -202,29 +217,31 @@ class PostgresStore(Webhooks):
 
     async def post(self, needs: Sequence[Needs], work: Work, after: "asyncio.Future[bool] | None" = None) -> Writes:
         """See `base.Store.post`."""
-        line = self._lines[self.stream_of(needs[0].merchant_id) if needs else 0]
-        with self._decided_ahead(line, needs, work, after) or nullcontext() as ahead:
+        stream = self._streams[self.stream_of(needs[0].merchant_id) if needs else 0]
+        with self._decided_ahead(stream, needs, work, after) or nullcontext() as ahead:
             if after is not None and not await after and ahead is not None:
                 ahead.lost()
-            line.busy = True
+            stream.busy = True
             try:
-                return await self._post(line, needs, work, ahead)
+                return await self._post(stream, needs, work, ahead)
             finally:
-                line.busy = False
+                stream.busy = False
 
-    async def _post(self, line: "_Line", needs: Sequence[Needs], work: Work, ahead: "_Decided | None") -> Writes:
-        async with line.taken() as connection:
+    async def _post(self, stream: "_Stream", needs: Sequence[Needs], work: Work, ahead: "_Decided | None") -> Writes:
+        # The first that is free, so that who is alone always meets the same process of the server, with warm caches.
+        line = next((line for line in self._lines if line.is_free), self._lines[0])
+        async with line as connection:
             with translated(self.name):
                 if ahead is not None and not (ahead.may_be_written() and self._is_recent(ahead)):
                     ahead.lost()
                     ahead = None
-                if self._may_go_unlocked(line, len(needs) if ahead is None else len(ahead.loading.accounts)):
-                    if (writes := await self._post_unlocked(line, connection, needs, work, ahead)) is not None:
+                if self._may_go_unlocked(stream, len(needs) if ahead is None else len(ahead.loading.accounts)):
+                    if (writes := await self._post_unlocked(stream, line, needs, work, ahead)) is not None:
                         return writes
                     ahead = None
                 until = asyncio.get_running_loop().time() + self._timeout
                 async with asyncio.timeout_at(until):
-                    decided = await self._decided_locked(line, connection, needs, work, ahead)
+                    decided = await self._decided_locked(stream, connection, needs, work, ahead)
                 with decided:
                     async with asyncio.timeout_at(until):  # not of the commit: its silence means something else
                         written, version = await self._write_rows(connection, decided)
@@ -236,10 +253,10 @@ class PostgresStore(Webhooks):
         return decided.writes
 
     def _decided_ahead(
-        self, line: "_Line", needs: Sequence[Needs], work: Work, after: "asyncio.Future[bool] | None"
+        self, stream: "_Stream", needs: Sequence[Needs], work: Work, after: "asyncio.Future[bool] | None"
     ) -> "_Decided | None":
         """Decide on what is remembered, also while that is under way; None where something must be known before."""
-        if line.wary or (after is not None and any(one.busy for one in self._lines)):
+        if stream.wary or (after is not None and any(one.busy for one in self._streams)):
             return None
         if (known := self._recalled(needs, pending=after is not None)) is None or known[0].merchants:
             return None
@@ -272,8 +289,7 @@ class PostgresStore(Webhooks):
         writes = work(loading.loaded(now))
         before = {lane: id_ for lane, (id_, _) in last.items()}
         after = dict(before)
-        parts = [part for part in _parts(writes, loading.granted, after) if part[2]]
-        decided = _Decided(loading, now, last, writes, parts)
+        decided = _Decided(loading, now, last, writes, _parts(writes, loading.granted, after))
         self._remembered.keep(loading.records.items(), writes.accounts, decided.commit)
         for lane, id_ in after.items():
             self._last[lane] = last[lane] if id_ == before.get(lane) else _Last(id_, decided.commit)
@@ -283,16 +299,16 @@ class PostgresStore(Webhooks):
         """Whether what was decided will not be too old when the server has it (`sql.LAG_MICROS`)."""
         return abs(self._reckoned() - decided.now) < sql.LAG_MICROS * 3 // 4
 
-    def _may_go_unlocked(self, line: "_Line", accounts: int) -> bool:
+    def _may_go_unlocked(self, stream: "_Stream", accounts: int) -> bool:
         """Whether a posting of at most so many accounts is small, and nobody else has lately posted to its stream's."""
-        if line.wary:
-            line.wary -= 1
+        if stream.wary:
+            stream.wary -= 1
             return False
         # Behind a pooler there is no transaction to which the settings of a posting could be confined.
         return not self._local and 0 < accounts <= _MANY
 
     async def _post_unlocked(
-        self, line: "_Line", connection: Connection, needs: Sequence[Needs], work: Work, ahead: "_Decided | None"
+        self, stream: "_Stream", line: "_Line", needs: Sequence[Needs], work: Work, ahead: "_Decided | None"
     ) -> Writes | None:
         """Post in one message to the server, or in two where something must be loaded; None: nothing was done.
 
@@ -300,20 +316,20 @@ class PostgresStore(Webhooks):
         needs no lock: it was right at the moment when it was loaded. Of what is remembered nobody can say so.
         """
         if ahead is not None:
-            if (writes := await self._write_decided(line, connection, ahead)) is None:
+            if (writes := await self._write_decided(stream, line, ahead)) is None:
                 ahead.lost()
         elif (known := self._recalled(needs)) is not None:
-            writes = await self._attempt(line, connection, *known, work)
+            writes = await self._attempt(stream, line, *known, work)
         else:
             writes = None
-        if writes is not None or line.wary:
+        if writes is not None or stream.wary:
             return writes
-        return await self._attempt(line, connection, Loading(needs), 0, {}, work)
+        return await self._attempt(stream, line, Loading(needs), 0, {}, work)
 
     async def _attempt(
         self,
+        stream: "_Stream",
         line: "_Line",
-        connection: Connection,
         loading: Loading,
         now: int,
         last: "Mapping[int, _Last]",
@@ -324,50 +340,55 @@ class PostgresStore(Webhooks):
             return None
         if loading.merchants:
             async with asyncio.timeout(self._timeout):
-                now, last = await self._load_few(connection, loading, _lanes(loading))
+                now, last = await self._load_few(line.connection, loading, _lanes(loading))
         with self._decided(loading, now, last, work) as decided:
-            return await self._write_decided(line, connection, decided)
+            return await self._write_decided(stream, line, decided)
 
-    async def _write_decided(self, line: "_Line", connection: Connection, decided: "_Decided") -> Writes | None:
+    async def _write_decided(self, stream: "_Stream", line: "_Line", decided: "_Decided") -> Writes | None:
         """Write in one message, and only where nothing has changed; None: nothing was done."""
         loading, writes, commits = decided.loading, decided.writes, decided.loading.commits
         if not decided.parts:
             return None if loading.unseen else writes
         if writes.unparked:  # what is parked again under its key is not for one statement
             return None
-        parts, values = _statement(_checked(decided.parts, commits))
+        parts, values = _statement(decided.parts, commits)
         decided_at = None if self._clock is not None else decided.now
-        values += ([*decided.before], decided.ids, decided_at, *_known(loading), *_columns(loading.unseen))
-        known = sum([number in commits for number in writes.accounts])
-        values += [known] if known else []
+        if decided.is_alone:
+            statement = sql.write_alone_unless_changed(parts)
+            (lane,), (account,), ((_, key),) = decided.before, loading.accounts.values(), loading.unseen
+            values += (lane, *decided.ids, decided_at, account.settled_at, key)
+        else:
+            statement = sql.write_unless_changed(parts)
+            values += ([*decided.before], decided.ids, decided_at, *_known(loading), *_columns(loading.unseen))
+            known = sum([number in commits for number in writes.accounts])
+            values += [known] if known else []
         asked_at = time.monotonic()
-        line.busy = False
+        stream.busy = False
         try:
-            now, used, version = await self._write_unless_changed(connection, sql.write_unless_changed(parts), values)
+            now, used, version = await self._write_unless_changed(line, statement, values)
         except (asyncpg.IntegrityConstraintViolationError, asyncpg.DivisionByZeroError):
-            line.wary = _WARY  # somebody else's event or account, or a law
+            stream.wary = _WARY  # somebody else's event or account, or a law
             return None
         finally:
-            line.busy = True
+            stream.busy = True
         self._reckon(now, asked_at)
         if version is None:
             is_late = decided_at is not None and abs(now - decided_at) >= sql.LAG_MICROS
-            line.wary = 0 if used or is_late else _WARY
+            stream.wary = 0 if used or is_late else _WARY
             return None
         decided.commit.version = version
         return writes
 
-    async def _write_unless_changed(self, connection: Connection, guarded: str, values: Sequence[Any]) -> Row:
+    async def _write_unless_changed(self, line: "_Line", guarded: str, values: Sequence[Any]) -> Row:
         """Write and commit in one statement."""
         try:
-            written: Row = await connection.fetchrow(guarded, *values)
+            return await line.ask(guarded, values)
         except asyncpg.DataError:
             raise  # a value that cannot be, for us or for the server
         except Exception as error:
             if isinstance(error, asyncpg.PostgresError) and error.as_dict().get("severity_en") == "ERROR":
                 raise  # the server says that it did not
             raise self._unknown(error) from error
-        return written
 
     async def _commit(self, connection: Connection) -> None:
         try:
@@ -383,7 +404,7 @@ class PostgresStore(Webhooks):
         return OutcomeUnknown(f"{self.name} did not say whether it committed: {_kind(error)}.")
 
     async def _decided_locked(
-        self, line: "_Line", connection: Connection, needs: Sequence[Needs], work: Work, ahead: "_Decided | None"
+        self, stream: "_Stream", connection: Connection, needs: Sequence[Needs], work: Work, ahead: "_Decided | None"
     ) -> "_Decided":
         """Lock, then load and decide; or see that what is remembered, or what was decided ahead on it, still holds."""
         lanes = sorted({lane_of(need.merchant_id) for need in needs})
@@ -391,7 +412,7 @@ class PostgresStore(Webhooks):
         loading = None
         if ahead is not None:
             loading = ahead.loading
-        elif not line.wary and (recalled := self._remembered.recall(needs)):
+        elif not stream.wary and (recalled := self._remembered.recall(needs)):
             loading = Loading(needs, recalled)
         if loading is not None:
             asked_at = time.monotonic()
@@ -409,7 +430,7 @@ class PostgresStore(Webhooks):
                 else:
                     return self._decided(loading, decided_at, _lasts(lanes, ids), work)
             else:
-                line.wary = 0 if same else _WARY
+                stream.wary = 0 if same else _WARY
         loading = Loading(needs)
         return self._decided(loading, *await self._load_by_size(connection, loading, lanes), work)
 
@@ -661,14 +682,27 @@ class _Decided:
         self.commit = Commit()
 
     @property
+    def is_alone(self) -> bool:
+        """Whether it writes one account that was known, and rests on nothing else but one key and one lane."""
+        loading = self.loading
+        return (
+            len(loading.accounts) == len(loading.unseen) == len(self.before) == len(self.writes.accounts) == 1
+            and len(loading.commits) == 1
+            and loading.commits.keys() == self.writes.accounts.keys()
+        )
+
+    @property
     def ids(self) -> list[int]:
         """The last event of each of its lanes, ascending, before it."""
         return [last.id for last in self.before.values()]
 
     def may_be_written(self) -> bool:
         """Whether it is not lost, and all that it was decided on is known to be committed."""
-        commits = {*self.loading.commits.values(), *[last.commit for last in self.before.values()]}
-        return not self.commit.lost and all(commit.version is not None for commit in commits)
+        return (
+            not self.commit.lost
+            and None not in [commit.version for commit in self.loading.commits.values()]
+            and None not in [last.commit.version for last in self.before.values()]
+        )
 
     def lost(self) -> None:
         """It will not be committed: nothing may rest on it."""
@@ -707,56 +741,68 @@ def _by_merchant(some: Iterable[tuple[UUID, str]]) -> tuple[list[bytes], list[st
     return [merchant.bytes for merchant, _ in some], [key for _, key in some]
 
 
-def _statement(some: Iterable[Written]) -> tuple[tuple[sql.Part, ...], list[Any]]:
-    """The parts of the statement that writes these rows, and the values of its parameters."""
+def _statement(
+    some: Iterable[Written], commits: Mapping[int, Commit] | None = None
+) -> tuple[tuple[sql.Part, ...], list[Any]]:
+    """The parts of the statement that writes these rows, and the values of its parameters.
+
+    `commits`: rows of accounts that are updated must still have the version that these tell.
+    """
     parts: list[sql.Part] = []
     values: list[Any] = []
     for table, how, written in some:
-        if written:
-            part = sql.Part(table, how, len(written) > 1)
-            parts.append(part)
-            values += sql.values_of(part, written)
+        checked = commits if table is tables.accounts and how == "update" else None
+        many = len(written) > 1
+        part = sql.Part(table, how if checked is None else sql.CHECKED, many)
+        parts.append(part)
+        values += sql.values_of(part, written)
+        if checked is not None:
+            versions = [checked[row[0]].version for row in written]
+            values.append(versions if many else versions[0])
     return tuple(parts), values
 
 
-def _checked(some: Iterable[Written], commits: Mapping[int, Commit]) -> Iterator[Written]:
-    """The same, where rows of accounts must still have the version that they had when it was decided."""
-    for table, how, written in some:
-        if table is tables.accounts and how == "update":
-            yield table, sql.CHECKED, [(*row, commits[row[0]].version) for row in written]
-        else:
-            yield table, how, written
-
-
-def _parts(writes: Writes, granted: Mapping[int, int], last: dict[int, int]) -> Iterator[Written]:
+def _parts(writes: Writes, granted: Mapping[int, int], last: dict[int, int]) -> list[Written]:
     """What is to be written, table by table, the accounts first: how, and the rows.
 
     `granted`: the accounts that were there before, with the number of their last grant. `last`: the last event of each
     of the lanes, which is moved on.
     """
-    accounts = list(map(rows.account_row, writes.accounts.values()))
-    yield tables.accounts, "insert", [row for row in accounts if row[0] not in granted]
-    yield tables.accounts, "update", [row for row in accounts if row[0] in granted]
-    yield tables.transactions, "insert", list(map(rows.transaction_row, writes.transactions))
+    parts: list[Written] = []
+    accounts = [rows.account_row(account) for account in writes.accounts.values()]
+    if new := [row for row in accounts if row[0] not in granted]:
+        parts.append((tables.accounts, "insert", new))
+        accounts = [row for row in accounts if row[0] in granted]
+    if accounts:
+        parts.append((tables.accounts, "update", accounts))
+    if writes.transactions:
+        parts.append((tables.transactions, "insert", [rows.transaction_row(one) for one in writes.transactions]))
     new_grants: list[Row] = []
     old_grants: list[Row] = []
     for (account, number), grant in writes.grants.items():
         (new_grants if number > granted.get(account, 0) else old_grants).append(rows.grant_row(account, grant))
-    yield tables.grants, "insert", new_grants
-    yield tables.grants, "update", old_grants
-    lanes = {number: lane_of(account.merchant_id) for number, account in writes.accounts.items()}
-    writes.places = []
-    for account, _ in writes.announcements:
-        lane = lanes.get(account, 0)  # only tests write events of an account that they do not write
-        last[lane] = last.get(lane, 0) + 1
-        writes.places.append((lane, last[lane]))
-    yield tables.events, "insert", rows.event_rows(writes)
-    given = [rows.given_back_row(account, given) for (account, _), given in writes.given_back.items()]
-    yield tables.given_back, "upsert", given
-    parked = [rows.parked_row(account, parked) for (account, _), parked in writes.parked.items()]
-    yield tables.parked, "insert", parked
-    letters = [rows.dead_letter_row(account, letter) for account, letter in writes.dead_letters]
-    yield tables.dead_letters, "insert", letters
+    if new_grants:
+        parts.append((tables.grants, "insert", new_grants))
+    if old_grants:
+        parts.append((tables.grants, "update", old_grants))
+    if writes.announcements:
+        lanes = {number: lane_of(account.merchant_id) for number, account in writes.accounts.items()}
+        writes.places = []
+        for account, _ in writes.announcements:
+            lane = lanes.get(account, 0)  # only tests write events of an account that they do not write
+            last[lane] = last.get(lane, 0) + 1
+            writes.places.append((lane, last[lane]))
+        parts.append((tables.events, "insert", rows.event_rows(writes)))
+    if writes.given_back:
+        given = [rows.given_back_row(account, given) for (account, _), given in writes.given_back.items()]
+        parts.append((tables.given_back, "upsert", given))
+    if writes.parked:
+        parked = [rows.parked_row(account, parked) for (account, _), parked in writes.parked.items()]
+        parts.append((tables.parked, "insert", parked))
+    if writes.dead_letters:
+        letters = [rows.dead_letter_row(account, letter) for account, letter in writes.dead_letters]
+        parts.append((tables.dead_letters, "insert", letters))
+    return parts
 
 
 @contextmanager
@@ -816,36 +862,70 @@ def _is_lost(connection: Connection, error: BaseException) -> bool:
     return connection.is_closed() or isinstance(error.__cause__ or error, asyncpg.InternalClientError)
 
 
-class _Line:
-    """A connection for the postings of a stream, made again when it was lost."""
+class _Stream:
+    """What is known of the postings of a stream."""
 
-    def __init__(self, connect: Callable[[], Any]) -> None:
-        self._connect = connect
-        self._connection: Connection | None = None
-        self._turn = asyncio.Lock()
+    __slots__ = ("busy", "wary")
+
+    def __init__(self) -> None:
         self.wary = 0  # so many postings lock first
         self.busy = False  # with a posting that is not decided yet, or has more than one message left for the server
 
-    @asynccontextmanager
-    async def taken(self) -> AsyncIterator[Connection]:
-        """The connection, for one transaction: whatever goes wrong, what was begun is undone."""
-        async with self._turn:
-            if self._connection is None or self._connection.is_closed():
-                self._connection = await self._connect()
-            connection = self._connection
-            try:
-                yield connection
-            except BaseException as error:
-                lost = _is_lost(connection, error)
-                if isinstance(error, StorageUnavailable | OutcomeUnknown) or not isinstance(error, Exception):
-                    # It is silent, or its server cannot do what another one at this address may.
-                    connection.terminate()
-                else:
-                    await self._undo(connection)
-                if lost and isinstance(error, StorageUnavailable):
-                    # In the midst of a transaction, which is undone then; a new one may be had at once.
-                    raise Conflict(str(error)) from error
-                raise
+
+class _Line:
+    """A connection for postings, made again when it was lost. As a context it is taken, for one transaction."""
+
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        self._connect = connect
+        self.connection: Connection = None  # whoever has taken the line has one
+        self._prepared: dict[str, Any] = {}  # statements, by their text
+        self._turn = asyncio.Lock()
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody has taken it."""
+        return not self._turn.locked()
+
+    async def __aenter__(self) -> Connection:
+        await self._turn.acquire()
+        try:
+            if self.connection is None or self.connection.is_closed():
+                self._prepared.clear()
+                self.connection = await self._connect()
+        except BaseException:
+            self._turn.release()
+            raise
+        return self.connection
+
+    async def ask(self, statement: str, values: Sequence[Any]) -> Row:
+        """The one row that a statement answers, which is asked again and again."""
+        prepared = self._prepared.get(statement)
+        if prepared is None:
+            if len(self._prepared) >= _PREPARED:
+                self._prepared.clear()
+            prepared = self._prepared[statement] = await self.connection.prepare(statement)
+        row: Row = await prepared.fetchrow(*values)
+        return row
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Whatever went wrong, what was begun is undone."""
+        try:
+            if error is not None:
+                await self._failed(error)
+        finally:
+            self._turn.release()
+
+    async def _failed(self, error: BaseException) -> None:
+        connection = self.connection
+        lost = _is_lost(connection, error)
+        if isinstance(error, StorageUnavailable | OutcomeUnknown) or not isinstance(error, Exception):
+            # It is silent, or its server cannot do what another one at this address may.
+            connection.terminate()
+        else:
+            await self._undo(connection)
+        if lost and isinstance(error, StorageUnavailable):
+            # In the midst of a transaction, which is undone then; a new one may be had at once.
+            raise Conflict(str(error)) from error
 
     async def _undo(self, connection: Connection) -> None:
         try:
@@ -857,8 +937,8 @@ class _Line:
     async def close(self) -> None:
         """Finish what is under way, and disconnect."""
         async with self._turn:
-            if self._connection is not None:
-                await _closed(self._connection)
+            if self.connection is not None:
+                await _closed(self.connection)
 
 
 class _Readers:

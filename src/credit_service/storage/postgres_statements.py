@@ -4,9 +4,10 @@ Whatever the size of a batch, its values go as arrays, so the number of statemen
 mean is said where they are used.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import count
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import BigInteger, ClauseElement, LargeBinary, Table
@@ -144,7 +145,7 @@ def rows_at(table: Table, columns: tuple[str, ...], condition: str) -> str:
 
 
 CHECKED: Final = "update of a version"
-"""How a row is updated that must still be the version which is its last value."""
+"""How a row is updated that must still be a certain version."""
 _VERSION: Final = "pg_current_xact_id()::xid"
 """The version that a row gets from being written."""
 
@@ -165,29 +166,27 @@ _CHANGED: Final = {
 }
 
 
-def columns_of(table: Table) -> tuple[str, ...]:
-    """The columns of rows that are written to a table, in their order."""
-    return tables.LEDGERS_LETTER if table is tables.dead_letters else tuple(column.name for column in table.columns)
-
-
-def values_of(part: Part, some: Sequence[Sequence[Any]]) -> Iterator[Any]:
-    """The values of a part's parameters: rows of its table, after which a CHECKED one has its version.
+def values_of(part: Part, some: Sequence[Sequence[Any]]) -> Sequence[Any]:
+    """The values of a part's parameters: rows of its table. Those of a CHECKED one are followed by the versions.
 
     Many go as one array of rows: of an array for each column the driver would look at every value three times.
     """
-    if part.how == CHECKED:
-        versions = [row[-1] for row in some]
-        yield from values_of(part._replace(how="update"), [row[:-1] for row in some])
-        yield versions if part.many else versions[0]
-    elif part.table is tables.dead_letters:
-        yield from by_column(some) if part.many else some[0]
-    elif part.many:
-        yield some
-    elif part.how == "update":
-        row = dict(zip(columns_of(part.table), some[0], strict=True))
-        yield from [row[name] for name in (*_CHANGED[part.table.name], *_KEYS[part.table.name])]
-    else:
-        yield from some[0]
+    if part.many:
+        return by_column(some) if part.table is tables.dead_letters else (some,)
+    return _written(part.table)(some[0]) if part.how in ("update", CHECKED) else some[0]
+
+
+@lru_cache(maxsize=8)
+def _written(table: Table) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """What an update takes of a row: the columns that it changes, then the key."""
+    columns = columns_of(table)
+    return itemgetter(*[columns.index(name) for name in (*_CHANGED[table.name], *_KEYS[table.name])])
+
+
+@lru_cache(maxsize=8)
+def columns_of(table: Table) -> tuple[str, ...]:
+    """The columns of rows that are written to a table, in their order."""
+    return tables.LEDGERS_LETTER if table is tables.dead_letters else tuple(column.name for column in table.columns)
 
 
 @lru_cache(maxsize=256)
@@ -254,6 +253,33 @@ def _as_known(accounts: int, versions: int, settled: int, used_by: int, keys: in
         f"(SELECT count(*) FROM {known} {same}) = cardinality(${accounts}::bigint[]) AS same, "
         f"EXISTS (SELECT FROM unnest(${used_by}::bigint[], ${keys}::text[]) asked(account, key) {first}) AS used"
     )
+
+
+@lru_cache(maxsize=64)
+def write_alone_unless_changed(parts: tuple[Part, ...]) -> str:
+    """As `write_unless_changed`, for one account that is known, which is the first part, and one key.
+
+    More parameters: the lane and its last event, the time, when the account was settled, the key. A lone caller waits
+    for each node of a plan, and here there are fewer: nothing is an array, and all other parts follow the first.
+    """
+    number = count(1)
+    texts = [_part(parts[0], number, only="(SELECT ready FROM locked)")]
+    version = next(number) - 1  # what it took last, after the account
+    account, number = version - 1, count(version + 1)
+    texts += [_part(part, number, only="EXISTS (SELECT FROM part_0)") for part in parts[1:]]
+    lane, last, decided_at, settled, key = (next(number) for _ in range(5))
+    return f"""
+WITH found AS MATERIALIZED (
+    SELECT EXISTS (
+        SELECT FROM accounts WHERE number = ${account} AND xmin = ${version}::xid AND settled_at = ${settled}::bigint
+    ) AS same, EXISTS (SELECT FROM transactions WHERE account = ${account} AND key = ${key}::text) AS used
+), locked AS MATERIALIZED (
+    SELECT count(pg_advisory_xact_lock({LOCKS}, ${lane}::integer)) > 0
+        AND coalesce(abs({CLOCK} - ${decided_at}::bigint) < {LAG_MICROS}, true) AS ready
+    FROM found WHERE same AND NOT used
+        AND ${last}::bigint = (SELECT coalesce(max(id), 0) FROM events WHERE lane = ${lane}::integer)
+), {", ".join([f"part_{index} AS ({text})" for index, text in enumerate(texts)])}
+SELECT {CLOCK}, used, (SELECT {_VERSION} FROM part_0) FROM found"""
 
 
 STATE_AS_KNOWN: Final = f"SELECT {_state('$1')}, {_as_known(2, 3, 4, 5, 6)}"
