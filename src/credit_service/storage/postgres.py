@@ -287,12 +287,12 @@ class PostgresStore(Webhooks):
     def _decided(self, loading: Loading, now: int, last: "Mapping[int, _Last]", work: Work) -> "_Decided":
         """Decide, and remember it from now on, so that what follows can be decided before it is committed."""
         writes = work(loading.loaded(now))
-        before = {lane: id_ for lane, (id_, _) in last.items()}
-        after = dict(before)
+        after = {lane: id_ for lane, (id_, _) in last.items()}
         decided = _Decided(loading, now, last, writes, _parts(writes, loading.granted, after))
         self._remembered.keep(loading.records.items(), writes.accounts, decided.commit)
         for lane, id_ in after.items():
-            self._last[lane] = last[lane] if id_ == before.get(lane) else _Last(id_, decided.commit)
+            before = last.get(lane)
+            self._last[lane] = before if before and before.id == id_ else _Last(id_, decided.commit)
         return decided
 
     def _is_recent(self, decided: "_Decided") -> bool:
@@ -351,13 +351,14 @@ class PostgresStore(Webhooks):
             return None if loading.unseen else writes
         if writes.unparked:  # what is parked again under its key is not for one statement
             return None
-        parts, values = _statement(decided.parts, commits)
         decided_at = None if self._clock is not None else decided.now
         if decided.is_alone:
-            statement = sql.write_alone_unless_changed(parts)
             (lane,), (account,), ((_, key),) = decided.before, loading.accounts.values(), loading.unseen
-            values += (lane, *decided.ids, decided_at, account.settled_at, key)
+            parts, values = _statement(decided.parts, commits, [account.settled_at])
+            statement = sql.write_alone_unless_changed(parts)
+            values += (lane, *decided.ids, decided_at, key)
         else:
+            parts, values = _statement(decided.parts, commits)
             statement = sql.write_unless_changed(parts)
             values += ([*decided.before], decided.ids, decided_at, *_known(loading), *_columns(loading.unseen))
             known = sum([number in commits for number in writes.accounts])
@@ -742,11 +743,11 @@ def _by_merchant(some: Iterable[tuple[UUID, str]]) -> tuple[list[bytes], list[st
 
 
 def _statement(
-    some: Iterable[Written], commits: Mapping[int, Commit] | None = None
+    some: Iterable[Written], commits: Mapping[int, Commit] | None = None, more: Iterable[int] = ()
 ) -> tuple[tuple[sql.Part, ...], list[Any]]:
     """The parts of the statement that writes these rows, and the values of its parameters.
 
-    `commits`: rows of accounts that are updated must still have the version that these tell.
+    `commits`: rows of accounts that are updated must still have the version that these tell; then comes `more`.
     """
     parts: list[sql.Part] = []
     values: list[Any] = []
@@ -759,6 +760,7 @@ def _statement(
         if checked is not None:
             versions = [checked[row[0]].version for row in written]
             values.append(versions if many else versions[0])
+            values += more
     return tuple(parts), values
 
 

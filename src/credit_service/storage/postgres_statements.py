@@ -259,24 +259,23 @@ def _as_known(accounts: int, versions: int, settled: int, used_by: int, keys: in
 def write_alone_unless_changed(parts: tuple[Part, ...]) -> str:
     """As `write_unless_changed`, for one account that is known, which is the first part, and one key.
 
-    More parameters: the lane and its last event, the time, when the account was settled, the key. A lone caller waits
-    for each node of a plan, and here there are fewer: nothing is an array, and all other parts follow the first.
+    After the version of the account comes when it was settled; after all parts the lane and its last event, the time,
+    and the key. A lone caller waits for each node of a plan, and here there are fewer: nothing is an array, and all
+    other parts follow the first, which looks at the account when it writes it.
     """
-    number = count(1)
-    texts = [_part(parts[0], number, only="(SELECT ready FROM locked)")]
-    version = next(number) - 1  # what it took last, after the account
-    account, number = version - 1, count(version + 1)
+    version = len(_CHANGED["accounts"]) + len(_KEYS["accounts"]) + 1
+    account, settled, number = version - 1, version + 1, count(version + 2)
+    ready = f"(SELECT ready FROM locked) AND old.settled_at = ${settled}::bigint"
+    texts = [_part(parts[0], count(1), only=ready)]
     texts += [_part(part, number, only="EXISTS (SELECT FROM part_0)") for part in parts[1:]]
-    lane, last, decided_at, settled, key = (next(number) for _ in range(5))
+    lane, last, decided_at, key = (next(number) for _ in range(4))
     return f"""
 WITH found AS MATERIALIZED (
-    SELECT EXISTS (
-        SELECT FROM accounts WHERE number = ${account} AND xmin = ${version}::xid AND settled_at = ${settled}::bigint
-    ) AS same, EXISTS (SELECT FROM transactions WHERE account = ${account} AND key = ${key}::text) AS used
+    SELECT EXISTS (SELECT FROM transactions WHERE account = ${account} AND key = ${key}::text) AS used
 ), locked AS MATERIALIZED (
     SELECT count(pg_advisory_xact_lock({LOCKS}, ${lane}::integer)) > 0
         AND coalesce(abs({CLOCK} - ${decided_at}::bigint) < {LAG_MICROS}, true) AS ready
-    FROM found WHERE same AND NOT used
+    FROM found WHERE NOT used
         AND ${last}::bigint = (SELECT coalesce(max(id), 0) FROM events WHERE lane = ${lane}::integer)
 ), {", ".join([f"part_{index} AS ({text})" for index, text in enumerate(texts)])}
 SELECT {CLOCK}, used, (SELECT {_VERSION} FROM part_0) FROM found"""
