@@ -92,11 +92,13 @@ class _Watch:
         def post(needs: Any, work: Work, *more: Any) -> Awaitable[Writes]:
             return whole(needs, self._timed("decide", work), *more)
 
+        connection = self._line.connection
+
         async def asked(statement: str, values: Sequence[Any]) -> Any:
             if self.explains:
-                explaining = self._line.connection.transaction()
+                explaining = connection.transaction()
                 await explaining.start()
-                await self.explain(self._line.connection, statement, values)
+                await self.explain(connection, statement, values)
                 await explaining.rollback()  # or what is written would be written twice
             return await self.message(statement, lambda: ask(statement, values))
 
@@ -104,7 +106,7 @@ class _Watch:
             patch.object(self._store, "post", post),
             patch.object(postgres, "_parts", self._timed("making rows", postgres._parts)),
             patch.object(self._line, "ask", asked),
-            patch.object(self._line, "connection", _Connection(self._line.connection, self)),
+            patch.object(self._line, "connection", _Connection(connection, self)),
         ):
             yield
 

@@ -873,6 +873,35 @@ async def test_a_deadline_met_in_time_troubles_nobody_later():
 
 
 @timeless
+async def test_who_was_tried_again_is_answered_at_his_deadline_whoever_came_after_him(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(posting, "FIRST_PAUSE_SECONDS", 3.0)
+    monkeypatch.setattr("random.uniform", lambda least, most: most)
+    async with await opened(deadline_seconds=5) as desk:
+        await desk.posting.submit(use(1, "long gone"))  # whose deadline passes while nobody is in the store
+        await asyncio.sleep(3)
+        desk.store.script.append(Before(Conflict("busy")))
+        (again,) = await desk.hand_in(use(1, "again"))  # until 8, and in the store again at 6
+        await asyncio.sleep(1)
+        desk.store.free.clear()
+        (after,) = await desk.hand_in(use(1, "after"))  # until 9
+        with pytest.raises(OutcomeUnknown):
+            await again
+        assert now() == 8
+        with pytest.raises(DeadlineExceeded):
+            await after
+        assert now() == 9
+
+
+@timeless
+async def test_who_has_something_in_the_store_and_something_in_the_queue_is_told_that_the_outcome_is_unknown():
+    async with await opened(deadline_seconds=5, max_batch=2) as desk:
+        desk.store.free.clear()
+        both = await desk.started(desk.posting.submit_many([use(1, "a"), use(1, "b"), use(1, "c")]))
+        with pytest.raises(OutcomeUnknown):
+            await both
+
+
+@timeless
 async def test_a_caller_that_gives_up_does_not_cancel_its_posting():
     async with await opened() as desk:
         first = await desk.halt()

@@ -93,7 +93,14 @@ def test_workers_share_a_socket_and_a_ledger_and_each_has_its_own_metrics(worker
         assert answer.status_code == 201, answer.text
         assert answer.json()["data"]["balance_after"] == 100 - spent
         assert spent < 100, "one worker gets all connections"
-    assert httpx2.get(f"http://127.0.0.1:{workers.metrics_port}/livez", timeout=30).status_code == 404  # /metrics alone
+    metrics = f"http://127.0.0.1:{workers.metrics_port}"
+    assert httpx2.get(f"{metrics}/livez", timeout=30).status_code == 404  # /metrics alone
+    status = f"/api/v1/credits/plugin-status/{merchant}"
+    assert [httpx2.get(f"{host}{status}", timeout=30).status_code for host in (workers.url, metrics)] == [200, 404]
+    for number in range(4):  # whichever of the two knows the key
+        key_header = {**headers, "Idempotency-Key": f"metrics-{number}"}
+        url = f"http://127.0.0.1:{workers.metrics_port + number % 2}/api/v1/credits/transactions"
+        assert httpx2.post(url, json=body, headers=key_header, timeout=30).status_code == 404
 
 
 @pytest.mark.slow

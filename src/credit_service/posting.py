@@ -140,7 +140,8 @@ class Posting:
         self._max_queue = max_queue
         self._streams = [_Stream() for _ in range(store.streams)]
         self._in_store: list[list[_Unit]] = []  # what attempts are under way there
-        self._watch: asyncio.TimerHandle | None = None  # for the first deadline, or one before it
+        self._watch: asyncio.TimerHandle | None = None
+        self._watch_at = 0.0  # not after any deadline
         self._queued = 0
         self._draining = False
         self._runners: list[asyncio.Task[None]] = []
@@ -280,10 +281,13 @@ class Posting:
         """Answer those whose deadline has passed, also while the store does not answer.
 
         What waits in the queue was not posted; what is in the store may be. All have the same span, so the deadlines
-        stand in the queues in their order, none is before that for which the timer was set, and it watches them all.
+        stand in the queues in their order.
         """
         now = asyncio.get_running_loop().time()
         deadlines: list[float] = []
+        for units in self._in_store:  # first: of what one caller asked for, some may be there, and some in the queue
+            waiting = _in_time(units, OutcomeUnknown("The database did not answer in time."))
+            deadlines += [unit.job.deadline for unit in waiting]
         for stream in self._streams:
             queue = stream.queue
             while queue and queue[0].job.deadline <= now:
@@ -292,17 +296,18 @@ class Posting:
                 unit.job.failed(DeadlineExceeded())
             stream.may_go.set()
             deadlines += [unit.job.deadline for unit in islice(queue, 1)]
-        for units in self._in_store:
-            waiting = _in_time(units, OutcomeUnknown("The database did not answer in time."))
-            deadlines += [unit.job.deadline for unit in waiting]
         self._watch = None
         if deadlines:
             self._look_at(min(deadlines))
 
     def _look_at(self, deadline: float) -> None:
-        """See to it that those are answered who wait until then, unless somebody looks before."""
-        if self._watch is None:
-            self._watch = asyncio.get_running_loop().call_at(deadline, self._give_up)
+        """See to it that those are answered who wait until then."""
+        if self._watch is not None:
+            if self._watch_at <= deadline:
+                return
+            self._watch.cancel()  # what was tried again has waited for longer than what came since
+        self._watch_at = deadline
+        self._watch = asyncio.get_running_loop().call_at(deadline, self._give_up)
 
     def _joined(self, stream: _Stream, behind: Sequence[_Stream] = ()) -> list[_Stream]:
         """Of which streams a batch is made: of this one, and of those where too little waits for one of their own.
@@ -389,8 +394,7 @@ class Posting:
                 return writes
 
             self._in_store.append(units)
-            if self._watch is None:
-                self._look_at(min([unit.job.deadline for unit in units]))
+            self._look_at(min([unit.job.deadline for unit in units]))
             try:
                 try:
                     writes = await self._store.post([need for unit in units for need in unit.needs], work, after)

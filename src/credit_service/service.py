@@ -24,7 +24,7 @@ from credit_service.doors.http.feed import cursor_at
 from credit_service.doors.http.keys import Keyring, new_key
 from credit_service.doors.http.protocol import LimitedProtocol
 from credit_service.doors.http.routes import PREFIX, Parts
-from credit_service.doors.http.shell import Application, Receive, Scope, Send
+from credit_service.doors.http.shell import Application, Receive, Scope, Send, Shell
 from credit_service.doors.shopify_inbox import Inbox
 from credit_service.doors.sweeper import keep_sweeping
 from credit_service.gate.levels import Channel
@@ -309,7 +309,7 @@ class Server(uvicorn.Server):
     """uvicorn's server, which says for a while that it is about to stop before it does (SHUTDOWN_DELAY_SECONDS)."""
 
     def __init__(self, service: Service, settings: Settings) -> None:
-        super().__init__(server_config(service, settings))
+        super().__init__(server_config(service, settings, service.shell))
         self._service = service
         self._delay = settings.shutdown_delay_seconds
         self._loop = asyncio.get_running_loop()
@@ -338,7 +338,7 @@ class _MetricsServer(uvicorn.Server):
                 scope = {**scope, "path": "/", "raw_path": b"/"}
             await service.app(scope, receive, send)
 
-        config = server_config(service, settings)
+        config = server_config(service, settings, shell=None)  # which would answer more than this
         config.app, config.lifespan = only_metrics, "off"
         super().__init__(config)
 
@@ -362,13 +362,13 @@ def quieten_garbage_collection() -> None:
     gc.set_threshold(200_000, 20, 100)
 
 
-def server_config(service: Service, settings: Settings) -> uvicorn.Config:
-    """How uvicorn serves it: with our limits, and without what nobody asked for."""
+def server_config(service: Service, settings: Settings, shell: Shell | None) -> uvicorn.Config:
+    """How uvicorn serves it: with our limits, without what nobody asked for, and without ASGI what the shell can."""
     protocol = type(
         "Protocol",
         (LimitedProtocol,),
         {
-            "shell": service.shell,
+            "shell": shell,
             "headers_max_bytes": settings.headers_max_bytes,
             "header_timeout_seconds": settings.header_timeout_seconds,
         },

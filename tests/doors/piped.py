@@ -38,6 +38,9 @@ class Pipe(asyncio.Transport):
         """Whether the server has closed it."""
         return self.closed
 
+    def write_eof(self) -> None:
+        """Say that nothing more will be written."""
+
     def close(self) -> None:
         """End it."""
         self.closed = True

@@ -56,7 +56,7 @@ class Side:
             shell._hot[route] = self._counted(answer) if way == "hot" else self._never  # type: ignore[index]
         self._config = None
         if way == "shell":
-            self._config = server_config(self.service, settings)
+            self._config = server_config(self.service, settings, shell)
             self._config.load()
 
     def _counted(self, answer: Any) -> Any:

@@ -31,7 +31,7 @@ CATALOGUE = {
     "columns": """
         SELECT attrelid::regclass::text, row_number() OVER (PARTITION BY attrelid ORDER BY attnum), attname,
             format_type(atttypid, atttypmod), attnotnull,
-            attidentity::text, attgenerated::text, attcollation, attstorage::text, attcompression::text,
+            attidentity::text, attgenerated::text, attcollation, attstorage::text, attcompression::text, attoptions,
             pg_get_expr(adbin, adrelid)
         FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
             LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
@@ -99,6 +99,7 @@ def test_migrating_from_nothing_leads_to_the_declared_schema(postgres: Databases
         "ALTER TABLE accounts ALTER COLUMN balance SET DEFAULT 0",
         "ALTER TABLE accounts ALTER COLUMN balance TYPE numeric",
         "ALTER TABLE accounts SET (fillfactor = 50)",
+        "ALTER TABLE transactions ALTER COLUMN account RESET (n_distinct)",
         "DROP INDEX ix_accounts_next_due_at; CREATE INDEX ix_accounts_next_due_at ON accounts (next_due_at)",
     ],
 )

@@ -221,6 +221,31 @@ async def test_a_posting_is_loaded_by_indexes_alone(postgres: Databases, large: 
             assert "Seq Scan" not in told, told
 
 
+@pytest.fixture
+def skewed(postgres: Databases) -> Iterator[str]:
+    """The URL of a ledger in which each merchant has one transaction, but for one who has 200."""
+    one_each = LARGE.partition("INSERT INTO grants")[0].replace("ELSE 8", "ELSE 1").replace("THEN 3000", "THEN 200")
+    with postgres.database(template(postgres)) as url, on_server(url, one_each, "ANALYZE"):
+        yield url
+
+
+@pytest.mark.parametrize(
+    ("column", "types", "values"),
+    [("key", "(bigint[], text[])", "'{7}', '{k1}'"), ("sequence", "(bigint[], bigint[])", "'{7}', '{1}'")],
+)
+async def test_where_most_merchants_have_one_transaction_one_of_many_is_still_found_by_its_own_index(
+    skewed: str, column: str, types: str, values: str
+):
+    connection = await asyncpg.connect(skewed, server_settings=sql.POSTING_SETTINGS)
+    try:
+        asked = sql.rows_at(tables.transactions, ("account", column), "true")
+        await connection.execute(f"PREPARE asked {types} AS {asked}")
+        told = "\n".join([row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE asked ({values})")])
+    finally:
+        await connection.close()
+    assert f"{column} = " in told.partition("Index Cond:")[2].partition("\n")[0], told
+
+
 async def test_deep_pages_of_a_long_history_read_no_more_than_the_first(large: str):
     made = sql.compiled(statements.history(frozenset()))
     connection = await asyncpg.connect(large)

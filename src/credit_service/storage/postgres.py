@@ -89,6 +89,8 @@ _COPIED: Final = 50
 _PREPARED: Final = 50
 """So many statements are kept prepared for a connection, beside those that the driver keeps."""
 _DEFAULTS: Final = {"jit": "off"}
+_KEPT_ALIVE: Final = {"tcp_keepalives_idle": "60", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "6"}
+"""What stands between may forget a connection that says nothing, and some are used only at the busiest hours."""
 _COMMITTED: Final = Commit(0)
 """What the database itself told."""
 
@@ -201,7 +203,7 @@ class PostgresStore(Webhooks):
         connect = connector(url, timeout_seconds=timeout_seconds, pooled=pooled, settings=for_posting)
         door = _Door(self.name, timeout_seconds)
         self._streams = [_Stream() for _ in range(streams)]
-        self._lines = [_Line(partial(door.connected, connect)) for _ in range(streams)]
+        self._lines = [_Line(partial(door.connected, connect), timeout_seconds) for _ in range(streams)]
         self._readers = _Readers(self.name, partial(door.connected, self._connect), pool_size)
         self._clock_offset = 0  # of the database's clock, against this process's
         self._read_at = float("-inf")  # when the database's clock was, by a clock that cannot be set
@@ -643,7 +645,7 @@ def connector(
 ) -> Callable[[], Any]:
     """How a connection is made. `patient` waits for answers as long as they take; `settings` are the server's."""
     # Behind a pooler the next statement may meet another connection, which knows nothing of what was prepared or set.
-    direct: Mapping[str, Any] = {"server_settings": {"application_name": "credit-service", **settings}}
+    direct: Mapping[str, Any] = {"server_settings": {"application_name": "credit-service", **_KEPT_ALIVE, **settings}}
     behind: Mapping[str, Any] = {"statement_cache_size": 0}
 
     async def connect() -> Connection:
@@ -877,8 +879,9 @@ class _Stream:
 class _Line:
     """A connection for postings, made again when it was lost. As a context it is taken, for one transaction."""
 
-    def __init__(self, connect: Callable[[], Any]) -> None:
+    def __init__(self, connect: Callable[[], Any], timeout_seconds: float) -> None:
         self._connect = connect
+        self._timeout = timeout_seconds
         self.connection: Connection = None  # whoever has taken the line has one
         self._prepared: dict[str, Any] = {}  # statements, by their text
         self._turn = asyncio.Lock()
@@ -901,11 +904,13 @@ class _Line:
 
     async def ask(self, statement: str, values: Sequence[Any]) -> Row:
         """The one row that a statement answers, which is asked again and again."""
-        prepared = self._prepared.get(statement)
+        prepared = self._prepared.pop(statement, None)
         if prepared is None:
             if len(self._prepared) >= _PREPARED:
-                self._prepared.clear()
-            prepared = self._prepared[statement] = await self.connection.prepare(statement)
+                del self._prepared[next(iter(self._prepared))]
+            async with asyncio.timeout(self._timeout):  # the driver may first have to tell of what is not kept any more
+                prepared = await self.connection.prepare(statement)
+        self._prepared[statement] = prepared  # the one that was asked last stands last
         row: Row = await prepared.fetchrow(*values)
         return row
 
@@ -919,6 +924,7 @@ class _Line:
 
     async def _failed(self, error: BaseException) -> None:
         connection = self.connection
+        self._prepared.clear()  # perhaps it was one of them
         lost = _is_lost(connection, error)
         if isinstance(error, StorageUnavailable | OutcomeUnknown) or not isinstance(error, Exception):
             # It is silent, or its server cannot do what another one at this address may.

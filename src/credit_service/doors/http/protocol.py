@@ -9,12 +9,19 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sized
 from typing import Any, ClassVar
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from credit_service.doors.http.problems import MEDIA_TYPE, Problem
 from credit_service.doors.http.shell import LINGER_SECONDS, Answer, Shell
+
+MOST_AT_ONCE = 16
+"""So many requests of one connection are answered before others have their turn."""
+
+
+_TICK_SECONDS = 0.001
+"""The loop's timers may be so much early."""
 
 
 class _PatientFlow(FlowControl):
@@ -57,12 +64,14 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_body = False  # between the headers of a request and its end
         self._ended = False  # whether a request ended in the bytes just read
         self._header_bytes = 0  # read of headers that have not ended yet
-        self._timer: asyncio.TimerHandle | None = None  # at `_due_at` or sooner
+        self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = 0.0  # when the timer does, which is at `_due_at` or sooner
         self._due_at = 0.0
         self._late: Callable[[], None] | None = None  # what to do then, unless what is waited for came
         self._refusal: Problem | None = None
         self._listening = True  # to what else is sent
-        self._held: bytes | None = None  # of the body of a request that may be answered at once
+        self._held: list[bytes] | None = None  # the body of a request that may be answered at once
+        self._at_once = 0  # requests that were answered before anything else happened, of the bytes just read
         self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -79,6 +88,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if not self._in_body:
             self._expect_headers()
         self._ended = False
+        self._at_once = 0
         try:
             self.parser.feed_data(data)
             self._release()
@@ -105,7 +115,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._stop_expecting()
         if self._may_be_answered_at_once():
-            self._held = b""
+            self._held = []
         else:
             self._begin()
         self._in_body = True
@@ -115,7 +125,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._held is None:
             super().on_body(body)
         else:
-            self._held += body
+            self._held.append(body)
 
     def on_message_complete(self) -> None:
         """It is complete."""
@@ -123,7 +133,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._in_body = False
         self._ended = True
-        if self._held is not None and self._is_answered_at_once(self._held):
+        if self._held is not None and self._is_answered_at_once(b"".join(self._held)):
             self._held = None
             return
         self._release()
@@ -136,16 +146,28 @@ class LimitedProtocol(HttpToolsProtocol):
         latest: Any = self.cycle
         return (
             self.shell is not None
+            and self.shell.may_be_at_once(self.parser.get_method(), self.url)
             and (latest is None or latest.response_complete)
-            and self.parser.get_method() == b"POST"
+            and self._at_once < MOST_AT_ONCE
+            and not self.flow.write_paused
             and self.parser.get_http_version() == "1.1"
             and self.parser.should_keep_alive()
         )
 
     def _is_answered_at_once(self, body: bytes) -> bool:
+        shell: Any = self.shell
         address = self.client[0] if self.client else ""
-        if self.shell is None or (answer := self.shell.at_once(self.url, self.headers, address, body)) is None:
+        try:
+            answer = shell.at_once(self.parser.get_method(), self.url, self.headers, address, body)
+        except Exception:  # comes again, and is told, where there is a way to tell it
             return False
+        if answer is None:
+            return False
+        if isinstance(answer, Answer):
+            self._at_once += 1
+            self._write(answer)
+            self.on_response_complete()
+            return True
         cycle: Any = _AtOnce()
         self.cycle = cycle
         task = self.loop.create_task(self._answer(cycle, answer))
@@ -153,34 +175,38 @@ class LimitedProtocol(HttpToolsProtocol):
         self.tasks.add(task)
         return True
 
-    async def _answer(self, cycle: "_AtOnce", answer: Awaitable[Answer]) -> None:
-        status, body, headers, media_type = await answer
+    async def _answer(self, cycle: "_AtOnce", answering: Awaitable[Answer]) -> None:
+        answer = await answering
         if self.flow.write_paused and not cycle.disconnected:
             await self.flow.drain()
         cycle.response_complete = True
-        if cycle.disconnected:
-            return
-        head = [
-            (b"content-type", media_type),
-            (b"content-length", b"%d" % len(body)),
-            *headers,
-            *self.server_state.default_headers,
-        ]
-        if not cycle.keep_alive:
+        if not cycle.disconnected and not self.transport.is_closing():
+            self._write(answer, last=not cycle.keep_alive)
+            self.on_response_complete()
+
+    def _write(self, answer: Answer, *, last: bool = False) -> None:
+        """Write a whole answer, in one piece."""
+        status, body, headers, media_type = answer
+        head = [*headers, *self.server_state.default_headers]
+        if status != 304:
+            head = [(b"content-type", media_type), (b"content-length", b"%d" % len(body)), *head]
+        if last:
             head.append((b"connection", b"close"))
         lines = b"".join([b"%b: %b\r\n" % line for line in head])
         self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status], lines, body))
-        if not cycle.keep_alive:
+        if last:
             self.transport.close()
-        self.on_response_complete()
 
     def _release(self) -> None:
         """Treat a request that was held as all others are."""
         if self._held is not None:
             held, self._held = self._held, None
-            self._begin()
+            try:
+                self._begin()
+            except Exception as error:  # as the parser says it of whom it calls
+                raise HttpParserCallbackError("the request cannot be read") from error
             if held:
-                super().on_body(held)
+                super().on_body(b"".join(held))
 
     def _begin(self) -> None:
         """Make of the headers what uvicorn makes of them."""
@@ -226,22 +252,26 @@ class LimitedProtocol(HttpToolsProtocol):
     def _await(self, seconds: float, late: Callable[[], None]) -> None:
         """What comes next has so much time. One timer serves for many requests, and looks again when it was early."""
         self._due_at, self._late = self.loop.time() + seconds, late
-        if self._timer is not None and self._timer.when() > self._due_at:
+        if self._timer is not None and self._looks_at > self._due_at:
             self._timer.cancel()
             self._timer = None
         if self._timer is None:
-            self._timer = self.loop.call_at(self._due_at, self._look)
+            self._look_later()
 
     def _await_nothing(self) -> None:
         self._late = None
+
+    def _look_later(self) -> None:
+        self._looks_at = self._due_at
+        self._timer = self.loop.call_at(self._due_at, self._look)
 
     def _look(self) -> None:
         self._timer = None
         late = self._late
         if late is None:
             return
-        if self._due_at > self.loop.time():
-            self._timer = self.loop.call_at(self._due_at, self._look)
+        if self._due_at - self.loop.time() > _TICK_SECONDS:
+            self._look_later()
             return
         self._late = None
         late()

@@ -37,8 +37,8 @@ API = "/api/"
 _NONE: Headers = []
 _HOT = "write"
 """The scope that all hot routes need."""
-_WANTS_MORE = frozenset({b"expect", b"origin", b"traceparent", b"transfer-encoding"})
-"""Headers of requests that are not answered at once: each is of the server's concern, or of what stands around us."""
+_WANT_MORE = frozenset({b"expect", b"traceparent", b"transfer-encoding"})
+"""Headers of requests that are not answered at once."""
 SELDOM_SECONDS = 10.0
 """Between two warnings of one kind that every request would bring."""
 LINGER_SECONDS = 2.0
@@ -183,9 +183,14 @@ class Shell:
         self._keyring = keyring
         self._settings = settings
         self._headers_max_bytes = settings.headers_max_bytes
+        self._body_max_bytes = min(settings.body_max_bytes, settings.batch_body_max_bytes)  # of any route
         self._limits = Limits(settings.key_max_length, settings.metadata_max_bytes)
         self._hot = hot
+        self._hot_urls = frozenset([path.encode() for _, path, _ in hot])
+        # Pages of other origins are answered by what stands around us.
+        self._want_more = _WANT_MORE | {b"origin"} if settings.cors_origins else _WANT_MORE
         self._status_prefix, self._known_status, self._status = status
+        self._status_url = self._status_prefix.encode()
         # Where every request is told of, those that are answered from memory go the way of all others.
         self._tells_each = settings.log_level == "debug" or settings.tracing_enabled
         if self._tells_each:
@@ -210,7 +215,7 @@ class Shell:
             # Asked by every storefront page, so without what only other requests need: half the time goes into that.
             known = self._known_status(scope["path"], headers)
             if known is not None:
-                await _answer(send, self._refused(scope, own_id) or known, ids)
+                await _answer(send, self._refused(_address(scope), own_id) or known, ids)
                 return
         call = self._call(_address(scope), scope["path"], scope["query_string"], scope["headers"], headers, ids)
         # A pipelined request's task begins with the names of the one before it.
@@ -239,32 +244,42 @@ class Shell:
                 if (traced := scope.get("credit.traced")) is not None:  # by whoever wants to know what became of it
                     traced(route, started)
 
-    def at_once(self, url: bytes, sent: Headers, address: str, body: bytes) -> Awaitable[Answer] | None:
-        """Begin to answer a POST that has arrived whole; None, with nothing done, leaves it to `__call__`.
+    def may_be_at_once(self, method: bytes, url: bytes) -> bool:
+        """Whether `at_once` is worth to be asked about such a request, once it has arrived."""
+        if self._tells_each:
+            return False
+        return url in self._hot_urls if method == b"POST" else method == b"GET" and url.startswith(self._status_url)
 
-        Most are plainly in order, and of a caller who was here a moment ago. Then there is no need for what ASGI is
-        made for: the server takes bodies and answers piece by piece, and a task for each request waits for them.
+    def at_once(
+        self, method: bytes, url: bytes, sent: Headers, address: str, body: bytes
+    ) -> Answer | Awaitable[Answer] | None:
+        """Answer a request that has arrived whole, or begin to; None, with nothing done, leaves it to `__call__`.
+
+        So does an exception. Most are plainly in order, and of a caller who was here a moment ago, or ask for what is
+        known. Then there is no need for what ASGI is made for: the server takes bodies and answers piece by piece.
         """
-        headers = dict(sent)
-        path = url.decode("latin-1")
-        hot = self._hot.get(("POST", path, _media_type(headers)))
-        if hot is None or self._tells_each or not _WANTS_MORE.isdisjoint(headers):
-            return None
-        if _size(sent) + len(url) > self._headers_max_bytes or len(body) > self._settings.body_max_bytes:
-            return None
         started_at = perf_counter()
+        headers = dict(sent)
+        if not self._want_more.isdisjoint(headers) or len(body) > self._body_max_bytes:
+            return None
+        if _size(sent) + len(url) > self._headers_max_bytes:
+            return None
+        path = url.decode("latin-1")
         own_id = _own_or_new(headers.get(b"x-request-id"))
-        shared_id = _own_or_new(headers.get(b"x-correlation-id"), own_id)
-        ids = [(b"x-request-id", own_id), (b"x-correlation-id", shared_id)]
+        ids = [(b"x-request-id", own_id), (b"x-correlation-id", _own_or_new(headers.get(b"x-correlation-id"), own_id))]
+        if method == b"GET":
+            known = self._known_status(path, headers)
+            if known is None:
+                return None
+            status, told, headers_of_it, media_type = self._refused(address, own_id) or known
+            return Answer(status, told, [*headers_of_it, *ids], media_type)
+        hot = self._hot.get(("POST", path, _media_type(headers)))
         call = self._call(address, path, b"", sent, headers, ids)
         key = call.known_caller(_HOT)
-        if key is None:
+        if hot is None or key is None:
             return None
         call.body = body
-        try:
-            answering = hot(call)
-        except Exception:  # comes again, and is told, where there is a way to tell it
-            return None
+        answering = hot(call)
         return None if answering is None else self._answered(call, key, answering, started_at)
 
     async def _answered(
@@ -282,7 +297,7 @@ class Shell:
         finally:
             answering.close()  # where it was not begun
         self._measured("POST", call.path, answer.status, perf_counter() - started_at)
-        return answer._replace(headers=[*answer.headers, *call.told])
+        return Answer(answer.status, answer.body, [*answer.headers, *call.told], answer.media_type)
 
     def _call(
         self, address: str, path: str, query: bytes, sent: Headers, headers: dict[bytes, bytes], ids: Headers
@@ -336,11 +351,11 @@ class Shell:
         scope["credit.call"] = call
         await self._app(scope, _replay(call.body, receive), send)
 
-    def _refused(self, scope: Scope, request_id: bytes) -> Answer | None:
+    def _refused(self, address: str, request_id: bytes) -> Answer | None:
         """Count a call of this address, and refuse one too many."""
         try:
             if self._admission is not None:
-                self._admission.count(_address(scope))
+                self._admission.count(address)
         except Problem as problem:
             return problem_answer(problem, request_id.decode())
         return None
