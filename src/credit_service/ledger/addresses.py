@@ -33,6 +33,12 @@ def prefix(account: int, kind: int) -> str:
     )
 
 
+@lru_cache(maxsize=20_000)
+def merchant_text(number: int) -> str:
+    """A merchant's id, given as `UUID.int`, as text: it stands in each of his transactions, hashed and told."""
+    return str(UUID(int=number))
+
+
 def text(account: int, kind: int, number: int) -> str:
     """An id as text."""
     return f"{prefix(account, kind)}{number:012x}"

@@ -104,11 +104,13 @@ Outcome = Posted | Replayed | Waiting | Refused
 def needs(command: Command) -> Needs:
     """What to load before `decide` can judge a command."""
     kind = type(command)
+    if isinstance(command, Post):  # as most are, so nothing more is asked about it
+        return Needs(command.merchant_id, command.key, None, command.type == PAYMENT, False, False)
     return Needs(
         command.merchant_id,
         command.key,
         source_key(command),
-        kind in (OrderPaid, PaymentSucceeded) or (isinstance(command, Post) and command.type == PAYMENT),
+        kind in (OrderPaid, PaymentSucceeded),
         kind in (OpenAccount, TrialStarted),
         kind is Settle,
     )

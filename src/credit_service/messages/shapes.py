@@ -26,7 +26,7 @@ def transaction(value: Transaction) -> dict[str, Any]:
     grants = addresses.prefix(account, addresses.GRANT)
     return {
         "id": f"{ids}{value.sequence:012x}",
-        "merchant_id": str(value.merchant_id),
+        "merchant_id": addresses.merchant_text(value.merchant_id.int),
         "account_id": addresses.text(account, addresses.ACCOUNT, 0),
         "sequence": value.sequence,
         "operation_type": value.operation,

@@ -277,12 +277,12 @@ class PostgresStore(Webhooks):
         if not self._knows_the_time() or not (recalled := self._remembered.recall(needs, pending=pending)):
             return None
         loading = Loading(needs, recalled)
-        lanes = {lane: self._last.get(lane) for lane in _lanes(loading)}
-        last = {
-            lane: last
-            for lane, last in lanes.items()
-            if last is not None and last.commit.is_to_be_believed(pending=pending)
-        }
+        lanes = _lanes(loading)
+        last: dict[int, _Last] = {}
+        for lane in lanes:
+            known = self._last.get(lane)
+            if known is not None and known.commit.is_to_be_believed(pending=pending):
+                last[lane] = known
         # Where something must be loaded, so are the lanes.
         return (loading, self._reckoned(), last) if loading.merchants or len(last) == len(lanes) else None
 
