@@ -13,6 +13,12 @@ from credit_service.doors.http.shell import Answer
 from tests.doors.piped import Pipe
 from tests.doors.running import Running, posting, request
 
+CORS = {
+    "access-control-allow-origin",
+    "access-control-expose-headers",
+    "access-control-allow-credentials",
+    "vary",
+}
 Start = Callable[..., Running]
 POST = b"POST /here HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody"
 
@@ -234,6 +240,38 @@ def test_callers_are_counted_where_they_are_answered_at_once(start: Start) -> No
     assert {answer.headers["ratelimit-policy"] for answer in answers} == {'"key";q=4;w=4000'}
     assert int(answers[-1].headers["retry-after"]) > 900
     assert running.sequence(merchant) == 4
+
+
+@pytest.mark.parametrize("origins", ["*", "https://shop.example", "https://another.example", ""])
+@pytest.mark.parametrize("cookie", [b"", b"cookie: a=b\r\n"], ids=["", "cookie"])
+def test_pages_of_other_origins_are_answered_at_once_as_they_are_otherwise(
+    start: Start, monkeypatch: pytest.MonkeyPatch, origins: str, cookie: bytes
+) -> None:
+    running = start(cors_origins=origins)
+    merchant = running.open()
+    running.spend(merchant)
+    running.get(f"/credits/plugin-status/{merchant}", None)  # known from now on
+    shell = running.service.shell
+    at_once, taken = shell.at_once, []
+
+    def noted(*asked: Any) -> Any:
+        taken.append(at_once(*asked))
+        return taken[-1]
+
+    monkeypatch.setattr(shell, "at_once", noted)
+    asked = f"GET /api/v1/credits/plugin-status/{merchant} HTTP/1.1\r\norigin: https://shop.example\r\n\r\n".encode()
+    posted = request(running, posting(merchant), origin="https://shop.example")
+    told: list[dict[str, str]] = []
+    for whole in (asked, posted):
+        for last in (b"", b"connection: close\r\n"):  # the last request of a connection goes to the application
+            with running.connection() as connection:
+                connection.send(whole.replace(b"\r\n", b"\r\n" + cookie + last, 1))
+                status, headers, _ = connection.answer()
+            assert status in (200, 201)
+            told.append({name: value for name, value in headers.items() if name in CORS})
+    assert [answer is not None for answer in taken] == [True, True]
+    assert told == [told[0]] * 4
+    assert bool(told[0]) is bool(origins)
 
 
 def test_a_body_that_comes_in_pieces_is_posted_once(running: Running) -> None:

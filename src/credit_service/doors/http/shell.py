@@ -161,6 +161,7 @@ KnownRoute = Callable[[str, Mapping[bytes, bytes]], Answer | None]
 class Shell:
     """See the module.
 
+    `cors` gives the headers that let a page of an origin, with a cookie or without, see an answer that is made at once.
     `hot`: routes by (method, path, media type), answered before FastAPI. `status`: the beginning of the paths of single
     plugin statuses, their route while they are known, and their hot route. `large`: paths whose bodies may be as large
     as a batch. `measured` is told of each answer but those from `status` while they are known: method, route, status,
@@ -187,8 +188,7 @@ class Shell:
         self._limits = Limits(settings.key_max_length, settings.metadata_max_bytes)
         self._hot = hot
         self._hot_urls = frozenset([path.encode() for _, path, _ in hot])
-        # Pages of other origins are answered by what stands around us.
-        self._want_more = _WANT_MORE | {b"origin"} if settings.cors_origins else _WANT_MORE
+        self.cors: Callable[[bytes, bool], Headers] = _nothing_to_pages
         self._status_prefix, self._known_status, self._status = status
         self._status_url = self._status_prefix.encode()
         # Where every request is told of, those that are answered from memory go the way of all others.
@@ -260,13 +260,15 @@ class Shell:
         """
         started_at = perf_counter()
         headers = dict(sent)
-        if not self._want_more.isdisjoint(headers) or len(body) > self._body_max_bytes:
+        if not _WANT_MORE.isdisjoint(headers) or len(body) > self._body_max_bytes:
             return None
         if _size(sent) + len(url) > self._headers_max_bytes:
             return None
         path = url.decode("latin-1")
         own_id = _own_or_new(headers.get(b"x-request-id"))
         ids = [(b"x-request-id", own_id), (b"x-correlation-id", _own_or_new(headers.get(b"x-correlation-id"), own_id))]
+        if b"origin" in headers:
+            ids += self.cors(headers[b"origin"], b"cookie" in headers)
         if method == b"GET":
             known = self._known_status(path, headers)
             if known is None:
@@ -394,6 +396,11 @@ async def _read(receive: Receive, limit: int) -> bytes:
         chunks.append(chunk)
         if not more:
             return b"".join(chunks)
+
+
+def _nothing_to_pages(origin: bytes, has_cookie: bool) -> Headers:
+    """For a shell around which nothing stands that lets pages of other origins call."""
+    return _NONE
 
 
 def _nothing_known(path: str, headers: Mapping[bytes, bytes]) -> None:
