@@ -6,7 +6,7 @@ on what was loaded, and written by one statement on the condition that nothing h
 database. Where much must be loaded, or another process was faster, it locks its lanes, loads, decides, writes and
 commits, in a few messages to the server, however large it is. What this process remembers may be under way itself: so
 the next posting is decided while the server has the one before it. The statements stand in `postgres_statements`, the
-reasons in docs/decisions/0009, 0026 and 0029.
+reasons in docs/decisions/0009, 0026, 0029 and 0031.
 """
 
 import asyncio
@@ -212,7 +212,7 @@ class PostgresStore(Webhooks):
         self._last: dict[int, _Last] = {}  # by lane
 
     def stream_of(self, merchant_id: UUID) -> int:
-        """See `base.Store.stream_of`: a stream serves a fixed share of the lanes."""
+        """See `base.Store.stream_of`: a stream is a fixed share of the lanes, whose postings go one after the other."""
         return lane_of(merchant_id) % self.streams
 
     # ---- postings

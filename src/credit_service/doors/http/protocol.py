@@ -2,7 +2,8 @@
 
 uvicorn has neither. It also reads on while answers are owed, keeps a connection of which a request was answered before
 it had arrived, drops the body of a request that offers another protocol, and tells of broken framing in plain text, if
-need be in the middle of another answer. Everything after the headers is the shell's.
+need be in the middle of another answer. Everything after the headers is the shell's; what has arrived whole it may
+answer at once, without ASGI (docs/decisions/0030).
 """
 
 import asyncio
@@ -18,8 +19,6 @@ from credit_service.doors.http.shell import LINGER_SECONDS, Answer, Shell
 
 MOST_AT_ONCE = 16
 """So many requests of one connection are answered before others have their turn."""
-
-
 _TICK_SECONDS = 0.001
 """The loop's timers may be so much early."""
 
@@ -51,7 +50,10 @@ class _AtOnce:
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """Closes a connection whose headers do not end in time or size, with a problem that says so."""
+    """Closes a connection whose headers do not end in time or size, with a problem that says so.
+
+    Asks the shell first about a request that has arrived whole, where nothing else is under way on the connection.
+    """
 
     shell: ClassVar[Shell | None] = None  # which answers at once what it can
     headers_max_bytes = 16 * 1024

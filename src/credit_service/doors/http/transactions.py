@@ -287,34 +287,25 @@ def command_of(body: Any, key: str, call: Call, prefix: str = "") -> Command:
     reference = None if body.reference is None else Reference(body.reference.type, body.reference.id)
     metadata, salt = metadata_text(body.metadata, call.limits, f"{prefix}/metadata")
     grant, terms = _terms(body.grant)
-    merchant_id = uuid(body.merchant_id)
-    content = command_content(body.operation_type, body.transaction_type, body.amount, reference, metadata, grant)
+    common: dict[str, Any] = {
+        "merchant_id": uuid(body.merchant_id),
+        "key": key,
+        "content": command_content(body.operation_type, body.transaction_type, body.amount, reference, metadata, grant),
+        "actor": call.actor,
+        "correlation_id": call.correlation_id,
+        "metadata": metadata,
+        "salt": salt,
+    }
     if body.transaction_type == ORDER_PAID:
         assert reference is not None
         if key != order_key(reference.id):
             detail = f"An order's key is its natural key: {order_key(reference.id)}"
             raise _key_invalid(detail, prefix)
-        return OrderPaid(
-            merchant_id=merchant_id,
-            key=key,
-            content=content,
-            actor=call.actor,
-            correlation_id=call.correlation_id,
-            metadata=metadata,
-            salt=salt,
-            order_id=reference.id,
-            credits=body.amount,
-        )
+        return OrderPaid(**common, order_id=reference.id, credits=body.amount)
     if key.startswith(RESERVED_KEY_PREFIX):
         raise _key_invalid(f"Keys that begin with {RESERVED_KEY_PREFIX} are the service's own.", prefix)
     return Post(
-        merchant_id=merchant_id,
-        key=key,
-        content=content,
-        actor=call.actor,
-        correlation_id=call.correlation_id,
-        metadata=metadata,
-        salt=salt,
+        **common,
         operation=body.operation_type,
         type=body.transaction_type,
         amount=body.amount,
