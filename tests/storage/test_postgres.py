@@ -164,6 +164,7 @@ OFTEN: dict[str, tuple[ClauseElement, dict[str, Any]]] = {
     "due": (statements.DUE, {"at": 500, "limit": 10}),
     "overdue": (statements.OVERDUE, {"at": 500, "limit": 10}),
     "drift": (statements.DRIFT, {"after": b"", "limit": 10, "genesis": bytes(32)}),
+    "the last one by then": (statements.LAST_BY, {"account": 7, "at": 5}),
     "an account's history": (statements.history(frozenset()), {"account": 7, **_BETWEEN, **_PAGE}),
     "everybody's history": (statements.listing(frozenset(_PAGE), 16), {**_LANES, "limit": 5}),
     "accounts": (statements.account_listing(frozenset({"after", "at", "limit"})), {"after": b"", "at": 0, "limit": 5}),

@@ -497,20 +497,9 @@ def _between(query: TransactionQuery, before: int | None, *, counting: bool = Fa
 
 
 def _last_by(account: int, at: int) -> Read[tuple[int, int]]:
-    """An account's last transaction up to an instant, and the balance after it; (0, 0) where there is none.
-
-    Found by halving, since time never goes back along an account (L2): an index by time would cost every posting.
-    """
-    ((end,),) = yield Ask(sql.LAST_SEQUENCE, {"account": account})
-    found = (0, 0)
-    while found[0] < end:
-        middle = (found[0] + end + 1) // 2
-        rows_there = yield Ask(sql.AT_SEQUENCE, {"account": account, "sequence": middle})
-        if rows_there and rows_there[0][0] <= at:
-            found = (middle, rows_there[0][1])
-        else:
-            end = middle - 1
-    return found
+    """An account's last transaction up to an instant, and the balance after it; (0, 0) where there is none."""
+    found = yield Ask(sql.LAST_BY, {"account": account, "at": at})
+    return (found[0][0], found[0][1]) if found else (0, 0)
 
 
 def _with_due_grants(accounts: Iterable[Account], at: int) -> Read[list[Held]]:
