@@ -171,27 +171,28 @@ HISTORY: Final = (
 LAST_SEQUENCE: Final = select(func.coalesce(func.max(_transactions.c.sequence), _ZERO)).where(
     _transactions.c.account == _value("account")
 )
-_start = select(
-    literal_column("CAST(0 AS BIGINT)", BigInteger).label("found"), LAST_SEQUENCE.scalar_subquery().label("last")
-)
-_halving = _start.cte("halving", recursive=True)
-_middle = (_halving.c.found + _halving.c.last + _ONE).op(">>", return_type=BigInteger())(_ONE)  # half of it
-_told_at = (
-    select(_transactions.c.created_at)
-    .where(_transactions.c.account == _value("account"), _transactions.c.sequence == _middle)
-    .correlate(_halving)
-    .scalar_subquery()
-)
-_is_by = _told_at <= _value("at")
-_halved = select(
-    case((_is_by, _middle), else_=_halving.c.found), case((_is_by, _halving.c.last), else_=_middle - _ONE)
-).where(_halving.c.found < _halving.c.last)
-_halving = _halving.union_all(_halved)
-LAST_BY: Final = select(_transactions.c.sequence, _transactions.c.balance_after).where(
-    _transactions.c.account == _value("account"),
-    _transactions.c.sequence == select(func.max(_halving.c.found)).scalar_subquery(),
-)
-"""Found by halving, since time never goes back along an account (L2): an index by time would cost every posting."""
+
+
+def _last_by() -> Select[Any]:
+    """An account's last transaction up to an instant, with the balance after it.
+
+    Found by halving, since time never goes back along an account (L2): an index by time would cost every posting.
+    """
+    t, account = _transactions.c, _transactions.c.account == _value("account")
+    none: Any = literal_column("CAST(0 AS BIGINT)", BigInteger)
+    begun = select(none.label("found"), LAST_SEQUENCE.scalar_subquery().label("last"))
+    halving = begun.cte("halving", recursive=True)
+    found, last = halving.c.found, halving.c.last
+    middle = (found + last + _ONE).op(">>", return_type=BigInteger())(_ONE)
+    told_at = select(t.created_at).where(account, t.sequence == middle).correlate(halving).scalar_subquery()
+    is_by = told_at <= _value("at")
+    halved = select(case((is_by, middle), else_=found), case((is_by, last), else_=middle - _ONE)).where(found < last)
+    halving = halving.union_all(halved)
+    the_last = select(func.max(halving.c.found)).scalar_subquery()
+    return select(t.sequence, t.balance_after).where(account, t.sequence == the_last)
+
+
+LAST_BY: Final = _last_by()
 _later = _transactions.alias("later")
 _next = (
     select(_later.c.sequence)
