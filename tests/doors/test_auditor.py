@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from credit_service.doors.auditor import Auditor
 from credit_service.storage.base import StorageUnavailable
 from tests.doors.running import Running, new_merchant
+from tests.resting import rest_by
 from tests.storage import values
 
 
@@ -81,7 +82,7 @@ async def test_an_audit_that_fails_goes_on_where_it_was(failure: Exception, monk
         if len(rested) == 6:
             raise asyncio.CancelledError
 
-    monkeypatch.setattr("asyncio.sleep", rest)
+    rest_by(monkeypatch, rest)
     with pytest.raises(asyncio.CancelledError), capture_logs() as told:
         await Auditor(ledger).keep_auditing(4)
     assert ledger.asked == [0, 4, 8, 0]

@@ -15,6 +15,7 @@ from credit_service.outlets.reader import Reader, Undelivered
 from credit_service.outlets.wake import Wake
 from credit_service.storage.base import Claim, StorageUnavailable, Store, StoredEvent
 from tests.ledger.telling import opening, use
+from tests.resting import rest_by
 from tests.storage.contract import Clock, merchant, tell
 from tests.storage.engines import opened
 from tests.storage.values import of
@@ -167,16 +168,11 @@ async def test_whatever_fails_is_tried_again_after_a_pause_of_five_seconds_at_mo
     receiver.failures = [failure] * 6
     pauses: list[float] = []
 
-    sleep, here = asyncio.sleep, asyncio.get_running_loop()
-
     async def rest(seconds: float) -> None:
-        if asyncio.get_running_loop() is not here:  # a service of other tests, in a thread of its own
-            await sleep(seconds)
-            return
         pauses.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr("asyncio.sleep", rest)
+    sleep = rest_by(monkeypatch, rest)
     monkeypatch.setattr("credit_service.rounds.random.uniform", lambda low, high: high)
     with capture_logs() as told:
         task = asyncio.create_task(reader(store, receiver).run())
