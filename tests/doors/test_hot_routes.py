@@ -260,6 +260,7 @@ def test_the_comparison_was_worth_something(triplets: Triplets) -> None:
         f'{{"specversion":"1.0","id":"1","source":"s","type":"evt.billing.payment_succeeded",'
         f'"data":{{"merchant_id":"{MERCHANT}","payment_id":"worth","credits":1}}}}'
     )
+    triplets.post(ONE, b"{}")  # from now on, and for some seconds, the key is known
     before = triplets.taken
     triplets.post(ONE, f"{item}}}".encode(), idempotency_key=b"worth-1")
     triplets.post(MANY, f'{{"items":[{item},"idempotency_key":"worth-2"}}]}}'.encode())
