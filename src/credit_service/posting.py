@@ -140,9 +140,8 @@ class Posting:
         self._max_queue = max_queue
         self._streams = [_Stream() for _ in range(store.streams)]
         self._in_store: list[list[_Unit]] = []  # what attempts are under way there
-        self._batches = 0  # that are in the store or decided ahead, each counted for each of its streams
         self._watch: asyncio.TimerHandle | None = None
-        self._watch_at = 0.0  # not after any deadline
+        self._watch_at = 0.0  # not after any deadline; a timer of uvloop's that is due at once cannot tell its time
         self._queued = 0
         self._draining = False
         self._runners: list[asyncio.Task[None]] = []
@@ -236,7 +235,7 @@ class Posting:
         """Whether a batch of this stream can begin, and is not better joined by those of others in a while."""
         if stream.batches:
             return False
-        return not self._batches or len(stream.queue) >= LARGE_BATCH
+        return len(stream.queue) >= LARGE_BATCH or not any(other.batches for other in self._streams)
 
     async def _post_in_turn(self, stream: _Stream) -> None:
         """Post what waits; while much does, each batch is decided while the one before it is in the store.
@@ -274,7 +273,6 @@ class Posting:
     def _release(self, batch: _Batch) -> None:
         for taken in batch.streams:
             taken.batches -= 1
-        self._batches -= len(batch.streams)
         for stream in self._streams:
             if stream.queue or self._draining:
                 stream.may_go.set()
@@ -341,7 +339,6 @@ class Posting:
             if len(batch.units) > before:
                 batch.streams.append(stream)
                 stream.batches += 1
-        self._batches += len(batch.streams)
         self._queued -= size
         return batch
 
@@ -368,7 +365,6 @@ class Posting:
             return batch, None
         for stream in batch.streams:
             stream.batches += 1
-        self._batches += len(batch.streams)
         return batch._replace(units=units[:middle]), batch._replace(units=units[middle:])
 
     async def _post(

@@ -37,7 +37,7 @@ def decoder(model: type[BaseModel]) -> Callable[[bytes], Any]:
             # that came twice one was not.
             if encode(found).count(b'"') != body.count(b'"'):
                 return None
-            return None if free and any(_is_unsure(getattr(found, name), 0) for name in free) else found
+            return None if any(_is_unsure(getattr(found, name), 0) for name in free) else found
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
 
