@@ -18,11 +18,11 @@ from credit_service.storage import migrations
 from credit_service.storage import postgres_statements as sql
 from credit_service.storage.base import StorageError, StorageUnavailable
 from credit_service.storage.databases import Database, database_of
-from credit_service.storage.postgres import PostgresStore, name_of
+from credit_service.storage.postgres import PostgresStore, connector, name_of
 from tests.commands import command
 from tests.servers.postgres import Databases, Postgres
 from tests.servers.proxy import Proxy
-from tests.storage.engines import template
+from tests.storage.engines import on_server, template
 
 CANARY = "Canary-in-the-mine"
 
@@ -84,7 +84,68 @@ async def test_a_server_as_it_is_installed_is_taken_and_one_that_was_made_fast_i
     assert (await refused(url)).startswith("has synchronous_commit off")
 
 
-# ---- a server that cannot be had
+# ---- a database that cannot store every text
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_database_of_another_encoding_is_refused_by_every_command(
+    encoding: str, postgres: Databases, tmp_path: Path
+) -> None:
+    url = postgres.create_database()
+    name = urlsplit(url).path[1:]
+    with on_server(
+        postgres.url("postgres"),
+        f'DROP DATABASE "{name}"',
+        f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'",
+    ):
+        said = f"has the encoding {encoding}, which cannot store every text: create the database with ENCODING 'UTF8'."
+        for arguments in (("serve", "--port", "0"), ("migrate",), ("keys", "list")):
+            ran = command(*arguments, cwd=tmp_path, DATABASE_URL=url, DATABASE_ALLOW_UNSAFE="true")
+            assert (ran.code, ran.out, ran.err) == (2, "", f"credit-service: {name_of(url)} {said}\n")
+        ran = command("doctor", cwd=tmp_path, DATABASE_URL=url)
+        assert (ran.code, f"BAD  database: {name_of(url)} {said}" in ran.out) == (1, True)
+    postgres.drop_database(url)
+
+
+# ---- several hosts, and the options of a URL
+
+
+def _several(url: str, *first: str, query: str = "") -> str:
+    parts = urlsplit(url)
+    credentials, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{credentials}@{','.join([*first, host])}", query=query).geturl()
+
+
+async def test_next_host_is_tried_when_one_refuses_or_does_not_answer(url: str, proxied: Callable[[str], Proxy]):
+    silent = proxied(url)
+    silent.hold()
+    first = ("127.0.0.1:1", urlsplit(silent.url).netloc.rpartition("@")[2])
+    store = await database(
+        _several(url, *first, query="connect_timeout=1"), database_allow_unsafe=True, database_timeout_seconds=10
+    ).opened()
+    try:
+        assert await store.keys() == []
+    finally:
+        await store.close()
+
+
+async def test_host_that_takes_no_postings_is_refused(url: str):
+    connection = await asyncpg.connect(url)
+    await connection.execute(f'ALTER DATABASE "{urlsplit(url).path[1:]}" SET default_transaction_read_only = on')
+    await connection.close()
+    assert (
+        await refused(_with(url, query="target_session_attrs=read-write")) == "cannot be used: no host takes postings."
+    )
+
+
+@pytest.mark.parametrize(("query", "name"), [("", "credit-service"), ("application_name=ours%20too", "ours too")])
+async def test_application_name_of_the_url_wins(query: str, name: str, url: str):
+    connection = await connector(_with(url, query=query), timeout_seconds=5)()
+    assert await connection.fetchval("SELECT current_setting('application_name')") == name
+    await connection.close()
+
+
+# ---- a server that cannot be used
 
 
 def _with(url: str, user: str | None = None, **changed: Any) -> str:
@@ -104,9 +165,11 @@ WRONG: dict[str, tuple[Callable[[str], str], str]] = {
     "host's name": (lambda url: f"postgresql://u:{CANARY}@{'x' * 70}/d", "has an option or a part that cannot be"),
     "socket": (lambda url: f"postgresql://u:{CANARY}@/d?host=/nowhere", "No such file or directory"),
     "TLS": (lambda url: _with(url, query="sslmode=require"), "it does not offer TLS"),
-    "TLS's way": (lambda url: _with(url, query=f"sslmode={CANARY}"), "has an option or a part that cannot be"),
-    "option": (lambda url: _with(url, query=f"pasword={CANARY}"), "has an option or a part that cannot be"),
-    "option's value": (lambda url: _with(url, query=f"work_mem={CANARY}"), "has an option or a part that cannot be"),
+    "option's value": (
+        lambda url: _with(url, query=f"options=-c%20work_mem={CANARY}"),
+        "has an option or a part that cannot be",
+    ),
+    "every host": (lambda url: f"postgresql://u:{CANARY}@127.0.0.1:1,127.0.0.1:2/d", "Connect call failed"),
     "certificate": (lambda url: _with(url, query=f"sslmode=verify-full&sslrootcert=/{CANARY}"), "No such file"),
 }
 
@@ -135,7 +198,7 @@ async def test_a_wrong_part_of_the_url_is_one_readable_line_without_the_password
             assert secret not in told_by(error.value)
 
 
-@pytest.mark.parametrize("what", ["password", "database", "option", "TLS"])
+@pytest.mark.parametrize("what", ["password", "database", "option's value", "TLS"])
 def test_every_command_says_so_and_ends_with_2(what: str, url: str, tmp_path: Path):
     made, said = WRONG[what]
     for arguments in (("serve", "--port", "0"), ("migrate",), ("verify",), ("keys", "list")):
@@ -156,10 +219,13 @@ def test_every_command_says_so_and_ends_with_2(what: str, url: str, tmp_path: Pa
         f"postgresql://u:{CANARY}@[h/d",
         f"postgresql:/u:{CANARY}@h/d",
         f"postgresql+psycopg://u:{CANARY}@h/d",
+        f"postgresql://u@h/d?sslmode={CANARY}",
+        f"postgresql://u@h/d?pasword={CANARY}",
+        f"postgresql://u@h/d?{CANARY}=1",
     ],
 )
-def test_a_url_that_is_none_is_refused_without_being_shown(wrong: str):
-    with pytest.raises(SettingsError, match=r"^DATABASE_URL: must be the URL of an SQLite file") as error:
+def test_wrong_url_is_refused_without_being_shown(wrong: str):
+    with pytest.raises(SettingsError, match=r"^DATABASE_URL: (must be|has)") as error:
         load(database_url=wrong)
     assert CANARY not in told_by(error.value)
 

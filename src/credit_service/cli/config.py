@@ -31,18 +31,10 @@ def _written(value: Any) -> str:
 
 def shown(settings: "Settings") -> dict[str, Any]:
     """Settings as they may be shown to anybody."""
+    from credit_service.storage.dsn import masked
+
     values = settings.model_dump(mode="json")
     for name in ("database_url", "redis_url"):
-        url = getattr(settings, name).get_secret_value()
-        values[name] = _masked(url) if url else ""
+        values[name] = masked(getattr(settings, name).get_secret_value())
     values["nats_url"] = re.sub("//[^@,]*@", "//***@", settings.nats_url.get_secret_value())
     return values
-
-
-def _masked(url: str) -> str:
-    """The URL of a database, or of Redis, without its passwords, of which some drivers take one as a parameter."""
-    from sqlalchemy.engine import make_url
-
-    parsed = make_url(url)
-    query = {name: "masked" if "pass" in name.lower() else value for name, value in parsed.query.items()}
-    return parsed.set(query=query).render_as_string(hide_password=True)

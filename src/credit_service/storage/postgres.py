@@ -28,7 +28,6 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext, suppres
 from functools import lru_cache, partial
 from threading import Thread
 from typing import Any, Final, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 from uuid import UUID
 from zlib import crc32
 
@@ -36,8 +35,8 @@ import asyncpg
 from sqlalchemy import Table
 
 from credit_service.ledger.decide import Needs
+from credit_service.storage import dsn, rows, statements, tables
 from credit_service.storage import postgres_statements as sql
-from credit_service.storage import rows, statements, tables
 from credit_service.storage.base import (
     BadRow,
     Books,
@@ -630,9 +629,7 @@ class PostgresStore(Webhooks):
 
 def name_of(url: str) -> str:
     """What messages call a database: its place, without user and password."""
-    parts = urlsplit(url)
-    place = parts.hostname or "local"
-    return f"PostgreSQL {place}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    return dsn.parse(url).name
 
 
 def connector(
@@ -643,21 +640,53 @@ def connector(
     patient: bool = False,
     settings: Mapping[str, str] = _DEFAULTS,
 ) -> Callable[[], Any]:
-    """How a connection is made. `patient` waits for answers as long as they take; `settings` are the server's."""
-    # Behind a pooler the next statement may meet another connection, which knows nothing of what was prepared or set.
-    direct: Mapping[str, Any] = {"server_settings": {"application_name": "credit-service", **_KEPT_ALIVE, **settings}}
-    behind: Mapping[str, Any] = {"statement_cache_size": 0}
+    """How a connection is made. `patient` waits for answers as long as they take; `settings` are the server's.
 
-    async def connect() -> Connection:
+    Of several hosts the one that worked last is tried first. `timeout_seconds` bounds each attempt, unless the URL says
+    connect_timeout.
+    """
+    place = dsn.parse(url)
+    attempts = place.attempts()
+    ours = {"application_name": "credit-service", **_KEPT_ALIVE, **settings}
+    # Behind a pooler the next statement may meet another connection, which knows nothing of what was prepared or set.
+    options: Mapping[str, Any] = (
+        {"statement_cache_size": 0}
+        if pooled
+        else {"server_settings": {name: value for name, value in ours.items() if name not in place.options}}
+    )
+
+    async def attempt(host: Mapping[str, Any]) -> Connection:
         with suppress(ValueError, asyncpg.DataError, asyncpg.UndefinedObjectError, asyncpg.PostgresSyntaxError):
             return await asyncpg.connect(
-                url,
-                timeout=timeout_seconds,
+                place.url,
+                timeout=place.connect_seconds or timeout_seconds,
                 command_timeout=None if patient else timeout_seconds,
-                **(behind if pooled else direct),
+                **host,
+                **options,
             )
-        # Said without their words, which quote what they were given: perhaps a secret in the wrong place.
-        raise StorageUnavailable(f"{name_of(url)} cannot be used: DATABASE_URL has an option or a part that cannot be.")
+        # The driver's own words may quote a secret that stands in the wrong place.
+        raise StorageUnavailable(f"{place.name} cannot be used: DATABASE_URL has an option or a part that cannot be.")
+
+    async def connect() -> Connection:
+        for left, host in enumerate(list(attempts), 1 - len(attempts)):
+            try:
+                connection = await attempt(host)
+            except asyncpg.TargetServerAttributeNotMatched:
+                if not left:
+                    raise StorageUnavailable(f"{place.name} cannot be used: no host takes postings.") from None
+            except (OSError, asyncpg.CannotConnectNowError):
+                if not left:
+                    raise
+            else:
+                attempts.remove(host)
+                attempts.insert(0, host)
+                if (encoding := connection.get_settings().server_encoding) != "UTF8":
+                    connection.terminate()
+                    raise StorageUnavailable(
+                        f"{place.name} has the encoding {encoding}, which cannot store every text: create the database "
+                        "with ENCODING 'UTF8'."
+                    )
+                return connection
 
     return connect
 
