@@ -1,6 +1,7 @@
 """The logs of a real service: every line in one format, and with the names of the request it belongs to."""
 
 import json
+import logging
 import re
 import socket
 import sqlite3
@@ -11,7 +12,10 @@ from typing import Any
 
 import httpx2
 import pytest
+import structlog
 
+from credit_service.observability import configure_logs
+from credit_service.settings import load
 from tests.doors.running import posting
 from tests.served import Served, served
 
@@ -211,3 +215,23 @@ def test_a_malformed_traceparent_is_as_none(talkative: Served, log_format: str) 
     told = requests(talkative, log_format)
     assert len(told) == len(MALFORMED) + 1
     assert not any("trace_id" in line for line in told)
+
+
+def test_console_log_escapes_control_characters(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
+    configure_logs(load())
+    try:
+        structlog.get_logger().warning("a\x1b[2J", shop="b\nc", ids=["\x9b"])
+        try:
+            raise ValueError("d\x1b\u202e")
+        except ValueError:
+            structlog.get_logger().exception("failed")
+    finally:
+        structlog.reset_defaults()
+    said = capsys.readouterr().err
+    assert all(line.isprintable() for line in said.split("\n"))
+    assert "a\\x1b[2J" in said
+    assert "shop=b\\nc" in said
+    assert "ValueError: d\\x1b\\u202e" in said

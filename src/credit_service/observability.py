@@ -6,8 +6,9 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from functools import partial
+from io import StringIO
 from itertools import accumulate
-from typing import Any
+from typing import Any, TextIO
 
 import prometheus_client as prometheus
 import structlog
@@ -20,6 +21,7 @@ from credit_service.ledger.decide import Outcome, Replayed
 from credit_service.ledger.refusals import Refused
 from credit_service.settings import Settings
 from credit_service.storage.base import WebhookDelivery, Writes
+from credit_service.terminal import printable
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
@@ -36,9 +38,8 @@ def configure_logs(settings: Settings) -> None:
     if settings.log_format == "json":
         last: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        # Plain tracebacks: pretty ones show the values of variables, and so the secrets in them.
-        plain = structlog.dev.plain_traceback
-        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+        console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_traceback)
+        last = [_printable, console]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -51,6 +52,18 @@ def configure_logs(settings: Settings) -> None:
     logging.captureWarnings(True)
     # It warns of every request that is not HTTP; those are answered, and would fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+
+
+def _printable(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Every text as one line that cannot control the terminal: it may come from a caller."""
+    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _traceback(out: TextIO, info: Any) -> None:
+    # A plain one: a pretty one shows the values of variables, and so the secrets in them.
+    plain = StringIO()
+    structlog.dev.plain_traceback(plain, info)
+    out.write("\n".join(map(printable, plain.getvalue().split("\n"))))
 
 
 def _plain(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -73,7 +73,7 @@ def _database_url(text: str) -> str:
         return f"postgresql://{rest}"
     raise ValueError(
         f"must be the URL of an SQLite file, like {SQLITE}credit-service.db, or of a PostgreSQL database, like "
-        "postgresql://user:password@host:5432/credits"
+        "postgresql://user:password@host:5432/credits (special characters of the password written as %40)"
     )
 
 

@@ -1,10 +1,13 @@
 """What the commands share: common options, the settings and the store they ask for, and how they say no."""
 
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from credit_service.terminal import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -19,13 +22,23 @@ DatabaseUrl = Annotated[
 ]
 
 
+def show(line: str) -> None:
+    """Print a line of the answer for a person. All other output goes through `show_json` or `say`."""
+    typer.echo(printable(line))
+
+
+def show_json(value: Any) -> None:
+    """Print the answer as JSON, for a program."""
+    typer.echo(json.dumps(value))
+
+
 def say(sentence: str) -> None:
-    """Say something to the person, in one line that does not mix with what a program reads."""
-    typer.echo(f"credit-service: {sentence}", err=True)
+    """Tell the person something in one line on standard error, apart from the answer."""
+    typer.echo(f"credit-service: {printable(sentence)}", err=True)
 
 
 def wrong(sentence: str) -> typer.Exit:
-    """Say in one line what was asked wrong, and end with exit code 2."""
+    """Say in one line what is wrong with the command; raise the result to end with exit code 2."""
     say(sentence)
     return typer.Exit(2)
 

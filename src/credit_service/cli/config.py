@@ -4,9 +4,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from credit_service.cli.common import DatabaseUrl, Json, settings_of
+from credit_service.cli.common import DatabaseUrl, Json, settings_of, show, show_json
 
 if TYPE_CHECKING:
     from credit_service.settings import Settings
@@ -16,10 +14,10 @@ def config(json_: Json = False, database_url: DatabaseUrl = None) -> None:
     """Show the settings in force, wherever each comes from; passwords are masked."""
     values = shown(settings_of(database_url=database_url))
     if json_:
-        typer.echo(json.dumps(values))
+        show_json(values)
         return
     for name, value in values.items():
-        typer.echo(f"{name.upper()}={_written(value)}")
+        show(f"{name.upper()}={_written(value)}")
 
 
 def _written(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from credit_service.cli.common import DatabaseUrl, Json, opened, say, settings_of, wrong
+from credit_service.cli.common import DatabaseUrl, Json, opened, say, settings_of, show, show_json, wrong
 from credit_service.cli.parked import INSTEAD
 from credit_service.cli.replay import Tally
 
@@ -54,15 +54,15 @@ def list_(
     settings = settings_of(database_url=database_url)
     shapes = [shape(letter) for letter in asyncio.run(found())]
     if json_:
-        typer.echo(json.dumps(shapes))
+        show_json(shapes)
         return
     for one in shapes:
         done = "  (replayed)" if one["replayed_at"] else ""
-        typer.echo(f"{one['id']}  {one['received_at']}  {one['code']}  {one['subject']}{done}  {one['reason']}")
+        show(f"{one['id']}  {one['received_at']}  {one['code']}  {one['subject']}{done}  {one['reason']}")
 
 
-@dead_letters.command()
-def show(id_: Id, json_: Json = False, database_url: DatabaseUrl = None) -> None:
+@dead_letters.command(name="show")
+def show_(id_: Id, json_: Json = False, database_url: DatabaseUrl = None) -> None:
     """Show one, with the event as it came in."""
     from base64 import b64encode
 
@@ -78,12 +78,14 @@ def show(id_: Id, json_: Json = False, database_url: DatabaseUrl = None) -> None
         raise _unknown(id_)
     original = original_of(letter)
     if json_:
-        typer.echo(json.dumps({**shape(letter), "original": b64encode(original).decode()}))
+        show_json({**shape(letter), "original": b64encode(original).decode()})
         return
     for name, value in shape(letter).items():
-        typer.echo(f"{name}: {'-' if value is None else value}")
+        show(f"{name}: {'-' if value is None else value}")
     event = readable(original)
-    typer.echo(f"\n{event if isinstance(event, str) else json.dumps(event, indent=2, ensure_ascii=False)}")
+    show("")
+    for line in [event] if isinstance(event, str) else json.dumps(event, indent=2, ensure_ascii=False).split("\n"):
+        show(line)
 
 
 @dead_letters.command()
@@ -120,7 +122,7 @@ def replay(
     tally = Tally("dead letter")
     wanted = about(code, subject, unreplayed=True)
     asyncio.run(_replay(settings_of(database_url=database_url), ids or [], wanted, url, (key or "").strip(), tally))
-    typer.echo(json.dumps(tally.shape()) if json_ else tally.sentence())
+    show_json(tally.shape()) if json_ else show(tally.sentence())
     if tally.outcomes["refused"]:
         raise typer.Exit(1)
 

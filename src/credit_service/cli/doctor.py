@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import shutil
 import socket
 import sqlite3
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
-from credit_service.cli.common import DatabaseUrl, Json, settings_of
+from credit_service.cli.common import DatabaseUrl, Json, settings_of, show, show_json
 
 if TYPE_CHECKING:
     from credit_service.settings import Settings
@@ -36,12 +35,12 @@ def doctor(json_: Json = False, database_url: DatabaseUrl = None) -> None:
     settings = settings_of(database_url=database_url)
     findings = [finding for look in _LOOKS for finding in look(settings)]
     if json_:
-        typer.echo(json.dumps({"well": all(finding.well for finding in findings), "findings": _shapes(findings)}))
+        show_json({"well": all(finding.well for finding in findings), "findings": _shapes(findings)})
     else:
         for finding in findings:
-            typer.echo(f"{'ok  ' if finding.well else 'BAD '} {finding.what}: {finding.seen}")
+            show(f"{'ok  ' if finding.well else 'BAD '} {finding.what}: {finding.seen}")
             if finding.remedy is not None:
-                typer.echo(f"     {finding.remedy}")
+                show(f"     {finding.remedy}")
     if not all(finding.well for finding in findings):
         raise typer.Exit(1)
 

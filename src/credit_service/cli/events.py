@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from credit_service.cli.common import Json, say, wrong
+from credit_service.cli.common import Json, say, show, wrong
 
 if TYPE_CHECKING:
     import httpx2
@@ -57,7 +57,7 @@ def tail(
     try:
         with httpx2.Client(base_url=base, headers=headers, timeout=_SILENCE_SECONDS) as client:
             for event in _Following(client, base, query, patience).events(from_start=from_start):
-                typer.echo(event if json_ else _line(json.loads(event)))
+                typer.echo(event) if json_ else show(_line(json.loads(event)))
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
         raise wrong(f"--url {base}: {error}") from None
     except BrokenPipeError:  # whoever read this has seen enough, and nothing more can be written

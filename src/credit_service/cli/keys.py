@@ -1,13 +1,12 @@
 """`credit-service keys`: make, list and revoke API keys while no service runs."""
 
 import asyncio
-import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from credit_service.cli.common import DatabaseUrl, Json, opened, settings_of, wrong
+from credit_service.cli.common import DatabaseUrl, Json, opened, settings_of, show, show_json, wrong
 
 if TYPE_CHECKING:
     from credit_service.settings import Settings
@@ -42,7 +41,7 @@ def create(
     settings = settings_of(database_url=database_url)
     if not 1 <= len(name) <= _LONGEST_NAME:
         raise wrong(f"--name: a name has 1 to {_LONGEST_NAME} characters.")
-    typer.echo(asyncio.run(_create(settings, name, scope, _instant(expires_at))))
+    show(asyncio.run(_create(settings, name, scope, _instant(expires_at))))
 
 
 @keys.command(name="list")
@@ -52,12 +51,12 @@ def list_(json_: Json = False, database_url: DatabaseUrl = None) -> None:
 
     found = asyncio.run(_list(settings_of(database_url=database_url)))
     if json_:
-        typer.echo(json.dumps([shapes.api_key(key) for key in found]))
+        show_json([shapes.api_key(key) for key in found])
         return
     for key in found:
         shape = shapes.api_key(key)
         ends = "revoked" if key.revoked_at is not None else f"expires {shape['expires_at'] or 'never'}"
-        typer.echo(f"{key.id}  {key.scope:5}  {shape['created_at']}  {ends}  {key.name}")
+        show(f"{key.id}  {key.scope:5}  {shape['created_at']}  {ends}  {key.name}")
 
 
 @keys.command()
@@ -68,7 +67,7 @@ def revoke(
     """Revoke an API key for good."""
     if not asyncio.run(_revoke(settings_of(database_url=database_url), id_)):
         raise wrong(f"{id_}: there is no API key of this id.")
-    typer.echo(f"{id_} is revoked.")
+    show(f"{id_} is revoked.")
 
 
 def _instead(request: str) -> str:

@@ -1,10 +1,6 @@
 """`credit-service migrate`."""
 
-import json
-
-import typer
-
-from credit_service.cli.common import DatabaseUrl, Json, settings_of, wrong
+from credit_service.cli.common import DatabaseUrl, Json, settings_of, show, show_json, wrong
 
 
 def migrate(json_: Json = False, database_url: DatabaseUrl = None) -> None:
@@ -26,8 +22,8 @@ def migrate(json_: Json = False, database_url: DatabaseUrl = None) -> None:
     except StorageError as error:
         raise wrong(str(error)) from None
     if json_:
-        typer.echo(json.dumps({"database": name, "schema": REVISION, "created": not existed, "migrated": migrated}))
+        show_json({"database": name, "schema": REVISION, "created": not existed, "migrated": migrated})
     elif not migrated:
-        typer.echo(f"{name} is up to date (schema {REVISION}).")
+        show(f"{name} is up to date (schema {REVISION}).")
     else:
-        typer.echo(f"{name} was {'brought up to' if existed else 'created with'} schema {REVISION}.")
+        show(f"{name} was {'brought up to' if existed else 'created with'} schema {REVISION}.")

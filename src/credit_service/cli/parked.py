@@ -1,12 +1,11 @@
 """`credit-service parked`: what waits for what it refunds."""
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from credit_service.cli.common import DatabaseUrl, Json, opened, settings_of
+from credit_service.cli.common import DatabaseUrl, Json, opened, settings_of, show, show_json
 
 if TYPE_CHECKING:
     from credit_service.settings import Settings
@@ -24,10 +23,10 @@ def list_(
     """List them, those first whose wait ends first; after it they are dead letters."""
     found = asyncio.run(_list(settings_of(database_url=database_url), limit))
     if json_:
-        typer.echo(json.dumps(found))
+        show_json(found)
         return
     for one in found:
-        typer.echo(f"{one['until']}  {one['merchant_id']}  {one['idempotency_key']}  waits for {one['waits_for']}")
+        show(f"{one['until']}  {one['merchant_id']}  {one['idempotency_key']}  waits for {one['waits_for']}")
 
 
 async def _list(settings: "Settings", limit: int) -> list[dict[str, Any]]:

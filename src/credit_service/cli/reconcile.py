@@ -1,13 +1,12 @@
 """`credit-service events reconcile`."""
 
 import asyncio
-import json
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from credit_service.cli.common import DatabaseUrl, Json, opened, progress, settings_of, wrong
+from credit_service.cli.common import DatabaseUrl, Json, opened, progress, settings_of, show, show_json, wrong
 
 if TYPE_CHECKING:
     from credit_service.outlets.reconcile import Reconciliation
@@ -41,12 +40,12 @@ def reconcile(
         raise wrong("NATS_URL: which NATS server? There is none in the settings.")
     done = asyncio.run(_reconcile(settings, dry_run))
     if json_:
-        typer.echo(json.dumps(done._asdict()))
+        show_json(done._asdict())
     else:
         again = "" if dry_run else f", {done.published:,} published again"
-        typer.echo(f"{done.accounts:,} accounts compared: {done.lost:,} events lost{again}")
+        show(f"{done.accounts:,} accounts compared: {done.lost:,} events lost{again}")
         if done.remembered:
-            typer.echo(f"{done.remembered:,} NATS remembers as repeats: try again when its duplicate window has passed")
+            show(f"{done.remembered:,} NATS remembers as repeats: try again when its duplicate window has passed")
     if done.lost > done.published:
         raise typer.Exit(1)
 

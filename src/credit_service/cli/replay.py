@@ -1,14 +1,13 @@
 """`credit-service replay`."""
 
 import asyncio
-import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from credit_service.cli.common import DatabaseUrl, Json, opened, progress, say, settings_of, wrong
+from credit_service.cli.common import DatabaseUrl, Json, opened, progress, say, settings_of, show, show_json, wrong
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,7 +113,7 @@ def replay(
         raise
     finally:
         source.close()
-    typer.echo(json.dumps(tally.shape()) if json_ else tally.sentence())
+    show_json(tally.shape()) if json_ else show(tally.sentence())
     if tally.outcomes["refused"]:
         raise typer.Exit(1)
 

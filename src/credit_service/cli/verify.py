@@ -1,13 +1,12 @@
 """`credit-service verify`."""
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 from uuid import UUID
 
 import typer
 
-from credit_service.cli.common import DatabaseUrl, Json, opened, progress, say, settings_of, wrong
+from credit_service.cli.common import DatabaseUrl, Json, opened, progress, say, settings_of, show, show_json, wrong
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -46,13 +45,13 @@ def verify(
     accounts, transactions, faults = asyncio.run(_verify(settings, merchant))
     if json_:
         found = [fault._asdict() for fault in faults]
-        typer.echo(json.dumps({"accounts": accounts, "transactions": transactions, "faults": found}))
+        show_json({"accounts": accounts, "transactions": transactions, "faults": found})
     else:
         for merchant_id, sequence, fault in faults:
             place = "account" if sequence is None else f"transaction {sequence}"
-            typer.echo(f"merchant {merchant_id or 'unknown'}, {place}: {fault}")
+            show(f"merchant {merchant_id or 'unknown'}, {place}: {fault}")
         sentence = f"{accounts:,} accounts, {transactions:,} transactions: "
-        typer.echo(sentence + (f"{len(faults):,} faults" if faults else "no fault"))
+        show(sentence + (f"{len(faults):,} faults" if faults else "no fault"))
     if faults:
         raise typer.Exit(1)
 

@@ -80,7 +80,8 @@ def parse(url: str) -> Dsn:
     """Read a URL. Raises ValueError with what is wrong, in words that follow the name of the setting."""
     found = _URL.fullmatch(url)
     if found is None:
-        raise ValueError("must be a URL like postgresql://user:password@host:5432/credits")
+        example = "postgresql://user:password@host:5432/credits"
+        raise ValueError(f"must be a URL like {example} (special characters of the password written as %40)")
     options = _options(found["options"] or "")
     for name, said in (("user", found["name"]), ("password", found["password"]), ("host", found["hosts"])):
         if said and name in options:
