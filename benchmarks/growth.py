@@ -19,9 +19,10 @@ from uuid import UUID
 from benchmarks.ledger import POLICY, Ledger, database, spend
 from benchmarks.measure import Figure, figure, interleaved, ratio
 from credit_service.gate.status import Gate
-from credit_service.ledger.account import MANUAL, ORDER_PAID, Account
+from credit_service.ledger.account import Account
 from credit_service.ledger.addresses import TRANSACTION, Address
 from credit_service.ledger.commands import Command, OpenAccount, trial_key
+from credit_service.ledger.types import MANUAL, ORDER_PAID
 from credit_service.storage.base import AccountQuery, TransactionQuery
 from credit_service.storage.sqlite import SQLiteStore
 

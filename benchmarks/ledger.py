@@ -13,10 +13,11 @@ from statistics import median
 from uuid import UUID
 
 from benchmarks.machine import DATA
-from credit_service.ledger.account import DECREASE, USAGE, Reference
+from credit_service.ledger.account import Reference
 from credit_service.ledger.commands import Command, OpenAccount, Post, trial_key
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
+from credit_service.ledger.types import DECREASE, USAGE
 from credit_service.posting import Posting
 from credit_service.storage.base import Store
 from credit_service.storage.migrations import migrate

@@ -5,8 +5,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from credit_service.ledger import addresses
-from credit_service.ledger.account import DAY, Announcement, Reference, Transaction, TransactionType
+from credit_service.ledger.account import DAY, Announcement, Reference, Transaction
 from credit_service.ledger.announcements import ACCOUNT_CREATED
+from credit_service.ledger.types import TransactionType
 from credit_service.messages.catalogue import EventType
 from credit_service.messages.outbound import PREFIX, encode
 from credit_service.storage.base import StoredEvent

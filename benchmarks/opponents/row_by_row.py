@@ -16,9 +16,9 @@ import asyncpg
 import msgspec
 
 from credit_service.ledger.account import MAX_CREDITS
-from credit_service.ledger.announcements import OWN
 from credit_service.ledger.commands import Post
 from credit_service.ledger.proof import chain
+from credit_service.ledger.types import TYPES
 
 SEQUENCE = "CREATE SEQUENCE IF NOT EXISTS event_ids"
 
@@ -102,7 +102,9 @@ async def spend(connection: Any, command: Post) -> int:
             account["total_decreases"] + command.amount, msgspec.json.encode(by_type).decode(), hash_,
         )  # fmt: skip
         available = balance - account["held"] - account["pending"]
-        await connection.execute(_EVENT, number, account["announced"] + 1, OWN[command.type], sequence, available, now)
+        await connection.execute(
+            _EVENT, number, account["announced"] + 1, TYPES[command.type].announcement, sequence, available, now
+        )
         return int(balance)
 
 

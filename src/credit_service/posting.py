@@ -16,12 +16,13 @@ from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple
 
-from credit_service.ledger.account import TRIAL, Parked, Transaction
+from credit_service.ledger.account import Parked, Transaction
 from credit_service.ledger.commands import Command
 from credit_service.ledger.decide import Needs, Outcome, Replayed, State, Waiting, decide, needs
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.refusals import Refused
+from credit_service.ledger.types import TRIAL
 from credit_service.storage.base import (
     Conflict,
     Loaded,

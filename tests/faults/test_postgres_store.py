@@ -14,11 +14,11 @@ import asyncpg
 import pytest
 
 from credit_service import posting
-from credit_service.ledger.announcements import CONSUMED
 from credit_service.ledger.commands import Command
 from credit_service.ledger.decide import Needs, Outcome, Replayed
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.proof import verify
+from credit_service.ledger.types import CONSUMED
 from credit_service.storage.base import OutcomeUnknown, StorageError, StorageUnavailable, TransactionQuery, Work, Writes
 from credit_service.storage.postgres import PostgresStore
 from tests.ledger.telling import MERCHANT, payment, use

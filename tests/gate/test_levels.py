@@ -12,7 +12,8 @@ from credit_service.gate import breaker, levels
 from credit_service.gate.answers import answer_in, line_of, of_account, text_of
 from credit_service.gate.status import Gate
 from credit_service.ledger.account import Announcement
-from credit_service.ledger.announcements import ACCOUNT_CREATED, CONSUMED, PLUGIN_STATUS_CHANGED
+from credit_service.ledger.announcements import ACCOUNT_CREATED, PLUGIN_STATUS_CHANGED
+from credit_service.ledger.types import CONSUMED
 from tests.gate.settings import MERCHANT, NOW, SECOND, FakeChannel, FakeLevel, Setting, account
 
 TTL = 15 * SECOND

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from credit_service.ledger.account import DAY, INCREASE
+from credit_service.ledger.account import DAY
 from credit_service.ledger.commands import UNCHANGED, Command, GrantTerms, trial_key
 from credit_service.ledger.policy import Policy
+from credit_service.ledger.types import INCREASE
 from tests.ledger import telling
 from tests.ledger.book import Book
 from tests.ledger.telling import days

@@ -2,8 +2,8 @@
 
 from hypothesis import given
 
-from credit_service.ledger.account import INCREASE
 from credit_service.ledger.policy import Policy
+from credit_service.ledger.types import INCREASE
 from tests.laws.stories import Step, play, policies, stories
 from tests.ledger.book import Book
 from tests.ledger.telling import opening, sweep

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from credit_service.ledger.account import ORDER_REFUNDED, PAYMENT_REFUNDED
 from credit_service.ledger.commands import Fact, OpenAccount, OrderPaid, Post
 from credit_service.ledger.decide import Replayed
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.refusals import Refusal, Refused
+from credit_service.ledger.types import ORDER_REFUNDED, PAYMENT_REFUNDED
 from tests.laws.stories import Step, amounts, play, policies, stories
 from tests.ledger.book import Book
 from tests.ledger.telling import add, days, opening, order, sweep, terms, trial, use

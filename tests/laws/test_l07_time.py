@@ -6,11 +6,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from credit_service.ledger.account import DAY, INCREASE, Account, transaction_time
+from credit_service.ledger.account import DAY, Account, transaction_time
 from credit_service.ledger.decide import Outcome
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.refusals import Refusal, Refused
+from credit_service.ledger.types import INCREASE
 from tests.laws.model import Model
 from tests.laws.stories import Step, grant_stories, play, policies, stories
 from tests.ledger.book import Book

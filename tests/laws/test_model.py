@@ -4,11 +4,11 @@ from typing import Any
 
 from hypothesis import given
 
-from credit_service.ledger.account import INCREASE
 from credit_service.ledger.decide import Outcome, Replayed, Waiting
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.refusals import Refused
+from credit_service.ledger.types import INCREASE
 from tests.laws import model
 from tests.laws.model import Model
 from tests.laws.stories import Step, grant_stories, policies, stories

@@ -6,16 +6,7 @@ The clock is a plain number that tests move (`wait`), the settings can be swappe
 from copy import copy
 from typing import Self
 
-from credit_service.ledger.account import (
-    DAY,
-    Account,
-    Announcement,
-    DeadLetter,
-    GivenBack,
-    Grant,
-    Parked,
-    Transaction,
-)
+from credit_service.ledger.account import DAY, Account, Announcement, DeadLetter, GivenBack, Grant, Parked, Transaction
 from credit_service.ledger.commands import Command
 from credit_service.ledger.decide import Outcome, State, Waiting, decide, needs
 from credit_service.ledger.draft import Posted

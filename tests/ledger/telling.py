@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any, TypeVar
 from uuid import UUID
 
-from credit_service.ledger.account import DAY, DECREASE, INCREASE, Operation, TransactionType
+from credit_service.ledger.account import DAY
 from credit_service.ledger.commands import (
     DEFAULT_TERMS,
     ChangeTerms,
@@ -27,6 +27,7 @@ from credit_service.ledger.commands import (
     payment_key,
     trial_key,
 )
+from credit_service.ledger.types import DECREASE, INCREASE, Operation, TransactionType
 
 MERCHANT = UUID("7d9f7f0e-3c1b-4b8e-9a55-0f0e6d1c2b3a")
 T0 = 1_767_225_600_000_000

@@ -4,11 +4,10 @@ from typing import get_args
 
 import pytest
 
-from credit_service.ledger import announcements
-from credit_service.ledger.account import TransactionType
-from credit_service.ledger.announcements import OF_A_TRANSACTION, OWN, plugin_status
+from credit_service.ledger.announcements import plugin_status
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
+from credit_service.ledger.types import ANNOUNCED, TYPES, TransactionType, announced_by
 from tests.ledger.book import Book
 from tests.ledger.telling import add, days, opening, order, payment, payment_refund, refund, renewal, terms, trial, use
 
@@ -20,9 +19,10 @@ def told(posted: Posted) -> list[tuple[str, int | None, int]]:
     return [(said.type, said.sequence, said.available) for said in posted.announcements]
 
 
-def test_every_type_of_transaction_has_an_announcement_of_its_own() -> None:
-    assert set(OWN) == set(get_args(TransactionType))
-    assert {*OWN.values(), announcements.ORDER_REJECTED} == OF_A_TRANSACTION
+def test_every_transaction_type_has_a_row_and_an_announcement() -> None:
+    assert tuple(TYPES) == get_args(TransactionType)
+    assert all(row.announcement in ANNOUNCED for row in TYPES.values())
+    assert all(announced_by(announcement) for announcement in ANNOUNCED)
 
 
 def test_each_fact_and_command_is_announced_in_its_own_words() -> None:

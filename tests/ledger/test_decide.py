@@ -6,12 +6,13 @@ from decimal import Decimal
 
 import pytest
 
-from credit_service.ledger.account import MAX_CREDITS, Operation, Reference, TransactionType
+from credit_service.ledger.account import MAX_CREDITS, Reference
 from credit_service.ledger.commands import UNCHANGED, ChangeTerms, Command
 from credit_service.ledger.decide import Needs, Replayed, Waiting, needs
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.refusals import Refusal, Refused
+from credit_service.ledger.types import Operation, TransactionType
 from tests.ledger.book import Book
 from tests.ledger.telling import (
     MERCHANT,

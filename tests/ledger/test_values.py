@@ -4,8 +4,9 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from credit_service.ledger.account import EXPIRY, Account, transaction_time
+from credit_service.ledger.account import Account, transaction_time
 from credit_service.ledger.commands import Command, order_key, payment_key, trial_key
+from credit_service.ledger.types import EXPIRY
 from tests.ledger.book import Book
 from tests.ledger.telling import (
     MERCHANT,

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from credit_service.ledger.account import MANUAL, Reference
+from credit_service.ledger.account import Reference
 from credit_service.ledger.commands import (
     Command,
     OpenAccount,
@@ -18,6 +18,7 @@ from credit_service.ledger.commands import (
     SubscriptionRenewed,
     TrialStarted,
 )
+from credit_service.ledger.types import MANUAL
 from credit_service.messages.faults import Invalid
 from credit_service.messages.fields import parse_time
 from credit_service.messages.inbound import CATALOGUE, Source, Translated, merchant_of, translate

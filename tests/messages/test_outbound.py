@@ -14,9 +14,10 @@ from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given
 
 from credit_service.ledger import announcements
-from credit_service.ledger.account import Announcement, Reference, TransactionType
+from credit_service.ledger.account import Announcement, Reference
 from credit_service.ledger.addresses import EVENT, Address, parse
-from credit_service.ledger.announcements import OF_A_TRANSACTION, OWN
+from credit_service.ledger.announcements import OF_A_TRANSACTION
+from credit_service.ledger.types import ANNOUNCED, TransactionType, announced_by
 from credit_service.messages.outbound import PAYLOADS, PREFIX, Event, OfTransaction, encode, event_id, event_type
 from credit_service.storage.base import StoredEvent
 from tests.laws.stories import Step, play, stories
@@ -49,8 +50,7 @@ def schema_of(type_: str) -> Any:
 
 def test_every_announcement_of_the_ledger_has_a_payload_and_there_is_no_other() -> None:
     constants = {value for name, value in vars(announcements).items() if name.isupper() and isinstance(value, str)}
-    named = {value for value in constants if value.islower()}  # others are the types of transactions
-    assert set(PAYLOADS) == named
+    assert set(PAYLOADS) == constants | set(ANNOUNCED)
 
 
 @pytest.mark.parametrize("type_", PAYLOADS)
@@ -59,8 +59,7 @@ def test_what_tells_of_its_own_transaction_says_which_types_that_may_have(type_:
     assert issubclass(payload, OfTransaction) == (type_ in OF_A_TRANSACTION)
     if type_ in OF_A_TRANSACTION:
         said = next(field.type for field in msgspec.structs.fields(payload) if field.name == "transaction_type")
-        own = {"ORDER_PAID"} if type_ == "order_rejected" else {kind for kind, word in OWN.items() if word == type_}
-        assert set(get_args(said)) == own <= set(get_args(TransactionType))
+        assert set(get_args(said)) == set(announced_by(type_)) <= set(get_args(TransactionType))
 
 
 @given(stories)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
+from credit_service.ledger.types import BY_TIME, Category, Operation, TransactionType
+
 MAX_CREDITS: Final = 2**53 - 1
 """The furthest a balance or an available may be from zero (L13); every JSON reader holds it exactly."""
 
@@ -21,35 +23,6 @@ MAX_MONEY_MICROS: Final = 10**18
 
 MICROSECONDS: Final = 1_000_000
 DAY: Final = 24 * 3600 * MICROSECONDS
-
-Operation = Literal["INCREASE", "DECREASE"]
-INCREASE: Final = "INCREASE"
-DECREASE: Final = "DECREASE"
-
-TransactionType = Literal[
-    "TRIAL",
-    "SUBSCRIPTION",
-    "PAYMENT",
-    "PAYMENT_REFUNDED",
-    "ORDER_PAID",
-    "ORDER_REFUNDED",
-    "USAGE",
-    "MANUAL",
-    "EXPIRY",
-]
-TRIAL: Final = "TRIAL"
-SUBSCRIPTION: Final = "SUBSCRIPTION"
-PAYMENT: Final = "PAYMENT"
-PAYMENT_REFUNDED: Final = "PAYMENT_REFUNDED"
-ORDER_PAID: Final = "ORDER_PAID"
-ORDER_REFUNDED: Final = "ORDER_REFUNDED"
-USAGE: Final = "USAGE"
-MANUAL: Final = "MANUAL"
-EXPIRY: Final = "EXPIRY"
-
-Category = Literal["paid", "promotional"]
-PAID: Final = "paid"
-PROMOTIONAL: Final = "promotional"
 
 Status = Literal["EXHAUSTED", "LOW", "ACTIVE"]
 
@@ -198,5 +171,5 @@ class DeadLetter(NamedTuple):
 
 
 def transaction_time(transaction: Transaction) -> int:
-    """When a transaction counts in `?at=` questions: an EXPIRY from its instant, all others from their posting (L7)."""
-    return transaction.occurred_at if transaction.type == EXPIRY else transaction.created_at
+    """When a view of the past dates a transaction: what time did by its instant, all else by its posting (L7)."""
+    return transaction.occurred_at if transaction.type in BY_TIME else transaction.created_at

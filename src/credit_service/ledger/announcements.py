@@ -1,56 +1,22 @@
-"""What a posting tells the world: each transaction's own announcement, and the episodes of low credits (L9)."""
+"""The announcements that belong to no transaction type: of accounts, grants, and episodes of low credits (L9)."""
 
 from typing import TYPE_CHECKING, Final
 
-from credit_service.ledger.account import (
-    EXHAUSTED_ANNOUNCED,
-    EXPIRY,
-    LOW_ANNOUNCED,
-    MANUAL,
-    NO_EPISODE,
-    ORDER_PAID,
-    ORDER_REFUNDED,
-    PAYMENT,
-    PAYMENT_REFUNDED,
-    SUBSCRIPTION,
-    TRIAL,
-    USAGE,
-    Status,
-    TransactionType,
-)
+from credit_service.ledger.account import EXHAUSTED_ANNOUNCED, LOW_ANNOUNCED, NO_EPISODE, Status
+from credit_service.ledger.types import ANNOUNCED
 
 if TYPE_CHECKING:
     from credit_service.ledger.draft import Draft
 
 ACCOUNT_CREATED: Final = "account.created"
-RECHARGED: Final = "recharged"
-CONSUMED: Final = "consumed"
-REFUNDED: Final = "refunded"
-ADJUSTED: Final = "adjusted"
-PAYMENT_TAKEN_BACK: Final = "payment_refunded"
-EXPIRED: Final = "expired"
 EXPIRING_SOON: Final = "expiring_soon"
 LOW_BALANCE_REACHED: Final = "low_balance_reached"
 BALANCE_EXHAUSTED: Final = "balance_exhausted"
 BALANCE_RESTORED: Final = "balance_restored"
 PLUGIN_STATUS_CHANGED: Final = "plugin_status_changed"
-ORDER_REJECTED: Final = "order_rejected"
 
-OWN: Final[dict[TransactionType, str]] = {
-    TRIAL: RECHARGED,
-    SUBSCRIPTION: RECHARGED,
-    PAYMENT: RECHARGED,
-    ORDER_PAID: CONSUMED,
-    USAGE: CONSUMED,
-    ORDER_REFUNDED: REFUNDED,
-    MANUAL: ADJUSTED,
-    PAYMENT_REFUNDED: PAYMENT_TAKEN_BACK,
-    EXPIRY: EXPIRED,
-}
-"""The announcement each transaction has of its own; a rejected order says order_rejected instead of consumed."""
-
-OF_A_TRANSACTION: Final = frozenset({*OWN.values(), ORDER_REJECTED})
-"""The announcements of which every transaction has exactly one."""
+OF_A_TRANSACTION: Final = frozenset(ANNOUNCED)
+"""Every transaction has exactly one of these announcements."""
 
 
 def status_of(available: int, threshold: int) -> Status:

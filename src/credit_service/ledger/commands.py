@@ -9,17 +9,19 @@ from enum import Enum
 from typing import ClassVar, Final
 from uuid import UUID
 
-from credit_service.ledger.account import (
+from credit_service.ledger.account import Reference
+from credit_service.ledger.types import (
     ORDER_PAID,
     ORDER_REFUNDED,
     PAYMENT,
     PAYMENT_REFUNDED,
     SUBSCRIPTION,
     TRIAL,
+    TYPES,
     Category,
     Operation,
-    Reference,
     TransactionType,
+    natural_key,
 )
 
 RESERVED_KEY_PREFIX = "expiry:"
@@ -152,7 +154,7 @@ class OrderRefunded(Fact):
     """Money of an order, or credits, went back to the customer (L8). Without an order it must say its credits."""
 
     type = ORDER_REFUNDED
-    source_type = ORDER_PAID
+    source_type = TYPES[type].refunds
     refund_id: str
     order_id: str | None = None
     credits: int | None = None
@@ -166,7 +168,7 @@ class PaymentRefunded(Fact):
     """A payment for credits was given back, so the credits it gave are taken back."""
 
     type = PAYMENT_REFUNDED
-    source_type = PAYMENT
+    source_type = TYPES[type].refunds
     refund_id: str
     payment_id: str
     credits: int
@@ -174,17 +176,17 @@ class PaymentRefunded(Fact):
 
 def trial_key(merchant_id: UUID) -> str:
     """The natural key of a merchant's one trial."""
-    return f"trial:{merchant_id}"
+    return natural_key(TRIAL, merchant_id=merchant_id)
 
 
 def order_key(order_id: str) -> str:
     """The natural key of an order, by which refunds find it."""
-    return f"shopify:order:{order_id}"
+    return natural_key(ORDER_PAID, order_id=order_id)
 
 
 def payment_key(payment_id: str) -> str:
     """The natural key of a payment, by which its refund finds it."""
-    return f"billing:payment:{payment_id}"
+    return natural_key(PAYMENT, payment_id=payment_id)
 
 
 def source_key(command: Command) -> str | None:

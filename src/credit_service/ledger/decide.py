@@ -8,15 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from credit_service.ledger.account import (
-    DECREASE,
-    INCREASE,
-    MANUAL,
     MAX_CREDITS,
-    ORDER_PAID,
-    PAID,
-    PAYMENT,
-    PROMOTIONAL,
-    TRIAL,
     Account,
     DeadLetter,
     GivenBack,
@@ -24,9 +16,8 @@ from credit_service.ledger.account import (
     Parked,
     Reference,
     Transaction,
-    TransactionType,
 )
-from credit_service.ledger.announcements import ACCOUNT_CREATED, CONSUMED, ORDER_REJECTED, announce_level
+from credit_service.ledger.announcements import ACCOUNT_CREATED, announce_level
 from credit_service.ledger.burn_down import pay_debt, spend
 from credit_service.ledger.commands import (
     DEFAULT_TERMS,
@@ -52,6 +43,17 @@ from credit_service.ledger.pricing import order_price
 from credit_service.ledger.refunds import refund_order, refund_payment
 from credit_service.ledger.refusals import Refusal, Refused
 from credit_service.ledger.settle import lapse, settle
+from credit_service.ledger.types import (
+    CONSUMED,
+    DECREASE,
+    INCREASE,
+    ORDER_PAID,
+    ORDER_REJECTED,
+    REFUNDABLE,
+    TRIAL,
+    TYPES,
+    TransactionType,
+)
 
 
 class Needs(NamedTuple):
@@ -104,13 +106,13 @@ Outcome = Posted | Replayed | Waiting | Refused
 def needs(command: Command) -> Needs:
     """What to load before `decide` can judge a command."""
     kind = type(command)
-    if isinstance(command, Post):  # as most are, so nothing more is asked about it
-        return Needs(command.merchant_id, command.key, None, command.type == PAYMENT, False, False)
+    if isinstance(command, Post):  # most commands are, so this path does no other check
+        return Needs(command.merchant_id, command.key, None, command.type in REFUNDABLE, False, False)
     return Needs(
         command.merchant_id,
         command.key,
         source_key(command),
-        kind in (OrderPaid, PaymentSucceeded),
+        isinstance(command, Fact) and command.type in REFUNDABLE,
         kind in (OpenAccount, TrialStarted),
         kind is Settle,
     )
@@ -184,7 +186,7 @@ def _changed_nothing(posted: Posted, account: Account) -> bool:
 def _post(draft: Draft, state: State, command: Post) -> Refused | None:
     if command.operation == INCREASE:
         refused = _granted(draft, command)
-        if refused is None and command.type == PAYMENT:  # posted under its natural key, it can be refunded
+        if refused is None and command.type in REFUNDABLE:  # under its natural key it can be refunded
             _apply_waiting(draft, state)
         return refused
     if draft.available < command.amount:
@@ -220,7 +222,7 @@ def _increase(
     if not draft.fits(INCREASE, amount):
         return Refused(Refusal.OUT_OF_RANGE)
     # Nothing can fail any more.
-    category = terms.category or (PROMOTIONAL if type_ in (TRIAL, MANUAL) else PAID)
+    category = terms.category or TYPES[type_].category
     effective_at = draft.now if terms.effective_at is None else terms.effective_at
     grant = draft.new_grant(amount, category, terms.priority, effective_at, terms.expires_at) if amount else None
     expired = grant is not None and terms.expires_at is not None and terms.expires_at <= draft.now

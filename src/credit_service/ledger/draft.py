@@ -12,26 +12,22 @@ from typing import Any, Final, NamedTuple
 from credit_service.ledger import proof
 from credit_service.ledger.account import (
     DAY,
-    INCREASE,
     MAX_CREDITS,
     MAX_TOTAL,
-    PAID,
     Account,
     Announcement,
-    Category,
     DeadLetter,
     Draw,
     GivenBack,
     Grant,
-    Operation,
     Parked,
     Reference,
     Transaction,
-    TransactionType,
 )
-from credit_service.ledger.announcements import OWN, announce_level
+from credit_service.ledger.announcements import announce_level
 from credit_service.ledger.commands import Command
 from credit_service.ledger.policy import Policy, threshold_of
+from credit_service.ledger.types import INCREASE, PAID, TYPES, Category, Operation, TransactionType
 
 WARNING = 7 * DAY
 """How long before its expiry a grant is announced as expiring soon."""
@@ -277,7 +273,7 @@ class Draft:
         transaction = Transaction(*fields, self.last_hash)
         self.draws.clear()
         self.transactions.append(transaction)
-        self.announce(announcement or OWN[type_], self.sequence)
+        self.announce(announcement or TYPES[type_].announcement, self.sequence)
         if level_settles:
             announce_level(self, self.sequence)
         return transaction

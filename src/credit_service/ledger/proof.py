@@ -10,7 +10,8 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from credit_service.ledger import addresses
-from credit_service.ledger.account import GENESIS, INCREASE, Account, Draw, Grant, Transaction, TypeTotal
+from credit_service.ledger.account import GENESIS, Account, Draw, Grant, Transaction, TypeTotal
+from credit_service.ledger.types import INCREASE
 
 
 def metadata_hash(metadata: str, salt: bytes | None) -> bytes:

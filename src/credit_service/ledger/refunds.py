@@ -2,22 +2,12 @@
 
 from collections.abc import Iterator
 
-from credit_service.ledger.account import (
-    DECREASE,
-    INCREASE,
-    MAX_MONEY_MICROS,
-    ORDER_REFUNDED,
-    PAID,
-    PAYMENT_REFUNDED,
-    Draw,
-    GivenBack,
-    Reference,
-    Transaction,
-)
+from credit_service.ledger.account import MAX_MONEY_MICROS, Draw, GivenBack, Reference, Transaction
 from credit_service.ledger.burn_down import pay_debt, spend
 from credit_service.ledger.commands import OrderRefunded, PaymentRefunded
 from credit_service.ledger.draft import Draft
 from credit_service.ledger.refusals import Refusal, Refused
+from credit_service.ledger.types import DECREASE, INCREASE, ORDER_REFUNDED, PAID, PAYMENT_REFUNDED
 
 
 def refund_order(draft: Draft, fact: OrderRefunded, order: Transaction, given: GivenBack) -> Transaction | Refused:

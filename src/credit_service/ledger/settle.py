@@ -6,12 +6,13 @@ A posting settles its account first, in the same commit. A read answers as if th
 from typing import NamedTuple
 
 from credit_service.ledger import addresses
-from credit_service.ledger.account import DECREASE, EXPIRY, Account, Grant, Reference, Status
+from credit_service.ledger.account import Account, Grant, Reference, Status
 from credit_service.ledger.announcements import EXPIRING_SOON, announce_level, status_of
 from credit_service.ledger.burn_down import pay_debt
 from credit_service.ledger.commands import RESERVED_KEY_PREFIX, Settle
 from credit_service.ledger.draft import Draft, warning_at
 from credit_service.ledger.policy import Policy
+from credit_service.ledger.types import DECREASE, EXPIRY
 
 # What happens at one instant happens in this order.
 _EXPIRES, _BEGINS, _WARNS = 1, 2, 3

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic import Field, ValidationError
 
-from credit_service.ledger.account import MANUAL, Reference
+from credit_service.ledger.account import Reference
 from credit_service.ledger.commands import (
     Command,
     OpenAccount,
@@ -24,6 +24,18 @@ from credit_service.ledger.commands import (
     order_key,
     payment_key,
     trial_key,
+)
+from credit_service.ledger.types import (
+    MANUAL,
+    ORDER_PAID,
+    ORDER_REFUNDED,
+    PAYMENT,
+    PAYMENT_REFUNDED,
+    SUBSCRIPTION,
+    TRIAL,
+    TYPES,
+    TransactionType,
+    natural_key,
 )
 from credit_service.messages.content import DEFAULT_LIMITS, Limits, command_content, fingerprint, metadata_text
 from credit_service.messages.fast import decoder
@@ -279,7 +291,7 @@ def _order_refunded(event: OrderRefundedEvent, source: Source) -> list[Translate
     if credits is None and amount is None:
         raise Invalid([Fault("/data/refund_amount", "required", "A refund says its refund_amount or its credits.")])
     total = _micros(event.order_total)
-    key = f"shopify:refund:{refund_id}"
+    key = natural_key(ORDER_REFUNDED, refund_id=refund_id)
     common = _common(event, source, key, order_id, credits, amount, total, event.currency)
     fact = OrderRefunded(
         **common,
@@ -302,7 +314,7 @@ def _payment_succeeded(event: PaymentSucceededEvent, source: Source) -> list[Tra
 
 def _payment_refunded(event: PaymentRefundedEvent, source: Source) -> list[Translated]:
     credits, payment_id, refund_id = _required_credits(event), id_text(event.payment_id), id_text(event.refund_id)
-    common = _common(event, source, f"billing:payment_refund:{refund_id}", credits, payment_id)
+    common = _common(event, source, natural_key(PAYMENT_REFUNDED, refund_id=refund_id), credits, payment_id)
     return [Translated(PaymentRefunded(**common, credits=credits, payment_id=payment_id, refund_id=refund_id))]
 
 
@@ -314,7 +326,7 @@ def _subscription_renewed(event: SubscriptionRenewedEvent, source: Source) -> li
     credits, subscription_id = _required_credits(event), id_text(event.subscription_id)
     period = id_text(named[0])
     expires_at = None if event.expires_at is None else parse_time(event.expires_at)
-    key = f"billing:subscription:{subscription_id}:{period}"
+    key = natural_key(SUBSCRIPTION, subscription_id=subscription_id, period=period)
     common = _common(event, source, key, credits, expires_at)
     fact = SubscriptionRenewed(**common, credits=credits, subscription_id=subscription_id, expires_at=expires_at)
     return [Translated(fact)]
@@ -324,7 +336,9 @@ def _manual_adjustment(event: ManualAdjustmentEvent, source: Source) -> list[Tra
     adjustment_id = id_text(event.adjustment_id)
     reference = Reference("adjustment", adjustment_id)
     adjusted = _Ordered(event.merchant_id, {**(event.metadata or {}), "reason": event.reason})
-    common = _common(adjusted, source._replace(actor=f"admin:{event.admin_id}"), f"manual:{adjustment_id}")
+    common = _common(
+        adjusted, source._replace(actor=f"admin:{event.admin_id}"), natural_key(MANUAL, adjustment_id=adjustment_id)
+    )
     # A command, so unlike that of a fact its content is what was asked for, and nothing else.
     operation, amount = event.operation_type, event.credits
     common["content"] = command_content(operation, MANUAL, amount, reference, common["metadata"], None)
@@ -344,24 +358,20 @@ class Kind(NamedTuple):
     fast: Callable[[bytes], Any]
 
 
-def _kind(model: type[Body], commands: Callable[[Any, Source], list[Translated]], key: str) -> Kind:
-    return Kind(model, commands, key, decoder(model))
+def _kind(model: type[Body], commands: Callable[[Any, Source], list[Translated]], type_: TransactionType) -> Kind:
+    return Kind(model, commands, str(TYPES[type_].key), decoder(model))
 
 
-_ADJUSTMENT = _kind(ManualAdjustmentEvent, _manual_adjustment, "manual:{adjustment_id}")
+_ADJUSTMENT = _kind(ManualAdjustmentEvent, _manual_adjustment, MANUAL)
 
 CATALOGUE: Mapping[str, Kind] = {
-    "evt.merchant.created": _kind(MerchantCreated, _merchant_created, "trial:{merchant_id}"),
-    "evt.billing.trial_started": _kind(TrialStartedEvent, _trial_started, "trial:{merchant_id}"),
-    "evt.shopify.webhook.order_paid": _kind(OrderPaidEvent, _order_paid, "shopify:order:{order_id}"),
-    "evt.shopify.webhook.order_refunded": _kind(OrderRefundedEvent, _order_refunded, "shopify:refund:{refund_id}"),
-    "evt.billing.payment_succeeded": _kind(PaymentSucceededEvent, _payment_succeeded, "billing:payment:{payment_id}"),
-    "evt.billing.payment_refunded": _kind(
-        PaymentRefundedEvent, _payment_refunded, "billing:payment_refund:{refund_id}"
-    ),
-    "evt.billing.subscription_renewed": _kind(
-        SubscriptionRenewedEvent, _subscription_renewed, "billing:subscription:{subscription_id}:{period}"
-    ),
+    "evt.merchant.created": _kind(MerchantCreated, _merchant_created, TRIAL),
+    "evt.billing.trial_started": _kind(TrialStartedEvent, _trial_started, TRIAL),
+    "evt.shopify.webhook.order_paid": _kind(OrderPaidEvent, _order_paid, ORDER_PAID),
+    "evt.shopify.webhook.order_refunded": _kind(OrderRefundedEvent, _order_refunded, ORDER_REFUNDED),
+    "evt.billing.payment_succeeded": _kind(PaymentSucceededEvent, _payment_succeeded, PAYMENT),
+    "evt.billing.payment_refunded": _kind(PaymentRefundedEvent, _payment_refunded, PAYMENT_REFUNDED),
+    "evt.billing.subscription_renewed": _kind(SubscriptionRenewedEvent, _subscription_renewed, SUBSCRIPTION),
     "cmd.credits.manual_adjustment": _ADJUSTMENT,
     "evt.credits.manual_adjustment": _ADJUSTMENT,
 }

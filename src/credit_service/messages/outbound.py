@@ -5,12 +5,13 @@ struct, since a publisher makes tens of thousands a second; `PAYLOADS` lists the
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar, cast
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 
 from credit_service.ledger import addresses, announcements
-from credit_service.ledger.account import Transaction, TransactionType
+from credit_service.ledger.account import Transaction
+from credit_service.ledger.types import ANNOUNCED, TransactionType, announced_by
 from credit_service.messages.fields import format_time
 from credit_service.messages.shapes import encode as as_json
 from credit_service.storage.base import StoredEvent
@@ -66,46 +67,19 @@ class AccountCreated(Payload, frozen=True):
     """An account was opened: always the first of its events."""
 
 
-class Recharged(OfTransaction, frozen=True):
-    """A trial, a period of a subscription or a payment added credits."""
-
-    transaction_type: Literal["TRIAL", "SUBSCRIPTION", "PAYMENT"]
-
-
-class Consumed(OfTransaction, frozen=True):
-    """An order or a spend took credits."""
-
-    transaction_type: Literal["ORDER_PAID", "USAGE"]
-
-
-class Refunded(OfTransaction, frozen=True):
-    """A refund gave back credits of an order."""
-
-    transaction_type: Literal["ORDER_REFUNDED"]
-
-
-class Adjusted(OfTransaction, frozen=True):
-    """An administrator added or took credits."""
-
-    transaction_type: Literal["MANUAL"]
-
-
-class PaymentRefunded(OfTransaction, frozen=True):
-    """A payment was given back, and its credits were taken."""
-
-    transaction_type: Literal["PAYMENT_REFUNDED"]
-
-
-class Expired(OfTransaction, frozen=True):
-    """What was left of a grant expired."""
-
-    transaction_type: Literal["EXPIRY"]
-
-
-class OrderRejected(OfTransaction, frozen=True):
-    """An order that the available credits could not cover was rejected, and nothing taken for it."""
-
-    transaction_type: Literal["ORDER_PAID"]
+def _own_payload(announcement: str) -> type[Payload]:
+    """The data of an event that every transaction of some type has, from the table of types."""
+    name = "".join(map(str.capitalize, announcement.split("_")))
+    told: Any = Literal[announced_by(announcement)]
+    payload: Any = defstruct(
+        name,
+        [("transaction_type", told)],
+        bases=(OfTransaction,),
+        namespace={"__doc__": ANNOUNCED[announcement]},
+        module=__name__,
+        frozen=True,
+    )
+    return cast(type[Payload], payload)
 
 
 class ExpiringSoon(Payload, frozen=True):
@@ -142,18 +116,12 @@ class PluginStatusChanged(Payload, frozen=True):
 
 PAYLOADS: Final[Mapping[str, type[Payload]]] = {
     announcements.ACCOUNT_CREATED: AccountCreated,
-    announcements.RECHARGED: Recharged,
-    announcements.CONSUMED: Consumed,
-    announcements.REFUNDED: Refunded,
-    announcements.ADJUSTED: Adjusted,
-    announcements.PAYMENT_TAKEN_BACK: PaymentRefunded,
-    announcements.EXPIRED: Expired,
     announcements.EXPIRING_SOON: ExpiringSoon,
     announcements.LOW_BALANCE_REACHED: LowBalanceReached,
     announcements.BALANCE_EXHAUSTED: BalanceExhausted,
     announcements.BALANCE_RESTORED: BalanceRestored,
     announcements.PLUGIN_STATUS_CHANGED: PluginStatusChanged,
-    announcements.ORDER_REJECTED: OrderRejected,
+    **{announcement: _own_payload(announcement) for announcement in ANNOUNCED},
 }
 """The data of each event, by the announcement that it tells."""
 

@@ -11,15 +11,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
-from credit_service.ledger.account import (
-    Account,
-    Announcement,
-    DeadLetter,
-    GivenBack,
-    Grant,
-    Parked,
-    Transaction,
-)
+from credit_service.ledger.account import Account, Announcement, DeadLetter, GivenBack, Grant, Parked, Transaction
 from credit_service.ledger.addresses import Address
 from credit_service.ledger.decide import Needs
 

@@ -16,7 +16,7 @@ from credit_service.doors.http.transactions import (
     key_header,
     post_one,
 )
-from credit_service.ledger.account import MANUAL
+from credit_service.ledger.types import MANUAL
 from credit_service.messages.fields import Body, PositiveCredits, Uuid
 
 ADJUSTMENTS = "/credits/adjustments"

@@ -27,11 +27,11 @@ from credit_service.doors.http.transactions import (
     idempotency_key,
     key_header,
 )
-from credit_service.ledger.account import DECREASE, USAGE
 from credit_service.ledger.decide import Replayed
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.refusals import Refusal, Refused
 from credit_service.ledger.settle import standing_at
+from credit_service.ledger.types import DECREASE, USAGE
 from credit_service.messages import shapes
 from credit_service.messages.fields import Body, Metadata, PositiveCredits, Uuid, uuid
 

@@ -23,10 +23,10 @@ from credit_service.doors.http.routes import (
 )
 from credit_service.doors.http.shell import Answer, Call
 from credit_service.doors.http.transactions import TransactionShape
-from credit_service.ledger.account import EXPIRY
 from credit_service.ledger.decide import Outcome, Replayed, Waiting
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.refusals import Refused
+from credit_service.ledger.types import EXPIRY
 from credit_service.messages import shapes
 from credit_service.messages.envelope import (
     BATCH_MEDIA_TYPE,

@@ -38,7 +38,7 @@ from credit_service.doors.http.routes import (
     router,
 )
 from credit_service.doors.http.shell import Answer, Call
-from credit_service.ledger.account import DECREASE, INCREASE, ORDER_PAID, Reference, TransactionType
+from credit_service.ledger.account import Reference
 from credit_service.ledger.addresses import TRANSACTION, parse
 from credit_service.ledger.commands import (
     DEFAULT_TERMS,
@@ -52,6 +52,7 @@ from credit_service.ledger.commands import (
 from credit_service.ledger.decide import Outcome, Replayed
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.refusals import Refused
+from credit_service.ledger.types import DECREASE, INCREASE, ORDER_PAID, TransactionType
 from credit_service.messages import patterns, shapes
 from credit_service.messages.content import command_content, metadata_text
 from credit_service.messages.fast import decoder
