@@ -23,8 +23,10 @@ from credit_service.ledger.account import Account
 from credit_service.ledger.addresses import TRANSACTION, Address
 from credit_service.ledger.commands import Command, OpenAccount, trial_key
 from credit_service.ledger.types import MANUAL, ORDER_PAID
-from credit_service.storage.base import AccountQuery, TransactionQuery
-from credit_service.storage.sqlite import SQLiteStore
+from credit_service.storage.accounts import AccountQuery, Accounts
+from credit_service.storage.policies import FailPolicies
+from credit_service.storage.sqlite import SQLiteEngine
+from credit_service.storage.transactions import TransactionQuery, Transactions
 
 MERCHANTS = 10_000
 PAGE = 50
@@ -55,12 +57,14 @@ class Grown(Ledger):
 
     async def look(self) -> None:
         """Look at the hot account, about which most is asked."""
-        (self.hot_account,) = [held.account for held in (await self.store.held([self.merchants[0]], 0)).values()]
+        (self.hot_account,) = [
+            held.account for held in (await Accounts(self.store).load([self.merchants[0]], 0)).values()
+        ]
         middle = self.hot_account.sequence // 2
         self.middle_at, self.later_at = [await self._instant_of(sequence) for sequence in (middle, middle + 200)]
 
     async def _instant_of(self, sequence: int) -> int:
-        transaction = await self.store.transaction(Address(self.hot_account.number, TRANSACTION, sequence))
+        transaction = await Transactions(self.store).get(Address(self.hot_account.number, TRANSACTION, sequence))
         assert transaction is not None
         return transaction.created_at
 
@@ -84,56 +88,58 @@ class Grown(Ledger):
 
     async def account(self) -> None:
         """What an account, its balance, its stats and its plugin status rest on."""
-        await self.store.held([random.choice(self.merchants)], await self.store.now())
+        await Accounts(self.store).load([random.choice(self.merchants)], await self.store.now())
 
     async def status(self) -> None:
         """A plugin status that is not remembered."""
-        await Gate(self.store, POLICY).ask(random.choice(self.merchants))
+        await Gate(Accounts(self.store), FailPolicies(self.store), POLICY).ask(random.choice(self.merchants))
 
     async def one(self) -> None:
         """One transaction by its id."""
         address = Address(self.hot_account.number, TRANSACTION, random.randint(1, self.hot_account.sequence))
-        assert await self.store.transaction(address) is not None
+        assert await Transactions(self.store).get(address) is not None
 
     async def page(self, *, deep: bool = False, offset: int = 0, **filters: str) -> None:
         """A page of the hot account's history."""
         before = (self.hot_account.sequence // 2,) if deep else None
         query = TransactionQuery(account=self.hot_account.number, **filters)  # type: ignore[arg-type]  # all are texts
-        assert await self.store.transactions(query, before, PAGE, offset)
+        assert await Transactions(self.store).page(query, before, PAGE, offset)
 
     async def count(self, **filters: str) -> None:
         """How many pages there are of a filtered history."""
         query = TransactionQuery(account=self.hot_account.number, **filters)  # type: ignore[arg-type]
-        assert await self.store.count(query)
+        assert await Transactions(self.store).count(query)
 
     async def page_of_all(self) -> None:
         """The newest transactions of everybody."""
-        assert len(await self.store.transactions(TransactionQuery(), None, PAGE)) == PAGE
+        assert len(await Transactions(self.store).page(TransactionQuery(), None, PAGE)) == PAGE
 
     async def totals(self) -> None:
         """How many merchants there are of each plugin status."""
         now = await self.store.now()
-        await self.store.all_accounts(now, 0)
-        await self.store.due_accounts(now)
+        await Accounts(self.store).summary(now, 0)
+        await Accounts(self.store).due_accounts(now)
 
     async def accounts(self) -> None:
         """A page of accounts."""
         after = random.choice(self.merchants)
-        await self.store.accounts(AccountQuery(await self.store.now(), 0), after, PAGE)
+        await Accounts(self.store).page(AccountQuery(await self.store.now(), 0), after, PAGE)
 
     async def audit(self) -> None:
         """What the audit looks at in a second."""
-        drifting, _ = await self.store.drifting(random.choice(self.merchants), 200)
+        drifting, _ = await Accounts(self.store).drifting(random.choice(self.merchants), 200)
         assert not drifting
 
     async def past(self) -> None:
         """The hot account's balance in the middle of its history."""
-        await self.store.past(self.hot_account.number, self.middle_at)
+        await Accounts(self.store).past(self.hot_account.number, self.middle_at)
 
     async def period(self) -> None:
         """Stats of some hundred transactions in the middle of the hot account's history."""
         number = self.hot_account.number
-        assert await self.store.totals(TransactionQuery(number, start_at=self.middle_at, end_at=self.later_at))
+        assert await Transactions(self.store).totals(
+            TransactionQuery(number, start_at=self.middle_at, end_at=self.later_at)
+        )
 
 
 async def each(times: int, ask: Callable[[], Awaitable[object]]) -> float:
@@ -159,7 +165,7 @@ async def _grown(each: int, hot: int) -> AsyncIterator[Grown]:
 
 @asynccontextmanager
 async def _opened(path: Path, merchants: Sequence[UUID]) -> AsyncIterator[Grown]:
-    store = SQLiteStore(path)
+    store = SQLiteEngine(path)
     try:
         yield Grown(store, merchants)
     finally:
@@ -213,5 +219,5 @@ async def run(quick: bool) -> list[Figure]:
                 ratio(what, took["large"], took["small"], owed=owed, less_is_better=True),
                 figure(f"{what}, large", took["large"], "µs"),
             ]
-        count = await large.store.count(TransactionQuery())
+        count = await Transactions(large.store).count(TransactionQuery())
     return [*figures, figure("transactions in the large ledger at the end", [count], "")]

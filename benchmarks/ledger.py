@@ -19,9 +19,9 @@ from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.types import DECREASE, USAGE
 from credit_service.posting import Posting
-from credit_service.storage.base import Store
+from credit_service.storage.engine import Engine
 from credit_service.storage.migrations import migrate
-from credit_service.storage.sqlite import SQLiteStore
+from credit_service.storage.sqlite import SQLiteEngine
 
 MERCHANTS = 1_000
 CALLERS, HANDED_OVER = 8, 1_000
@@ -49,7 +49,7 @@ def database() -> Iterator[Path]:
 class Ledger:
     """A store with open accounts, and postings in front of it."""
 
-    def __init__(self, store: Store, merchants: Sequence[UUID]) -> None:
+    def __init__(self, store: Engine, merchants: Sequence[UUID]) -> None:
         self.store = store
         self.merchants = merchants
 
@@ -123,12 +123,12 @@ def spend(merchant: UUID, prefix: str = "usage") -> Post:
 async def open_ledger() -> AsyncIterator[Ledger]:
     """A new ledger in an SQLite file in which every merchant has an account and credits."""
     with database() as path:
-        async with with_accounts(SQLiteStore(path), MERCHANTS) as ledger:
+        async with with_accounts(SQLiteEngine(path), MERCHANTS) as ledger:
             yield ledger
 
 
 @asynccontextmanager
-async def with_accounts(store: Store, number: int) -> AsyncIterator[Ledger]:
+async def with_accounts(store: Engine, number: int) -> AsyncIterator[Ledger]:
     """The ledger of a store, with so many new accounts; the store is closed in the end."""
     try:
         ledger = Ledger(store, [UUID(bytes=os.urandom(16), version=4) for _ in range(number)])

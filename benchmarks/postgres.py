@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 from benchmarks.ledger import MERCHANTS, Ledger, with_accounts
-from credit_service.storage.base import Store
 from credit_service.storage.databases import PostgresDatabase
+from credit_service.storage.engine import Engine
 from tests.servers.postgres import Databases, Postgres, databases
 
 STREAMS: Final = 4
@@ -40,6 +40,6 @@ async def open_ledger(url: str, *, merchants: int = MERCHANTS, streams: int = ST
         yield ledger
 
 
-async def opened(url: str, *, streams: int = STREAMS, pooled: bool = False) -> Store:
+async def opened(url: str, *, streams: int = STREAMS, pooled: bool = False) -> Engine:
     """The store of a database as the service opens it, which refuses a server that may lose what it has committed."""
     return await PostgresDatabase(url, streams, 10, timeout_seconds=60, pooled=pooled, allow_unsafe=False).opened()

@@ -24,8 +24,8 @@ from credit_service.ledger import proof
 from credit_service.service import quieten_garbage_collection
 from credit_service.storage import postgres, tables
 from credit_service.storage import postgres_statements as sql
-from credit_service.storage.base import Writes
-from credit_service.storage.rows import Row
+from credit_service.storage.engine import Writes
+from credit_service.storage.questions import Row
 from tests.servers.postgres import Databases
 
 BATCH = 1_000
@@ -161,7 +161,7 @@ def _noting() -> Iterator[list[Written]]:
     """Note what every batch writes; not what is decided and comes to nothing."""
     written: list[Written] = []
     made: dict[int, Written] = {}
-    store: Any = postgres.PostgresStore
+    store: Any = postgres.PostgresEngine
     post, decide = store.post, store._decided
 
     def decided(*arguments: Any) -> Any:

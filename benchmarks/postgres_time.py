@@ -19,7 +19,7 @@ from benchmarks.measure import Figure, figure
 from benchmarks.postgres import open_ledger, server
 from credit_service.ledger.commands import Post
 from credit_service.storage import postgres
-from credit_service.storage.base import Work, Writes
+from credit_service.storage.engine import Work, Writes
 
 T = TypeVar("T")
 BATCH = 1_000

@@ -11,7 +11,7 @@ from unittest.mock import patch
 from benchmarks.ledger import Ledger, open_ledger
 from benchmarks.measure import Figure, figure
 from credit_service.ledger.commands import Command
-from credit_service.storage.base import Work, Writes
+from credit_service.storage.engine import Work, Writes
 
 T = TypeVar("T")
 BATCH = 1_000

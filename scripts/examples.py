@@ -10,7 +10,7 @@ from credit_service.ledger.announcements import ACCOUNT_CREATED
 from credit_service.ledger.types import TransactionType
 from credit_service.messages.catalogue import EventType
 from credit_service.messages.outbound import PREFIX, encode
-from credit_service.storage.base import StoredEvent
+from credit_service.storage.outbox import StoredEvent
 
 _MERCHANT: Final = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
 _NOON: Final = 1_795_348_800_000_000  # 2026-11-22T12:00:00Z

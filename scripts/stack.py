@@ -23,7 +23,7 @@ import httpx2
 
 from credit_service.service import listen, longest_stop_seconds
 from credit_service.settings import Settings, SettingsError, load
-from credit_service.storage.base import StorageError
+from credit_service.storage.engine import StorageError
 from tests.served import start
 from tests.servers.nats import Nats
 from tests.servers.postgres import Postgres

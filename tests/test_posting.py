@@ -29,14 +29,14 @@ from credit_service.posting import (
     Posting,
     RefusedAt,
 )
-from credit_service.storage.base import (
+from credit_service.storage.engine import (
     BadRow,
     Conflict,
+    Engine,
     Loaded,
     OutcomeUnknown,
     Record,
     StorageUnavailable,
-    Store,
     Work,
     Writes,
 )
@@ -171,7 +171,7 @@ class Desk:
         self.store = store
         self.told: list[Writes] = []
         told: Callable[[Writes], None] = self.told.append
-        self.posting = Posting(cast("Store", store), Policy(), **({"on_committed": told} | settings))
+        self.posting = Posting(cast("Engine", store), Policy(), **({"on_committed": told} | settings))
 
     async def __aenter__(self) -> "Desk":
         self.posting.start()

@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from credit_service.rounds import NotNow, keep_doing
-from credit_service.storage.base import StorageUnavailable
+from credit_service.storage.engine import StorageUnavailable
 
 
 class Enough(BaseException):

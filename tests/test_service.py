@@ -26,8 +26,9 @@ from credit_service.ledger.commands import OpenAccount, trial_key
 from credit_service.ledger.draft import Posted
 from credit_service.service import Service, first_key, serve
 from credit_service.settings import Settings
-from credit_service.storage.base import StorageError
 from credit_service.storage.databases import database_of
+from credit_service.storage.engine import StorageError
+from credit_service.storage.keys import Keys
 from tests.doors.running import posting
 from tests.served import reaped, served, start
 
@@ -52,14 +53,14 @@ def url(new_ledger: Callable[[], str]) -> str:
 async def test_the_first_key_of_an_empty_service_is_written_for_its_owner_alone(url: str, tmp_path: Path) -> None:
     store = await database_of(settings(url)).opened()
     try:
-        said = await first_key(store, tmp_path / "a.db.admin-key", terminal=False)
+        said = await first_key(Keys(store), tmp_path / "a.db.admin-key", terminal=False)
         file = tmp_path / "a.db.admin-key"
         assert said == f"$(cat {file})"
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         whole = file.read_text().strip()
-        key = await Keyring(store).authenticate([f"Bearer {whole}".encode()])
+        key = await Keyring(Keys(store)).authenticate([f"Bearer {whole}".encode()])
         assert (key.scope, key.expires_at) == ("admin", None)
-        assert await first_key(store, tmp_path / "a.db.admin-key", terminal=False) is None
+        assert await first_key(Keys(store), tmp_path / "a.db.admin-key", terminal=False) is None
         assert file.read_text().strip() == whole
     finally:
         await store.close()
@@ -68,9 +69,9 @@ async def test_the_first_key_of_an_empty_service_is_written_for_its_owner_alone(
 async def test_on_a_terminal_the_first_key_is_returned_and_written_nowhere(url: str, tmp_path: Path) -> None:
     store = await database_of(settings(url)).opened()
     try:
-        said = await first_key(store, tmp_path / "a.db.admin-key", terminal=True)
+        said = await first_key(Keys(store), tmp_path / "a.db.admin-key", terminal=True)
         assert said is not None
-        assert (await Keyring(store).authenticate([f"Bearer {said}".encode()])).scope == "admin"
+        assert (await Keyring(Keys(store)).authenticate([f"Bearer {said}".encode()])).scope == "admin"
         assert not (tmp_path / "a.db.admin-key").exists()
     finally:
         await store.close()
@@ -82,7 +83,7 @@ async def test_a_file_that_was_there_before_does_not_get_the_key(url: str, tmp_p
     file.symlink_to(elsewhere)
     store = await database_of(settings(url)).opened()
     try:
-        await first_key(store, tmp_path / "a.db.admin-key", terminal=False)
+        await first_key(Keys(store), tmp_path / "a.db.admin-key", terminal=False)
     finally:
         await store.close()
     assert elsewhere.read_text() == "mine"
@@ -97,7 +98,7 @@ def test_a_path_with_spaces_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
     async def make() -> str | None:
         store = await database_of(settings(directory / "a.db")).opened()
         try:
-            return await first_key(store, directory / "a.db.admin-key", terminal=False)
+            return await first_key(Keys(store), directory / "a.db.admin-key", terminal=False)
         finally:
             await store.close()
 
@@ -239,7 +240,7 @@ async def look(database: Path) -> tuple[int, int | None]:
     """How many transactions the one account has, and when the one key was last used."""
     store = await database_of(settings(database)).opened()
     (books,) = [books async for books in store.books()]
-    (key,) = await store.keys()
+    (key,) = await Keys(store).all()
     await store.close()
     return books.account.sequence, key.last_used_at
 

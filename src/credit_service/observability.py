@@ -20,7 +20,8 @@ from credit_service.gate.totals import Totals
 from credit_service.ledger.decide import Outcome, Replayed
 from credit_service.ledger.refusals import Refused
 from credit_service.settings import Settings
-from credit_service.storage.base import WebhookDelivery, Writes
+from credit_service.storage.engine import Writes
+from credit_service.storage.webhooks import WebhookDelivery
 from credit_service.terminal import printable
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)

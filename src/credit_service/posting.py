@@ -23,15 +23,7 @@ from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.refusals import Refused
 from credit_service.ledger.types import TRIAL
-from credit_service.storage.base import (
-    Conflict,
-    Loaded,
-    OutcomeUnknown,
-    Record,
-    StorageUnavailable,
-    Store,
-    Writes,
-)
+from credit_service.storage.engine import Conflict, Engine, Loaded, OutcomeUnknown, Record, StorageUnavailable, Writes
 
 LARGE_BATCH = 200
 """From so many waiting commands on, a stream posts beside the others instead of together with them."""
@@ -123,7 +115,7 @@ class Posting:
 
     def __init__(
         self,
-        store: Store,
+        engine: Engine,
         policy: Policy,
         *,
         on_committed: Callable[[Writes], None] = lambda writes: None,
@@ -132,14 +124,14 @@ class Posting:
         max_batch: int = 1_000,
         max_queue: int = 20_000,
     ) -> None:
-        self._store = store
+        self._engine = engine
         self._policy = policy
         self._on_committed = on_committed
         self._on_measured = on_measured
         self._deadline_seconds = deadline_seconds
         self._max_batch = max_batch
         self._max_queue = max_queue
-        self._streams = [_Stream() for _ in range(store.streams)]
+        self._streams = [_Stream() for _ in range(engine.streams)]
         self._in_store: list[list[_Unit]] = []  # what attempts are under way there
         self._watch: asyncio.TimerHandle | None = None
         self._watch_at = 0.0  # not after any deadline; a timer of uvloop's that is due at once cannot tell its time
@@ -217,7 +209,7 @@ class Posting:
         streams = self._streams
         for index, commands in enumerate(groups):
             needed = tuple([needs(command) for command in commands])
-            stream = streams[self._store.stream_of(commands[0].merchant_id)]
+            stream = streams[self._engine.stream_of(commands[0].merchant_id)]
             stream.queue.append(_Unit(job, index, commands, needed, rehearsal))
             stream.may_go.set()
         self._look_at(job.deadline)
@@ -352,9 +344,9 @@ class Posting:
 
     def _is_decided_beside(self, batch: _Batch) -> bool:
         """Whether the next batch is decided while this one is in the store, and others do not keep us busy anyway."""
-        if not self._store.ahead or any(other.batches for other in self._streams if other not in batch.streams):
+        if not self._engine.ahead or any(other.batches for other in self._streams if other not in batch.streams):
             return False
-        return len({unit.commands[0].merchant_id.int for unit in batch.units}) <= self._store.ahead
+        return len({unit.commands[0].merchant_id.int for unit in batch.units}) <= self._engine.ahead
 
     def _halves(self, batch: _Batch) -> tuple[_Batch, _Batch | None]:
         """A batch as two, where that is worth it; whatever one caller asked for at once stays together."""
@@ -398,7 +390,7 @@ class Posting:
             self._look_at(min([unit.job.deadline for unit in units]))
             try:
                 try:
-                    writes = await self._store.post([need for unit in units for need in unit.needs], work, after)
+                    writes = await self._engine.post([need for unit in units for need in unit.needs], work, after)
                 finally:
                     self._in_store.remove(units)
             except (Conflict, OutcomeUnknown) as error:

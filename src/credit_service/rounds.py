@@ -8,7 +8,7 @@ from typing import NoReturn
 import structlog
 
 from credit_service.posting import DeadlineExceeded, Overloaded
-from credit_service.storage.base import StorageError
+from credit_service.storage.engine import StorageError
 
 _log = structlog.get_logger()
 

@@ -40,8 +40,16 @@ from credit_service.outlets.wake import Wake
 from credit_service.outlets.webhooks import Webhooks
 from credit_service.posting import Posting
 from credit_service.settings import Settings
-from credit_service.storage.base import StorageError, Store, Writes
+from credit_service.storage.accounts import Accounts
 from credit_service.storage.databases import database_of
+from credit_service.storage.engine import Engine, StorageError, Writes
+from credit_service.storage.erasing import Erasing
+from credit_service.storage.keys import Keys
+from credit_service.storage.letters import Letters
+from credit_service.storage.outbox import Outbox
+from credit_service.storage.policies import FailPolicies
+from credit_service.storage.shops import Shops
+from credit_service.storage.webhooks import WebhookEndpoints
 
 if TYPE_CHECKING:
     from credit_service.broker import Broker
@@ -55,13 +63,14 @@ _log = structlog.get_logger()
 class Service:
     """A running service: the parts, and the HTTP application that serves them; one of several `workers`, or alone."""
 
-    def __init__(self, store: Store, settings: Settings, worker: int = 0, workers: int = 1) -> None:
+    def __init__(self, engine: Engine, settings: Settings, worker: int = 0, workers: int = 1) -> None:
         policy = settings.policy
         self.metrics = Metrics()
         self.wake = Wake()
         self.redis = _redis_of(settings)
         self.gate = Gate(
-            store,
+            Accounts(engine),
+            FailPolicies(engine),
             policy,
             ttl_seconds=settings.plugin_status_cache_ttl,
             stale_seconds=settings.gate_stale_seconds,
@@ -72,7 +81,7 @@ class Service:
             render=plugin_status.render,
         )
         self.posting = Posting(
-            store,
+            engine,
             policy,
             on_committed=self._committed,
             on_measured=self._measured,
@@ -80,26 +89,29 @@ class Service:
             max_queue=settings.posting_queue_size,
         )
         self.metrics.gauge("credits_posting_queue_depth", "Commands that wait for a batch", lambda: self.posting.queued)
-        self.store = store
+        self.engine = engine
         self.settings = settings
         self.stopping = False  # told to, and about to
-        self.keyring = Keyring(store)
+        self.keyring = Keyring(Keys(engine))
         networks, public = settings.webhook_networks
         source = settings.service_source
-        self.webhooks = Webhooks(store, Targets(networks, public=public), source, self.metrics.sent)
+        outbox, targets = Outbox(engine), Targets(networks, public=public)
+        self.webhooks = Webhooks(WebhookEndpoints(engine), outbox, targets, source, self.metrics.sent)
         self.metrics.gauge("credits_webhook_pending", "Webhooks that are to be sent", lambda: self.webhooks.pending)
         disabled = "Webhook endpoints that are disabled"
         self.metrics.gauge("credits_webhook_endpoints_disabled", disabled, lambda: self.webhooks.disabled)
-        self.auditor = Auditor(store)
+        self.auditor = Auditor(Accounts(engine))
         drifting = "Accounts that disagree with their last transaction or their grants"
         self.metrics.gauge("credits_ledger_drift_accounts", drifting, lambda: self.auditor.drifting)
-        self.stream = Stream(store, self.wake, settings.service_source, cursor_at)
+        self.stream = Stream(outbox, self.wake, settings.service_source, cursor_at)
         self.broker: Broker | None = None
         self.publishing: Reader | None = None
         if url := settings.nats_url.get_secret_value():
             self._use_nats(url, worker, workers)
+        shops, letters = Shops(engine), Letters(engine)
+        self.inbox = Inbox(shops, letters, Erasing(engine), self.posting, settings, self.metrics)
         parts = Parts(
-            store,
+            engine,
             self.posting,
             self.gate,
             self.keyring,
@@ -109,6 +121,7 @@ class Service:
             self._is_stopping,
             self.stream.follow,
             self.webhooks,
+            self.inbox,
             self.broker,
             self.publishing,
             None if self.redis is None else self.redis.check,
@@ -131,14 +144,14 @@ class Service:
         from credit_service.outlets.dead_letters import DeadLetters
         from credit_service.outlets.jetstream import Publisher, publishing
 
-        store, settings = self.store, self.settings
+        settings, letters = self.settings, Letters(self.engine)
         self.broker = Broker(url, name=settings.nats_consumer, replicas=settings.nats_stream_replicas)
-        self.dead_letters = DeadLetters(store, self.broker)
+        self.dead_letters = DeadLetters(letters, self.broker)
         subjects, wake = Subjects(settings.remapped_subjects), self.dead_letters.wake
-        taking = Taking(store, self.posting, self.metrics, subjects, settings, wake)
+        taking = Taking(letters, self.posting, self.metrics, subjects, settings, wake)
         self.consumer = Consumer(self.broker, subjects, taking, settings, worker, workers)
         publisher = Publisher(self.broker, settings.service_source, self.metrics.published)
-        self.publishing = publishing(store, publisher, self.wake)
+        self.publishing = publishing(Outbox(self.engine), publisher, self.wake)
 
     def _is_stopping(self) -> bool:
         return self.stopping
@@ -162,16 +175,16 @@ class Service:
         """Everything that runs beside the requests; at the end what was queued is posted, and the store closed."""
         self.posting.start()
         await self.gate.start()
+        sweeping = keep_sweeping(Accounts(self.engine), self.posting, self.settings.sweep_seconds)
         tasks = [
-            asyncio.create_task(keep_sweeping(self.store, self.posting, self.settings.sweep_seconds), name="sweeper"),
+            asyncio.create_task(sweeping, name="sweeper"),
             asyncio.create_task(self._keep_key_uses(), name="key uses"),
             asyncio.create_task(self.webhooks.run(), name="webhooks"),
         ]
         if accounts := self.settings.audit_accounts_per_second:
             tasks.append(asyncio.create_task(self.auditor.keep_auditing(accounts), name="auditor"))
         if self.settings.shopify_webhook_secret is not None:
-            inbox = Inbox(self.store, self.posting, self.settings, self.metrics)
-            tasks.append(asyncio.create_task(inbox.keep_catching_up(self.settings.sweep_seconds), name="shopify"))
+            tasks.append(asyncio.create_task(self.inbox.keep_catching_up(self.settings.sweep_seconds), name="shopify"))
         if self.broker is not None:
             self.broker.start()
             self.consumer.start()
@@ -196,7 +209,7 @@ class Service:
                     await self.redis.close()
                 if self.broker is not None:
                     await self.broker.close()
-                await self.store.close()
+                await self.engine.close()
                 if self.tracing is not None:
                     await self.tracing.close()
 
@@ -228,21 +241,21 @@ def key_file(settings: Settings) -> Path:
     return Path("credit-service.admin-key" if settings.is_postgres else f"{settings.database_path}.admin-key")
 
 
-async def first_key(store: Store, path: Path, *, terminal: bool) -> str | None:
+async def first_key(keys: Keys, path: Path, *, terminal: bool) -> str | None:
     """Make the first admin key of a service that has none; returns how to say it in a shell, None where there is one.
 
     On a terminal the key itself is returned, to be shown once. Elsewhere it is written to `path`, readable by its owner
     alone.
     """
-    if await store.keys():
+    if await keys.all():
         return None
-    made = new_key("first admin key", "admin", await store.now())
+    made = new_key("first admin key", "admin", await keys.now())
     if terminal:
-        await store.add_key(made.key)
+        await keys.add(made.key)
         return made.whole
     # The file first: a key that exists and that nobody can read would lock everybody out.
     file = _write_key(path, made.whole)
-    await store.add_key(made.key)
+    await keys.add(made.key)
     _log.info("first_admin_key_written", path=str(file))
     return f"$(cat {shlex.quote(str(file))})"
 
@@ -263,8 +276,8 @@ async def serve(settings: Settings) -> None:
 
 async def prepare(settings: Settings, listening: socket.socket) -> None:
     """What is done once before several workers serve: the schema, the first key, the greeting."""
-    store = await _prepared(settings, listening)
-    await store.close()
+    engine = await _prepared(settings, listening)
+    await engine.close()
 
 
 async def serve_on(settings: Settings, listening: socket.socket, worker: int, workers: int) -> None:
@@ -272,29 +285,31 @@ async def serve_on(settings: Settings, listening: socket.socket, worker: int, wo
     await _serve(settings, listening, await database_of(settings).opened(), worker, workers)
 
 
-async def _prepared(settings: Settings, listening: socket.socket) -> Store:
+async def _prepared(settings: Settings, listening: socket.socket) -> Engine:
     database = database_of(settings)
-    store = await database.opened()
+    engine = await database.opened()
     try:
-        key = await first_key(store, key_file(settings), terminal=sys.stdout.isatty())
+        key = await first_key(Keys(engine), key_file(settings), terminal=sys.stdout.isatty())
     except OSError as error:
-        await store.close()
+        await engine.close()
         raise StorageError(f"{error.filename}: the first admin key cannot be written: {error.strerror}.") from None
     host, port = listening.getsockname()[:2]
     _greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", database.name, key)
-    return store
+    return engine
 
 
-async def _serve(settings: Settings, listening: socket.socket, store: Store, worker: int = 0, workers: int = 1) -> None:
+async def _serve(
+    settings: Settings, listening: socket.socket, engine: Engine, worker: int = 0, workers: int = 1
+) -> None:
     quieten_garbage_collection()
-    service = Service(store, settings, worker, workers)
+    service = Service(engine, settings, worker, workers)
     with contextlib.ExitStack() as stack:
         beside = None
         if settings.metrics_port:
             try:
                 own = stack.enter_context(contextlib.closing(listen(settings, settings.metrics_port + worker)))
             except StorageError:
-                await store.close()
+                await engine.close()
                 raise
             beside = asyncio.create_task(_MetricsServer(service, settings).serve([own]), name="metrics")
         try:

@@ -22,7 +22,7 @@ import uvloop
 from credit_service import service
 from credit_service.observability import configure_logs
 from credit_service.settings import Settings
-from credit_service.storage.base import StorageError
+from credit_service.storage.engine import StorageError
 
 _PAUSE_SECONDS: Final = 1.0
 """Between two starts of a worker that ends again and again."""

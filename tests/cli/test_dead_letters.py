@@ -10,7 +10,9 @@ from uuid import UUID
 
 import pytest
 
-from credit_service.storage.base import LetterQuery, Store, Undeliverable
+from credit_service.storage.engine import Engine
+from credit_service.storage.letters import LetterQuery, Letters, Undeliverable
+from credit_service.storage.shops import Shops
 from tests.cli import events
 from tests.cli.ledgers import placed
 from tests.commands import Ran, command
@@ -40,7 +42,7 @@ class Ledger:
         self.folder = folder
         placed(folder, url)
 
-    def do(self, what: Callable[[Store], Any]) -> Any:
+    def do(self, what: Callable[[Engine], Any]) -> Any:
         """Do something with its store."""
 
         async def run() -> Any:
@@ -54,7 +56,7 @@ class Ledger:
 
     def keep(self, *letters: Undeliverable) -> None:
         """Keep these dead letters, numbered from 1."""
-        assert self.do(lambda store: store.put_aside(letters)) == len(letters)
+        assert self.do(lambda store: Letters(store).put_aside(letters)) == len(letters)
 
     def run(self, *arguments: str | Path, **settings: str) -> Ran:
         """Run a command."""
@@ -69,7 +71,7 @@ class Ledger:
 
     def replayed(self) -> list[int]:
         """The numbers of those that were replayed."""
-        found = self.do(lambda store: store.dead_letters(LetterQuery(), None, 100))
+        found = self.do(lambda store: Letters(store).page(LetterQuery(), None, 100))
         return sorted(letter.id for letter in found if letter.replayed_at is not None)
 
 
@@ -153,7 +155,7 @@ def test_they_are_replayed_once_and_those_that_are_refused_again_stay(ledger: Le
 
 
 def test_a_refund_whose_order_came_too_late_is_replayed_as_its_event(ledger: Ledger) -> None:
-    async def early(store: Store) -> None:
+    async def early(store: Engine) -> None:
         await tell(store, refund("R", "O", money="1.50", order_total="3"), payment_refund("r", "P", 1))
 
     ledger.do(early)
@@ -201,12 +203,12 @@ def test_deliveries_of_shopifys_are_replayed_once_their_shop_is_linked(ledger: L
         letter("shop/redact", body={"shop_domain": "a.myshopify.com"}),
         letter("orders/paid", body=order | {"test": True}),
     )
-    ledger.do(lambda store: store.link_shop("a.myshopify.com", events.MERCHANT, T0))
+    ledger.do(lambda store: Shops(store).link("a.myshopify.com", events.MERCHANT, T0))
     ran = ledger.run("dead-letters", "replay", "--all", "--json")
     codes = {"validation_failed": 2}
     assert ran.json == tally(6, posted=2, refused=2, parked=1, skipped=1, by_code=codes), ran.err
     assert (ledger.balances(), ledger.replayed()) == ({events.MERCHANT: -2}, [1, 2, 5, 6])
-    ((waiting, _),) = ledger.do(lambda store: store.due_kept(T0, 10))
+    ((waiting, _),) = ledger.do(lambda store: Shops(store).due(T0, 10))
     assert waiting.topic == "shop/redact"  # for the service to do
     assert ledger.run("dead-letters", "replay", "1", "--json").json == tally(1, replayed=1)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from credit_service import cli
-from credit_service.storage.base import Undeliverable
+from credit_service.storage.letters import Letters, Undeliverable
 from credit_service.terminal import printable
 from tests.cli.ledgers import placed
 from tests.commands import Ran, command
@@ -51,7 +51,7 @@ def ledger(new_ledger: Callable[[], str], tmp_path: Path) -> Path:
             letters = [
                 Undeliverable(HOSTILE, event, "validation_failed", HOSTILE, T0 + n) for n, event in enumerate(events)
             ]
-            await store.put_aside(letters)
+            await Letters(store).put_aside(letters)
         finally:
             await store.close()
 

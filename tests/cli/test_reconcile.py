@@ -13,7 +13,7 @@ from nats.js.api import RetentionPolicy
 
 from credit_service.outlets.jetstream import STREAM
 from credit_service.outlets.reconcile import Numbers
-from credit_service.storage.base import Store
+from credit_service.storage.engine import Engine
 from tests.cli.ledgers import url_of
 from tests.commands import Ran, command
 from tests.ledger.telling import opening, use
@@ -38,7 +38,7 @@ class Setting:
     def reconcile(self, *arguments: str, **environment: str) -> Ran:
         return command("events", "reconcile", *arguments, cwd=self.folder, **{"NATS_URL": self.nats_url, **environment})
 
-    def store(self, do: Callable[[Store], Coroutine[Any, Any, Any]], **options: Any) -> Any:
+    def store(self, do: Callable[[Engine], Coroutine[Any, Any, Any]], **options: Any) -> Any:
         """Do something with the ledger."""
 
         async def done() -> Any:
@@ -62,7 +62,7 @@ class Setting:
     def announce(self, accounts: int = 5, first: int = 0, **options: Any) -> None:
         """Four events of each account."""
 
-        async def do(store: Store) -> None:
+        async def do(store: Engine) -> None:
             merchants = [merchant(first + index) for index in range(accounts)]
             await tell(store, *[of(one, opening()) for one in merchants])
             await tell(store, *[of(one, use(2)) for one in merchants])
@@ -72,7 +72,7 @@ class Setting:
     def publish(self, **config: Any) -> None:
         """To a stream that forgets soon which messages it had."""
 
-        async def do(store: Store) -> None:
+        async def do(store: Engine) -> None:
             await create(self.nats_url, **{"duplicate_window": WINDOW_SECONDS, **config})
             async with connection(self.nats_url) as broker:
                 await broker.jetstream()

@@ -21,6 +21,7 @@ from credit_service.doors.http.keys import new_key
 from credit_service.doors.http.problems import CODES
 from credit_service.settings import Settings
 from credit_service.storage.databases import database_of
+from credit_service.storage.keys import Keys
 from tests.served import plain_client
 
 T = TypeVar("T")
@@ -64,7 +65,7 @@ class Running:
         self.service = service.Service(store, self.settings)
         for scope in SCOPES:
             made = new_key(scope, scope, await store.now())
-            await store.add_key(made.key)
+            await Keys(store).add(made.key)
             self.keys[scope] = made.whole
         listening = socket.socket()
         listening.bind(("127.0.0.1", 0))

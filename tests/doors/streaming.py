@@ -11,7 +11,7 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo
 from nats.js.errors import NotFoundError
 
-from credit_service.storage.base import Letter, LetterQuery
+from credit_service.storage.letters import Letter, LetterQuery, Letters
 from tests.doors.running import Running
 from tests.servers.nats import connected
 from tests.servers.processes import wait_until
@@ -115,7 +115,7 @@ class Peer:
 
 def letters(running: Running) -> list[Letter]:
     """The dead letters of a service, oldest first."""
-    return running.run(running.service.store.dead_letters(LetterQuery(), None, 1000))[::-1]
+    return running.run(Letters(running.service.engine).page(LetterQuery(), None, 1000))[::-1]
 
 
 def consumed(running: Running) -> dict[tuple[str, str], float]:

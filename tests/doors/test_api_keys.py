@@ -7,6 +7,7 @@ import pytest
 
 from credit_service.doors.http import app as doors
 from credit_service.doors.http.routes import ScopedRoute
+from credit_service.storage.keys import Keys
 from tests.doors.running import API, SCOPES, Running, new_merchant
 
 KEY = ["id", "name", "scope", "created_at", "expires_at", "revoked_at", "last_used_at"]
@@ -213,15 +214,17 @@ def test_who_calls_is_asked_before_what_was_sent_is_judged(running: Running) -> 
         assert running.post(path + "?x=1", b"{", None).status_code == 401
 
 
-def test_with_the_database_away_nobody_can_be_known(start: Callable[..., Running]) -> None:
+def test_with_the_database_away_nobody_can_be_known(
+    start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
     running = start()
 
-    async def away(_: str) -> None:
-        from credit_service.storage.base import StorageUnavailable
+    async def away(*_: object) -> None:
+        from credit_service.storage.engine import StorageUnavailable
 
         raise StorageUnavailable("gone")
 
-    running.service.store.key = away  # type: ignore[assignment]
+    monkeypatch.setattr(Keys, "get", away)
     running.service.keyring.forget(running.keys["read"][3:15])
     for answer in (running.get("/credits/accounts"), running.post("/credits/transactions", {}, "read")):
         assert (answer.status_code, answer.json()["code"]) == (503, "storage_unavailable")

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from credit_service.doors.auditor import Auditor
-from credit_service.storage.base import StorageUnavailable
+from credit_service.storage.engine import StorageUnavailable
 from tests.doors.running import Running, new_merchant
 from tests.resting import rest_by
 from tests.storage import values
@@ -95,7 +95,7 @@ def test_an_account_without_its_last_transaction_shows_in_the_metrics(start: Cal
     running = start(audit_accounts_per_second=0)
     running.open()
     torn = values.account(7, UUID(new_merchant()), sequence=3)
-    running.run(running.service.store.post([], lambda loaded: values.writes(torn)))
+    running.run(running.service.engine.post([], lambda loaded: values.writes(torn)))
     with capture_logs() as told:
         running.run(running.service.auditor.audit(10))
     assert [line["merchant_id"] for line in told] == [str(torn.merchant_id)]

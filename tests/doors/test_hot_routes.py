@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 from credit_service.doors.http.keys import NewKey, new_key
 from credit_service.service import Service, server_config
 from credit_service.settings import Settings
+from credit_service.storage.keys import Keys
 from tests.doors.piped import Pipe
 from tests.messages import bodies
 from tests.messages.bodies import MERCHANT
@@ -125,7 +126,7 @@ class Triplets:
         self.sides = [Side(url, way) for url, way in zip(urls, WAYS, strict=True)]
         self.stop = asyncio.Event()
         for side in self.sides:
-            self.loop.run_until_complete(side.store.add_key(KEY.key))
+            self.loop.run_until_complete(Keys(side.store).add(KEY.key))
         self.running = [self.loop.create_task(self._run(side)) for side in self.sides]
 
     async def _run(self, side: Side) -> None:

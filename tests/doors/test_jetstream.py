@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 from credit_service.doors.jetstream import taking
 from credit_service.messages import envelope, inbound
 from credit_service.messages.dead_letters import subject_of
-from credit_service.storage.base import BadRow, OutcomeUnknown, StorageUnavailable
+from credit_service.storage.engine import BadRow, OutcomeUnknown, StorageUnavailable
+from credit_service.storage.letters import Letters
 from tests.doors.running import Running, new_merchant
 from tests.doors.streaming import CONSUMER, STREAM, Peer, consumed, event, letters, older, orders, total
 from tests.servers.nats import Nats
@@ -116,7 +117,7 @@ def test_events_of_one_merchant_are_posted_in_their_order(running: Running, peer
 
 
 async def _keys(running: Running, merchant: str) -> list[str]:
-    return [t.key async for books in running.service.store.books() for t in books.transactions]
+    return [t.key async for books in running.service.engine.books() for t in books.transactions]
 
 
 # ---- what can never be applied
@@ -218,10 +219,9 @@ async def _end_the_wait(running: Running) -> None:
     from sqlalchemy import update
 
     from credit_service.storage import tables
-    from credit_service.storage.statements import Ask
+    from credit_service.storage.questions import Ask
 
-    store: Any = running.service.store
-    assert await store._write([Ask(update(tables.parked).values(until=1))]) == 1
+    assert await running.service.engine.write([Ask(update(tables.parked).values(until=1))]) == 1
 
 
 def test_a_dead_letter_that_is_too_large_for_NATS_is_told_without_its_original(
@@ -282,7 +282,7 @@ def test_while_the_database_is_away_events_wait_in_their_order_without_haste(
 ) -> None:
     away = True
     calls = 0
-    post = running.service.store.post
+    post = running.service.engine.post
 
     async def unavailable(*arguments: Any) -> Any:
         nonlocal calls
@@ -291,7 +291,7 @@ def test_while_the_database_is_away_events_wait_in_their_order_without_haste(
             raise StorageUnavailable("Gone.")
         return await post(*arguments)
 
-    monkeypatch.setattr(running.service.store, "post", unavailable)
+    monkeypatch.setattr(running.service.engine, "post", unavailable)
     merchant = new_merchant()
     with capture_logs() as logs:
         peer.send(*orders(merchant, range(2_500)))
@@ -325,14 +325,14 @@ def test_one_that_breaks_something_of_ours_holds_up_no_other_and_ends_as_a_dead_
     running: Running, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running.service.consumer._taking, "_ways", taking.Ways(first_pause=0.02))
-    post = running.service.store.post
+    post = running.service.engine.post
 
     async def breaks(needs: Any, *more: Any) -> Any:
         if any(need.key == "shopify:order:13" for need in needs):
             raise BadRow("It breaks.")
         return await post(needs, *more)
 
-    monkeypatch.setattr(running.service.store, "post", breaks)
+    monkeypatch.setattr(running.service.engine, "post", breaks)
     merchant = new_merchant()
     peer.send(*orders(merchant, range(100)))
     peer.settle()
@@ -369,17 +369,17 @@ def test_a_dead_letter_that_cannot_be_kept_is_tried_again_and_keeps_no_other_fro
     running: Running, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running.service.consumer._taking, "_ways", taking.Ways(first_pause=0.02))
-    put_aside = running.service.store.put_aside
+    put_aside = Letters.put_aside
     refusals = 6
 
-    async def refuses(some: Any) -> int:
+    async def refuses(letters: Letters, some: Any) -> int:
         nonlocal refusals
         if any(letter.original == b"poison" for letter in some) and refusals:
             refusals -= 1
             raise BadRow("It cannot be kept.")
-        return await put_aside(some)
+        return await put_aside(letters, some)
 
-    monkeypatch.setattr(running.service.store, "put_aside", refuses)
+    monkeypatch.setattr(Letters, "put_aside", refuses)
     peer.send((CREATED, b"poison"), (CREATED, b"other"))
     peer.settle()
     assert {one.original for one in letters(running)} == {b"poison", b"other"}
@@ -586,7 +586,7 @@ def test_replicas_share_partitions_and_keep_the_order_of_each_merchant(
 async def _by_merchant(running: Running) -> dict[str, list[str]]:
     return {
         str(books.account.merchant_id): [t.key for t in books.transactions]
-        async for books in running.service.store.books()
+        async for books in running.service.engine.books()
     }
 
 

@@ -9,7 +9,8 @@ import pytest
 from credit_service.doors.http import keys
 from credit_service.doors.http.keys import Keyring, new_key, require
 from credit_service.doors.http.problems import Problem
-from credit_service.storage.base import ApiKey, StorageUnavailable
+from credit_service.storage.engine import StorageUnavailable
+from credit_service.storage.keys import ApiKey
 
 SECOND = 1_000_000
 
@@ -21,11 +22,11 @@ class FakeStore:
         self.used: list[dict[str, int]] = []
         self.away = False
 
-    async def key(self, key_id: str) -> ApiKey | None:
+    async def get(self, key_id: str) -> ApiKey | None:
         self.asked.append(key_id)
         return self.keys.get(key_id)
 
-    async def use_keys(self, used: dict[str, int]) -> None:
+    async def note_uses(self, used: dict[str, int]) -> None:
         if self.away:
             raise StorageUnavailable("gone")
         self.used.append(dict(used))

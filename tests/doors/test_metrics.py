@@ -7,7 +7,8 @@ from uuid import uuid4
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from credit_service.storage.base import StorageUnavailable
+from credit_service.storage.accounts import Accounts
+from credit_service.storage.engine import StorageUnavailable
 from tests.doors.running import Running, cloud_event, posting
 
 Start = Callable[..., Running]
@@ -133,7 +134,7 @@ def test_metrics_are_told_also_while_the_database_is_away(start: Start, monkeypa
         raise StorageUnavailable("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(running.service.store, "parked_count", away)
+        patch.setattr(Accounts, "parked_count", away)
         samples = scraped(running)
     assert value(samples, "credits_balance_updated_total") == 1
     assert value(samples, "credits_storage_up") == 0

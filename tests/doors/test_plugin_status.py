@@ -14,7 +14,9 @@ import pytest
 from credit_service.doors.http import shopify_proxy
 from credit_service.doors.http.keys import new_key
 from credit_service.doors.http.problems import Problem
-from credit_service.storage.base import StorageUnavailable
+from credit_service.storage.accounts import Accounts
+from credit_service.storage.engine import StorageUnavailable
+from credit_service.storage.keys import Keys
 from tests.doors.running import Running, cloud_event, new_merchant
 
 STATUS = "/credits/plugin-status"
@@ -158,7 +160,7 @@ def test_with_the_database_away_the_last_known_answer_counts_then_the_policy(
     async def away(*_: object) -> None:
         raise StorageUnavailable("gone")
 
-    monkeypatch.setattr(running.service.store, "held", away)
+    monkeypatch.setattr(Accounts, "load", away)
     assert status(running, enabled) == ("enabled", "unavailable")
     assert status(running, disabled) == ("disabled", "unavailable")
     assert status(running, unknown) == (told, "unavailable")
@@ -218,7 +220,7 @@ def test_the_health_of_redis_is_told_where_there_is_one(
 def publishable(running: Running) -> str:
     """A key that may sit in a page."""
     made = new_key("page", "status", 0)
-    running.run(running.service.store.add_key(made.key))
+    running.run(Keys(running.service.engine).add(made.key))
     return made.whole
 
 
@@ -275,8 +277,7 @@ def test_a_known_key_may_ask_on_while_the_database_is_away(
     async def away(*_: object) -> None:
         raise StorageUnavailable("gone")
 
-    for name in ("held", "key"):
-        monkeypatch.setattr(running.service.store, name, away)
+    monkeypatch.setattr(running.service.engine, "read", away)
     monkeypatch.setattr(running.service.keyring, "_clock", lambda: time.monotonic() + 60)
     answer = running.get(path, "status")
     assert (answer.status_code, answer.json()["data"]["reason"]) == (200, "unavailable")
@@ -415,7 +416,7 @@ def test_with_the_database_away_an_accounts_own_fail_policy_counts(
     async def away(*_: object) -> None:
         raise StorageUnavailable("gone")
 
-    monkeypatch.setattr(running.service.store, "held", away)
+    monkeypatch.setattr(Accounts, "load", away)
     assert status(running, merchant) == ("enabled", "unavailable")
     assert status(running, new_merchant()) == ("disabled", "unavailable")
     assert running.service.metrics.status_checks["enabled", "fail"] == 1
@@ -437,7 +438,7 @@ def test_a_silent_database_is_waited_for_once(start: Callable[..., Running], mon
         return {}
 
     monkeypatch.setattr("credit_service.gate.breaker.PAUSE_SECONDS", 3600.0)
-    monkeypatch.setattr(running.service.store, "held", silent)
+    monkeypatch.setattr(Accounts, "load", silent)
     assert status(running, merchant) == ("enabled", "unavailable")
     for _ in range(5):
         assert status(running, merchant) == ("enabled", "unavailable")

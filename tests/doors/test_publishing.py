@@ -43,7 +43,7 @@ def test_what_is_posted_is_published_and_counted(start: Callable[..., Running], 
     wait_until(lambda: metric(running, "credits_outbox_lag_seconds") == 0)
     told = component(running, "publishing")
     assert told == {"status": "ok", "lag_seconds": 0.0}
-    messages = running.run(check_stream(running.service.store, nats_url))
+    messages = running.run(check_stream(running.service.engine, nats_url))
     assert [message.subject for message in messages][-3:] == ["evt.credits.consumed"] * 3
 
 
@@ -65,7 +65,7 @@ def test_without_NATS_postings_go_on_the_lag_shows_and_it_drains_in_order(
     wait_until(lambda: metric(running, "credits_outbox_lag_seconds") > lag > 0)
     server.start()
     wait_until(lambda: metric(running, CONSUMED) == 5)
-    messages = running.run(check_stream(running.service.store, server.url))
+    messages = running.run(check_stream(running.service.engine, server.url))
     assert [int(message.event["sequence"]) for message in messages] == list(range(1, len(messages) + 1))
     wait_until(lambda: component(running, "publishing") == {"status": "ok", "lag_seconds": 0.0})
 

@@ -14,7 +14,10 @@ from credit_service.doors.shopify_inbox import Inbox
 from credit_service.ledger.proof import verify
 from credit_service.messages.dead_letters import published
 from credit_service.posting import Overloaded
-from credit_service.storage.base import BadRow, Letter, LetterQuery, OutcomeUnknown, StorageUnavailable
+from credit_service.storage.engine import BadRow, OutcomeUnknown, StorageUnavailable
+from credit_service.storage.erasing import Erasing
+from credit_service.storage.letters import Letter, LetterQuery, Letters
+from credit_service.storage.shops import Shops
 from tests.doors.running import Running, delivery, new_merchant
 from tests.doors.shopify_bodies import (
     PERSONAL,
@@ -101,13 +104,12 @@ class Shop:
 
     def letters(self) -> list[Letter]:
         """The dead letters of this shop, oldest first."""
-        found = self.running.run(self.running.service.store.dead_letters(LetterQuery(), None, 1000))
+        found = self.running.run(Letters(self.running.service.engine).page(LetterQuery(), None, 1000))
         return [one for one in reversed(found) if one.original is not None and self.domain.encode() in one.original]
 
     @property
     def inbox(self) -> Inbox:
-        service = self.running.service
-        return Inbox(service.store, service.posting, service.settings, service.metrics)
+        return self.running.service.inbox
 
     def catch_up(self) -> None:
         """What the service does by itself, round after round."""
@@ -424,7 +426,7 @@ def test_what_comes_before_a_shop_is_linked_is_applied_in_order_when_it_is(stran
     assert stranger.history() == []
     stranger.link()
     assert stranger.keys() == ["shopify:order:3", "shopify:order:1", "shopify:order:2", "shopify:refund:7"]
-    assert stranger.running.run(stranger.running.service.store.kept_deliveries(stranger.domain)) == []
+    assert stranger.running.run(Shops(stranger.running.service.engine).kept(stranger.domain)) == []
     assert stranger.told("orders/paid", order(1)) == "replayed"
 
 
@@ -445,20 +447,20 @@ def test_a_crash_between_linking_and_applying_loses_nothing(stranger: Shop, monk
 def test_a_crash_between_applying_and_forgetting_counts_nothing_twice(
     stranger: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = stranger.running.service.store
+    store = stranger.running.service.engine
     assert stranger.told("orders/paid", order(1)) == "parked"
 
-    async def crashed(some: Any) -> None:
+    async def crashed(*_: Any) -> None:
         raise StorageUnavailable("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "drop_kept", crashed)
+        patch.setattr(Shops, "drop", crashed)
         stranger.link()
     assert stranger.keys() == ["shopify:order:1"]
-    assert len(stranger.running.run(store.kept_deliveries(stranger.domain))) == 1
+    assert len(stranger.running.run(Shops(store).kept(stranger.domain))) == 1
     stranger.catch_up()
     assert stranger.keys() == ["shopify:order:1"]
-    assert stranger.running.run(store.kept_deliveries(stranger.domain)) == []
+    assert stranger.running.run(Shops(store).kept(stranger.domain)) == []
 
 
 def test_a_delivery_that_fails_holds_no_other_and_is_taken_up_again(
@@ -486,13 +488,13 @@ def test_a_service_catches_up_by_itself(start: Callable[..., Running]) -> None:
     running = start(**{**SETTINGS, "sweep_seconds": 0.01})
     shop = Shop(running, linked=False)
     assert shop.told("orders/paid", order(1)) == "parked"
-    store = running.service.store
+    store = running.service.engine
 
     async def linked_elsewhere() -> None:
         """By another process, which ended before it applied anything."""
-        await store.link_shop(shop.domain, UUID(shop.merchant), await store.now())
+        await Shops(store).link(shop.domain, UUID(shop.merchant), await store.now())
         async with asyncio.timeout(20):
-            while await store.kept_deliveries(shop.domain):  # noqa: ASYNC110
+            while await Shops(store).kept(shop.domain):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
     running.run(linked_elsewhere())
@@ -501,12 +503,13 @@ def test_a_service_catches_up_by_itself(start: Callable[..., Running]) -> None:
 
 def later(running: Running, monkeypatch: pytest.MonkeyPatch, days: float) -> None:
     """From now on the database's clock is so many days ahead."""
-    now = running.service.store.now
+    shops = running.service.inbox._shops
+    now = shops.now
 
     async def ahead() -> int:
         return await now() + round(days * DAY)
 
-    monkeypatch.setattr(running.service.store, "now", ahead)
+    monkeypatch.setattr(shops, "now", ahead)
 
 
 def test_a_shop_that_is_never_linked_leaves_dead_letters(stranger: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -647,7 +650,7 @@ def remembered(shop: Shop) -> list[str]:
 
 async def _faults(shop: Shop) -> list[Any]:
     found: list[Any] = []
-    async for books in shop.running.service.store.books([UUID(shop.merchant)]):
+    async for books in shop.running.service.engine.books([UUID(shop.merchant)]):
         found += [*verify(books.account, books.grants, books.transactions), *books.faults]
     return found
 
@@ -694,7 +697,7 @@ def test_L15_a_shop_is_forgotten_also_when_it_was_unlinked_before(shop: Shop, un
     shop.catch_up()
     assert remembered(shop) == []
     assert shop.keys() == ["shopify:order:1", "billing:payment:1"]
-    assert shop.running.run(shop.running.service.store.kept_deliveries(shop.domain)) == []
+    assert shop.running.run(Shops(shop.running.service.engine).kept(shop.domain)) == []
 
 
 def test_what_could_not_be_read_is_forgotten_with_its_shop(shop: Shop) -> None:
@@ -718,7 +721,7 @@ def test_an_erasure_that_fails_is_done_again(shop: Shop, monkeypatch: pytest.Mon
         raise StorageUnavailable("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(shop.running.service.store, "erase_metadata", fails)
+        patch.setattr(Erasing, "erase_metadata", fails)
         with pytest.raises(StorageUnavailable):
             shop.catch_up()
     shop.catch_up()

@@ -7,8 +7,8 @@ from uuid import UUID
 import pytest
 
 from credit_service.doors.shopify_redaction import redacted
-from credit_service.storage.base import Letter
 from credit_service.storage.erasing import without as without_metadata
+from credit_service.storage.letters import Letter
 from tests.ledger.telling import MERCHANT, T0
 from tests.storage.values import FULL_REFUND, PAYMENT_REFUND
 

@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from credit_service.storage.base import OutcomeUnknown, Writes
+from credit_service.storage.engine import OutcomeUnknown, Writes
 from tests.doors.running import Running, cloud_event, new_merchant, posting
 from tests.storage.engines import on_server, only_on
 
 
 def pragma(running: Running, statement: str) -> Any:
     """Run a PRAGMA on the connection that writes."""
-    store: Any = running.service.store
+    store: Any = running.service.engine
 
     async def run() -> Any:
         def execute() -> Any:
@@ -73,7 +73,7 @@ def every_writing_route(running: Running, merchant: str) -> dict[str, Callable[[
 
 def held_up(running: Running, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
     """Let postings wait in the store: set once one has begun there, and to be set for them to go on."""
-    store: Any = running.service.store
+    store: Any = running.service.engine
     post = store.post
     begun, gate = asyncio.Event(), asyncio.Event()
 
@@ -203,7 +203,7 @@ def test_a_lost_answer_of_the_database_is_told_as_unknown_and_the_key_finds_out(
     running = start()
     merchant = running.open()
     hurry(running, 0.2)
-    store: Any = running.service.store
+    store: Any = running.service.engine
     post = store.post
 
     async def lost(*args: Any) -> Writes:
@@ -266,12 +266,12 @@ def test_a_bug_of_ours_is_told_without_a_word_about_its_inside(
 ) -> None:
     running = start()
     merchant = running.open()
-    store: Any = running.service.store
+    store: Any = running.service.engine
 
     async def broken(*_: Any) -> Any:
         raise ExceptionGroup("outer", [RuntimeError("the secret inside")])
 
-    for name in ("held", "transactions", "post", "keys"):
+    for name in ("read", "post"):
         monkeypatch.setattr(store, name, broken)
     answers = [
         running.get(f"/credits/accounts/{merchant}"),

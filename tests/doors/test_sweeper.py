@@ -11,7 +11,7 @@ import pytest
 from credit_service.doors import sweeper
 from credit_service.ledger.commands import Settle
 from credit_service.posting import DeadlineExceeded, Overloaded
-from credit_service.storage.base import StorageUnavailable
+from credit_service.storage.engine import StorageUnavailable
 from tests.doors.running import Running, posting
 
 

@@ -17,7 +17,7 @@ from uuid import UUID
 from credit_service.ledger.commands import Post
 from credit_service.ledger.policy import Policy
 from credit_service.posting import Posting, RefusedAt
-from credit_service.storage.sqlite import SQLiteStore
+from credit_service.storage.sqlite import SQLiteEngine
 from tests.ledger.telling import add, use
 from tests.storage.values import of
 
@@ -54,7 +54,7 @@ async def _call(posting: Posting, keys: Iterator[str], chance: random.Random) ->
 
 
 async def _main(path: Path, prefix: str, seed: int) -> None:
-    posting = Posting(SQLiteStore(path), Policy())
+    posting = Posting(SQLiteEngine(path), Policy())
     posting.start()
     keys = (f"{prefix}-{number}" for number in count(1))
     async with asyncio.TaskGroup() as callers:

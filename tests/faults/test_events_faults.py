@@ -19,7 +19,8 @@ import pytest
 from nats.js import JetStreamContext
 
 from credit_service.broker import FAILURES
-from credit_service.storage.base import LetterQuery, Store
+from credit_service.storage.engine import Engine
+from credit_service.storage.letters import LetterQuery, Letters
 from tests.commands import command
 from tests.doors.streaming import CONSUMER, STREAM, event
 from tests.outlets.publishing import check_stream, is_all_published
@@ -238,9 +239,9 @@ async def _check(world: World, sent: list[Sent]) -> Counter[str]:
     return counts
 
 
-async def _originals(store: Store) -> list[bytes | None]:
+async def _originals(store: Engine) -> list[bytes | None]:
     found, before = [], None
-    while page := await store.dead_letters(LetterQuery(), before, 200):
+    while page := await Letters(store).page(LetterQuery(), before, 200):
         found += [letter.original for letter in page]
         before = page[-1].id
     return found

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from credit_service.doors import sweeper
 from credit_service.doors.http import shell
-from credit_service.storage.base import OutcomeUnknown, StorageUnavailable
+from credit_service.storage.engine import OutcomeUnknown, StorageUnavailable
 
 
 def test_a_thousand_requests_that_met_one_outage_are_two_warnings(monkeypatch: pytest.MonkeyPatch) -> None:

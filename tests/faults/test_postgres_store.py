@@ -19,8 +19,10 @@ from credit_service.ledger.decide import Needs, Outcome, Replayed
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.proof import verify
 from credit_service.ledger.types import CONSUMED
-from credit_service.storage.base import OutcomeUnknown, StorageError, StorageUnavailable, TransactionQuery, Work, Writes
-from credit_service.storage.postgres import PostgresStore
+from credit_service.storage.accounts import Accounts
+from credit_service.storage.engine import OutcomeUnknown, StorageError, StorageUnavailable, Work, Writes
+from credit_service.storage.postgres import PostgresEngine
+from credit_service.storage.transactions import TransactionQuery, Transactions
 from tests.ledger.telling import MERCHANT, payment, use
 from tests.servers.postgres import Databases
 from tests.servers.proxy import Proxy
@@ -33,7 +35,7 @@ COMMIT = b"COMMIT\0"  # and not BEGIN, whose isolation level is READ COMMITTED
 SILENCE_SECONDS = 0.4
 
 
-class Told(PostgresStore):
+class Told(PostgresEngine):
     """A store that remembers what it told of postings that failed, and can be halted before it writes or commits.
 
     It locks before it loads, as for a large batch, unless its `way` is another.
@@ -97,13 +99,13 @@ async def opened(url: str, **more: Any) -> AsyncIterator[Told]:
         if "127.0.0.1:1/" not in url:
             await tell(store, payment("P", 100))
             await tell(store, use(1))
-            assert await store.count(ALL) == 2
+            assert await Transactions(store).count(ALL) == 2
         yield store
     finally:
         await store.close()
 
 
-async def tell(store: PostgresStore, *told: Command, deadline_seconds: float = 5) -> Outcome:
+async def tell(store: PostgresEngine, *told: Command, deadline_seconds: float = 5) -> Outcome:
     """Post commands as the service does; the outcome of the last."""
     async with at_work(store, deadline_seconds=deadline_seconds) as posting:
         return (await posting.submit_many(told))[-1]
@@ -152,8 +154,8 @@ async def test_a_connection_that_is_cut_is_made_again_and_the_posting_posted_onc
         assert isinstance(outcome, Posted), "it is the first answer, also where a repeat had to find it out"
         assert store.told == told
         assert isinstance(await tell(store, use(1, KEY)), Replayed)
-        assert await store.count(ALL) == 3
-        assert (await store.held([MERCHANT], 0))[MERCHANT].account.balance == 98
+        assert await Transactions(store).count(ALL) == 3
+        assert (await Accounts(store).load([MERCHANT], 0))[MERCHANT].account.balance == 98
 
 
 @pytest.mark.parametrize(
@@ -175,15 +177,17 @@ async def test_what_is_decided_behind_a_posting_whose_connection_is_cut_is_poste
         assert store.told == told
         async for books in store.books():
             assert [*books.faults, *verify(books.account, books.grants, list(books.transactions))] == []
-        assert await store.count(ALL) == 4
+        assert await Transactions(store).count(ALL) == 4
 
 
 async def test_reads_on_connections_that_were_cut_are_read_again(proxy: Proxy) -> None:
     async with opened(proxy.url, pool_size=3) as store:
         for _ in range(3):
-            assert await asyncio.gather(*(store.count(ALL) for _ in range(6))) == [2] * 6  # all connections are used
+            assert (
+                await asyncio.gather(*(Transactions(store).count(ALL) for _ in range(6))) == [2] * 6
+            )  # all connections are used
             proxy.cut()
-            assert await store.count(ALL) == 2
+            assert await Transactions(store).count(ALL) == 2
             proxy.cut()
             await store.check()
             store._read_at = float("-inf")
@@ -204,7 +208,7 @@ async def test_silence_before_the_commit_is_unavailable_and_has_done_nothing(pro
         store.before_write = lambda: None
         proxy.release()
         assert isinstance(await soon(lambda: tell(store, use(1, KEY))), Posted)
-        assert await store.count(ALL) == 3
+        assert await Transactions(store).count(ALL) == 3
 
 
 async def test_silence_at_the_commit_is_unknown_and_the_key_finds_out(proxy: Proxy) -> None:
@@ -218,8 +222,8 @@ async def test_silence_at_the_commit_is_unknown_and_the_key_finds_out(proxy: Pro
         store.before_commit = lambda: None
         proxy.release()
         await soon(lambda: tell(store, use(1, KEY)))
-        assert await store.count(ALL) == 3
-        assert (await store.held([MERCHANT], 0))[MERCHANT].account.balance == 98
+        assert await Transactions(store).count(ALL) == 3
+        assert (await Accounts(store).load([MERCHANT], 0))[MERCHANT].account.balance == 98
 
 
 @pytest.mark.parametrize("way", ["loaded", "remembered"])
@@ -233,31 +237,31 @@ async def test_silence_at_a_write_of_one_statement_is_unknown_and_the_key_finds_
         store.before_lone_write = lambda: None
         proxy.release()
         await soon(lambda: tell(store, use(1, KEY)))
-        assert await store.count(ALL) == 3
-        assert (await store.held([MERCHANT], 0))[MERCHANT].account.balance == 98
+        assert await Transactions(store).count(ALL) == 3
+        assert (await Accounts(store).load([MERCHANT], 0))[MERCHANT].account.balance == 98
 
 
 async def test_a_read_that_met_silence_leaves_no_connection_behind_that_others_would_meet(proxy: Proxy) -> None:
     async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS, pool_size=3) as store:
-        await asyncio.gather(*(store.count(ALL) for _ in range(6)))
+        await asyncio.gather(*(Transactions(store).count(ALL) for _ in range(6)))
         proxy.hold()
         with pytest.raises(StorageUnavailable, match="did not answer in time"):
-            await store.count(ALL)
+            await Transactions(store).count(ALL)
         assert store._readers._free == []
         proxy.release()
-        assert await soon(lambda: store.count(ALL)) == 2
+        assert await soon(lambda: Transactions(store).count(ALL)) == 2
 
 
 async def test_who_goes_away_while_it_connects_leaves_no_refusal_to_others(url: str, proxy: Proxy) -> None:
     store = Told(proxy.url)
     try:
         proxy.hold()
-        leaving = asyncio.create_task(store.count(ALL))
+        leaving = asyncio.create_task(Transactions(store).count(ALL))
         await asyncio.sleep(0)  # it knocks
         leaving.cancel()
         await asyncio.wait([leaving])
         proxy.release()
-        assert await store.count(ALL) == 0
+        assert await Transactions(store).count(ALL) == 0
     finally:
         await store.close()
 
@@ -277,7 +281,7 @@ async def test_who_vanished_in_the_midst_of_a_posting_keeps_nobody_waiting_for_l
 
 async def test_a_store_that_hears_nothing_is_closed_all_the_same(proxy: Proxy) -> None:
     async with opened(proxy.url, pool_size=5) as store:
-        await asyncio.gather(*(store.count(ALL) for _ in range(10)))
+        await asyncio.gather(*(Transactions(store).count(ALL) for _ in range(10)))
         proxy.hold()
         started = time.monotonic()
         await store.close()
@@ -308,7 +312,7 @@ async def test_sessions_begun_while_a_database_was_read_only_are_not_kept(url: s
                 await tell(store, use(1, KEY))
             with pytest.raises(StorageError, match="can only be read"):
                 await store.check()
-            assert await store.count(ALL) == 2
+            assert await Transactions(store).count(ALL) == 2
         await asked(url, "SET default_transaction_read_only = off", f'ALTER DATABASE "{name}" RESET ALL')
         assert isinstance(await tell(store, use(1, KEY)), Posted)
         await store.check()
@@ -319,7 +323,7 @@ async def test_a_commit_that_the_server_answers_with_a_rollback_is_none(url: str
         store.spoiled = True
         assert isinstance(await tell(store, use(1, KEY)), Posted)
         assert store.told == ["Conflict"]
-        assert await store.count(ALL) == 3
+        assert await Transactions(store).count(ALL) == 3
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -363,7 +367,7 @@ async def test_a_server_that_refuses_is_not_stormed_with_connections() -> None:
         return refused
 
     started = time.monotonic()
-    reads = [keep_asking(lambda: store.count(ALL), started + 0.5) for _ in range(30)]
+    reads = [keep_asking(lambda: Transactions(store).count(ALL), started + 0.5) for _ in range(30)]
     posts = [keep_asking(lambda: tell(store, use(1)), started + 0.5) for _ in range(5)]
     refused = await asyncio.gather(*reads, *posts)
     assert sum(refused) > 3 * calls

@@ -27,9 +27,12 @@ from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.proof import verify
 from credit_service.posting import Posting
-from credit_service.storage.base import Conflict, OutcomeUnknown, StorageUnavailable, TransactionQuery
+from credit_service.storage.accounts import Accounts
+from credit_service.storage.engine import Conflict, OutcomeUnknown, StorageUnavailable
+from credit_service.storage.keys import Keys
 from credit_service.storage.migrations import migrate
-from credit_service.storage.sqlite import SQLiteStore
+from credit_service.storage.sqlite import SQLiteEngine
+from credit_service.storage.transactions import TransactionQuery, Transactions
 from tests.faults import poster
 from tests.ledger.telling import MERCHANT, T0, payment, use
 from tests.storage.files import new_file
@@ -44,9 +47,9 @@ def path(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def at_work(path: Path, deadline_seconds: float = 5) -> AsyncIterator[tuple[SQLiteStore, Posting]]:
+async def at_work(path: Path, deadline_seconds: float = 5) -> AsyncIterator[tuple[SQLiteEngine, Posting]]:
     """A store, and a posting on it."""
-    store = SQLiteStore(path, busy_seconds=0.01)
+    store = SQLiteEngine(path, busy_seconds=0.01)
     posting = Posting(store, Policy(), deadline_seconds=deadline_seconds)
     posting.start()
     try:
@@ -56,7 +59,7 @@ async def at_work(path: Path, deadline_seconds: float = 5) -> AsyncIterator[tupl
         await store.close()
 
 
-async def books(store: SQLiteStore) -> dict[UUID, list[str]]:
+async def books(store: SQLiteEngine) -> dict[UUID, list[str]]:
     """The keys of each merchant's transactions in their order, from books that verify."""
     found = {}
     async for one in store.books():
@@ -64,11 +67,11 @@ async def books(store: SQLiteStore) -> dict[UUID, list[str]]:
         assert [*verify(one.account, one.grants, transactions), *one.faults] == []
         assert [transaction.sequence for transaction in transactions] == list(range(1, len(transactions) + 1))
         found[one.account.merchant_id] = [transaction.key for transaction in transactions]
-    assert await store.strays() == []
+    assert await Transactions(store).strays() == []
     return found
 
 
-async def keys(store: SQLiteStore) -> list[str]:
+async def keys(store: SQLiteEngine) -> list[str]:
     """The keys of the one merchant's transactions."""
     return (await books(store)).get(MERCHANT, [])
 
@@ -77,7 +80,7 @@ async def keys(store: SQLiteStore) -> list[str]:
 
 
 @contextmanager
-def locked(store: SQLiteStore, path: Path) -> Iterator[None]:
+def locked(store: SQLiteEngine, path: Path) -> Iterator[None]:
     """Another program is writing."""
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -86,7 +89,7 @@ def locked(store: SQLiteStore, path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def read_only(store: SQLiteStore, path: Path) -> Iterator[None]:
+def read_only(store: SQLiteEngine, path: Path) -> Iterator[None]:
     """The disk became read-only. (File modes would not stop root.)"""
     store._writer.execute("PRAGMA query_only = 1")
     yield
@@ -94,7 +97,7 @@ def read_only(store: SQLiteStore, path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def full(store: SQLiteStore, path: Path) -> Iterator[None]:
+def full(store: SQLiteEngine, path: Path) -> Iterator[None]:
     """The disk is full."""
     (pages,) = store._writer.execute("PRAGMA page_count").fetchone()
     store._writer.execute(f"PRAGMA max_page_count = {pages}")
@@ -107,8 +110,8 @@ async def test_reads_go_on_while_nothing_can_be_written(path: Path, trouble: Any
     async with at_work(path) as (store, posting):
         await posting.submit(payment("P", 9))
         with trouble(store, path):
-            assert (await store.held([MERCHANT], T0))[MERCHANT].account.balance == 9
-            assert await store.count(TransactionQuery()) == 1
+            assert (await Accounts(store).load([MERCHANT], T0))[MERCHANT].account.balance == 9
+            assert await Transactions(store).count(TransactionQuery()) == 1
             assert await keys(store) == ["billing:payment:P"]
 
 
@@ -119,7 +122,7 @@ async def test_a_locked_database_is_a_conflict_until_the_deadline_and_is_then_gi
             with pytest.raises(Conflict, match=r"^The database is locked by something else\.$"):
                 await store.check()
             with pytest.raises(Conflict):
-                await store.add_key(FULL_KEY)
+                await Keys(store).add(FULL_KEY)
             # At the deadline it stands between two attempts, or is in one, of which nobody knows yet what it did.
             with pytest.raises((StorageUnavailable, OutcomeUnknown), match=r"locked|did not answer"):
                 await posting.submit(use(1, "a"))
@@ -143,7 +146,7 @@ async def test_a_read_only_database_is_unavailable_and_loses_nothing(path: Path)
     async with at_work(path) as (store, posting):
         await posting.submit(payment("P", 9))
         with read_only(store, path):
-            for asked in (store.check(), posting.submit(use(1, "a")), store.add_key(FULL_KEY)):
+            for asked in (store.check(), posting.submit(use(1, "a")), Keys(store).add(FULL_KEY)):
                 with pytest.raises(
                     StorageUnavailable,
                     match=r"^The database cannot be used: attempt to write a readonly database\.$",
@@ -183,7 +186,7 @@ async def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path):
     path.write_bytes(b"Dear diary, " * 1_000)
     for _ in range(2):  # the second time says the same, so the first let go of the lock
         with pytest.raises(StorageUnavailable, match=r"^The database cannot be used: file is not a database\.$"):
-            SQLiteStore(path)
+            SQLiteEngine(path)
     assert path.read_bytes() == b"Dear diary, " * 1_000
 
 
@@ -244,7 +247,7 @@ class Faulty:
         raise error
 
 
-def make_faulty(store: SQLiteStore, statement: str, code: int, *, done: bool = False) -> None:
+def make_faulty(store: SQLiteEngine, statement: str, code: int, *, done: bool = False) -> None:
     store._writer = Faulty(store._writer, statement, code, done=done)  # type: ignore[assignment]  # all it uses is there
 
 
@@ -257,8 +260,8 @@ async def test_a_commit_that_fails_leaves_its_outcome_unknown_to_the_store_and_k
         await posting.submit(payment("P", 9))
         make_faulty(store, "COMMIT", code, done=done)
         with pytest.raises(OutcomeUnknown):
-            await store.add_key(FULL_KEY)
-        assert len(await store.keys()) == done
+            await Keys(store).add(FULL_KEY)
+        assert len(await Keys(store).all()) == done
         make_faulty(store, "COMMIT", code, done=done)
         outcome = await posting.submit(use(1, "a"))
         assert isinstance(outcome, Posted)
@@ -271,8 +274,8 @@ async def test_a_commit_that_finds_the_database_busy_did_nothing(path: Path):
         await posting.submit(payment("P", 9))
         make_faulty(store, "COMMIT", sqlite3.SQLITE_BUSY)
         with pytest.raises(Conflict):
-            await store.add_key(FULL_KEY)
-        assert await store.keys() == []
+            await Keys(store).add(FULL_KEY)
+        assert await Keys(store).all() == []
         make_faulty(store, "COMMIT", sqlite3.SQLITE_BUSY)
         assert isinstance(await posting.submit(use(1, "a")), Posted)
         assert await keys(store) == ["billing:payment:P", "a"]
@@ -325,8 +328,8 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 HOLD = """
 import sys
 from pathlib import Path
-from credit_service.storage.sqlite import SQLiteStore
-store = SQLiteStore(Path(sys.argv[1]))
+from credit_service.storage.sqlite import SQLiteEngine
+store = SQLiteEngine(Path(sys.argv[1]))
 print("open", flush=True)
 sys.stdin.read()
 """
@@ -337,11 +340,11 @@ def test_a_second_process_is_refused_in_one_line_until_the_first_is_gone(path: P
         assert first.stdout is not None
         assert first.stdout.readline() == "open\n"
         with pytest.raises(StorageUnavailable) as refused:
-            SQLiteStore(path)
+            SQLiteEngine(path)
         assert str(refused.value) == f"{path} is in use by another credit-service process (pid {first.pid})."
         first.send_signal(signal.SIGKILL)
         first.wait()
-        asyncio.run(SQLiteStore(path).close())
+        asyncio.run(SQLiteEngine(path).close())
 
 
 def _told(lines: Iterable[str]) -> tuple[set[str], set[str]]:
@@ -389,7 +392,7 @@ async def _open_accounts(path: Path) -> set[str]:
 
 async def _check_after_crash(path: Path, asked: set[str], answered: set[str]) -> None:
     assert migrate(path) is False
-    store = SQLiteStore(path)
+    store = SQLiteEngine(path)
     try:
         there = [key for found in (await books(store)).values() for key in found]
         assert len(there) == len(set(there))
@@ -439,7 +442,7 @@ async def test_a_log_cut_off_anywhere_leaves_whole_postings_up_to_there(path: Pa
     for cut in [0, len(log), *(chance.randrange(len(log)) for _ in range(12))]:
         shutil.copy(copy, path)
         wal.write_bytes(log[:cut])
-        store = SQLiteStore(path)
+        store = SQLiteEngine(path)
         try:
             found = await keys(store)
         finally:

@@ -9,7 +9,8 @@ from credit_service.gate.answers import Answer
 from credit_service.gate.status import Gate
 from credit_service.ledger.account import Account, Grant
 from credit_service.ledger.policy import Policy
-from credit_service.storage.base import Held, StorageUnavailable
+from credit_service.storage.accounts import LoadedAccount
+from credit_service.storage.engine import StorageUnavailable
 
 SECOND = 1_000_000
 NOW = 1_000 * SECOND
@@ -21,7 +22,7 @@ def account(available: int, settled_at: int = NOW - SECOND, merchant_id: UUID = 
 
 
 class FakeStore:
-    """A store that holds accounts, counts questions, and answers when it is told to."""
+    """Accounts and fail policies; it holds accounts, counts questions, and answers when it is told to."""
 
     def __init__(self, *accounts: Account) -> None:
         self.accounts = {account.merchant_id: account for account in accounts}
@@ -33,11 +34,11 @@ class FakeStore:
         self.read = asyncio.Event()
         self.away = False
 
-    async def held(self, merchant_ids: Sequence[UUID], at: int) -> dict[UUID, Held]:
+    async def load(self, merchant_ids: Sequence[UUID], at: int) -> dict[UUID, LoadedAccount]:
         """What is asked is read at once; the answer comes when the store is open."""
         self.asked.append(list(merchant_ids))
         found = {
-            merchant: Held(self.accounts[merchant], self.grants.get(merchant, ()))
+            merchant: LoadedAccount(self.accounts[merchant], self.grants.get(merchant, ()))
             for merchant in merchant_ids
             if merchant in self.accounts
         }
@@ -47,7 +48,7 @@ class FakeStore:
             raise StorageUnavailable("gone")
         return found
 
-    async def gate_policies(self) -> dict[UUID, str]:
+    async def all(self) -> dict[UUID, str]:
         if self.away:
             raise StorageUnavailable("gone")
         return self.policies
@@ -118,7 +119,7 @@ class Setting:
         self.store = FakeStore(*accounts)
         self.clock = Clock()
         store: Any = self.store
-        self.gate = Gate(store, Policy(), clock=self.clock, **settings)
+        self.gate = Gate(store, store, Policy(), clock=self.clock, **settings)
 
     async def told(self, merchant_id: UUID = MERCHANT) -> tuple[str, str]:
         known = self.gate.cached(merchant_id)

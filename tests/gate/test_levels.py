@@ -399,4 +399,4 @@ def test_an_answer_is_the_same_after_it_was_written_down() -> None:
 
 def test_a_gate_needs_neither_a_shared_level_nor_a_channel() -> None:
     store: Any = None
-    assert Gate(store, store).cached(UUID(int=1)) is None
+    assert Gate(store, store, store).cached(UUID(int=1)) is None

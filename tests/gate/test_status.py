@@ -244,10 +244,10 @@ async def test_a_bug_is_raised_to_those_who_ask_and_forgotten() -> None:
         raise RuntimeError("a bug")
 
     store: Any = setting.store
-    held, store.held = store.held, broken
+    load, store.load = store.load, broken
     with pytest.raises(RuntimeError):
         await setting.told()
-    store.held = held
+    store.load = load
     assert await setting.told() == ("enabled", "available")
 
 

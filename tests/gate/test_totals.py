@@ -9,7 +9,8 @@ import pytest
 from credit_service.gate import totals
 from credit_service.gate.totals import MANY, SHARE, Counting
 from credit_service.ledger.policy import Policy
-from credit_service.storage.base import AllAccounts, StorageUnavailable
+from credit_service.storage.accounts import AccountsSummary
+from credit_service.storage.engine import StorageUnavailable
 
 
 class Large:
@@ -24,13 +25,13 @@ class Large:
         self.open.set()
         self.away = False
 
-    async def all_accounts(self, at: int, threshold: int) -> AllAccounts:
+    async def summary(self, at: int, threshold: int) -> AccountsSummary:
         self.counted += 1
         await self.open.wait()
         if self.away:
             raise StorageUnavailable("gone")
         self.now += self.takes
-        return AllAccounts(self.merchants, self.merchants - 1, 1, 2, 10.0)
+        return AccountsSummary(self.merchants, self.merchants - 1, 1, 2, 10.0)
 
     async def due_accounts(self, at: int) -> list[Any]:
         return []

@@ -11,7 +11,7 @@ from credit_service.ledger.commands import OrderRefunded, PaymentRefunded
 from credit_service.messages import dead_letters
 from credit_service.messages.envelope import read
 from credit_service.messages.strict_json import parse
-from credit_service.storage.base import Letter, LetterQuery
+from credit_service.storage.letters import Letter, LetterQuery
 from tests.ledger.telling import MERCHANT, T0
 from tests.storage import values
 

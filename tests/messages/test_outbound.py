@@ -19,7 +19,7 @@ from credit_service.ledger.addresses import EVENT, Address, parse
 from credit_service.ledger.announcements import OF_A_TRANSACTION
 from credit_service.ledger.types import ANNOUNCED, TransactionType, announced_by
 from credit_service.messages.outbound import PAYLOADS, PREFIX, Event, OfTransaction, encode, event_id, event_type
-from credit_service.storage.base import StoredEvent
+from credit_service.storage.outbox import StoredEvent
 from tests.laws.stories import Step, play, stories
 from tests.ledger.book import Book
 from tests.ledger.telling import MERCHANT, T0, add, days, opening, order, use

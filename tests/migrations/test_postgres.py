@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from credit_service.settings import Settings
 from credit_service.storage import migrations, tables
-from credit_service.storage.base import Conflict, SchemaError, StorageUnavailable
 from credit_service.storage.databases import database_of
+from credit_service.storage.engine import Conflict, SchemaError, StorageUnavailable
 from credit_service.storage.migrations import head, is_migrated_postgres, migrate_postgres
 from credit_service.storage.postgres import connector, name_of
 from credit_service.storage.postgres_statements import LOCKS

@@ -14,8 +14,13 @@ from credit_service.ledger.proof import verify
 from credit_service.settings import Settings
 from credit_service.storage import migrations, tables
 from credit_service.storage import rows as as_rows
-from credit_service.storage.base import ApiKey, BadRow, SchemaError, WebhookDelivery, WebhookEndpoint
 from credit_service.storage.databases import Database, database_of
+from credit_service.storage.engine import BadRow, SchemaError
+from credit_service.storage.keys import ApiKey, Keys
+from credit_service.storage.outbox import Outbox
+from credit_service.storage.policies import FailPolicies
+from credit_service.storage.shops import Shops
+from credit_service.storage.webhooks import WebhookDelivery, WebhookEndpoint, WebhookEndpoints
 from tests.commands import command
 from tests.ledger.telling import MERCHANT, T0, days, opening, order, payment, refund, use
 from tests.migrations.releases import NEXT, next_release, upgraded
@@ -90,14 +95,16 @@ async def test_rows_of_the_release_before_are_the_same_after_a_migration(
     store = opened(url, clock=lambda: T0)
     history = (opening(), payment("P", 500, expires_at=days(30)), order("1", 200), refund("R", "1", credits=7))
     await tell(store, *history, use(3), refund("early", "unknown", credits=1), of(OTHER, payment("P", 9)))
-    await store.add_key(values.FULL_KEY)
-    await store.claim("reader", "owner", T0, 1)
-    await store.link_shop("a.myshopify.com", MERCHANT, T0)
-    await store.keep_delivery(values.KEPT_ORDER)
-    endpoint = WebhookEndpoint("one", "https://one.example/", ("consumed",), T0, await store.last_events())
-    await store.add_webhook(endpoint, "whsec_AAAA")
-    await store.add_deliveries(endpoint, [WebhookDelivery("one", 1, "webhook_test", None, None, T0, T0)])
-    await store.set_gate_policy(OTHER, "open")
+    await Keys(store).add(values.FULL_KEY)
+    await Outbox(store).claim("reader", "owner", T0, 1)
+    await Shops(store).link("a.myshopify.com", MERCHANT, T0)
+    await Shops(store).keep(values.KEPT_ORDER)
+    endpoint = WebhookEndpoint("one", "https://one.example/", ("consumed",), T0, await Outbox(store).end())
+    await WebhookEndpoints(store).add(endpoint, "whsec_AAAA")
+    await WebhookEndpoints(store).add_deliveries(
+        endpoint, [WebhookDelivery("one", 1, "webhook_test", None, None, T0, T0)]
+    )
+    await FailPolicies(store).set(OTHER, "open")
     await store.close()
     before = {name: sorted(rows(url, f"SELECT * FROM {name}"), key=repr) for name in tables.metadata.tables}
     assert all(before[name] for name in set(before) - {"dead_letters"})
@@ -139,7 +146,7 @@ async def test_keys_of_before_there_was_a_gate_stay_and_one_for_a_page_can_be_ma
     async def add(key: ApiKey) -> None:
         store = opened(empty_url)
         try:
-            await store.add_key(key)
+            await Keys(store).add(key)
         finally:
             await store.close()
 

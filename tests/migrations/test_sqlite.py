@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, NullPool, create_engine
 
 from credit_service.storage import migrations, tables
-from credit_service.storage.base import Conflict, InUse, SchemaError, StorageUnavailable
+from credit_service.storage.engine import Conflict, InUse, SchemaError, StorageUnavailable
 from credit_service.storage.migrations import head, migrate
 from credit_service.storage.sqlite import locked, revision
 

@@ -14,7 +14,8 @@ from credit_service.messages.outbound import event_id
 from credit_service.outlets import jetstream
 from credit_service.outlets.jetstream import READER, STREAM, Publisher
 from credit_service.outlets.reader import Reader
-from credit_service.storage.base import Store
+from credit_service.storage.engine import Engine
+from credit_service.storage.outbox import Outbox
 from tests.servers.nats import connected
 
 SOURCE = "credits-of-the-tests"
@@ -31,10 +32,12 @@ class Message(NamedTuple):
 class Publishing:
     """A publisher that its test drives, page after page, or lets run."""
 
-    def __init__(self, store: Store, broker: Broker, **options: Any) -> None:
+    def __init__(self, store: Engine, broker: Broker, **options: Any) -> None:
         self.published: Counter[str] = Counter()
         self.publisher = Publisher(broker, SOURCE, self.published.update)
-        self.reader = Reader(store, READER, self.publisher.deliver, **{"begin": self.publisher.begin, **options})
+        self.reader = Reader(
+            Outbox(store), READER, self.publisher.deliver, **{"begin": self.publisher.begin, **options}
+        )
 
     async def drain(self) -> None:
         """Publish all there is."""
@@ -85,30 +88,32 @@ async def stream(url: str) -> list[Message]:
     return found
 
 
-async def announced(store: Store) -> list[str]:
+async def announced(store: Engine) -> list[str]:
     """The ids of all that was announced."""
     found = []
     position = [0] * store.lanes
-    while page := await store.events(tuple(position), 1000):
+    while page := await Outbox(store).events(tuple(position), 1000):
         for event in page:
             position[event.lane] = event.id
             found.append(event_id(event.account, event.announcement.number))
     return found
 
 
-async def until_all_is_published(store: Store, seconds: float = 30) -> None:
+async def until_all_is_published(store: Engine, seconds: float = 30) -> None:
     """Wait for the cursor to reach the end of the outbox."""
     async with asyncio.timeout(seconds):
         while not await is_all_published(store):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 
-async def is_all_published(store: Store) -> bool:
+async def is_all_published(store: Engine) -> bool:
     """Whether the cursor is at the end of the outbox."""
-    return [one.position for one in await store.cursors() if one.reader == READER] == [await store.last_events()]
+    return [one.position for one in await Outbox(store).cursors() if one.reader == READER] == [
+        await Outbox(store).end()
+    ]
 
 
-async def check_stream(store: Store, url: str) -> list[Message]:
+async def check_stream(store: Engine, url: str) -> list[Message]:
     """The stream holds every announcement once, and each account's from 1 on without a gap and in order."""
     messages = await stream(url)
     ids = [message.headers[Header.MSG_ID.value] for message in messages]

@@ -15,7 +15,8 @@ from credit_service.outlets.fresh import Fresh
 from credit_service.outlets.reader import Reader
 from credit_service.outlets.wake import Wake
 from credit_service.posting import Posting
-from credit_service.storage.base import Store, StoredEvent, Writes
+from credit_service.storage.engine import Engine, Writes
+from credit_service.storage.outbox import Outbox, StoredEvent
 from credit_service.storage.postgres import lane_of
 from tests.ledger.telling import T0, days, opening, order, payment, refund, use
 from tests.storage import values
@@ -30,13 +31,13 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def store(new_ledger: Callable[[], str], clock: Clock) -> AsyncIterator[Store]:
+async def store(new_ledger: Callable[[], str], clock: Clock) -> AsyncIterator[Engine]:
     store = opened(new_ledger(), clock=clock)
     yield store
     await store.close()
 
 
-async def tell(store: Store, wake: Wake, *told: Any) -> None:
+async def tell(store: Engine, wake: Wake, *told: Any) -> None:
     """Post as the service does, which tells of each commit."""
     posting = Posting(store, Policy(), on_committed=wake.committed)
     posting.start()
@@ -63,7 +64,7 @@ def ids(events: Any) -> list[tuple[int, int]]:
     return [(event.lane, event.id) for event in events]
 
 
-async def test_it_is_what_the_outbox_has(store: Store) -> None:
+async def test_it_is_what_the_outbox_has(store: Engine) -> None:
     wake, start = Wake(), (0,) * store.lanes
     assert wake.fresh.after(start, 1) == []
     history = (
@@ -76,10 +77,10 @@ async def test_it_is_what_the_outbox_has(store: Store) -> None:
     for one in range(3):
         await tell(store, wake, *[of(merchant(one), told) for told in history])
         await tell(store, wake, of(merchant(0), use(1)))
-    there = await store.events(start, 1000)
+    there = await Outbox(store).events(start, 1000)
     assert len(there) > 20
     assert sorted(wake.fresh.after(start, 1000)) == sorted(there)
-    first = await store.events(start, 5)
+    first = await Outbox(store).events(start, 5)
     position = list(start)
     for event in first:
         position[event.lane] = event.id
@@ -147,20 +148,21 @@ def test_what_a_lost_answer_had_posted_is_found_in_the_outbox() -> None:
 class Counted:
     """Reads as the publisher does, and counts how often the outbox was asked."""
 
-    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+    def __init__(self, store: Engine, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
         self.taken: list[StoredEvent] = []
         self._takes = asyncio.Event()
         self.asked = 0
         self.wake = Wake()
         self.meanwhile = lambda: None
-        events = store.events
+        outbox = Outbox(store)
+        events = outbox.events
 
         async def counted(*arguments: Any) -> list[StoredEvent]:
             self.asked += 1
             return await events(*arguments)
 
-        monkeypatch.setattr(store, "events", counted)
-        self.reader = Reader(store, "receiver", self._deliver, wake=self.wake, poll_seconds=1000, **options)
+        monkeypatch.setattr(outbox, "events", counted)
+        self.reader = Reader(outbox, "receiver", self._deliver, wake=self.wake, poll_seconds=1000, **options)
 
     async def took(self, announced: int) -> None:
         """Wait until so many were taken."""
@@ -176,7 +178,7 @@ class Counted:
 
 
 async def test_a_reader_asks_the_outbox_only_for_what_this_process_does_not_know(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(store, monkeypatch)
     await tell(store, counted.wake, opening(), use(1))
@@ -194,12 +196,12 @@ async def test_a_reader_asks_the_outbox_only_for_what_this_process_does_not_know
     await counted.reader.once()
     assert counted.asked == 3
     assert [event.announcement.number for event in counted.taken] == list(range(1, len(counted.taken) + 1))
-    assert counted.taken == await store.events_of(counted.taken[0].account, 0, 1000)
+    assert counted.taken == await Outbox(store).events_of(counted.taken[0].account, 0, 1000)
 
 
 @only_on("postgres")  # an SQLite ledger has one process
 async def test_what_others_announce_in_lanes_of_their_own_is_found_by_looking_now_and_then(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine, others = merchant(0), next(one for one in map(merchant, range(1, 99)) if lane_of(one) != lane_of(merchant(0)))
     counted = Counted(store, monkeypatch)
@@ -218,14 +220,16 @@ async def test_what_others_announce_in_lanes_of_their_own_is_found_by_looking_no
     await tell(store, counted.wake, of(mine, use(1)))
     await counted.reader.once()
     assert {event.merchant_id for event in counted.taken[-2:]} == {mine, others}
-    assert {event[:2] for event in counted.taken} == {event[:2] for event in await store.events((0,) * store.lanes, 99)}
+    assert {event[:2] for event in counted.taken} == {
+        event[:2] for event in await Outbox(store).events((0,) * store.lanes, 99)
+    }
 
 
 @pytest.mark.parametrize(
     ("spent_seconds", "age_seconds", "rest_seconds"), [(0.01, 0, 0.5), (0.6, 0, 0.6), (9, 0, 1), (0.1, 11, 0.1)]
 )
 async def test_while_postings_come_in_it_rests_as_long_as_a_page_took_that_was_at_hand(
-    store: Store,
+    store: Engine,
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
     spent_seconds: float,
@@ -247,7 +251,7 @@ async def test_while_postings_come_in_it_rests_as_long_as_a_page_took_that_was_a
 
 @pytest.mark.parametrize(("many", "rest_seconds"), [(49, 0.02), (50, 0.5)])
 async def test_where_many_were_just_posted_more_is_awaited_though_none_came_meanwhile(
-    store: Store, monkeypatch: pytest.MonkeyPatch, many: int, rest_seconds: float
+    store: Engine, monkeypatch: pytest.MonkeyPatch, many: int, rest_seconds: float
 ) -> None:
     counted = Counted(store, monkeypatch)
     await tell(store, counted.wake, payment("P", 1000))
@@ -255,12 +259,12 @@ async def test_where_many_were_just_posted_more_is_awaited_though_none_came_mean
     await tell(store, counted.wake, *[use(1) for _ in range(many)])
     assert not await counted.reader.once()
     assert counted.reader._rest_seconds == rest_seconds
-    (cursor,) = await store.cursors()
+    (cursor,) = await Outbox(store).cursors()
     assert sum(cursor.position) == len(counted.taken), "the cursor is where it is delivered to"
 
 
 async def test_what_is_left_when_no_more_comes_in_is_delivered_at_once(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(store, monkeypatch, page=60)
     await tell(store, counted.wake, payment("P", 1000))
@@ -272,14 +276,14 @@ async def test_what_is_left_when_no_more_comes_in_is_delivered_at_once(
 
 
 async def test_while_postings_come_in_the_cursor_moves_once_for_many_pages(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(store, monkeypatch, page=5)
     counted.meanwhile = lambda: counted.wake.committed()
     moved = []
 
     async def position() -> int:
-        (cursor,) = await store.cursors()
+        (cursor,) = await Outbox(store).cursors()
         return sum(cursor.position)
 
     await tell(store, counted.wake, opening())  # three announcements
@@ -294,7 +298,7 @@ async def test_while_postings_come_in_the_cursor_moves_once_for_many_pages(
 
 
 async def test_after_a_full_page_a_reader_goes_on_though_nothing_is_posted_any_more(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("credit_service.outlets.reader._GATHER_MORE_SECONDS", 0.01)
     counted = Counted(store, monkeypatch, page=60)
@@ -308,14 +312,14 @@ async def test_after_a_full_page_a_reader_goes_on_though_nothing_is_posted_any_m
 
 
 async def test_who_lost_his_claim_keeps_nothing_any_more(
-    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    store: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(store, monkeypatch)
     await tell(store, counted.wake, opening())
     await counted.reader.once()
     await tell(store, counted.wake, use(1))
     clock.now += 6_000_000
-    assert await store.claim("receiver", "another", clock.now, 5) is not None
+    assert await Outbox(store).claim("receiver", "another", clock.now, 5) is not None
     assert not await counted.reader.once()
     await tell(store, counted.wake, use(1))
     assert not counted.wake.fresh._wanted
@@ -323,7 +327,7 @@ async def test_who_lost_his_claim_keeps_nothing_any_more(
 
 
 async def test_what_the_outbox_tells_otherwise_is_taken_from_there(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(store, monkeypatch)
     await tell(store, counted.wake, opening())
@@ -332,11 +336,11 @@ async def test_what_the_outbox_tells_otherwise_is_taken_from_there(
     kept = next(events for events in counted.wake.fresh._lanes.values() if events)
     kept.append(kept.pop()._replace(account=1))  # of a database that has lost its last commits
     await counted.reader.once()
-    assert counted.taken == await store.events_of(counted.taken[0].account, 0, 1000)
+    assert counted.taken == await Outbox(store).events_of(counted.taken[0].account, 0, 1000)
 
 
 async def test_a_cursor_that_lags_behind_is_moved_when_the_reader_lets_go(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(store, monkeypatch)
     counted.meanwhile = lambda: counted.wake.committed()
@@ -345,5 +349,5 @@ async def test_a_cursor_that_lags_behind_is_moved_when_the_reader_lets_go(
     await counted.took(1)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    (cursor,) = await store.cursors()
+    (cursor,) = await Outbox(store).cursors()
     assert (sum(cursor.position), cursor.leased_until) == (3, 0)

@@ -13,8 +13,9 @@ from credit_service.ledger.policy import Policy
 from credit_service.outlets.jetstream import READER, STREAM, SUBJECTS
 from credit_service.outlets.reader import Undelivered
 from credit_service.posting import Posting
-from credit_service.storage.base import Store
-from credit_service.storage.postgres import PostgresStore
+from credit_service.storage.engine import Engine
+from credit_service.storage.outbox import Outbox
+from credit_service.storage.postgres import PostgresEngine
 from tests.ledger.telling import opening, order, use
 from tests.outlets.publishing import (
     SOURCE,
@@ -35,19 +36,19 @@ RECOVERY_SECONDS = 10
 
 
 @pytest.fixture
-async def store(new_ledger: Callable[[], str]) -> AsyncIterator[Store]:
+async def store(new_ledger: Callable[[], str]) -> AsyncIterator[Engine]:
     store = opened(new_ledger())
     yield store
     await store.close()
 
 
-async def announce(store: Store, accounts: int, first: int = 0) -> None:
+async def announce(store: Engine, accounts: int, first: int = 0) -> None:
     merchants = [merchant(first + index) for index in range(accounts)]
     await tell(store, *[of(one, opening()) for one in merchants])
     await tell(store, *[of(one, use(2)) for one in merchants])
 
 
-async def test_every_announcement_is_in_the_stream_as_a_cloud_event(store: Store, nats_url: str):
+async def test_every_announcement_is_in_the_stream_as_a_cloud_event(store: Engine, nats_url: str):
     await announce(store, 100)
     async with connection(nats_url) as broker:
         one = Publishing(store, broker, page=150)
@@ -74,21 +75,21 @@ async def test_every_announcement_is_in_the_stream_as_a_cloud_event(store: Store
     assert "evt.credits.manual_adjustment" not in SUBJECTS, "it comes in"
 
 
-async def test_a_crash_before_the_cursor_moved_repeats_nothing_however_much_later(store: Store, nats_url: str):
+async def test_a_crash_before_the_cursor_moved_repeats_nothing_however_much_later(store: Engine, nats_url: str):
     await create(nats_url, duplicate_window=0.1)
     await announce(store, 20)
     async with connection(nats_url) as broker:
         for published in (30, 60):  # by two that died, the second one having begun like the first
             dying = Publishing(store, broker)
             await dying.publisher.begin()
-            await dying.publisher.deliver(await store.events((0,) * store.lanes, published))
+            await dying.publisher.deliver(await Outbox(store).events((0,) * store.lanes, published))
             await asyncio.sleep(0.2)  # so that it is not the window that helps
             assert len(await stream(nats_url)) == published
         await Publishing(store, broker).drain()
     await check_stream(store, nats_url)
 
 
-async def test_what_follows_a_refused_message_is_not_stored_before_it(store: Store, nats_url: str):
+async def test_what_follows_a_refused_message_is_not_stored_before_it(store: Engine, nats_url: str):
     await create(nats_url, max_msgs=7, discard=DiscardPolicy.NEW)
     await announce(store, 10)
     async with connection(nats_url) as broker:
@@ -106,13 +107,13 @@ async def test_what_follows_a_refused_message_is_not_stored_before_it(store: Sto
     assert len(await check_stream(store, nats_url)) == 40
 
 
-async def test_a_page_of_one_who_was_paused_while_another_took_over_is_refused_as_a_whole(store: Store, nats_url: str):
+async def test_a_page_of_one_who_was_paused_while_another_took_over_is_refused_as_a_whole(store: Engine, nats_url: str):
     await create(nats_url, duplicate_window=0.1)
     await announce(store, 10)
     async with connection(nats_url) as broker:
         paused, next_one = Publishing(store, broker), Publishing(store, broker)
         await paused.publisher.begin()
-        events = await store.events((0,) * store.lanes, 10)
+        events = await Outbox(store).events((0,) * store.lanes, 10)
         await next_one.drain()
         await asyncio.sleep(0.2)  # so that it is not the window that helps
         with pytest.raises(Undelivered, match="Somebody else published to the stream CREDITS"):
@@ -120,7 +121,7 @@ async def test_a_page_of_one_who_was_paused_while_another_took_over_is_refused_a
     await check_stream(store, nats_url)
 
 
-async def test_a_stream_that_holds_our_subjects_already_is_a_conflict_and_left_as_it_is(store: Store, nats_url: str):
+async def test_a_stream_that_holds_our_subjects_already_is_a_conflict_and_left_as_it_is(store: Engine, nats_url: str):
     await create(nats_url, "PLATFORM", ["evt.credits.consumed", "evt.other"])
     await announce(store, 2)
     async with connection(nats_url) as broker:
@@ -136,7 +137,7 @@ async def test_a_stream_that_holds_our_subjects_already_is_a_conflict_and_left_a
     await check_stream(store, nats_url)
 
 
-async def test_a_stream_without_one_of_our_subjects_is_a_conflict_and_left_as_it_is(store: Store, nats_url: str):
+async def test_a_stream_without_one_of_our_subjects_is_a_conflict_and_left_as_it_is(store: Engine, nats_url: str):
     await create(nats_url, subjects=SUBJECTS[1:])
     await announce(store, 2)
     async with connection(nats_url) as broker:
@@ -151,7 +152,7 @@ async def test_a_stream_without_one_of_our_subjects_is_a_conflict_and_left_as_it
     await check_stream(store, nats_url)
 
 
-async def test_NATS_may_be_absent_at_the_start_and_postings_go_on(store: Store, new_nats: Callable[..., Nats]):
+async def test_NATS_may_be_absent_at_the_start_and_postings_go_on(store: Engine, new_nats: Callable[..., Nats]):
     server = new_nats()
     server.stop()
     async with connection(server.url) as broker:
@@ -160,14 +161,14 @@ async def test_NATS_may_be_absent_at_the_start_and_postings_go_on(store: Store, 
             await announce(store, 10)
             with pytest.raises(Undelivered, match=r"NATS 127.0.0.1:\d+ does not take events"):
                 await Publishing(store, broker).publisher.begin()
-            assert not any(one.position != (0,) * store.lanes for one in await store.cursors())
+            assert not any(one.position != (0,) * store.lanes for one in await Outbox(store).cursors())
             server.start()
             await until_all_is_published(store, RECOVERY_SECONDS)
     await check_stream(store, server.url)
 
 
 @pytest.mark.parametrize("end", ["stop", "kill", "pause"])
-async def test_NATS_may_come_and_go_while_events_are_published(store: Store, new_nats: Callable[..., Nats], end: str):
+async def test_NATS_may_come_and_go_while_events_are_published(store: Engine, new_nats: Callable[..., Nats], end: str):
     server = new_nats()
     async with connection(server.url) as broker:
         one = Publishing(store, broker, page=20, poll_seconds=0.01, longest_pause_seconds=0.1)
@@ -185,7 +186,7 @@ async def test_NATS_may_come_and_go_while_events_are_published(store: Store, new
 @pytest.mark.slow
 @only_on("sqlite")
 async def test_the_death_of_the_streams_leader_loses_nothing_and_repeats_nothing(
-    store: Store, new_nats: Callable[..., Nats]
+    store: Engine, new_nats: Callable[..., Nats]
 ):
     servers = await asyncio.to_thread(cluster, new_nats)
     urls = ",".join(server.url for server in servers)
@@ -215,7 +216,7 @@ def cluster(new_nats: Callable[..., Nats]) -> list[Nats]:
     ]
 
 
-class SlowStore(PostgresStore):
+class SlowStore(PostgresEngine):
     """A store whose commits take their time, each another."""
 
     async def _commit(self, connection: Any) -> None:
@@ -228,7 +229,7 @@ async def test_64_slow_writers_and_three_publishers_skip_nothing_and_reorder_not
     new_ledger: Callable[[], str], nats_url: str
 ):
     url = new_ledger()
-    stores = [PostgresStore(url) for _ in range(3)]
+    stores = [PostgresEngine(url) for _ in range(3)]
     slow = [SlowStore(url) for _ in range(4)]
     postings = [Posting(store, Policy()) for store in slow]
     merchants = [merchant(index) for index in range(20)]
@@ -248,7 +249,7 @@ async def test_64_slow_writers_and_three_publishers_skip_nothing_and_reorder_not
             await asyncio.gather(*[write(writer) for writer in range(64)])
             disturbing.cancel()
             await until_all_is_published(stores[0])
-        (cursor,) = await stores[0].cursors()
+        (cursor,) = await Outbox(stores[0]).cursors()
         assert cursor.epoch > 5, "the cursor changed hands meanwhile"
     messages = await check_stream(stores[0], nats_url)
     assert sum(message.event["type"] == "evt.credits.consumed" for message in messages) == 64 * 15
@@ -264,6 +265,6 @@ async def disturb(several: list[Publishing]) -> None:
         await asyncio.sleep(random.uniform(0.02, 0.1))
         for one in several:
             if (claim := one.reader._claim) is not None:
-                store = one.reader._store
-                await store.release(claim)
-                await store.claim(READER, "another", await store.now(), 0.02)
+                outbox = one.reader._outbox
+                await outbox.release(claim)
+                await outbox.claim(READER, "another", await outbox.now(), 0.02)

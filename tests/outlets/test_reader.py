@@ -13,7 +13,8 @@ from structlog.testing import capture_logs
 
 from credit_service.outlets.reader import Reader, Undelivered
 from credit_service.outlets.wake import Wake
-from credit_service.storage.base import Claim, StorageUnavailable, Store, StoredEvent
+from credit_service.storage.engine import Engine, StorageUnavailable
+from credit_service.storage.outbox import Outbox, StoredEvent
 from tests.ledger.telling import opening, use
 from tests.resting import rest_by
 from tests.storage.contract import Clock, merchant, tell
@@ -29,7 +30,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def store(new_ledger: Callable[[], str], clock: Clock) -> AsyncIterator[Store]:
+async def store(new_ledger: Callable[[], str], clock: Clock) -> AsyncIterator[Engine]:
     store = opened(new_ledger(), clock=clock)
     yield store
     await store.close()
@@ -83,21 +84,21 @@ class Receiver:
             assert found == list(range(1, len(found) + 1))
 
 
-def reader(store: Store, receiver: Receiver, **options: Any) -> Reader:
-    return Reader(store, NAME, receiver.deliver, begin=receiver.begin, **options)
+def reader(store: Engine, receiver: Receiver, **options: Any) -> Reader:
+    return Reader(Outbox(store), NAME, receiver.deliver, begin=receiver.begin, **options)
 
 
-async def position(store: Store) -> tuple[int, ...]:
-    (cursor,) = await store.cursors()
+async def position(store: Engine) -> tuple[int, ...]:
+    (cursor,) = await Outbox(store).cursors()
     return cursor.position
 
 
-async def leased_until(store: Store) -> int:
-    (cursor,) = await store.cursors()
+async def leased_until(store: Engine) -> int:
+    (cursor,) = await Outbox(store).cursors()
     return cursor.leased_until
 
 
-async def renewed(store: Store, before: int) -> None:
+async def renewed(store: Engine, before: int) -> None:
     """Wait until the lease lasts for longer than before."""
 
     async def longer() -> bool:
@@ -106,7 +107,7 @@ async def renewed(store: Store, before: int) -> None:
     await until(longer)
 
 
-async def announce(store: Store, accounts: int) -> int:
+async def announce(store: Engine, accounts: int) -> int:
     """Open accounts and spend on each; returns how much that announces."""
     merchants = [merchant(index) for index in range(accounts)]
     await tell(store, *[of(one, opening()) for one in merchants])
@@ -127,14 +128,14 @@ async def cancelled(*tasks: asyncio.Task[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_everything_is_delivered_once_page_after_page_and_each_accounts_in_its_order(store: Store):
+async def test_everything_is_delivered_once_page_after_page_and_each_accounts_in_its_order(store: Engine):
     announced = await announce(store, 5)
     receiver = Receiver()
     one = reader(store, receiver, page=7)
     assert [await one.once() for _ in range(4)] == [True, True, False, False]
     assert receiver.pages == [7, 7, 6]
     receiver.assert_has_all(announced)
-    assert await position(store) == await store.last_events()
+    assert await position(store) == await Outbox(store).end()
 
     again = Receiver()
     await one._let_go()
@@ -143,7 +144,7 @@ async def test_everything_is_delivered_once_page_after_page_and_each_accounts_in
 
 
 @pytest.mark.parametrize("delivered", [0, 5])
-async def test_what_the_receiver_did_not_take_is_delivered_again_and_what_it_took_is_not(store: Store, delivered: int):
+async def test_what_the_receiver_did_not_take_is_delivered_again_and_what_it_took_is_not(store: Engine, delivered: int):
     announced = await announce(store, 5)
     receiver = Receiver()
     receiver.failures = [Undelivered("The receiver is away.", delivered)]
@@ -161,7 +162,7 @@ async def test_what_the_receiver_did_not_take_is_delivered_again_and_what_it_too
     "failure", [Undelivered("Away."), StorageUnavailable("Gone."), RuntimeError("a bug")], ids=repr
 )
 async def test_whatever_fails_is_tried_again_after_a_pause_of_five_seconds_at_most_and_told(
-    store: Store, failure: Exception, monkeypatch: pytest.MonkeyPatch
+    store: Engine, failure: Exception, monkeypatch: pytest.MonkeyPatch
 ):
     announced = await announce(store, 1)
     receiver = Receiver()
@@ -184,7 +185,7 @@ async def test_whatever_fails_is_tried_again_after_a_pause_of_five_seconds_at_mo
     assert lines
 
 
-async def test_of_several_one_delivers_and_another_follows_at_once_when_it_stops(store: Store):
+async def test_of_several_one_delivers_and_another_follows_at_once_when_it_stops(store: Engine):
     receiver = Receiver()
     several = [reader(store, receiver, poll_seconds=0.01) for _ in range(3)]
     tasks = {one: asyncio.create_task(one.run()) for one in several}
@@ -202,9 +203,9 @@ async def test_of_several_one_delivers_and_another_follows_at_once_when_it_stops
 
 
 async def test_one_that_died_is_followed_when_its_lease_has_run_out(
-    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    store: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ):
-    async def dies(claim: Claim) -> None:
+    async def dies(*_: Any) -> None:
         pass
 
     announced = await announce(store, 1)
@@ -212,7 +213,7 @@ async def test_one_that_died_is_followed_when_its_lease_has_run_out(
     receiver.failures = [Undelivered("Away.", 2)]
     dead, next_one = reader(store, receiver), reader(store, receiver)
     with monkeypatch.context() as patch:
-        patch.setattr(store, "release", dies)
+        patch.setattr(Outbox, "release", dies)
         with pytest.raises(Undelivered):
             await dead.once()
     clock.now += 4_999_999
@@ -223,7 +224,7 @@ async def test_one_that_died_is_followed_when_its_lease_has_run_out(
     receiver.assert_has_all(announced)
 
 
-async def test_the_claim_is_kept_while_a_delivery_takes_longer_than_the_lease(store: Store, clock: Clock):
+async def test_the_claim_is_kept_while_a_delivery_takes_longer_than_the_lease(store: Engine, clock: Clock):
     await announce(store, 1)
     receiver = Receiver()
     receiver.takes_long = True
@@ -240,7 +241,7 @@ async def test_the_claim_is_kept_while_a_delivery_takes_longer_than_the_lease(st
     await cancelled(task)
 
 
-async def test_one_that_was_paused_beyond_its_lease_stops_and_its_position_does_not_count(store: Store, clock: Clock):
+async def test_one_that_was_paused_beyond_its_lease_stops_and_its_position_does_not_count(store: Engine, clock: Clock):
     announced = await announce(store, 2)
     late, receiver = Receiver(), Receiver()
     late.takes_long = True
@@ -253,10 +254,10 @@ async def test_one_that_was_paused_beyond_its_lease_stops_and_its_position_does_
     assert late.cancelled
     assert not paused.holds
     receiver.assert_has_all(announced)
-    assert (await store.cursors())[0].owner == next_one._owner
+    assert (await Outbox(store).cursors())[0].owner == next_one._owner
 
 
-async def test_one_that_was_paused_between_two_pages_can_only_repeat(store: Store, clock: Clock):
+async def test_one_that_was_paused_between_two_pages_can_only_repeat(store: Engine, clock: Clock):
     await announce(store, 2)
     late, receiver = Receiver(), Receiver()
     paused, next_one = reader(store, late, page=3), reader(store, receiver, page=3)
@@ -272,21 +273,21 @@ async def test_one_that_was_paused_between_two_pages_can_only_repeat(store: Stor
     assert len(late.taken) == 6
 
 
-async def test_a_stop_between_delivery_and_commit_repeats_nothing(store: Store, monkeypatch: pytest.MonkeyPatch):
+async def test_a_stop_between_delivery_and_commit_repeats_nothing(store: Engine, monkeypatch: pytest.MonkeyPatch):
     announced = await announce(store, 1)
     receiver = Receiver()
     one = reader(store, receiver)
     task = asyncio.create_task(one.run())
-    advance = store.advance
+    advance = Outbox.advance
     advancing = asyncio.Event()
 
-    async def slow(*claim: Any) -> Any:
+    async def slow(outbox: Outbox, *claim: Any) -> Any:
         if receiver.taken and not advancing.is_set():
             advancing.set()
             await asyncio.Event().wait()
-        return await advance(*claim)
+        return await advance(outbox, *claim)
 
-    monkeypatch.setattr(store, "advance", slow)
+    monkeypatch.setattr(Outbox, "advance", slow)
     await advancing.wait()
     await cancelled(task)
     await reader(store, receiver).once()
@@ -304,7 +305,7 @@ async def test_a_stop_between_delivery_and_commit_repeats_nothing(store: Store, 
     ],
 )
 async def test_while_this_process_posts_it_rests_fourteen_times_as_long_as_a_page_took_unless_it_is_late(
-    store: Store,
+    store: Engine,
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
     commits: int,
@@ -330,7 +331,7 @@ async def test_while_this_process_posts_it_rests_fourteen_times_as_long_as_a_pag
     assert one._rest_seconds == pytest.approx(rest_seconds)
 
 
-async def test_an_idle_reader_keeps_its_claim_and_is_woken_by_a_commit(store: Store, clock: Clock):
+async def test_an_idle_reader_keeps_its_claim_and_is_woken_by_a_commit(store: Engine, clock: Clock):
     receiver = Receiver()
     wake = Wake()
     one = reader(store, receiver, wake=wake, poll_seconds=3600)
@@ -348,5 +349,5 @@ async def test_an_idle_reader_keeps_its_claim_and_is_woken_by_a_commit(store: St
     wake.committed()
     await receiver.took(3)
     await cancelled(task)
-    (cursor,) = await store.cursors()
+    (cursor,) = await Outbox(store).cursors()
     assert cursor.leased_until == 0, "at the stop it is let go"

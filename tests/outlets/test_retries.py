@@ -6,7 +6,7 @@ import pytest
 
 from credit_service.outlets.retries import FAILURES, PAUSES_SECONDS, PROBE_SECONDS, Breaker, after
 from credit_service.outlets.webhook_client import Answered
-from credit_service.storage.base import WebhookDelivery
+from credit_service.storage.webhooks import WebhookDelivery
 
 SECOND = 1_000_000
 NOW = 1_800_000_000 * SECOND

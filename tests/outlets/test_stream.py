@@ -13,14 +13,15 @@ from credit_service.ledger.account import Announcement
 from credit_service.outlets import stream
 from credit_service.outlets.stream import Stream
 from credit_service.outlets.wake import Wake
-from credit_service.storage.base import Position, StorageUnavailable, Store, StoredEvent
+from credit_service.storage.engine import StorageUnavailable
+from credit_service.storage.outbox import Outbox, Position, StoredEvent
 from tests.ledger.telling import T0
 
 ACCOUNTS = 3
 START = (0, 0)
 
 
-class Outbox:
+class FakeOutbox:
     """A store of nothing but an outbox of two lanes, which counts how often it is asked."""
 
     lanes = 2
@@ -42,18 +43,18 @@ class Outbox:
             self.stored.append(StoredEvent(lane, self._last[lane], account, UUID(int=account), told, None))
 
     async def events(self, after: Position, limit: int) -> list[StoredEvent]:
-        """See `Store.events`."""
+        """See `Outbox.events`."""
         await self._ask()
         return [stored for stored in self.stored if stored.id > after[stored.lane]][:limit]
 
     async def events_of(self, account: int, after: int, limit: int) -> list[StoredEvent]:
-        """See `Store.events_of`."""
+        """See `Outbox.events_of`."""
         await self._ask()
         found = [one for one in self.stored if one.account == account and one.announcement.number > after]
         return found[:limit]
 
-    async def last_events(self) -> Position:
-        """See `Store.last_events`."""
+    async def end(self) -> Position:
+        """See `Outbox.end`."""
         await self._ask()
         return tuple(self._last)
 
@@ -88,8 +89,8 @@ class Told:
 
 
 @pytest.fixture
-def outbox() -> Outbox:
-    return Outbox()
+def outbox() -> FakeOutbox:
+    return FakeOutbox()
 
 
 @pytest.fixture
@@ -98,18 +99,23 @@ def wake() -> Wake:
 
 
 @pytest.fixture
-def streamed(outbox: Outbox, wake: Wake, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stream]:
+def streamed(outbox: FakeOutbox, wake: Wake, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stream]:
     """A stream that is never idle for long."""
     monkeypatch.setattr(stream, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(stream, "_AWAY_SECONDS", 0.01)
     made = Stream(
-        cast(Store, outbox), wake, "tests", lambda merchant, position: f"{merchant and merchant.int}{position}"
+        cast(Outbox, outbox),
+        wake,
+        "tests",
+        lambda merchant, position: f"{merchant and merchant.int}{position}",
     )
     yield made
     made.close()
 
 
-async def test_a_listener_hears_what_was_told_before_and_what_is_told_after(streamed: Stream, outbox: Outbox) -> None:
+async def test_a_listener_hears_what_was_told_before_and_what_is_told_after(
+    streamed: Stream, outbox: FakeOutbox
+) -> None:
     outbox.post(0, 3)
     async with aclosing(streamed.follow(None, START)) as follow:
         told = await Told(follow).until(3)
@@ -120,7 +126,7 @@ async def test_a_listener_hears_what_was_told_before_and_what_is_told_after(stre
 
 
 async def test_a_commit_of_this_process_is_told_without_waiting_for_the_next_look(
-    streamed: Stream, outbox: Outbox, wake: Wake, monkeypatch: pytest.MonkeyPatch
+    streamed: Stream, outbox: FakeOutbox, wake: Wake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with aclosing(streamed.follow(None, START)) as follow:
         outbox.post(0)
@@ -132,7 +138,7 @@ async def test_a_commit_of_this_process_is_told_without_waiting_for_the_next_loo
             await told.until(count)
 
 
-async def test_of_one_account_a_listener_hears_nothing_else(streamed: Stream, outbox: Outbox) -> None:
+async def test_of_one_account_a_listener_hears_nothing_else(streamed: Stream, outbox: FakeOutbox) -> None:
     outbox.post(0, 2)
     outbox.post(2, 2)
     async with aclosing(streamed.follow(2, (1,))) as follow:
@@ -144,7 +150,7 @@ async def test_of_one_account_a_listener_hears_nothing_else(streamed: Stream, ou
     assert (told.numbers, told.cursors) == ({"2": [2, 3, 4, 5]}, ["2(2,)", "2(3,)", "2(4,)", "2(5,)"])
 
 
-async def test_a_hundred_listeners_ask_the_store_as_often_as_one(streamed: Stream, outbox: Outbox) -> None:
+async def test_a_hundred_listeners_ask_the_store_as_often_as_one(streamed: Stream, outbox: FakeOutbox) -> None:
     follows = [streamed.follow(None, START) for _ in range(100)]
     outbox.post(0)
     told = [await Told(follow).until(1) for follow in follows]
@@ -159,7 +165,7 @@ async def test_a_hundred_listeners_ask_the_store_as_often_as_one(streamed: Strea
         await follow.aclose()
 
 
-async def test_while_nobody_listens_the_store_is_not_asked(streamed: Stream, outbox: Outbox) -> None:
+async def test_while_nobody_listens_the_store_is_not_asked(streamed: Stream, outbox: FakeOutbox) -> None:
     outbox.post(0)
     async with aclosing(streamed.follow(None, START)) as follow:
         await Told(follow).until(1)
@@ -169,7 +175,7 @@ async def test_while_nobody_listens_the_store_is_not_asked(streamed: Stream, out
 
 
 async def test_who_stops_taking_holds_nothing_up_and_reads_what_is_no_longer_kept_by_itself(
-    streamed: Stream, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+    streamed: Stream, outbox: FakeOutbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = streamed._chunks.maxlen or 0
     slow = streamed.follow(None, START)
@@ -190,7 +196,7 @@ async def test_who_stops_taking_holds_nothing_up_and_reads_what_is_no_longer_kep
 
 
 async def test_while_the_store_is_away_there_is_silence_and_afterwards_nothing_is_missing(
-    streamed: Stream, outbox: Outbox
+    streamed: Stream, outbox: FakeOutbox
 ) -> None:
     outbox.post(0)
     async with aclosing(streamed.follow(None, START)) as follow:
@@ -205,7 +211,7 @@ async def test_while_the_store_is_away_there_is_silence_and_afterwards_nothing_i
 
 
 async def test_listeners_that_come_and_go_while_events_do_each_hear_them_all_once(
-    streamed: Stream, outbox: Outbox, wake: Wake
+    streamed: Stream, outbox: FakeOutbox, wake: Wake
 ) -> None:
     async def post() -> None:
         for number in range(600):
@@ -236,7 +242,9 @@ async def test_listeners_that_come_and_go_while_events_do_each_hear_them_all_onc
 
 
 @pytest.mark.parametrize("post", [lambda outbox: None, lambda outbox: outbox.post(0, 500)], ids=["idle", "behind"])
-async def test_at_the_end_every_stream_ends(streamed: Stream, outbox: Outbox, post: Callable[[Outbox], Any]) -> None:
+async def test_at_the_end_every_stream_ends(
+    streamed: Stream, outbox: FakeOutbox, post: Callable[[FakeOutbox], Any]
+) -> None:
     follow = streamed.follow(None, START)
     assert await anext(follow) == b""
     post(outbox)

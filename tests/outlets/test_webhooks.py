@@ -22,7 +22,9 @@ from credit_service.outlets.reader import LEASE_SECONDS
 from credit_service.outlets.retries import FAILURES, PROBE_SECONDS
 from credit_service.outlets.targets import Targets
 from credit_service.outlets.webhooks import LOG_DAYS, Webhooks
-from credit_service.storage.base import StorageUnavailable, Store, StoredEvent, WebhookDelivery, WebhookEndpoint
+from credit_service.storage.engine import Engine, StorageUnavailable
+from credit_service.storage.outbox import Outbox, StoredEvent
+from credit_service.storage.webhooks import WebhookDelivery, WebhookEndpoint, WebhookEndpoints
 from tests.ledger.telling import add, opening, use
 from tests.outlets.receiver import Receiver
 from tests.storage.contract import merchant, tell
@@ -51,7 +53,7 @@ class Clock:
 class Setting:
     """A ledger, receivers, and processes that send."""
 
-    def __init__(self, store: Store, clock: Clock, stack: AsyncExitStack) -> None:
+    def __init__(self, store: Engine, clock: Clock, stack: AsyncExitStack) -> None:
         self.store = store
         self.clock = clock
         self._stack = stack
@@ -60,7 +62,7 @@ class Setting:
 
     def process(self) -> Webhooks:
         """One that would send."""
-        process = Webhooks(self.store, TARGETS, "tests", self.attempts.append)
+        process = Webhooks(WebhookEndpoints(self.store), Outbox(self.store), TARGETS, "tests", self.attempts.append)
         self._stack.push_async_callback(process.stop)
         return process
 
@@ -69,30 +71,30 @@ class Setting:
         receiver = Receiver()
         await receiver.start()
         self._stack.push_async_callback(receiver.stop)
-        plain = WebhookEndpoint(id_, receiver.url, None, self.clock.now, await self.store.last_events())
-        await self.store.add_webhook(plain._replace(**more), SECRET)
+        plain = WebhookEndpoint(id_, receiver.url, None, self.clock.now, await Outbox(self.store).end())
+        await WebhookEndpoints(self.store).add(plain._replace(**more), SECRET)
         return receiver
 
     async def kept(self, id_: str = "one") -> WebhookEndpoint:
         """An endpoint as it is kept."""
-        found = await self.store.webhook(id_)
+        found = await WebhookEndpoints(self.store).get(id_)
         assert found is not None
         return found
 
     async def deliveries(self, id_: str = "one") -> list[WebhookDelivery]:
         """Its deliveries, oldest first."""
-        return (await self.store.deliveries(id_, None, 10_000))[::-1]
+        return (await WebhookEndpoints(self.store).deliveries(id_, None, 10_000))[::-1]
 
     async def ask(self, id_: str = "one", **more: Any) -> None:
         """Ask for a test, or for something else."""
         endpoint = await self.kept(id_)
         number, now = endpoint.deliveries + 1, self.clock.now
         plain = WebhookDelivery(id_, number, "webhook_test", None, None, now, now)
-        assert await self.store.add_deliveries(endpoint, [plain._replace(**more)])
+        assert await WebhookEndpoints(self.store).add_deliveries(endpoint, [plain._replace(**more)])
 
     async def events(self) -> list[StoredEvent]:
         """All that was announced."""
-        return await self.store.events((0,) * self.store.lanes, 10_000)
+        return await Outbox(self.store).events((0,) * self.store.lanes, 10_000)
 
     async def send(self, sender: Webhooks | None = None) -> None:
         """Rounds until there is nothing left to do at this instant."""
@@ -162,14 +164,14 @@ async def test_a_page_is_read_once_for_all_endpoints_that_stand_at_the_same_plac
     receivers = [await setting.endpoint(f"e{number}") for number in range(5)]
     await tell(setting.store, opening())
     pages = 0
-    read = setting.store.events
+    read = Outbox.events
 
-    async def counted(*asked: Any) -> list[StoredEvent]:
+    async def counted(outbox: Outbox, *asked: Any) -> list[StoredEvent]:
         nonlocal pages
         pages += 1
-        return await read(*asked)
+        return await read(outbox, *asked)
 
-    monkeypatch.setattr(setting.store, "events", counted)
+    monkeypatch.setattr(Outbox, "events", counted)
     await setting.sender.once()
     assert pages == 1
     await setting.send()
@@ -241,7 +243,7 @@ async def test_one_that_is_gone_is_disabled_at_once_and_goes_on_where_it_stood(s
     assert (len(receiver.sent), len(other.sent)) == (1, 4)
 
     receiver.otherwise = 204
-    assert await setting.store.enable_webhook("one", setting.clock.now)
+    assert await WebhookEndpoints(setting.store).enable("one", setting.clock.now)
     await setting.send()
     assert sorted(receiver.ids[1:]) == sorted(other.ids), "nothing was left out"
     assert states(await setting.deliveries()) == ["delivered"] * 4
@@ -314,7 +316,7 @@ async def test_what_somebody_asks_for_is_sent_whatever_is_thought_of_the_endpoin
     assert (test.state, test.attempts, test.error) == ("failed", 1, "It answered 500.")
     assert len(receiver.sent) == tried + 1
 
-    await setting.store.change_webhook("one", disabled_at=setting.clock.now, disabled_reason="…")
+    await WebhookEndpoints(setting.store).change("one", disabled_at=setting.clock.now, disabled_reason="…")
     receiver.otherwise = 204
     first = (await setting.deliveries())[0]
     await setting.ask(type=first.type, account=first.account, event=first.event, redelivers=first.number)
@@ -379,7 +381,7 @@ async def test_to_one_that_is_deleted_nothing_more_is_sent(setting: Setting):
     await tell(setting.store, opening())
     await setting.sender.once()
     await receiver.wait_for(1)
-    await setting.store.delete_webhook("one", setting.clock.now)
+    await WebhookEndpoints(setting.store).delete("one", setting.clock.now)
     await setting.sender.once()
     await asyncio.wait_for(ended.wait(), 20)
     await tell(setting.store, use(1))
@@ -395,10 +397,12 @@ async def test_events_of_a_time_are_sent_once_more_with_the_same_ids(setting: Se
     await tell(setting.store, use(1), use(2))
     await setting.send()
     first = list(receiver.ids)
-    assert await setting.store.change_webhook("one", position=await setting.store.position_at(setting.clock.now))
+    assert await WebhookEndpoints(setting.store).change(
+        "one", position=await Outbox(setting.store).position_at(setting.clock.now)
+    )
     await setting.send()
     assert receiver.ids[5:] == first[3:]
-    assert await setting.store.change_webhook("one", position=await setting.store.position_at(0))
+    assert await WebhookEndpoints(setting.store).change("one", position=await Outbox(setting.store).position_at(0))
     await setting.send()
     assert receiver.ids[7:] == first
 
@@ -411,17 +415,17 @@ async def test_what_was_sent_and_not_noted_is_sent_again_with_the_same_id(
 ):
     receiver = await setting.endpoint(event_types=("account.created",))
     await tell(setting.store, opening())
-    note = setting.store.note_deliveries
+    note = WebhookEndpoints.note_attempts
 
-    async def away(noted: Any) -> None:
+    async def away(*_: Any) -> None:
         raise StorageUnavailable("The database is away.")
 
-    monkeypatch.setattr(setting.store, "note_deliveries", away)
+    monkeypatch.setattr(WebhookEndpoints, "note_attempts", away)
     await setting.sender.once()
     (failure,) = await asyncio.gather(*setting.sender._sending.values(), return_exceptions=True)
     assert isinstance(failure, StorageUnavailable)
     assert states(await setting.deliveries()) == ["pending"]
-    monkeypatch.setattr(setting.store, "note_deliveries", note)
+    monkeypatch.setattr(WebhookEndpoints, "note_attempts", note)
     await setting.sender.stop()
     await setting.send(setting.process())
     assert len(receiver.sent) == 2
@@ -464,15 +468,15 @@ async def test_a_lease_is_kept_while_there_is_work_and_says_how_far_all_have_com
         await setting.send()
         setting.clock.move(LEASE_SECONDS * 0.6)
     await setting.send()
-    (cursor,) = await setting.store.cursors()
+    (cursor,) = await Outbox(setting.store).cursors()
     assert (cursor.reader, cursor.epoch) == (webhooks.READER, 1)
-    assert cursor.position == await setting.store.last_events()
+    assert cursor.position == await Outbox(setting.store).end()
 
 
 async def test_a_process_goes_on_after_failures_and_tells_of_them(setting: Setting, monkeypatch: pytest.MonkeyPatch):
     receiver = await setting.endpoint()
     monkeypatch.setattr(webhooks, "_POLL_SECONDS", 0.001)
-    due = setting.store.due_deliveries
+    due = WebhookEndpoints.due_deliveries
     failures: list[Exception] = [StorageUnavailable("The database is away."), RuntimeError("a bug")]
 
     async def failing(*asked: Any, **more: Any) -> Any:
@@ -480,7 +484,7 @@ async def test_a_process_goes_on_after_failures_and_tells_of_them(setting: Setti
             raise failures.pop(0)
         return await due(*asked, **more)
 
-    monkeypatch.setattr(setting.store, "due_deliveries", failing)
+    monkeypatch.setattr(WebhookEndpoints, "due_deliveries", failing)
     with capture_logs() as logs:
         running = asyncio.create_task(setting.sender.run())
         await tell(setting.store, opening())
@@ -500,24 +504,24 @@ async def test_without_endpoints_nothing_is_read_but_whether_there_are_any(
 ):
     asked: list[str] = []
 
-    def spy(name: str) -> None:
-        read = getattr(setting.store, name)
+    def spy(cls: type, name: str) -> None:
+        read = getattr(cls, name)
 
         async def spied(*more: Any) -> Any:
             asked.append(name)
             return await read(*more)
 
-        monkeypatch.setattr(setting.store, name, spied)
+        monkeypatch.setattr(cls, name, spied)
 
-    for name in ("events", "claim", "webhook_backlogs", "webhooks"):
-        spy(name)
+    for cls, name in ((Outbox, "events"), (Outbox, "claim"), (WebhookEndpoints, "backlogs"), (WebhookEndpoints, "all")):
+        spy(cls, name)
     running = asyncio.create_task(setting.sender.run())
     await tell(setting.store, opening())
     for number in range(5):
         await tell(setting.store, add(1, key=str(number)))
         setting.sender.committed()
         await asyncio.sleep(0.01)
-    assert asked == ["webhooks"]
+    assert asked == ["all"]
     receiver = await setting.endpoint()
     setting.sender.changed()
     await setting.ask()
@@ -539,7 +543,7 @@ async def test_what_ended_long_ago_is_forgotten_once_in_a_while(setting: Setting
     setting.clock.move(3600)
     await setting.send()
     assert [one.number for one in await setting.deliveries()] == [4]
-    await setting.store.delete_webhook("one", setting.clock.now)
+    await WebhookEndpoints(setting.store).delete("one", setting.clock.now)
     setting.clock.move(3600)
     await setting.send()
     assert len(receiver.sent) == 4

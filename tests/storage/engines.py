@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 import asyncpg
 import pytest
 
-from credit_service.storage.base import Store
+from credit_service.storage.engine import Engine
 from credit_service.storage.migrations import migrate_postgres
-from credit_service.storage.postgres import PostgresStore
-from credit_service.storage.sqlite import SQLiteStore
+from credit_service.storage.postgres import PostgresEngine
+from credit_service.storage.sqlite import SQLiteEngine
 from tests.servers.postgres import Databases
 from tests.storage.files import new_file
 
@@ -91,10 +91,10 @@ def place(url: str) -> Path | str:
     return Path(url.removeprefix(_SQLITE)) if url.startswith(_SQLITE) else url
 
 
-def opened(url: str, **options: Any) -> Store:
+def opened(url: str, **options: Any) -> Engine:
     """A store of this ledger."""
     found = place(url)
-    return SQLiteStore(found, **options) if isinstance(found, Path) else PostgresStore(found, **options)
+    return SQLiteEngine(found, **options) if isinstance(found, Path) else PostgresEngine(found, **options)
 
 
 # ---- beside the service's own code; a statement's parameters are written as ?

@@ -12,14 +12,16 @@ from credit_service.ledger.decide import Outcome
 from credit_service.ledger.policy import Policy
 from credit_service.posting import Posting, RefusedAt
 from credit_service.storage import tables
-from credit_service.storage.base import AccountQuery, Store, TransactionQuery
+from credit_service.storage.accounts import AccountQuery, Accounts
+from credit_service.storage.engine import Engine
+from credit_service.storage.transactions import TransactionQuery, Transactions
 from tests.ledger.telling import days
 from tests.servers.postgres import Databases
 from tests.storage.batches import MERCHANTS, Batch, batches, policies
-from tests.storage.contract import Engine
+from tests.storage.contract import Harness
 from tests.storage.engines import template
-from tests.storage.test_postgres import PostgresEngine
-from tests.storage.test_sqlite import SQLiteEngine
+from tests.storage.test_postgres import PostgresHarness
+from tests.storage.test_sqlite import SQLiteHarness
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +33,21 @@ def url(postgres: Databases) -> Iterator[str]:
 class Side:
     """One engine, and its store for all examples: they run in one loop."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.store: Store | None = None
+    def __init__(self, harness: Harness) -> None:
+        self.harness = harness
+        self.store: Engine | None = None
 
     async def told(self, some: list[Batch], policy: Policy) -> list[Any]:
         """What comes of these batches on an empty ledger: outcomes, rows, and what readers are told."""
-        engine = self.engine
-        store = self.store = await (engine.fresh() if self.store is None else engine.renewed(self.store))
+        harness = self.harness
+        store = self.store = await (harness.fresh() if self.store is None else harness.renewed(self.store))
         # One at a time, so that both draw the same numbers: a batch of several lanes is several on PostgreSQL.
         posting = Posting(store, policy)
         posting.start()
         outcomes: list[list[Outcome] | RefusedAt] = []
         try:
             for batch in some:
-                engine.clock.now += batch.wait
+                harness.clock.now += batch.wait
                 if batch.atomic:
                     answer = await posting.submit_atomic(batch.commands)
                     outcomes.append(answer if isinstance(answer, RefusedAt) else list(answer))
@@ -57,37 +59,45 @@ class Side:
         return [*outcomes, *await self._rows(), *await self._read(store)]
 
     async def _rows(self) -> list[tuple[str, Any]]:
-        found = {name: await self.engine.rows(name) for name in tables.metadata.tables}
+        found = {name: await self.harness.rows(name) for name in tables.metadata.tables}
         # Their lanes, and so their ids, are the engine's own; each account's are in the order of their numbers.
         found["events"] = sorted(row[2:] for row in found["events"])
         found["dead_letters"] = [row[1:] for row in found["dead_letters"]]
         return [(name, row) for name, some in found.items() for row in some]
 
-    async def _read(self, store: Store) -> list[Any]:
-        now = self.engine.clock.now
-        held = await store.held(MERCHANTS, now)
+    async def _read(self, store: Engine) -> list[Any]:
+        now = self.harness.clock.now
+        held = await Accounts(store).load(MERCHANTS, now)
         # Readers are asked only as people would, whose clocks do not run ahead of it.
-        read: list[Any] = [held, *[await store.past(one.account.number, now - 1) for _, one in sorted(held.items())]]
+        read: list[Any] = [
+            held,
+            *[await Accounts(store).past(one.account.number, now - 1) for _, one in sorted(held.items())],
+        ]
         for account in [None, *sorted(one.account.number for one in held.values())]:
             for query in (TransactionQuery(account), TransactionQuery(account, operation="DECREASE")):
-                read.append(await store.count(query))
+                read.append(await Transactions(store).count(query))
                 if account is not None:
-                    read += [await store.transactions(query, None, 5, 2), await store.totals(query)]
+                    read += [await Transactions(store).page(query, None, 5, 2), await Transactions(store).totals(query)]
         for status in (None, "ACTIVE", "LOW", "EXHAUSTED"):
-            read.append(await store.accounts(AccountQuery(now, 5, status, max_balance=1_000), None, 10))
-        *counts, _ = await store.all_accounts(now, 5)  # an average is rounded as the engine does
-        read += [counts, await store.due(days(100), 10)]
-        read.append(sorted(await store.due_accounts(days(9)), key=lambda one: one.account.number))
-        return [*read, await store.drifting(None, 10), await store.parked_count(), await store.strays()]
+            read.append(await Accounts(store).page(AccountQuery(now, 5, status, max_balance=1_000), None, 10))
+        *counts, _ = await Accounts(store).summary(now, 5)  # an average is rounded as the engine does
+        read += [counts, await Accounts(store).due(days(100), 10)]
+        read.append(sorted(await Accounts(store).due_accounts(days(9)), key=lambda one: one.account.number))
+        return [
+            *read,
+            await Accounts(store).drifting(None, 10),
+            await Accounts(store).parked_count(),
+            await Transactions(store).strays(),
+        ]
 
     async def close(self) -> None:
         if self.store is not None:
             await self.store.close()
-        await self.engine.close()
+        await self.harness.close()
 
 
 def test_the_same_commands_leave_the_same_rows_and_outcomes_on_both_engines(url: str, tmp_path: Path) -> None:
-    sides = [Side(SQLiteEngine(tmp_path)), Side(PostgresEngine(url))]
+    sides = [Side(SQLiteHarness(tmp_path)), Side(PostgresHarness(url))]
     with asyncio.Runner() as runner:
 
         @given(some=batches, policy=policies)

@@ -23,11 +23,14 @@ from credit_service.ledger.policy import Policy
 from credit_service.ledger.proof import verify
 from credit_service.ledger.refusals import Refused
 from credit_service.posting import Posting
+from credit_service.storage import accounts, books, keys, tables, transactions
 from credit_service.storage import postgres_statements as sql
-from credit_service.storage import statements, tables
-from credit_service.storage.base import BadRow, Conflict, Store, TransactionQuery, Work, Writes
-from credit_service.storage.postgres import PostgresStore, lane_of
+from credit_service.storage.accounts import Accounts
+from credit_service.storage.engine import BadRow, Conflict, Engine, Work, Writes
+from credit_service.storage.keys import Keys
+from credit_service.storage.postgres import PostgresEngine, lane_of
 from credit_service.storage.remembered import Commit
+from credit_service.storage.transactions import TransactionQuery, Transactions
 from tests.ledger.telling import MERCHANT, T0, add, payment, refund, use
 from tests.servers.postgres import Databases
 from tests.storage import values
@@ -36,7 +39,7 @@ from tests.storage.engines import on_server, template
 from tests.storage.values import of
 
 
-class HaltingStore(PostgresStore):
+class HaltingStore(PostgresEngine):
     """A store whose next posting can be made to stop before its commit."""
 
     goes_on: asyncio.Event | None = None
@@ -52,8 +55,8 @@ class HaltingStore(PostgresStore):
         await super()._commit(connection)
 
 
-class PostgresEngine:
-    """See `tests.storage.contract.Engine`."""
+class PostgresHarness:
+    """See `tests.storage.contract.Harness`."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -68,13 +71,13 @@ class PostgresEngine:
         numbers = count(1)
         return HaltingStore(self.url, clock=self.clock, draw_number=lambda: next(numbers), timeout_seconds=20)
 
-    async def renewed(self, store: Store) -> Store:
+    async def renewed(self, store: Engine) -> Engine:
         assert isinstance(store, HaltingStore)
         await self._empty()
         store._draw_number = count(1).__next__
         return store
 
-    async def reopened(self, store: Store) -> HaltingStore:
+    async def reopened(self, store: Engine) -> HaltingStore:
         await store.close()
         return self.open()
 
@@ -83,7 +86,7 @@ class PostgresEngine:
         return list(map(tuple, await (await self.beneath()).fetch(f"SELECT * FROM {table} ORDER BY {order}")))
 
     @asynccontextmanager
-    async def halfway(self, store: Store) -> AsyncIterator[None]:
+    async def halfway(self, store: Engine) -> AsyncIterator[None]:
         assert isinstance(store, HaltingStore)
         store.has_stopped = asyncio.Event()
         store.goes_on = asyncio.Event()
@@ -117,10 +120,10 @@ def database(postgres: Databases) -> Iterator[str]:
 
 
 @pytest.fixture
-async def engine(database: str) -> AsyncIterator[PostgresEngine]:
-    engine = PostgresEngine(database)
-    yield engine
-    await engine.close()
+async def harness(database: str) -> AsyncIterator[PostgresHarness]:
+    harness = PostgresHarness(database)
+    yield harness
+    await harness.close()
 
 
 class TestPostgres(StoreContract):
@@ -157,17 +160,17 @@ _PAGE = {"limit": 5, "offset": 0}
 _BETWEEN = {"after": 0, "before": 3_001}
 _LANES = {f"before_{lane}": 2**60 for lane in range(16)}
 OFTEN: dict[str, tuple[ClauseElement, dict[str, Any]]] = {
-    "a transaction": (statements.TRANSACTION, {"account": 7, "sequence": 5}),
-    "a whole history": (statements.HISTORY, {"account": 9}),
-    "an account's grants": (statements.ALL_GRANTS, {"account": 9}),
-    "a key": (statements.KEY, {"id": "77"}),
-    "due": (statements.DUE, {"at": 500, "limit": 10}),
-    "overdue": (statements.OVERDUE, {"at": 500, "limit": 10}),
-    "drift": (statements.DRIFT, {"after": b"", "limit": 10, "genesis": bytes(32)}),
-    "the last one by then": (statements.LAST_BY, {"account": 7, "at": 5}),
-    "an account's history": (statements.history(frozenset()), {"account": 7, **_BETWEEN, **_PAGE}),
-    "everybody's history": (statements.listing(frozenset(_PAGE), 16), {**_LANES, "limit": 5}),
-    "accounts": (statements.account_listing(frozenset({"after", "at", "limit"})), {"after": b"", "at": 0, "limit": 5}),
+    "a transaction": (transactions.ONE_TRANSACTION, {"account": 7, "sequence": 5}),
+    "a whole history": (books.HISTORY, {"account": 9}),
+    "an account's grants": (books.ALL_GRANTS, {"account": 9}),
+    "a key": (keys.KEY, {"id": "77"}),
+    "due": (accounts.DUE, {"at": 500, "limit": 10}),
+    "overdue": (accounts.OVERDUE, {"at": 500, "limit": 10}),
+    "drift": (accounts.DRIFT, {"after": b"", "limit": 10, "genesis": bytes(32)}),
+    "the last one by then": (transactions.LAST_BY, {"account": 7, "at": 5}),
+    "an account's history": (transactions._history(frozenset()), {"account": 7, **_BETWEEN, **_PAGE}),
+    "everybody's history": (transactions._listing(frozenset(_PAGE), 16), {**_LANES, "limit": 5}),
+    "accounts": (accounts._listing(frozenset({"after", "at", "limit"})), {"after": b"", "at": 0, "limit": 5}),
 }
 
 
@@ -248,7 +251,7 @@ async def test_where_most_merchants_have_one_transaction_one_of_many_is_still_fo
 
 
 async def test_deep_pages_of_a_long_history_read_no_more_than_the_first(large: str):
-    made = sql.compiled(statements.history(frozenset()))
+    made = sql.compiled(transactions._history(frozenset()))
     connection = await asyncpg.connect(large)
     try:
         read = []
@@ -279,11 +282,11 @@ def test_a_lane_is_part_of_what_is_stored_and_never_changes():
 
 @pytest.mark.parametrize("ahead", [posting.AHEAD, 2], ids=["seldom ahead", "often ahead"])
 async def test_two_stores_that_post_to_the_same_accounts_lose_nothing_and_post_each_key_once(
-    engine: PostgresEngine, ahead: int, monkeypatch: pytest.MonkeyPatch
+    harness: PostgresHarness, ahead: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(posting, "AHEAD", ahead)
-    await (await engine.fresh()).close()
-    stores = [PostgresStore(engine.url, timeout_seconds=20) for _ in range(2)]
+    await (await harness.fresh()).close()
+    stores = [PostgresEngine(harness.url, timeout_seconds=20) for _ in range(2)]
     conflicts: list[Exception] = []
     postings = [Posting(store, Policy(trial_credits=0), deadline_seconds=60) for store in stores]
     for store, each in zip(stores, postings, strict=True):
@@ -316,23 +319,23 @@ async def test_two_stores_that_post_to_the_same_accounts_lose_nothing_and_post_e
         async for books in stores[1].books():
             assert books.account.balance == 1_000_000 - expected[books.account.merchant_id]
             assert [*books.faults, *verify(books.account, books.grants, list(books.transactions))] == []
-        assert await stores[0].drifting(None, 100) == ([], None)
+        assert await Accounts(stores[0]).drifting(None, 100) == ([], None)
     finally:
         for each in postings:
             await each.drain()
         for store in stores:
             await store.close()
     assert conflicts == []
-    events = await engine.rows("events")
+    events = await harness.rows("events")
     for _, lane in groupby(events, key=itemgetter(0)):
         assert {row[1] - position for position, row in enumerate(lane, 1)} == {0}
-    for merchant, account in {UUID(bytes=row[1]): row for row in await engine.rows("accounts")}.items():
+    for merchant, account in {UUID(bytes=row[1]): row for row in await harness.rows("accounts")}.items():
         mine = [row for row in events if row[2] == account[0]]  # in the order of their lane
         assert {row[0] for row in mine} == {lane_of(merchant)}
         assert [row[3] for row in mine] == list(range(1, len(mine) + 1))
 
 
-def _spy(store: PostgresStore, seen: list[Exception]) -> None:
+def _spy(store: PostgresEngine, seen: list[Exception]) -> None:
     post = store.post
 
     async def spied(needs: Sequence[Needs], work: Work, after: asyncio.Future[bool] | None = None) -> Writes:
@@ -348,7 +351,7 @@ def _spy(store: PostgresStore, seen: list[Exception]) -> None:
 # ---- a small posting, in one message where its accounts are remembered, else in two
 
 
-class Interrupted(PostgresStore):
+class Interrupted(PostgresEngine):
     """A store that lets something happen between its load and its decision, and counts its loads."""
 
     interruption: Callable[[], Awaitable[object]] | None = None
@@ -374,22 +377,22 @@ class Interrupted(PostgresStore):
 
 @asynccontextmanager
 async def alone(
-    engine: PostgresEngine, kind: type[Interrupted] = Interrupted, **more: Any
+    harness: PostgresHarness, kind: type[Interrupted] = Interrupted, **more: Any
 ) -> AsyncIterator[Interrupted]:
     """The only store of a database that is empty."""
-    await (await engine.fresh()).close()
-    store = kind(engine.url, timeout_seconds=20, **more)
+    await (await harness.fresh()).close()
+    store = kind(harness.url, timeout_seconds=20, **more)
     try:
         yield store
     finally:
         await store.close()
 
 
-async def books_are_right(engine: PostgresEngine, store: PostgresStore) -> None:
+async def books_are_right(harness: PostgresHarness, store: PostgresEngine) -> None:
     """Every account verifies, and no event's number is missing in a lane."""
-    async for books in store.books():
-        assert [*books.faults, *verify(books.account, books.grants, list(books.transactions))] == []
-    for _, lane in groupby(await engine.rows("events"), key=itemgetter(0)):
+    async for one in store.books():
+        assert [*one.faults, *verify(one.account, one.grants, list(one.transactions))] == []
+    for _, lane in groupby(await harness.rows("events"), key=itemgetter(0)):
         ids = [row[1] for row in lane]
         assert ids == list(range(1, len(ids) + 1))
 
@@ -406,10 +409,10 @@ OTHERS = [
 @pytest.mark.parametrize("others", OTHERS)
 @pytest.mark.parametrize("remembered", [False, True], ids=["loaded", "remembered"])
 async def test_a_posting_is_decided_anew_where_another_was_faster(
-    engine: PostgresEngine, others: list[Any], remembered: bool
+    harness: PostgresHarness, others: list[Any], remembered: bool
 ):
-    other = await engine.fresh()
-    store = Interrupted(engine.url, timeout_seconds=20)
+    other = await harness.fresh()
+    store = Interrupted(harness.url, timeout_seconds=20)
     try:
         if remembered:
             await tell(store, payment("P", 100))
@@ -422,8 +425,8 @@ async def test_a_posting_is_decided_anew_where_another_was_faster(
         assert isinstance(outcome, Replayed if replayed else Posted)
         again = remembered and replayed  # a repeat, for all that the database said
         assert _wary(store) == ([] if again else [100]), "it goes on with locks for a while"
-        await books_are_right(engine, store)
-        account = (await store.held([MERCHANT], 0))[MERCHANT].account
+        await books_are_right(harness, store)
+        account = (await Accounts(store).load([MERCHANT], 0))[MERCHANT].account
         assert account.balance == 100 - 3 - (5 if others[0].key == "other" else 0)
         await tell(store, use(1))
         assert _wary(store) == ([] if again else [99]), "what came to nothing is forgotten"
@@ -432,14 +435,14 @@ async def test_a_posting_is_decided_anew_where_another_was_faster(
         await other.close()
 
 
-def _wary(store: PostgresStore) -> list[int]:
+def _wary(store: PostgresEngine) -> list[int]:
     """For how many postings more each stream locks first, of those that do."""
     return [stream.wary for stream in store._streams if stream.wary]
 
 
-async def test_what_a_store_wrote_last_it_need_not_load(engine: PostgresEngine):
+async def test_what_a_store_wrote_last_it_need_not_load(harness: PostgresHarness):
     merchants = [UUID(int=number) for number in range(1, 41)]
-    async with alone(engine) as store:
+    async with alone(harness) as store:
         await tell(store, *[of(merchant, payment("P", 100)) for merchant in merchants])
         store.loads = 0
         await tell(store, *[of(merchant, use(2, "small")) for merchant in merchants], of(merchants[0], use(1)))
@@ -448,16 +451,16 @@ async def test_what_a_store_wrote_last_it_need_not_load(engine: PostgresEngine):
         outcomes = await tell(store, of(merchants[0], use(1)), of(UUID(int=99), payment("P", 9)))
         assert all(isinstance(outcome, Posted) for outcome in outcomes)
         assert store.loads == 1, "of the merchant who was not known"
-        held = await store.held(merchants, 0)
+        held = await Accounts(store).load(merchants, 0)
         assert [held[merchant].account.balance for merchant in merchants] == [93, *[95] * 39]
         assert _wary(store) == []
-        await books_are_right(engine, store)
+        await books_are_right(harness, store)
 
 
 @pytest.mark.parametrize("many", [1, 60, 150])
-async def test_what_is_remembered_replays_and_refuses_nothing_without_asking(engine: PostgresEngine, many: int):
-    other = await engine.fresh()
-    store = Interrupted(engine.url, timeout_seconds=20)
+async def test_what_is_remembered_replays_and_refuses_nothing_without_asking(harness: PostgresHarness, many: int):
+    other = await harness.fresh()
+    store = Interrupted(harness.url, timeout_seconds=20)
     merchants = [UUID(int=number) for number in range(1, many + 1)]
     try:
         await tell(store, *[of(merchant, payment("P", 10)) for merchant in merchants])
@@ -475,14 +478,14 @@ async def test_what_is_remembered_replays_and_refuses_nothing_without_asking(eng
         await other.close()
 
 
-async def test_a_version_that_another_server_gave_out_again_is_not_the_one_that_is_remembered(engine: PostgresEngine):
+async def test_a_version_that_another_server_gave_out_again_is_not_the_one_that_is_remembered(harness: PostgresHarness):
     """A server that takes another's place may lack the last postings, and goes on with the numbers that these had."""
-    other = await engine.fresh()
-    store = Interrupted(engine.url, timeout_seconds=20)
+    other = await harness.fresh()
+    store = Interrupted(harness.url, timeout_seconds=20)
     try:
         await tell(store, payment("P", 100))
         await tell(other, use(30))
-        beneath = await engine.beneath()
+        beneath = await harness.beneath()
         known = store._remembered._accounts[MERCHANT.int]
         version = await beneath.fetchval("SELECT xmin FROM accounts")
         store._remembered._accounts[MERCHANT.int] = known._replace(commit=Commit(version))
@@ -498,9 +501,9 @@ async def test_a_version_that_another_server_gave_out_again_is_not_the_one_that_
 
 
 @asynccontextmanager
-async def lane_locked(engine: PostgresEngine) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+async def lane_locked(harness: PostgresHarness) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """Let nobody post in the merchant's lane; what is given waits until somebody wants to."""
-    beneath = await engine.beneath()
+    beneath = await harness.beneath()
 
     async def somebody_waits() -> None:
         while not await beneath.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
@@ -520,85 +523,85 @@ def in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("in_halves")
 @pytest.mark.parametrize("second", [MERCHANT, SAME_LANE], ids=["of the same account", "of another in the lane"])
 async def test_a_posting_is_decided_on_what_the_one_before_it_will_leave_while_that_is_in_the_store(
-    engine: PostgresEngine, second: UUID
+    harness: PostgresHarness, second: UUID
 ):
-    async with alone(engine, clock=engine.clock) as store:
+    async with alone(harness, clock=harness.clock) as store:
         await tell(store, *[of(one, payment("P", 100)) for one in (MERCHANT, SAME_LANE)])
         store.loads = store.decisions = 0
-        async with lane_locked(engine) as somebody_waits:
+        async with lane_locked(harness) as somebody_waits:
             told = asyncio.create_task(tell_apart(store, use(1, "first"), of(second, use(1, "second"))))
             await somebody_waits()
             assert store.decisions == 2
         assert [type(outcome) for outcome in await told] == [Posted, Posted]
         assert (store.decisions, store.loads, _wary(store)) == (2, 0, [])
-        await books_are_right(engine, store)
+        await books_are_right(harness, store)
 
 
 @pytest.mark.usefixtures("in_halves")
 @pytest.mark.parametrize("others", OTHERS)
 @pytest.mark.parametrize("second", [MERCHANT, SAME_LANE], ids=["of the same account", "of another in the lane"])
 async def test_what_was_decided_ahead_on_what_came_to_nothing_is_decided_anew(
-    engine: PostgresEngine, others: list[Any], second: UUID
+    harness: PostgresHarness, others: list[Any], second: UUID
 ):
-    other = await engine.fresh()
-    store = Interrupted(engine.url, timeout_seconds=20)
+    other = await harness.fresh()
+    store = Interrupted(harness.url, timeout_seconds=20)
     try:
         await tell(store, payment("P", 100), of(SAME_LANE, payment("Q", 100)))
         await tell(other, *others)
         first, last = await tell_apart(store, use(3, "mine"), of(second, use(4, "second")))
         assert isinstance(first, Replayed if others[0].key == "mine" else Posted)
         assert isinstance(last, Posted)
-        await books_are_right(engine, store)
+        await books_are_right(harness, store)
     finally:
         await store.close()
         await other.close()
 
 
-async def test_a_lane_whose_last_event_is_another_than_is_remembered_gets_no_gap(engine: PostgresEngine):
+async def test_a_lane_whose_last_event_is_another_than_is_remembered_gets_no_gap(harness: PostgresHarness):
     lane = lane_of(MERCHANT)
-    async with alone(engine) as store:
+    async with alone(harness) as store:
         await tell(store, payment("P", 100))
         store._last[lane] = store._last[lane]._replace(id=9)
         assert isinstance((await tell(store, use(1)))[0], Posted)
-        await books_are_right(engine, store)
+        await books_are_right(harness, store)
 
 
 @pytest.mark.usefixtures("in_halves")
-async def test_what_was_decided_ahead_is_decided_anew_where_what_came_before_it_took_long(engine: PostgresEngine):
+async def test_what_was_decided_ahead_is_decided_anew_where_what_came_before_it_took_long(harness: PostgresHarness):
     class Slow(Interrupted):
         async def _write_unless_changed(self, *arguments: Any) -> Any:
             written = await super()._write_unless_changed(*arguments)
             await asyncio.sleep(sql.LAG_MICROS / 1e6)
             return written
 
-    async with alone(engine, Slow) as store:
+    async with alone(harness, Slow) as store:
         await tell(store, payment("P", 100))
         store.decisions = 0
         assert [type(one) for one in await tell_apart(store, use(1, "a"), use(1, "b"))] == [Posted, Posted]
         assert (store.decisions, _wary(store)) == (3, []), "the second twice, and nobody else is to blame"
-        await books_are_right(engine, store)
+        await books_are_right(harness, store)
 
 
 @pytest.mark.usefixtures("in_halves")
 async def test_what_follows_a_command_that_breaks_a_law_of_the_database_leaves_no_gap_among_the_events(
-    engine: PostgresEngine,
+    harness: PostgresHarness,
 ):
-    beneath = await engine.beneath()
-    async with alone(engine) as store:
+    beneath = await harness.beneath()
+    async with alone(harness) as store:
         await beneath.execute("ALTER TABLE transactions ADD CONSTRAINT lawful CHECK (key <> 'unlawful')")
         try:
             await tell(store, *[of(one, payment("P", 100)) for one in (MERCHANT, SAME_LANE)])
             broken, outcome = await tell_apart(store, use(1, "unlawful"), of(SAME_LANE, use(2, "lawful")))
             assert isinstance(broken, BadRow)
             assert isinstance(outcome, Posted)
-            await books_are_right(engine, store)
+            await books_are_right(harness, store)
         finally:
             await beneath.execute("ALTER TABLE transactions DROP CONSTRAINT lawful")
 
 
 @pytest.mark.usefixtures("in_halves")
 async def test_what_the_ledger_cannot_decide_ahead_is_told_in_its_turn(
-    engine: PostgresEngine, monkeypatch: pytest.MonkeyPatch
+    harness: PostgresHarness, monkeypatch: pytest.MonkeyPatch
 ):
     decided: list[str] = []
 
@@ -610,25 +613,25 @@ async def test_what_the_ledger_cannot_decide_ahead_is_told_in_its_turn(
 
     ledger_decides = ledger.decide
     monkeypatch.setattr(posting, "decide", decide)
-    async with alone(engine) as store:
+    async with alone(harness) as store:
         await tell(store, payment("P", 100))
         first, second = await tell_apart(store, use(1, "first"), use(1, "broken"))
         assert isinstance(first, Posted)
         assert isinstance(second, RuntimeError)
         assert decided.count("broken") > 1
-        await books_are_right(engine, store)
+        await books_are_right(harness, store)
 
 
 @pytest.mark.parametrize("remembered", [False, True], ids=["loaded", "remembered"])
 async def test_L7_what_waited_for_its_lane_is_decided_anew_by_the_time_it_is_then(
-    engine: PostgresEngine, remembered: bool
+    harness: PostgresHarness, remembered: bool
 ):
-    beneath = await engine.beneath()
-    async with alone(engine) as store:
+    beneath = await harness.beneath()
+    async with alone(harness) as store:
         await tell(store, payment("P", 100))
         if not remembered:
             store._remembered.clear()
-        async with lane_locked(engine) as somebody_waits:
+        async with lane_locked(harness) as somebody_waits:
             told = asyncio.create_task(tell(store, use(1)))
             await somebody_waits()
             await beneath.execute("SELECT pg_sleep(0.2)")
@@ -640,10 +643,10 @@ async def test_L7_what_waited_for_its_lane_is_decided_anew_by_the_time_it_is_the
         assert abs(await store.now() - await beneath.fetchval(sql.NOW)) < 100_000, "nor is the clock read from it"
 
 
-async def test_who_waits_too_long_for_a_lane_is_told_that_nothing_was_done(engine: PostgresEngine):
-    await (await engine.fresh()).close()
-    store = PostgresStore(engine.url, timeout_seconds=0.5)
-    beneath = await engine.beneath()
+async def test_who_waits_too_long_for_a_lane_is_told_that_nothing_was_done(harness: PostgresHarness):
+    await (await harness.fresh()).close()
+    store = PostgresEngine(harness.url, timeout_seconds=0.5)
+    beneath = await harness.beneath()
     seen: list[Exception] = []
     try:
         await tell(store, payment("P", 100))
@@ -660,8 +663,8 @@ async def test_who_waits_too_long_for_a_lane_is_told_that_nothing_was_done(engin
 
 
 @pytest.mark.parametrize("what", ["old", "set", "suspended"])
-async def test_the_time_of_what_is_remembered_is_the_databases(engine: PostgresEngine, what: str):
-    async with alone(engine) as store:
+async def test_the_time_of_what_is_remembered_is_the_databases(harness: PostgresHarness, what: str):
+    async with alone(harness) as store:
         await tell(store, payment("P", 100))
         store.loads = 0
         await tell(store, use(1))
@@ -678,13 +681,13 @@ async def test_the_time_of_what_is_remembered_is_the_databases(engine: PostgresE
         store._clock_offset += 10**12
         await tell(store, use(1))
         assert store.loads == 1
-        ((_, last),) = await store.transactions(TransactionQuery(), None, 1)
+        ((_, last),) = await Transactions(store).page(TransactionQuery(), None, 1)
         assert 0 <= last.created_at - before < 10**10
 
 
-async def test_an_account_that_two_open_at_once_is_opened_once(engine: PostgresEngine):
-    other = await engine.fresh()
-    store = Interrupted(engine.url, timeout_seconds=20)
+async def test_an_account_that_two_open_at_once_is_opened_once(harness: PostgresHarness):
+    other = await harness.fresh()
+    store = Interrupted(harness.url, timeout_seconds=20)
     try:
         store.interruption = lambda: tell(other, payment("P", 100))
         (outcome,) = await tell(store, payment("Q", 10))
@@ -696,10 +699,10 @@ async def test_an_account_that_two_open_at_once_is_opened_once(engine: PostgresE
         await other.close()
 
 
-async def test_what_needs_nothing_written_waits_for_no_lock_and_what_does_waits_for_its_lane(engine: PostgresEngine):
-    store = await engine.fresh()
+async def test_what_needs_nothing_written_waits_for_no_lock_and_what_does_waits_for_its_lane(harness: PostgresHarness):
+    store = await harness.fresh()
     await tell(store, payment("P", 100), use(1, "k"))
-    beneath = await engine.beneath()
+    beneath = await harness.beneath()
     async with beneath.transaction():
         await beneath.execute(f"SELECT pg_advisory_xact_lock({sql.LOCKS}, {lane_of(MERCHANT)})")
         assert isinstance((await tell(store, use(1, "k")))[0], Replayed)
@@ -712,15 +715,15 @@ async def test_what_needs_nothing_written_waits_for_no_lock_and_what_does_waits_
 
 
 async def test_batches_that_name_the_same_merchants_in_opposite_order_do_not_wait_for_each_other(
-    engine: PostgresEngine,
+    harness: PostgresHarness,
 ):
     """As one stream, where a batch has many lanes."""
-    await (await engine.fresh()).close()
-    stores = [PostgresStore(engine.url, timeout_seconds=20, streams=1) for _ in range(2)]
+    await (await harness.fresh()).close()
+    stores = [PostgresEngine(harness.url, timeout_seconds=20, streams=1) for _ in range(2)]
     merchants = [UUID(int=number) for number in range(1, 33)]
     try:
 
-        async def post(store: PostgresStore, order: list[UUID], name: str) -> None:
+        async def post(store: PostgresEngine, order: list[UUID], name: str) -> None:
             for number in range(15):
                 told = [of(merchant, add(1, f"{name} {number}")) for merchant in order]
                 await tell(store, *told)
@@ -737,29 +740,29 @@ async def test_batches_that_name_the_same_merchants_in_opposite_order_do_not_wai
 
 
 @pytest.mark.parametrize("real", [False, True], ids=["as if", "PgBouncer"])
-async def test_behind_a_pooler_all_works(engine: PostgresEngine, pooled: Any, real: bool):
-    await (await engine.fresh()).close()
-    url = (await asyncio.to_thread(pooled, engine.url)).url if real else engine.url
-    stores = [PostgresStore(url, timeout_seconds=20, pooled=True) for _ in range(2)]
+async def test_behind_a_pooler_all_works(harness: PostgresHarness, pooled: Any, real: bool):
+    await (await harness.fresh()).close()
+    url = (await asyncio.to_thread(pooled, harness.url)).url if real else harness.url
+    stores = [PostgresEngine(url, timeout_seconds=20, pooled=True) for _ in range(2)]
     merchants = [UUID(int=number) for number in range(1, 9)]
     try:
         await tell(stores[0], *[of(merchant, payment("P", 1_000)) for merchant in merchants])
 
-        async def post(store: PostgresStore, name: str) -> None:
+        async def post(store: PostgresEngine, name: str) -> None:
             for number in range(8):
                 told = [of(merchant, use(1, f"{name} {number}")) for merchant in merchants]
                 await tell(store, *told, of(merchants[0], refund(f"{name} {number}", f"{name}", credits=1)))
-                await store.held(merchants, T0)
-                await store.transactions(TransactionQuery(), None, 5)
+                await Accounts(store).load(merchants, T0)
+                await Transactions(store).page(TransactionQuery(), None, 5)
 
         await asyncio.gather(*[post(store, f"{index}") for index, store in enumerate(stores)])
         await tell(stores[0], *[of(UUID(int=100 + number), payment("P", 1)) for number in range(300)])
         async for books in stores[1].books(merchants):
             assert books.account.balance == 1_000 - 16
             assert [*books.faults, *verify(books.account, books.grants, list(books.transactions))] == []
-        await stores[0].add_key(values.FULL_KEY)
+        await Keys(stores[0]).add(values.FULL_KEY)
         await stores[1].check()
-        assert await stores[1].keys() == [values.FULL_KEY]
+        assert await Keys(stores[1]).all() == [values.FULL_KEY]
     finally:
         for store in stores:
             await store.close()

@@ -16,9 +16,11 @@ from structlog.testing import capture_logs
 from credit_service.settings import SettingsError, load
 from credit_service.storage import migrations
 from credit_service.storage import postgres_statements as sql
-from credit_service.storage.base import StorageError, StorageUnavailable
+from credit_service.storage.accounts import Accounts
 from credit_service.storage.databases import Database, database_of
-from credit_service.storage.postgres import PostgresStore, connector, name_of
+from credit_service.storage.engine import StorageError, StorageUnavailable
+from credit_service.storage.keys import Keys
+from credit_service.storage.postgres import PostgresEngine, connector, name_of
 from tests.commands import command
 from tests.servers.postgres import Databases, Postgres
 from tests.servers.proxy import Proxy
@@ -124,7 +126,7 @@ async def test_next_host_is_tried_when_one_refuses_or_does_not_answer(url: str, 
         _several(url, *first, query="connect_timeout=1"), database_allow_unsafe=True, database_timeout_seconds=10
     ).opened()
     try:
-        assert await store.keys() == []
+        assert await Keys(store).all() == []
     finally:
         await store.close()
 
@@ -295,17 +297,17 @@ async def test_a_server_that_falls_silent_is_given_up_in_time(new_postgres: Call
     server = await asyncio.to_thread(new_postgres)
     url = server.url("postgres")
     await asyncio.to_thread(migrations.migrate_postgres, url)
-    store = PostgresStore(url, timeout_seconds=0.3)
+    store = PostgresEngine(url, timeout_seconds=0.3)
     try:
-        await store.keys()
+        await Keys(store).all()
         server.pause()
-        for asked in (store.keys, store.check, store.parked_count):
+        for asked in (Keys(store).all, store.check, Accounts(store).parked_count):
             assert "in time" in await in_time(asked())
         server.resume()
         async with asyncio.timeout(30):
             while True:  # it is not asked again at once
                 with suppress(StorageUnavailable):
-                    assert await store.keys() == []
+                    assert await Keys(store).all() == []
                     break
                 await asyncio.sleep(0.01)
     finally:

@@ -10,7 +10,7 @@ from credit_service.ledger.commands import Settle
 from credit_service.ledger.decide import State, decide, needs
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
-from credit_service.storage.base import Record
+from credit_service.storage.engine import Record
 from credit_service.storage.remembered import Commit, Recalled, Remembered
 from tests.ledger.telling import MERCHANT, T0, opening, order, payment, refund, trial, use
 

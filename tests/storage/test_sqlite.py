@@ -14,19 +14,20 @@ import pytest
 from sqlalchemy import ClauseElement
 
 from credit_service.ledger.decide import Replayed, needs
-from credit_service.storage import reads, sqlite, statements, tables
+from credit_service.storage import accounts, books, keys, sqlite, tables, transactions
 from credit_service.storage import sqlite_statements as sql
-from credit_service.storage.base import Loaded, StorageUnavailable, Store, Writes
-from credit_service.storage.questions import Question, Read
-from credit_service.storage.sqlite import SQLiteStore
-from credit_service.storage.statements import Ask, Find
+from credit_service.storage.accounts import Accounts
+from credit_service.storage.engine import Engine, Loaded, StorageUnavailable, Writes
+from credit_service.storage.keys import Keys
+from credit_service.storage.questions import Ask, Find, Question, Read
+from credit_service.storage.sqlite import SQLiteEngine
 from tests.ledger.telling import MERCHANT, T0, payment, use
 from tests.storage import values
 from tests.storage.contract import Clock, StoreContract, tell
 from tests.storage.files import new_file
 
 
-class HaltingStore(SQLiteStore):
+class HaltingStore(SQLiteEngine):
     """A store whose next posting can be made to stop before its commit."""
 
     goes_on: threading.Event | None = None
@@ -39,8 +40,8 @@ class HaltingStore(SQLiteStore):
             assert self.goes_on.wait(20)
 
 
-class SQLiteEngine:
-    """See `tests.storage.contract.Engine`."""
+class SQLiteHarness:
+    """See `tests.storage.contract.Harness`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -58,11 +59,11 @@ class SQLiteEngine:
         store._writer.execute("PRAGMA synchronous = OFF")  # no test here pulls the plug
         return store
 
-    async def renewed(self, store: Store) -> HaltingStore:
+    async def renewed(self, store: Engine) -> HaltingStore:
         await store.close()
         return await self.fresh()
 
-    async def reopened(self, store: Store) -> HaltingStore:
+    async def reopened(self, store: Engine) -> HaltingStore:
         await store.close()
         return self.open()
 
@@ -72,7 +73,7 @@ class SQLiteEngine:
             return connection.execute(f"SELECT * FROM {table} ORDER BY {order}").fetchall()
 
     @asynccontextmanager
-    async def halfway(self, store: Store) -> AsyncIterator[None]:
+    async def halfway(self, store: Engine) -> AsyncIterator[None]:
         assert isinstance(store, HaltingStore)
         store.has_stopped = threading.Event()
         store.goes_on = threading.Event()
@@ -87,8 +88,8 @@ class SQLiteEngine:
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> SQLiteEngine:
-    return SQLiteEngine(tmp_path)
+def harness(tmp_path: Path) -> SQLiteHarness:
+    return SQLiteHarness(tmp_path)
 
 
 class TestSQLite(StoreContract):
@@ -96,15 +97,15 @@ class TestSQLite(StoreContract):
 
 
 @pytest.fixture
-async def store(engine: SQLiteEngine) -> AsyncIterator[HaltingStore]:
-    store = await engine.fresh()
+async def store(harness: SQLiteHarness) -> AsyncIterator[HaltingStore]:
+    store = await harness.fresh()
     yield store
     await store.close()
 
 
-def below(engine: SQLiteEngine, *statements: str) -> None:
+def below(harness: SQLiteHarness, *statements: str) -> None:
     """Change the file behind the store's back, as a person with a database tool could."""
-    with closing(sqlite3.connect(engine.path, isolation_level=None)) as connection:
+    with closing(sqlite3.connect(harness.path, isolation_level=None)) as connection:
         connection.execute("PRAGMA ignore_check_constraints = 1")
         for statement in statements:
             connection.execute(statement)
@@ -130,21 +131,21 @@ def _asked() -> dict[str, str]:
     }
     page = {"limit", "offset"}
     some: dict[str, ClauseElement] = {
-        "a transaction": statements.TRANSACTION,
-        "a whole history": statements.HISTORY,
-        "an account's grants": statements.ALL_GRANTS,
-        "a key": statements.KEY,
-        "due": statements.DUE,
-        "overdue": statements.OVERDUE,
-        "drift": statements.DRIFT,
-        "an account's history": statements.history(frozenset()),
-        "an account's orders": statements.history(frozenset({"type"})),
-        "an account's orders, counted": statements.history(frozenset({"type"}), counted=True),
-        "the last sequence": statements.LAST_SEQUENCE,
-        "the last one by then": statements.LAST_BY,
-        "what had lapsed": statements.LAPSED_SINCE,
-        "everybody's history": statements.listing(frozenset(page), 1),
-        "accounts": statements.account_listing(frozenset({"after", "at", "limit"})),
+        "a transaction": transactions.ONE_TRANSACTION,
+        "a whole history": books.HISTORY,
+        "an account's grants": books.ALL_GRANTS,
+        "a key": keys.KEY,
+        "due": accounts.DUE,
+        "overdue": accounts.OVERDUE,
+        "drift": accounts.DRIFT,
+        "an account's history": transactions._history(frozenset()),
+        "an account's orders": transactions._history(frozenset({"type"})),
+        "an account's orders, counted": transactions._history(frozenset({"type"}), counted=True),
+        "the last sequence": transactions.LAST_SEQUENCE,
+        "the last one by then": transactions.LAST_BY,
+        "what had lapsed": accounts.LAPSED_SINCE,
+        "everybody's history": transactions._listing(frozenset(page), 1),
+        "accounts": accounts._listing(frozenset({"after", "at", "limit"})),
     }
     asked |= {name: sql._compiled(statement).sql for name, statement in some.items()}
     asked["the last event"] = sql.LAST_EVENT
@@ -152,21 +153,21 @@ def _asked() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", _asked())
-async def test_no_question_asked_often_scans_a_table(engine: SQLiteEngine, store: HaltingStore, name: str):
+async def test_no_question_asked_often_scans_a_table(harness: SQLiteHarness, store: HaltingStore, name: str):
     statement = _asked()[name]
-    with closing(sqlite3.connect(engine.path)) as connection:
+    with closing(sqlite3.connect(harness.path)) as connection:
         plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", [1] * statement.count("?"))]
     of_nothing = {"SCAN place", "SCAN halving", "SCAN CONSTANT ROW", "SCAN 2 CONSTANT ROWS"}
     assert {step for step in plan if step.startswith("SCAN")} <= of_nothing
     assert not any("TEMP B-TREE" in step for step in plan)
 
 
-async def test_deep_pages_of_a_long_history_read_no_more_than_the_first(engine: SQLiteEngine, store: HaltingStore):
-    statement = sql._compiled(statements.history(frozenset()))
+async def test_deep_pages_of_a_long_history_read_no_more_than_the_first(harness: SQLiteHarness, store: HaltingStore):
+    statement = sql._compiled(transactions._history(frozenset()))
     long = values.writes(values.account(1), transactions=[values.transaction(n, 1) for n in range(1, 2_001)])
     await store.post([], lambda loaded: long)
     steps = []
-    with closing(sqlite3.connect(engine.path)) as connection:
+    with closing(sqlite3.connect(harness.path)) as connection:
         for offset in (0, 0, 1_900):
             seen: list[None] = []
             connection.set_progress_handler(lambda seen=seen: seen.append(None), 1)  # type: ignore[misc]  # a default
@@ -180,7 +181,7 @@ async def test_deep_pages_of_a_long_history_read_no_more_than_the_first(engine: 
 
 
 async def test_a_read_of_several_statements_sees_one_commit(
-    engine: SQLiteEngine, store: HaltingStore, monkeypatch: pytest.MonkeyPatch
+    harness: SQLiteHarness, store: HaltingStore, monkeypatch: pytest.MonkeyPatch
 ):
     due = values.account(1, granted=1, balance=5, total_increases=5, next_due_at=T0)
     await store.post([], lambda loaded: values.writes(due, grants=[values.grant(expires_at=T0 + 1)]))
@@ -188,18 +189,18 @@ async def test_a_read_of_several_statements_sees_one_commit(
 
     def late(connection: sqlite3.Connection, question: Question) -> Any:
         if isinstance(question, Find) and question.table is tables.grants:
-            below(engine, "UPDATE grants SET remaining = 1", "UPDATE accounts SET balance = 1, total_decreases = 4")
+            below(harness, "UPDATE grants SET remaining = 1", "UPDATE accounts SET balance = 1, total_decreases = 4")
         return original(connection, question)
 
     monkeypatch.setattr(sqlite, "_answer", late)
-    held = (await store.held([MERCHANT], T0))[MERCHANT]
+    held = (await Accounts(store).load([MERCHANT], T0))[MERCHANT]
     assert (held.account.balance, held.grants[0].remaining) == (5, 5)
-    held = (await store.held([MERCHANT], T0))[MERCHANT]
+    held = (await Accounts(store).load([MERCHANT], T0))[MERCHANT]
     assert (held.account.balance, held.grants[0].remaining) == (1, 1)
 
 
 async def test_every_commit_is_on_the_disk_before_it_is_answered(tmp_path: Path):
-    store = SQLiteStore(new_file(tmp_path / "a.db"))
+    store = SQLiteEngine(new_file(tmp_path / "a.db"))
     (mode,) = store._writer.execute("PRAGMA journal_mode").fetchone()
     (synchronous,) = store._writer.execute("PRAGMA synchronous").fetchone()
     await store.close()
@@ -208,29 +209,29 @@ async def test_every_commit_is_on_the_disk_before_it_is_answered(tmp_path: Path)
 
 async def test_reading_connections_cannot_write(store: HaltingStore):
     def write() -> Read[None]:
-        yield Ask(statements.INSERT_KEY, values.FULL_KEY._asdict())
+        yield Ask(keys.INSERT_KEY, values.FULL_KEY._asdict())
 
     with pytest.raises(StorageUnavailable):
-        await store._read(write)
+        await store.read(write)
 
 
-async def test_an_error_that_nobody_knows_is_raised_as_it_is(engine: SQLiteEngine, store: HaltingStore):
-    below(engine, "DROP TABLE grants")
+async def test_an_error_that_nobody_knows_is_raised_as_it_is(harness: SQLiteHarness, store: HaltingStore):
+    below(harness, "DROP TABLE grants")
     with pytest.raises(sqlite3.OperationalError, match="no such table: grants"):
-        await store.grants(1)
+        await Accounts(store).grants(1)
 
 
 async def test_books_are_read_outside_the_event_loop(store: HaltingStore, monkeypatch: pytest.MonkeyPatch):
     await store.post([], lambda loaded: values.writes(values.account(1)))
     threads = []
-    original = reads.books_of
+    original = books.books_of
 
     def spied(*arguments: Any) -> Any:
         threads.append(threading.current_thread())
         return original(*arguments)
 
-    monkeypatch.setattr(sqlite, "books_of", spied)
-    assert [books.account.number async for books in store.books()] == [1]
+    monkeypatch.setattr(books, "books_of", spied)
+    assert [one.account.number async for one in store.books()] == [1]
     assert threads
     assert threading.main_thread() not in threads
 
@@ -262,11 +263,11 @@ async def test_a_reader_of_books_that_is_cancelled_lets_go_of_the_database(store
     ],
 )
 async def test_books_tell_which_row_cannot_be_right_and_go_on(
-    engine: SQLiteEngine, store: HaltingStore, change: str, fault: tuple[int | None, str]
+    harness: SQLiteHarness, store: HaltingStore, change: str, fault: tuple[int | None, str]
 ):
     made = values.writes(values.account(1), transactions=[values.transaction(n, 1) for n in (1, 2, 3)])
     await store.post([], lambda loaded: made)
-    below(engine, change)
+    below(harness, change)
     ((faults, read),) = [(books.faults, list(books.transactions)) async for books in store.books()]
     ((sequence, sentence),) = faults
     assert (sequence, sentence[: len(fault[1])]) == fault
@@ -277,46 +278,46 @@ async def test_books_tell_which_row_cannot_be_right_and_go_on(
 # ---- one process
 
 
-async def test_a_second_store_of_the_same_file_is_refused_in_one_line(engine: SQLiteEngine, store: HaltingStore):
+async def test_a_second_store_of_the_same_file_is_refused_in_one_line(harness: SQLiteHarness, store: HaltingStore):
     with pytest.raises(StorageUnavailable, match=rf"is in use by another credit-service process \(pid {os.getpid()}\)"):
-        SQLiteStore(engine.path)
+        SQLiteEngine(harness.path)
 
 
-async def test_a_link_to_the_file_leads_to_the_same_lock(engine: SQLiteEngine, store: HaltingStore, tmp_path: Path):
+async def test_a_link_to_the_file_leads_to_the_same_lock(harness: SQLiteHarness, store: HaltingStore, tmp_path: Path):
     link = tmp_path / "link.db"
-    link.symlink_to(engine.path)
+    link.symlink_to(harness.path)
     with pytest.raises(StorageUnavailable, match="is in use"):
-        SQLiteStore(link)
+        SQLiteEngine(link)
 
 
-async def test_a_store_that_was_closed_leaves_the_file_to_the_next(engine: SQLiteEngine):
-    first = await engine.fresh()
+async def test_a_store_that_was_closed_leaves_the_file_to_the_next(harness: SQLiteHarness):
+    first = await harness.fresh()
     await first.close()
-    second = engine.open()
+    second = harness.open()
     await second.check()
     await second.close()
 
 
 async def test_a_file_that_is_not_there_is_an_error_and_not_created(tmp_path: Path):
     with pytest.raises(StorageUnavailable, match="unable to open database file"):
-        SQLiteStore(tmp_path / "none.db")
+        SQLiteEngine(tmp_path / "none.db")
     assert not (tmp_path / "none.db").exists()
     with pytest.raises(StorageUnavailable, match=r"none.db.lock cannot be opened: No such file or directory"):
-        SQLiteStore(tmp_path / "no folder" / "none.db")
+        SQLiteEngine(tmp_path / "no folder" / "none.db")
 
 
 async def test_a_path_may_hold_any_character(tmp_path: Path):
     path = new_file(tmp_path / "a?b#c %41&mode=memory.db")
-    store = SQLiteStore(path)
-    await store.add_key(values.FULL_KEY)
+    store = SQLiteEngine(path)
+    await Keys(store).add(values.FULL_KEY)
     await store.close()
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM api_keys").fetchone() == (1,)
 
 
 async def test_what_it_wrote_last_it_need_not_load_unless_somebody_else_wrote_to_the_file(tmp_path: Path):
-    engine = SQLiteEngine(tmp_path)
-    store = await engine.fresh()
+    harness = SQLiteHarness(tmp_path)
+    store = await harness.fresh()
     asked: list[str] = []
     try:
         await tell(store, payment("P", 100))
@@ -324,7 +325,7 @@ async def test_what_it_wrote_last_it_need_not_load_unless_somebody_else_wrote_to
         await tell(store, use(1, "k"))
         assert [one for one in asked if "JOIN accounts" in one] == []
         assert isinstance((await tell(store, use(1, "k")))[0], Replayed)
-        with closing(sqlite3.connect(engine.path)) as beneath, beneath:
+        with closing(sqlite3.connect(harness.path)) as beneath, beneath:
             beneath.execute("UPDATE accounts SET settled_at = settled_at + 1")
         asked.clear()
         await tell(store, use(1))
@@ -334,7 +335,7 @@ async def test_what_it_wrote_last_it_need_not_load_unless_somebody_else_wrote_to
 
 
 async def test_what_it_could_not_write_it_does_not_remember(tmp_path: Path):
-    store = await SQLiteEngine(tmp_path).fresh()
+    store = await SQLiteHarness(tmp_path).fresh()
 
     def fail(loaded: Loaded) -> Writes:
         raise ArithmeticError

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from credit_service.storage.base import Backlog, BadRow, Store, WebhookDelivery, WebhookEndpoint
+from credit_service.storage.accounts import Accounts
+from credit_service.storage.engine import BadRow, Engine
+from credit_service.storage.outbox import Outbox
+from credit_service.storage.webhooks import Backlog, WebhookDelivery, WebhookEndpoint, WebhookEndpoints
 from tests.ledger.telling import MERCHANT, T0, add, days, opening, use
 from tests.storage.contract import Clock, merchant, tell
 from tests.storage.engines import opened, rows
@@ -27,17 +30,17 @@ def url(new_ledger: Callable[[], str]) -> str:
 
 
 @pytest.fixture
-async def store(url: str, clock: Clock) -> AsyncIterator[Store]:
+async def store(url: str, clock: Clock) -> AsyncIterator[Engine]:
     store = opened(url, clock=clock)
     yield store
     await store.close()
 
 
-async def registered(store: Store, id_: str = "one", **more: Any) -> WebhookEndpoint:
+async def registered(store: Engine, id_: str = "one", **more: Any) -> WebhookEndpoint:
     """An endpoint that gets what is posted from now on."""
-    plain = WebhookEndpoint(id_, f"https://{id_}.example/", None, T0, await store.last_events())
+    plain = WebhookEndpoint(id_, f"https://{id_}.example/", None, T0, await Outbox(store).end())
     endpoint = plain._replace(**more)
-    await store.add_webhook(endpoint, SECRET)
+    await WebhookEndpoints(store).add(endpoint, SECRET)
     return endpoint
 
 
@@ -45,17 +48,17 @@ def a_test(number: int, endpoint: str = "one", **more: Any) -> WebhookDelivery:
     return WebhookDelivery(endpoint, number, "webhook_test", None, None, T0, T0)._replace(**more)
 
 
-async def made(store: Store, *some: WebhookDelivery) -> None:
+async def made(store: Engine, *some: WebhookDelivery) -> None:
     """These deliveries, in the order of their numbers."""
     for one in some:
-        endpoint = await store.webhook(one.endpoint)
+        endpoint = await WebhookEndpoints(store).get(one.endpoint)
         assert endpoint is not None
         assert one.number == endpoint.deliveries + 1
-        assert await store.add_deliveries(endpoint, [one])
+        assert await WebhookEndpoints(store).add_deliveries(endpoint, [one])
 
 
-async def due(store: Store, now: int, endpoint_id: str = "one", limit: int = 10, **more: bool) -> list[int]:
-    found = await store.due_deliveries(endpoint_id, now, limit, **more)
+async def due(store: Engine, now: int, endpoint_id: str = "one", limit: int = 10, **more: bool) -> list[int]:
+    found = await WebhookEndpoints(store).due_deliveries(endpoint_id, now, limit, **more)
     assert found is not None
     return [delivery.number for delivery, _ in found.due]
 
@@ -63,72 +66,77 @@ async def due(store: Store, now: int, endpoint_id: str = "one", limit: int = 10,
 # ---- endpoints
 
 
-async def test_an_endpoint_is_kept_exactly_and_found_by_its_id(store: Store):
+async def test_an_endpoint_is_kept_exactly_and_found_by_its_id(store: Engine):
     plain = await registered(store)
     full = WebhookEndpoint(
         "two", "https://two.example/ü?a=b", ("consumed", "expired"), T0 + 1, (7,) * store.lanes, 9, T0, T0, "gone"
     )
-    await store.add_webhook(full, SECRET)
-    assert await store.webhook("one") == plain
-    assert await store.webhook("two") == full
-    assert await store.webhook("three") is None
-    assert await store.webhooks() == [full, plain], "newest first"
+    await WebhookEndpoints(store).add(full, SECRET)
+    assert await WebhookEndpoints(store).get("one") == plain
+    assert await WebhookEndpoints(store).get("two") == full
+    assert await WebhookEndpoints(store).get("three") is None
+    assert await WebhookEndpoints(store).all() == [full, plain], "newest first"
     with pytest.raises(BadRow):
-        await store.add_webhook(plain, SECRET)
+        await WebhookEndpoints(store).add(plain, SECRET)
 
 
-async def test_an_endpoint_is_changed_field_by_field(store: Store):
+async def test_an_endpoint_is_changed_field_by_field(store: Engine):
     plain = await registered(store)
     changed = {"url": "https://else.example/", "event_types": ("consumed",), "position": (5,) * store.lanes}
-    assert await store.change_webhook("one", **changed)
-    assert await store.webhook("one") == plain._replace(**changed)  # type: ignore[arg-type]
-    assert await store.change_webhook("one", event_types=None, failing_since=T0)
-    found = await store.webhook("one")
+    assert await WebhookEndpoints(store).change("one", **changed)
+    assert await WebhookEndpoints(store).get("one") == plain._replace(**changed)  # type: ignore[arg-type]
+    assert await WebhookEndpoints(store).change("one", event_types=None, failing_since=T0)
+    found = await WebhookEndpoints(store).get("one")
     assert found is not None
     assert (found.event_types, found.failing_since) == (None, T0)
-    assert not await store.change_webhook("two", url="https://else.example/")
+    assert not await WebhookEndpoints(store).change("two", url="https://else.example/")
 
 
-async def test_an_endpoint_is_disabled_for_a_reason_or_not_at_all(store: Store):
+async def test_an_endpoint_is_disabled_for_a_reason_or_not_at_all(store: Engine):
     await registered(store)
     with pytest.raises(BadRow):
-        await store.change_webhook("one", disabled_at=T0)
+        await WebhookEndpoints(store).change("one", disabled_at=T0)
 
 
-async def test_secrets_are_in_no_value_but_that_of_what_is_due(store: Store):
+async def test_secrets_are_in_no_value_but_that_of_what_is_due(store: Engine):
     await registered(store)
     await made(store, a_test(1))
-    found = await store.due_deliveries("one", T0, 10)
+    found = await WebhookEndpoints(store).due_deliveries("one", T0, 10)
     assert found is not None
     assert found.secrets == (SECRET,)
-    told = [await store.webhooks(), await store.webhook("one"), await store.deliveries("one", None, 9), found]
+    told = [
+        await WebhookEndpoints(store).all(),
+        await WebhookEndpoints(store).get("one"),
+        await WebhookEndpoints(store).deliveries("one", None, 9),
+        found,
+    ]
     assert SECRET not in repr(told) + str(told)
 
 
-async def test_older_secrets_sign_until_their_time_and_the_newest_comes_first(store: Store):
+async def test_older_secrets_sign_until_their_time_and_the_newest_comes_first(store: Engine):
     await registered(store)
 
     async def in_use(now: int) -> tuple[str, ...]:
-        found = await store.due_deliveries("one", now, 1)
+        found = await WebhookEndpoints(store).due_deliveries("one", now, 1)
         assert found is not None
         return found.secrets
 
-    assert await store.rotate_webhook("one", "second", T0, T0 + DAY, 4)
+    assert await WebhookEndpoints(store).rotate("one", "second", T0, T0 + DAY, 4)
     assert await in_use(T0 + DAY - 1) == ("second", SECRET)
     assert await in_use(T0 + DAY) == ("second",)
-    assert await store.rotate_webhook("one", "third", T0 + 5, T0 + DAY + 5, 4)
+    assert await WebhookEndpoints(store).rotate("one", "third", T0 + 5, T0 + DAY + 5, 4)
     assert await in_use(T0 + 6) == ("third", "second", SECRET), "whose answer was lost may rotate again"
     assert await in_use(T0 + DAY) == ("third", "second")
-    assert await store.rotate_webhook("one", "fourth", T0 + DAY + 1, T0 + 2 * DAY, 2)
+    assert await WebhookEndpoints(store).rotate("one", "fourth", T0 + DAY + 1, T0 + 2 * DAY, 2)
     assert await in_use(T0 + DAY + 2) == ("fourth", "third"), "at most so many"
-    assert not await store.rotate_webhook("two", "x", T0, T0, 4)
+    assert not await WebhookEndpoints(store).rotate("two", "x", T0, T0, 4)
 
 
-async def test_of_secrets_rotated_at_once_none_is_lost(store: Store):
+async def test_of_secrets_rotated_at_once_none_is_lost(store: Engine):
     await registered(store)
     names = [f"secret {number}" for number in range(5)]
-    assert all(await asyncio.gather(*[store.rotate_webhook("one", name, T0, T0 + DAY, 9) for name in names]))
-    found = await store.due_deliveries("one", T0, 1)
+    assert all(await asyncio.gather(*[WebhookEndpoints(store).rotate("one", name, T0, T0 + DAY, 9) for name in names]))
+    found = await WebhookEndpoints(store).due_deliveries("one", T0, 1)
     assert found is not None
     assert sorted(found.secrets) == sorted([*names, SECRET])
 
@@ -136,66 +144,68 @@ async def test_of_secrets_rotated_at_once_none_is_lost(store: Store):
 # ---- deliveries are made
 
 
-async def test_deliveries_and_how_far_they_go_are_kept_at_once_or_not_at_all(store: Store):
+async def test_deliveries_and_how_far_they_go_are_kept_at_once_or_not_at_all(store: Engine):
     read = await registered(store)
     there = tuple(range(1, store.lanes + 1))
     many = [a_test(number) for number in range(1, 148)]
-    assert await store.add_deliveries(read, many, there)
-    found = await store.webhook("one")
+    assert await WebhookEndpoints(store).add_deliveries(read, many, there)
+    found = await WebhookEndpoints(store).get("one")
     assert found == read._replace(deliveries=147, position=there)
-    assert await store.deliveries("one", None, 1000) == many[::-1]
+    assert await WebhookEndpoints(store).deliveries("one", None, 1000) == many[::-1]
     for late in (read, read._replace(deliveries=147), read._replace(position=there)):
-        assert not await store.add_deliveries(late, [a_test(148)], there), "another was faster"
-    assert await store.webhook("one") == found
-    assert len(await store.deliveries("one", None, 1000)) == 147
-    assert not await store.add_deliveries(found._replace(id="two"), [])
+        assert not await WebhookEndpoints(store).add_deliveries(late, [a_test(148)], there), "another was faster"
+    assert await WebhookEndpoints(store).get("one") == found
+    assert len(await WebhookEndpoints(store).deliveries("one", None, 1000)) == 147
+    assert not await WebhookEndpoints(store).add_deliveries(found._replace(id="two"), [])
 
 
-async def test_of_many_who_make_the_same_deliveries_one_does(store: Store):
+async def test_of_many_who_make_the_same_deliveries_one_does(store: Engine):
     read = await registered(store)
     there = (1,) * store.lanes
-    done = await asyncio.gather(*[store.add_deliveries(read, [a_test(1), a_test(2)], there) for _ in range(6)])
+    done = await asyncio.gather(
+        *[WebhookEndpoints(store).add_deliveries(read, [a_test(1), a_test(2)], there) for _ in range(6)]
+    )
     assert sorted(done) == [False] * 5 + [True]
-    assert [one.number for one in await store.deliveries("one", None, 10)] == [2, 1]
+    assert [one.number for one in await WebhookEndpoints(store).deliveries("one", None, 10)] == [2, 1]
 
 
-async def test_a_delivery_that_breaks_a_check_takes_the_note_with_it(store: Store):
+async def test_a_delivery_that_breaks_a_check_takes_the_note_with_it(store: Engine):
     read = await registered(store)
     broken = [a_test(1, state="lost"), a_test(1, account=1), a_test(1, next_at=None), a_test(1, state="failed")]
     for one in broken:
         with pytest.raises(BadRow):
-            await store.add_deliveries(read, [one], (9,) * store.lanes)
-    assert await store.webhook("one") == read
-    assert await store.deliveries("one", None, 10) == []
+            await WebhookEndpoints(store).add_deliveries(read, [one], (9,) * store.lanes)
+    assert await WebhookEndpoints(store).get("one") == read
+    assert await WebhookEndpoints(store).deliveries("one", None, 10) == []
 
 
-async def test_what_is_sent_again_ends_what_was_pending(store: Store):
+async def test_what_is_sent_again_ends_what_was_pending(store: Engine):
     await registered(store)
     await made(store, a_test(1), a_test(2, redelivers=1, created_at=T0 + 5))
-    first, again = await store.delivery("one", 1), await store.delivery("one", 2)
+    first, again = await WebhookEndpoints(store).delivery("one", 1), await WebhookEndpoints(store).delivery("one", 2)
     assert first == a_test(1, state="failed", next_at=None, error="It is sent again as 2.", ended_at=T0 + 5)
     await made(store, a_test(3, redelivers=1))
-    assert await store.delivery("one", 1) == first
+    assert await WebhookEndpoints(store).delivery("one", 1) == first
     assert again is not None
     assert (again.state, again.redelivers) == ("pending", 1)
 
 
-async def test_deliveries_are_listed_newest_first_from_the_one_before_a_number(store: Store):
+async def test_deliveries_are_listed_newest_first_from_the_one_before_a_number(store: Engine):
     await registered(store)
     await registered(store, "two")
     await made(store, *[a_test(number) for number in range(1, 6)], a_test(1, "two"))
-    assert [one.number for one in await store.deliveries("one", None, 2)] == [5, 4]
-    assert [one.number for one in await store.deliveries("one", 4, 9)] == [3, 2, 1]
-    assert await store.delivery("two", 2) is None
-    assert await store.deliveries("three", None, 9) == []
+    assert [one.number for one in await WebhookEndpoints(store).deliveries("one", None, 2)] == [5, 4]
+    assert [one.number for one in await WebhookEndpoints(store).deliveries("one", 4, 9)] == [3, 2, 1]
+    assert await WebhookEndpoints(store).delivery("two", 2) is None
+    assert await WebhookEndpoints(store).deliveries("three", None, 9) == []
 
 
 # ---- deliveries are due, and what becomes of them
 
 
-async def test_due_is_what_has_its_time_longest_due_first_with_its_event(store: Store):
+async def test_due_is_what_has_its_time_longest_due_first_with_its_event(store: Engine):
     await tell(store, opening(), use(2))
-    (account,) = (await store.held([MERCHANT], T0)).values()
+    (account,) = (await Accounts(store).load([MERCHANT], T0)).values()
     await registered(store)
     event: dict[str, Any] = {"account": account.account.number, "event": 4, "type": "consumed"}
     await made(
@@ -205,87 +215,94 @@ async def test_due_is_what_has_its_time_longest_due_first_with_its_event(store: 
         a_test(3, next_at=T0 + 5, **event | {"event": 2}),
         a_test(4, next_at=T0 + 10),
     )
-    found = await store.due_deliveries("one", T0 + 9, 10)
+    found = await WebhookEndpoints(store).due_deliveries("one", T0 + 9, 10)
     assert found is not None
     assert found.url == "https://one.example/"
     assert [delivery.number for delivery, _ in found.due] == [2, 3, 1]
-    events = await store.events_of(account.account.number, 0, 10)
+    events = await Outbox(store).events_of(account.account.number, 0, 10)
     assert [told for _, told in found.due] == [events[3], events[1], None]
     assert await due(store, T0 + 9, limit=2) == [2, 3]
     assert await due(store, T0) == []
-    assert await store.due_deliveries("two", T0, 1) is None
+    assert await WebhookEndpoints(store).due_deliveries("two", T0, 1) is None
 
 
-async def test_an_attempt_is_noted_once(store: Store):
+async def test_an_attempt_is_noted_once(store: Engine):
     await registered(store)
     await made(store, a_test(1))
     retry = a_test(1, attempts=1, next_at=T0 + 9, status=500, error="It answered 500.")
-    await store.note_deliveries([retry])
-    await store.note_deliveries([a_test(1, attempts=1, state="delivered", next_at=None, ended_at=T0)])
-    assert await store.delivery("one", 1) == retry, "who comes back late changes nothing"
+    await WebhookEndpoints(store).note_attempts([retry])
+    await WebhookEndpoints(store).note_attempts([a_test(1, attempts=1, state="delivered", next_at=None, ended_at=T0)])
+    assert await WebhookEndpoints(store).delivery("one", 1) == retry, "who comes back late changes nothing"
     done = a_test(1, attempts=2, state="delivered", next_at=None, status=204, ended_at=T0 + 9)
-    await store.note_deliveries([done, a_test(7, attempts=1, state="failed", next_at=None, ended_at=T0)])
-    assert await store.delivery("one", 1) == done
+    await WebhookEndpoints(store).note_attempts(
+        [done, a_test(7, attempts=1, state="failed", next_at=None, ended_at=T0)]
+    )
+    assert await WebhookEndpoints(store).delivery("one", 1) == done
     assert await due(store, days(9)) == []
 
 
-async def test_one_that_is_disabled_can_only_be_sent_what_was_asked_for(store: Store):
+async def test_one_that_is_disabled_can_only_be_sent_what_was_asked_for(store: Engine):
     await registered(store)
     await registered(store, "two")
     event: dict[str, Any] = {"account": 1, "event": 1}
     await made(store, a_test(1, **event), a_test(2), a_test(3, redelivers=7, **event), a_test(4, next_at=days(1)))
     await made(store, a_test(1, "two", next_at=T0 + 3, **event))
-    assert await store.webhook_backlogs() == {"one": Backlog(4, T0), "two": Backlog(1, T0 + 3)}
+    assert await WebhookEndpoints(store).backlogs() == {"one": Backlog(4, T0), "two": Backlog(1, T0 + 3)}
     for id_ in ("one", "two"):
-        assert await store.change_webhook(id_, disabled_at=T0, disabled_reason="gone", failing_since=T0 - 1)
+        assert await WebhookEndpoints(store).change(id_, disabled_at=T0, disabled_reason="gone", failing_since=T0 - 1)
     assert await due(store, T0) == [1, 2, 3]
     assert await due(store, T0, asked_for=True) == [2, 3]
     assert await due(store, days(1), asked_for=True) == [2, 3, 4]
-    assert await store.webhook_backlogs() == {"one": Backlog(4, T0), "two": Backlog(1, None)}
+    assert await WebhookEndpoints(store).backlogs() == {"one": Backlog(4, T0), "two": Backlog(1, None)}
 
-    assert await store.enable_webhook("one", T0 + 5)
-    found = await store.webhook("one")
+    assert await WebhookEndpoints(store).enable("one", T0 + 5)
+    found = await WebhookEndpoints(store).get("one")
     assert found is not None
     assert (found.disabled_at, found.disabled_reason, found.failing_since) == (None, None, None)
     assert await due(store, T0 + 5) == [1, 2, 3, 4], "what waited for its next attempt is due at once"
     assert await due(store, days(9), "two", asked_for=True) == []
-    assert not await store.enable_webhook("three", T0)
+    assert not await WebhookEndpoints(store).enable("three", T0)
 
 
 # ---- what is old, or gone
 
 
-async def test_what_has_ended_is_forgotten_by_its_age_some_at_a_time(store: Store):
+async def test_what_has_ended_is_forgotten_by_its_age_some_at_a_time(store: Engine):
     await registered(store)
     ended: dict[str, Any] = {"state": "delivered", "next_at": None, "ended_at": T0}
     old = [a_test(number, created_at=T0 + number, **ended) for number in range(1, 6)]
     await made(store, *old[:4], a_test(5, created_at=T0), a_test(6, created_at=T0 + 8, **ended))
-    assert await store.prune_webhooks(T0 + 4, 2)
-    assert [one.number for one in await store.deliveries("one", None, 9)] == [6, 5, 4, 3]
-    assert not await store.prune_webhooks(T0 + 4, 2)
-    assert [one.number for one in await store.deliveries("one", None, 9)] == [6, 5, 4]
-    assert not await store.prune_webhooks(T0 + 9, 9)
-    assert [one.number for one in await store.deliveries("one", None, 9)] == [5], "what is pending stays"
+    assert await WebhookEndpoints(store).prune(T0 + 4, 2)
+    assert [one.number for one in await WebhookEndpoints(store).deliveries("one", None, 9)] == [6, 5, 4, 3]
+    assert not await WebhookEndpoints(store).prune(T0 + 4, 2)
+    assert [one.number for one in await WebhookEndpoints(store).deliveries("one", None, 9)] == [6, 5, 4]
+    assert not await WebhookEndpoints(store).prune(T0 + 9, 9)
+    assert [one.number for one in await WebhookEndpoints(store).deliveries("one", None, 9)] == [5], (
+        "what is pending stays"
+    )
 
 
-async def test_one_that_was_deleted_is_not_there_and_what_it_was_sent_goes_later(store: Store, url: str):
+async def test_one_that_was_deleted_is_not_there_and_what_it_was_sent_goes_later(store: Engine, url: str):
     read = await registered(store)
     await registered(store, "two")
     await made(store, a_test(1), a_test(2, state="delivered", next_at=None, ended_at=T0), a_test(3))
     await made(store, a_test(1, "two"))
-    assert await store.delete_webhook("one", T0)
-    assert not await store.delete_webhook("one", T0)
-    assert not await store.delete_webhook("three", T0)
-    assert (await store.webhook("one"), await store.due_deliveries("one", T0, 9)) == (None, None)
-    assert [one.id for one in await store.webhooks()] == ["two"]
-    assert list(await store.webhook_backlogs()) == ["two"]
-    assert not await store.change_webhook("one", url="https://else.example/")
-    assert not await store.enable_webhook("one", T0)
-    assert not await store.add_deliveries(read._replace(deliveries=3), [a_test(4)])
+    assert await WebhookEndpoints(store).delete("one", T0)
+    assert not await WebhookEndpoints(store).delete("one", T0)
+    assert not await WebhookEndpoints(store).delete("three", T0)
+    assert (await WebhookEndpoints(store).get("one"), await WebhookEndpoints(store).due_deliveries("one", T0, 9)) == (
+        None,
+        None,
+    )
+    assert [one.id for one in await WebhookEndpoints(store).all()] == ["two"]
+    assert list(await WebhookEndpoints(store).backlogs()) == ["two"]
+    assert not await WebhookEndpoints(store).change("one", url="https://else.example/")
+    assert not await WebhookEndpoints(store).enable("one", T0)
+    assert not await WebhookEndpoints(store).add_deliveries(read._replace(deliveries=3), [a_test(4)])
     assert rows(url, "SELECT secrets FROM webhook_endpoints WHERE id = 'one'") == [("[]",)]
 
-    assert await store.prune_webhooks(T0, 2)
-    assert not await store.prune_webhooks(T0, 2)
+    assert await WebhookEndpoints(store).prune(T0, 2)
+    assert not await WebhookEndpoints(store).prune(T0, 2)
     assert rows(url, "SELECT id FROM webhook_endpoints") == [("two",)]
     assert rows(url, "SELECT endpoint FROM webhook_deliveries") == [("two",)]
 
@@ -293,14 +310,14 @@ async def test_one_that_was_deleted_is_not_there_and_what_it_was_sent_goes_later
 # ---- where a time is in the outbox
 
 
-async def test_a_position_is_that_before_all_that_was_told_at_an_instant_or_later(store: Store, clock: Clock):
+async def test_a_position_is_that_before_all_that_was_told_at_an_instant_or_later(store: Engine, clock: Clock):
     merchants = [merchant(index) for index in range(20)]
     await tell(store, *[of(one, opening()) for one in merchants])
     for day in range(1, 6):
         clock.now = days(day)
         await tell(store, *[of(one, add(day, key=f"{day}")) for one in merchants[day:]])
-    everything = await store.events((0,) * store.lanes, 1000)
+    everything = await Outbox(store).events((0,) * store.lanes, 1000)
     for at in (0, T0, T0 + 1, *[days(day) + more for day in range(1, 6) for more in (-1, 0, 1)], days(99)):
-        found = await store.events(await store.position_at(at), 1000)
+        found = await Outbox(store).events(await Outbox(store).position_at(at), 1000)
         assert sorted(found) == sorted(event for event in everything if event.announcement.at >= at)
-    assert await store.position_at(days(99)) == await store.last_events()
+    assert await Outbox(store).position_at(days(99)) == await Outbox(store).end()

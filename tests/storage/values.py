@@ -25,7 +25,10 @@ from credit_service.ledger.commands import (
     TrialStarted,
     trial_key,
 )
-from credit_service.storage.base import ApiKey, Kept, Undeliverable, Writes
+from credit_service.storage.engine import Writes
+from credit_service.storage.keys import ApiKey
+from credit_service.storage.letters import Undeliverable
+from credit_service.storage.shops import KeptDelivery
 from tests.ledger.telling import MERCHANT, T0
 
 OTHER = UUID("00000000-0000-0000-0000-000000000001")
@@ -178,7 +181,7 @@ PARKED_PAYMENT_REFUND = Parked(PAYMENT_REFUND.key, "billing:payment:900719925474
 FULL_UNDELIVERABLE = Undeliverable(
     "evt.merchant.created.x", bytes(range(256)), "validation_failed", "Ünïcode: /data/a: no.", T0
 )
-KEPT_ORDER = Kept("b.myshopify.com", "orders/paid", '{"id": 9007199254740993}', "link", T0)
+KEPT_ORDER = KeptDelivery("b.myshopify.com", "orders/paid", '{"id": 9007199254740993}', "link", T0)
 FULL_KEY = ApiKey("id", "a name, ä", "admin", bytes(range(32)), T0, T0 + 1, T0 + 2, T0 + 3)
 
 

@@ -1,4 +1,4 @@
-"""What the commands share: common options, the settings and the store they ask for, and how they say no."""
+"""What the commands share: common options, the settings, the database that they open, and how they refuse."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from credit_service.settings import Settings
-    from credit_service.storage.base import Store
+    from credit_service.storage.engine import Engine
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
 DatabaseUrl = Annotated[
@@ -59,29 +59,29 @@ def settings_of(**given: Any) -> "Settings":
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: "Settings", *, instead: str, create: bool = False) -> "AsyncIterator[Store]":
-    """The store of the settings; of an SQLite file, for this process alone.
+async def opened(settings: "Settings", *, instead: str, create: bool = False) -> "AsyncIterator[Engine]":
+    """The engine of the settings; of an SQLite file, for this process alone.
 
     `instead` says what to do while a service has it; `create` allows one that is not there yet.
     """
     from credit_service.observability import configure_logs
-    from credit_service.storage.base import InUse, StorageError
     from credit_service.storage.databases import database_of
+    from credit_service.storage.engine import InUse, StorageError
 
     configure_logs(settings)
     database = database_of(settings)
     try:
         if not create and not await database.exists():
             raise wrong(f"{database.name}: there is no such ledger.")
-        store = await database.opened()
+        engine = await database.opened()
     except InUse as error:
         raise wrong(f"{error} {instead}") from None
     except StorageError as error:
         raise wrong(str(error)) from None
     try:
-        yield store
+        yield engine
     finally:
-        await store.close()
+        await engine.close()
 
 
 def progress(*columns: Any) -> "Progress":

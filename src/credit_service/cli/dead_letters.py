@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from credit_service.doors.shopify_inbox import Inbox
     from credit_service.posting import Posting
     from credit_service.settings import Settings
-    from credit_service.storage.base import Letter, LetterQuery, Store
+    from credit_service.storage.engine import Engine
+    from credit_service.storage.letters import Letter, LetterQuery, Letters
 
 dead_letters = typer.Typer(
     help="Events that came in and could not be applied: look at them, and replay them.", rich_markup_mode=None
@@ -46,10 +47,11 @@ def list_(
 ) -> None:
     """List them, newest first."""
     from credit_service.messages.dead_letters import about, shape
+    from credit_service.storage.letters import Letters
 
     async def found() -> "list[Letter]":
-        async with opened(settings, instead=INSTEAD) as store:
-            return await store.dead_letters(about(code, subject, unreplayed=unreplayed), before, limit)
+        async with opened(settings, instead=INSTEAD) as engine:
+            return await Letters(engine).page(about(code, subject, unreplayed=unreplayed), before, limit)
 
     settings = settings_of(database_url=database_url)
     shapes = [shape(letter) for letter in asyncio.run(found())]
@@ -67,10 +69,11 @@ def show_(id_: Id, json_: Json = False, database_url: DatabaseUrl = None) -> Non
     from base64 import b64encode
 
     from credit_service.messages.dead_letters import original_of, readable, shape
+    from credit_service.storage.letters import Letters
 
     async def found() -> "Letter | None":
-        async with opened(settings, instead=INSTEAD) as store:
-            return await store.dead_letter(id_)
+        async with opened(settings, instead=INSTEAD) as engine:
+            return await Letters(engine).get(id_)
 
     settings = settings_of(database_url=database_url)
     letter = asyncio.run(found())
@@ -140,18 +143,22 @@ async def _replay(
     from credit_service.doors.jetstream.subjects import Subjects
     from credit_service.doors.shopify_inbox import SUBJECT, Inbox
     from credit_service.observability import Metrics
+    from credit_service.storage.erasing import Erasing
+    from credit_service.storage.letters import Letters
+    from credit_service.storage.shops import Shops
 
     subjects = Subjects(settings.remapped_subjects)
     reader = Reader(subjects, settings, ACTOR)
     async with (
-        opened(settings, instead=INSTEAD) as store,
-        _posting(store, settings) as posting,
+        opened(settings, instead=INSTEAD) as engine,
+        _posting(engine, settings) as posting,
         _target(posting, url, key) as target,
     ):
-        inbox = Inbox(store, posting, settings, Metrics())
+        letters = Letters(engine)
+        inbox = Inbox(Shops(engine), letters, Erasing(engine), posting, settings, Metrics())
         try:
-            for id_ in ids or await _every(store, query):
-                letter = await store.dead_letter(id_)
+            for id_ in ids or await _every(letters, query):
+                letter = await letters.get(id_)
                 if letter is None:
                     raise _unknown(id_)
                 if (letter.subject or "").startswith(SUBJECT):
@@ -161,26 +168,26 @@ async def _replay(
                     results = (await target.send([entry]))[0] if entry.result is None else [entry.result]
                 tally.count(entry, results)
                 if all(result.outcome != "refused" for result in results):
-                    await store.replayed_dead_letter(id_, await store.now())
+                    await letters.mark_replayed(id_, await letters.now())
         except Stopped as error:
             say(f"{error} Stopped ({tally.sentence()}); the same command goes on from here.")
             raise typer.Exit(1) from None
 
 
-async def _every(store: "Store", query: "LetterQuery") -> list[int]:
+async def _every(letters: "Letters", query: "LetterQuery") -> list[int]:
     """The numbers of all that match, oldest first; what is put aside from now on is not among them."""
     found: list[int] = []
-    while page := await store.dead_letters(query, found[-1] if found else None, _PAGE):
+    while page := await letters.page(query, found[-1] if found else None, _PAGE):
         found += [letter.id for letter in page]
     return found[::-1]
 
 
 @asynccontextmanager
-async def _posting(store: "Store", settings: "Settings") -> AsyncIterator["Posting"]:
-    """The one way in, straight into the store."""
+async def _posting(engine: "Engine", settings: "Settings") -> AsyncIterator["Posting"]:
+    """The posting path, straight into the database."""
     from credit_service.posting import Posting
 
-    posting = Posting(store, settings.policy, deadline_seconds=_POSTING_SECONDS)
+    posting = Posting(engine, settings.policy, deadline_seconds=_POSTING_SECONDS)
     posting.start()
     try:
         yield posting
@@ -190,7 +197,7 @@ async def _posting(store: "Store", settings: "Settings") -> AsyncIterator["Posti
 
 @asynccontextmanager
 async def _target(posting: "Posting", url: str | None, key: str) -> AsyncIterator["Target"]:
-    """Where to apply events: a service by HTTP, else the store by the one way in."""
+    """Where to apply events: to a service by HTTP, else straight into the database."""
     from credit_service.cli.targets import HttpTarget, StoreTarget, client
 
     if url is None:
@@ -206,7 +213,7 @@ async def _delivered(inbox: "Inbox", letter: "Letter") -> "Result":
     from credit_service.cli.targets import Stopped
     from credit_service.messages.faults import Invalid
     from credit_service.posting import DeadlineExceeded, Overloaded
-    from credit_service.storage.base import StorageError
+    from credit_service.storage.engine import StorageError
 
     try:
         taken = await inbox.replay(letter.original or b"{}")

@@ -78,8 +78,8 @@ def _file(settings: "Settings") -> Iterator[Finding]:
 
 
 def _server(settings: "Settings") -> Iterator[Finding]:
-    from credit_service.storage.base import StorageError
     from credit_service.storage.databases import database_of
+    from credit_service.storage.engine import StorageError
 
     database = database_of(settings)
     try:
@@ -95,8 +95,8 @@ def _server(settings: "Settings") -> Iterator[Finding]:
 
 
 def _schema(settings: "Settings") -> Finding:
-    from credit_service.storage.base import StorageError
     from credit_service.storage.databases import database_of
+    from credit_service.storage.engine import StorageError
     from credit_service.storage.tables import REVISION
 
     database = database_of(settings)

@@ -10,7 +10,7 @@ from credit_service.cli.common import DatabaseUrl, Json, opened, settings_of, sh
 
 if TYPE_CHECKING:
     from credit_service.settings import Settings
-    from credit_service.storage.base import ApiKey
+    from credit_service.storage.keys import ApiKey
 
 keys = typer.Typer(
     help="Make, list and revoke API keys. While the service runs, ask it instead: /api/v1/api-keys.",
@@ -76,24 +76,30 @@ def _instead(request: str) -> str:
 
 async def _create(settings: "Settings", name: str, scope: str, expires_at: int | None) -> str:
     from credit_service.doors.http.keys import new_key
+    from credit_service.storage.keys import Keys
 
-    async with opened(settings, instead=_instead("POST /api/v1/api-keys"), create=True) as store:
-        now = await store.now()
+    async with opened(settings, instead=_instead("POST /api/v1/api-keys"), create=True) as engine:
+        kept = Keys(engine)
+        now = await kept.now()
         if expires_at is not None and expires_at <= now:
             raise wrong("--expires-at lies in the past.")
         made = new_key(name, scope, now, expires_at)
-        await store.add_key(made.key)
+        await kept.add(made.key)
         return made.whole
 
 
 async def _list(settings: "Settings") -> "list[ApiKey]":
-    async with opened(settings, instead=_instead("GET /api/v1/api-keys")) as store:
-        return await store.keys()
+    from credit_service.storage.keys import Keys
+
+    async with opened(settings, instead=_instead("GET /api/v1/api-keys")) as engine:
+        return await Keys(engine).all()
 
 
 async def _revoke(settings: "Settings", id_: str) -> bool:
-    async with opened(settings, instead=_instead(f"DELETE /api/v1/api-keys/{id_}")) as store:
-        return await store.revoke_key(id_, await store.now())
+    from credit_service.storage.keys import Keys
+
+    async with opened(settings, instead=_instead(f"DELETE /api/v1/api-keys/{id_}")) as engine:
+        return await Keys(engine).revoke(id_, await engine.now())
 
 
 def _instant(text: str | None) -> int | None:

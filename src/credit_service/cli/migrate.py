@@ -10,8 +10,8 @@ def migrate(json_: Json = False, database_url: DatabaseUrl = None) -> None:
     """
     import asyncio
 
-    from credit_service.storage.base import StorageError
     from credit_service.storage.databases import database_of
+    from credit_service.storage.engine import StorageError
     from credit_service.storage.tables import REVISION
 
     database = database_of(settings_of(database_url=database_url))

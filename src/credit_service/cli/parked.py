@@ -31,8 +31,9 @@ def list_(
 
 async def _list(settings: "Settings", limit: int) -> list[dict[str, Any]]:
     from credit_service.messages.fields import format_time
+    from credit_service.storage.accounts import Accounts
 
-    async with opened(settings, instead=INSTEAD) as store:
+    async with opened(settings, instead=INSTEAD) as engine:
         return [
             {
                 "merchant_id": str(one.merchant_id),
@@ -41,5 +42,5 @@ async def _list(settings: "Settings", limit: int) -> list[dict[str, Any]]:
                 "arrived_at": format_time(one.parked.arrived_at),
                 "until": format_time(one.parked.until),
             }
-            for one in await store.parked(None, limit)
+            for one in await Accounts(engine).parked(None, limit)
         ]

@@ -56,9 +56,11 @@ async def _reconcile(settings: "Settings", dry_run: bool) -> Reconciled:
     from credit_service.broker import FAILURES, Broker, StreamConflict, reason
     from credit_service.outlets.jetstream import STREAM, ensure_stream
     from credit_service.outlets.reconcile import Reconciliation
-    from credit_service.storage.base import StorageError
+    from credit_service.storage.accounts import Accounts
+    from credit_service.storage.engine import StorageError
+    from credit_service.storage.outbox import Outbox
 
-    async with opened(settings, instead=_INSTEAD) as store:
+    async with opened(settings, instead=_INSTEAD) as engine:
         url, replicas = settings.nats_url.get_secret_value(), settings.nats_stream_replicas
         broker = Broker(url, name=settings.nats_consumer, replicas=replicas)
         broker.start()
@@ -67,7 +69,8 @@ async def _reconcile(settings: "Settings", dry_run: bool) -> Reconciled:
                 streams = await broker.jetstream()
             if not dry_run:
                 await ensure_stream(broker)
-            return await _compared(Reconciliation(store, streams), None if dry_run else settings.service_source)
+            reconciliation = Reconciliation(Accounts(engine), Outbox(engine), streams)
+            return await _compared(reconciliation, None if dry_run else settings.service_source)
         except (StreamConflict, StorageError) as error:
             raise wrong(str(error)) from None
         except NotFoundError:
@@ -94,4 +97,4 @@ async def _compared(reconciliation: "Reconciliation", source: str | None) -> Rec
                     again = await reconciliation.publish(event, source)
                     published += again
                     remembered += not again
-    return Reconciled(reconciliation.accounts, lost, published, remembered)
+    return Reconciled(reconciliation.compared, lost, published, remembered)

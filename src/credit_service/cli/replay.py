@@ -122,8 +122,8 @@ async def _into_store(source: "Source", settings: "Settings", tally: Tally) -> N
     from credit_service.cli.targets import StoreTarget
     from credit_service.posting import Posting
 
-    async with opened(settings, instead=_INSTEAD, create=True) as store:
-        posting = Posting(store, settings.policy, deadline_seconds=_POSTING_SECONDS)
+    async with opened(settings, instead=_INSTEAD, create=True) as engine:
+        posting = Posting(engine, settings.policy, deadline_seconds=_POSTING_SECONDS)
         posting.start()
         try:
             await _run(source, StoreTarget(posting), tally)

@@ -22,7 +22,7 @@ def serve(
 
     from credit_service import service
     from credit_service.observability import configure_logs
-    from credit_service.storage.base import StorageError
+    from credit_service.storage.engine import StorageError
 
     settings = settings_of(service_host=host, service_port=port, database_url=database_url)
     if workers > 1 and not settings.is_postgres:

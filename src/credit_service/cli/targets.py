@@ -1,4 +1,4 @@
-"""Where `replay` sends events: into the store, by the one way in, or to a running service over HTTP."""
+"""Where `replay` sends events: into the database, by the posting path, or to a running service over HTTP."""
 
 import asyncio
 import random
@@ -15,7 +15,7 @@ from credit_service.ledger.refusals import Refused
 from credit_service.messages.envelope import BATCH_MEDIA_TYPE
 from credit_service.messages.faults import Invalid
 from credit_service.posting import DeadlineExceeded, Overloaded, Posting
-from credit_service.storage.base import StorageError
+from credit_service.storage.engine import StorageError
 
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 5.0
@@ -38,7 +38,7 @@ class Target(Protocol):
 
 
 class StoreTarget:
-    """The store itself, while no service has it."""
+    """The database itself, while no service has it."""
 
     def __init__(self, posting: Posting) -> None:
         self._posting = posting

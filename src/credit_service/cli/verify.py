@@ -60,7 +60,8 @@ async def _verify(settings: "Settings", merchants: list[UUID] | None) -> Verifie
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
     from credit_service.ledger import proof
-    from credit_service.storage.base import StorageError
+    from credit_service.storage.engine import StorageError
+    from credit_service.storage.transactions import Transactions
 
     accounts = transactions = 0
     faults: list[Found] = []
@@ -73,15 +74,15 @@ async def _verify(settings: "Settings", merchants: list[UUID] | None) -> Verifie
             yield transaction
 
     columns = TextColumn("verifying"), BarColumn(), TextColumn("{task.completed:,} accounts"), TimeElapsedColumn()
-    async with opened(settings, instead=_INSTEAD) as store:
+    async with opened(settings, instead=_INSTEAD) as engine:
         try:
             with progress(*columns) as bar:
                 task = bar.add_task("", total=len(missing) or None)
-                async for books in store.books(merchants or None):
+                async for books in engine.books(merchants or None):
                     account = books.account
                     missing.discard(account.merchant_id)
                     wrong_here = list(proof.verify(account, books.grants, counted(books.transactions)))
-                    # The store's own faults are complete only now that the transactions have been read.
+                    # The faults that the storage found are complete only now that the transactions were read.
                     named = {*wrong_here, *books.faults}
                     faults += [Found(str(account.merchant_id), *fault) for fault in sorted(named, key=_place)]
                     accounts += 1
@@ -89,7 +90,7 @@ async def _verify(settings: "Settings", merchants: list[UUID] | None) -> Verifie
             if not merchants:
                 faults += [
                     Found(None, sequence, f"it belongs to no account (number {number})")
-                    for number, sequence in await store.strays()
+                    for number, sequence in await Transactions(engine).strays()
                 ]
         except StorageError as error:
             say(f"{error} Verified until then: {accounts:,} accounts.")

@@ -9,7 +9,7 @@ from uuid import UUID
 import structlog
 
 from credit_service.rounds import keep_doing
-from credit_service.storage.base import Store
+from credit_service.storage.accounts import Accounts
 
 _log = structlog.get_logger()
 
@@ -17,8 +17,8 @@ _log = structlog.get_logger()
 class Auditor:
     """Goes round all accounts by merchant id, and remembers those that do not agree."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, accounts: Accounts) -> None:
+        self._accounts = accounts
         self._after: UUID | None = None
         self._before: set[UUID] = set()  # found in the last whole round
         self._found: set[UUID] = set()  # found so far in this one
@@ -30,7 +30,7 @@ class Auditor:
 
     async def audit(self, accounts: int) -> None:
         """Look at the next accounts, so many of them. Raises StorageError."""
-        drifting, self._after = await self._store.drifting(self._after, accounts)
+        drifting, self._after = await self._accounts.drifting(self._after, accounts)
         for merchant_id in drifting:
             if merchant_id not in self._before:  # else it was told of already
                 _log.error("ledger_drift", merchant_id=str(merchant_id))

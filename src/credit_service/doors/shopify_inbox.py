@@ -26,7 +26,10 @@ from credit_service.observability import Metrics
 from credit_service.posting import Posting
 from credit_service.rounds import keep_doing
 from credit_service.settings import Settings
-from credit_service.storage.base import BadRow, Kept, Shop, Store
+from credit_service.storage.engine import BadRow
+from credit_service.storage.erasing import Erasing
+from credit_service.storage.letters import Letters
+from credit_service.storage.shops import KeptDelivery, Shop, Shops
 
 SUBJECT: Final = "shopify.webhook."
 """What stands before the topic, written with dots, as the subject of a dead letter."""
@@ -47,8 +50,12 @@ class Taken(NamedTuple):
 class Inbox:
     """Takes deliveries of which it is known that Shopify signed them."""
 
-    def __init__(self, store: Store, posting: Posting, settings: Settings, metrics: Metrics) -> None:
-        self._store = store
+    def __init__(
+        self, shops: Shops, letters: Letters, erasing: Erasing, posting: Posting, settings: Settings, metrics: Metrics
+    ) -> None:
+        self._shops = shops
+        self._letters = letters
+        self._erasing = erasing
         self._posting = posting
         self._metrics = metrics
         self._wait = settings.refunds_wait_days * _DAY
@@ -61,7 +68,7 @@ class Inbox:
 
         Raises Invalid where neither they nor the body name a shop, and as `Posting.submit`: then it has to come again.
         """
-        now = await self._store.now()
+        now = await self._shops.now()
         try:
             delivery = self._read(topic, body)
         except Invalid as error:
@@ -70,7 +77,9 @@ class Inbox:
         if isinstance(delivery.meaning, Ignored):
             return Taken("ignored", delivery.meaning.reason)
         shop, linked = await self._shop_of(delivery, header)
-        return await self._take(Kept(shop, topic, delivery.kept, None, now), delivery.meaning, linked, correlation_id)
+        return await self._take(
+            KeptDelivery(shop, topic, delivery.kept, None, now), delivery.meaning, linked, correlation_id
+        )
 
     async def replay(self, original: bytes) -> Taken:
         """Take up again what was put aside, from the original of its dead letter. Raises as `take`."""
@@ -99,31 +108,31 @@ class Inbox:
         return header, await self._linked(header)
 
     async def _linked(self, domain: str) -> Shop | None:
-        found = await self._store.shop(domain)
+        found = await self._shops.get(domain)
         return None if found is None or found.unlinked_at is not None else found
 
     async def _take(
-        self, one: Kept, meaning: shopify.Meaning, linked: Shop | None, correlation_id: str | None
+        self, one: KeptDelivery, meaning: shopify.Meaning, linked: Shop | None, correlation_id: str | None
     ) -> Taken:
         match meaning:
             case Fact() if linked is not None:
                 return await self._apply(one, meaning, linked.merchant_id, correlation_id)
             case Fact():
-                await self._store.keep_delivery(one._replace(awaits="link"))
+                await self._shops.keep(one._replace(awaits="link"))
                 return Taken("parked", "The shop is not linked to a merchant.")
             case Uninstalled():
-                await self._store.uninstall_shop(one.shop, one.received_at)
+                await self._shops.uninstall(one.shop, one.received_at)
                 _log.info("shopify_uninstalled", shop=one.shop)
             case Redaction():
-                await self._store.keep_delivery(one._replace(awaits="merchant"))
+                await self._shops.keep(one._replace(awaits="merchant"))
             case DataRequest(request_id, orders):
-                if await self._store.keep_delivery(one):
+                if await self._shops.keep(one):
                     merchant_id = None if linked is None else str(linked.merchant_id)
                     about = {"request": request_id, "orders": list(orders), "merchant_id": merchant_id}
                     _log.warning("shopify_data_request", shop=one.shop, **about)
         return Taken("noted")
 
-    async def _apply(self, one: Kept, fact: Fact, merchant_id: UUID, correlation_id: str | None) -> Taken:
+    async def _apply(self, one: KeptDelivery, fact: Fact, merchant_id: UUID, correlation_id: str | None) -> Taken:
         said = {name: value for name, value in fact.data.items() if value is not None}
         data = {"merchant_id": str(merchant_id), "metadata": {"shop": one.shop}, **said}
         source = Source(_ACTOR, correlation_id, fact.occurred_at, self._limits)
@@ -149,7 +158,7 @@ class Inbox:
         self._metrics.consumed(fact.type, taken.outcome)
         return taken
 
-    async def _give_up(self, one: Kept, faults: Sequence[tuple[str, str]]) -> Taken:
+    async def _give_up(self, one: KeptDelivery, faults: Sequence[tuple[str, str]]) -> Taken:
         told = {"shop": one.shop, "topic": one.topic, "body": json.loads(one.body)}
         return await self._put_aside(one.topic, told, faults, one.received_at)
 
@@ -158,7 +167,7 @@ class Inbox:
     ) -> Taken:
         subject, original = SUBJECT + topic.replace("/", "."), json.dumps(told, sort_keys=True).encode()
         letter = undeliverable(subject, original, faults, received_at)
-        if await self._store.put_aside([letter]):
+        if await self._letters.put_aside([letter]):
             self._metrics.put_aside(1)
             _log.warning("shopify_put_aside", shop=told["shop"], topic=topic, code=letter.code)
         return Taken("refused", letter.reason, letter.code)
@@ -167,7 +176,7 @@ class Inbox:
 
     async def data_requests(self, shop: str) -> list[tuple[str | None, Sequence[str], int]]:
         """What customers of a shop asked to be told of: each with its id, its orders, and when it came."""
-        kept = [one for one in await self._store.kept_deliveries(shop) if one.awaits is None]
+        kept = [one for one in await self._shops.kept(shop) if one.awaits is None]
         meanings = [(self._read(one.topic, one.body.encode()).meaning, one.received_at) for one in kept]
         return [(asked.request_id, asked.orders, at) for asked, at in meanings if isinstance(asked, DataRequest)]
 
@@ -176,18 +185,18 @@ class Inbox:
 
         What fails is left for the next time, and the first failure is raised at the end.
         """
-        due = await self._store.due_kept(await self._store.now() - self._wait, AT_ONCE)
+        due = await self._shops.due(await self._shops.now() - self._wait, AT_ONCE)
         # All at once, so that they share commits; each merchant's are posted in their order all the same.
         settling = [self._settle(one, merchant_id) for one, merchant_id in due]
         results = await asyncio.gather(*settling, return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
         settled = [one for (one, _), result in zip(due, results, strict=True) if not isinstance(result, BaseException)]
-        await self._store.drop_kept(settled)
+        await self._shops.drop(settled)
         if failures:
             raise failures[0]
         return len(due) == AT_ONCE
 
-    async def _settle(self, one: Kept, merchant_id: UUID | None) -> None:
+    async def _settle(self, one: KeptDelivery, merchant_id: UUID | None) -> None:
         if merchant_id is None:
             await self._give_up(one, [("shop_not_found", "The shop was not linked to a merchant in time.")])
             return
@@ -200,7 +209,7 @@ class Inbox:
             case Fact():
                 await self._apply(one, meaning, merchant_id, None)
             case Redaction(orders):
-                await redact(self._store, one.shop, merchant_id, orders)
+                await redact(self._erasing, self._letters, self._shops, one.shop, merchant_id, orders)
 
     async def keep_catching_up(self, seconds: float) -> NoReturn:
         """Catch up for ever, with this pause where nothing was left to do."""

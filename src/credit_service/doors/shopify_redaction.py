@@ -14,28 +14,31 @@ from credit_service.messages import strict_json
 from credit_service.messages.faults import Invalid
 from credit_service.messages.inbound import merchant_of
 from credit_service.messages.shapes import encode
-from credit_service.storage.base import Letter, LetterQuery, Store
-from credit_service.storage.erasing import without
+from credit_service.storage.erasing import Erasing, without
+from credit_service.storage.letters import Letter, LetterQuery, Letters
+from credit_service.storage.shops import Shops
 
 AT_ONCE = 500
 _DEEPEST: Final = 200
 _log = structlog.get_logger()
 
 
-async def redact(store: Store, shop: str, merchant_id: UUID, orders: Sequence[str] | None) -> None:
+async def redact(
+    erasing: Erasing, letters: Letters, shops: Shops, shop: str, merchant_id: UUID, orders: Sequence[str] | None
+) -> None:
     """Erase all that is personal about these orders of a shop; about all of its merchant's, where `orders` is None."""
     wanted = None if orders is None else frozenset(orders)
-    erased = await store.erase_metadata(merchant_id, wanted)
-    letters, before = 0, None
-    while page := await store.dead_letters(LetterQuery(), before, AT_ONCE):
+    erased = await erasing.erase_metadata(merchant_id, wanted)
+    rewritten, before = 0, None
+    while page := await letters.page(LetterQuery(), before, AT_ONCE):
         for letter in page:
             if (without_it := redacted(letter, shop, merchant_id, wanted)) is not None:
-                await store.rewrite_dead_letter(without_it)
-                letters += 1
+                await letters.rewrite(without_it)
+                rewritten += 1
         before = page[-1].id
     if wanted is None:  # what its customers asked is answered, or nobody will any more
-        await store.drop_kept([one for one in await store.kept_deliveries(shop) if one.awaits is None])
-    _log.info("shopify_redacted", shop=shop, transactions=erased, dead_letters=letters)
+        await shops.drop([one for one in await shops.kept(shop) if one.awaits is None])
+    _log.info("shopify_redacted", shop=shop, transactions=erased, dead_letters=rewritten)
 
 
 def redacted(letter: Letter, shop: str, merchant_id: UUID, orders: frozenset[str] | None) -> Letter | None:

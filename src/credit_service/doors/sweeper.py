@@ -9,23 +9,23 @@ from typing import NoReturn
 from credit_service.ledger.commands import Settle
 from credit_service.posting import Posting
 from credit_service.rounds import keep_doing
-from credit_service.storage.base import Store
+from credit_service.storage.accounts import Accounts
 
 AT_ONCE = 500
 
 
-async def sweep(store: Store, posting: Posting) -> int:
+async def sweep(accounts: Accounts, posting: Posting) -> int:
     """Settle what is due now, and return how many accounts that were."""
-    due = await store.due(await store.now(), AT_ONCE)
+    due = await accounts.due(await accounts.now(), AT_ONCE)
     if due:
         await posting.submit_many([Settle(merchant_id=merchant_id, key="") for merchant_id in due])
     return len(due)
 
 
-async def keep_sweeping(store: Store, posting: Posting, seconds: float) -> NoReturn:
+async def keep_sweeping(accounts: Accounts, posting: Posting, seconds: float) -> NoReturn:
     """Sweep for ever, with this pause where nothing was left to do."""
 
     async def once() -> bool:
-        return await sweep(store, posting) == AT_ONCE
+        return await sweep(accounts, posting) == AT_ONCE
 
     await keep_doing(once, "sweep_failed", seconds)

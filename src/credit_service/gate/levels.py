@@ -9,7 +9,8 @@ from credit_service.gate.answers import Answer, of_account, of_nobody, version_o
 from credit_service.gate.breaker import Breaker
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.settle import standing_at
-from credit_service.storage.base import StorageUnavailable, Store
+from credit_service.storage.accounts import Accounts
+from credit_service.storage.engine import StorageUnavailable
 
 PATIENCE_SECONDS: Final = 2.0
 """How long an answer of the store is waited for: a page that waits longer has given up."""
@@ -46,11 +47,11 @@ class Channel(Protocol):
 class Storage:
     """The last level, which knows of every merchant: the accounts in the store. `ttl` in microseconds."""
 
-    def __init__(self, store: Store, policy: Policy, ttl: int) -> None:
-        self._store = store
+    def __init__(self, accounts: Accounts, policy: Policy, ttl: int) -> None:
+        self._accounts = accounts
         self._policy = policy
         self._ttl = ttl
-        self.breaker = Breaker("storage", lambda: store.held([_NOBODY], 0))
+        self.breaker = Breaker("storage", lambda: accounts.load([_NOBODY], 0))
 
     async def get(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, Answer]:
         """The answers for all of these merchants. Raises StorageError."""
@@ -58,7 +59,7 @@ class Storage:
             raise StorageUnavailable("The database was silent a moment ago.")
         silent = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self.breaker.open, "it was silent")
         try:
-            held = await self._store.held(list(merchant_ids), now)
+            held = await self._accounts.load(list(merchant_ids), now)
         finally:
             silent.cancel()
         self.breaker.close()

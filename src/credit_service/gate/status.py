@@ -22,7 +22,9 @@ from credit_service.gate.totals import Counting, Totals
 from credit_service.ledger.account import MICROSECONDS, Account, Announcement
 from credit_service.ledger.announcements import ACCOUNT_CREATED, PLUGIN_STATUS_CHANGED
 from credit_service.ledger.policy import Policy
-from credit_service.storage.base import StorageError, Store
+from credit_service.storage.accounts import Accounts
+from credit_service.storage.engine import StorageError
+from credit_service.storage.policies import FailPolicies
 
 FailPolicy = Literal["closed", "open"]
 """What counts where nothing is known: the plugin is disabled, or enabled."""
@@ -55,7 +57,8 @@ class Gate:
 
     def __init__(
         self,
-        store: Store,
+        accounts: Accounts,
+        fail_policies: FailPolicies,
         policy: Policy,
         *,
         shared: Level | None = None,
@@ -67,7 +70,7 @@ class Gate:
         size: int = 100_000,
         render: Callable[[Answer], Any] = lambda answer: None,
     ) -> None:
-        self._store = store
+        self._fail_policies = fail_policies
         self._clock = clock
         self._ttl = int(ttl_seconds * MICROSECONDS)
         self._stale = int(stale_seconds * MICROSECONDS)
@@ -76,8 +79,8 @@ class Gate:
         self._size = size
         self._render = render
         self._shared = shared
-        self._storage = Storage(store, policy, self._ttl)
-        self._counting = Counting(store, policy, clock)
+        self._storage = Storage(accounts, policy, self._ttl)
+        self._counting = Counting(accounts, policy, clock)
         self._known: OrderedDict[UUID, Answer] = OrderedDict()
         self._trust = 0  # raised when others may have told what was not heard: what was known before is asked again
         self._asking: dict[UUID, _Load] = {}
@@ -186,7 +189,7 @@ class Gate:
 
     async def _read_exceptions(self) -> None:
         try:
-            self._fails = await self._store.gate_policies()
+            self._fails = await self._fail_policies.all()
         except StorageError as error:
             _log.debug("gate_policies_not_read", reason=str(error))
 

@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.settle import standing_at
-from credit_service.storage.base import StorageUnavailable, Store
+from credit_service.storage.accounts import Accounts
+from credit_service.storage.engine import StorageUnavailable
 
 MANY: Final = 100_000
 """Fewer merchants are counted each time that somebody asks."""
@@ -37,9 +38,9 @@ class Counting:
     """Counts merchants. `clock` gives microseconds since 1970, `timer` seconds."""
 
     def __init__(
-        self, store: Store, policy: Policy, clock: Callable[[], int], timer: Callable[[], float] = time.monotonic
+        self, accounts: Accounts, policy: Policy, clock: Callable[[], int], timer: Callable[[], float] = time.monotonic
     ) -> None:
-        self._store = store
+        self._accounts = accounts
         self._policy = policy
         self._clock = clock
         self._timer = timer
@@ -84,9 +85,9 @@ class Counting:
     async def _count(self) -> Totals:
         begun = self._timer()
         now = self._clock()
-        settled = await self._store.all_accounts(now, self._policy.default_threshold)
+        settled = await self._accounts.summary(now, self._policy.default_threshold)
         due = [
-            standing_at(held.account, held.grants, self._policy, now) for held in await self._store.due_accounts(now)
+            standing_at(held.account, held.grants, self._policy, now) for held in await self._accounts.due_accounts(now)
         ]
         count = settled.accounts + len(due)
         balances = settled.average_balance * settled.accounts + sum(standing.account.balance for standing in due)

@@ -15,7 +15,7 @@ import msgspec
 from credit_service.ledger.commands import Fact, OrderRefunded, PaymentRefunded
 from credit_service.messages.fields import format_time
 from credit_service.messages.shapes import encode
-from credit_service.storage.base import Letter, LetterQuery, Undeliverable
+from credit_service.storage.letters import Letter, LetterQuery, Undeliverable
 
 SUBJECT: Final = "dlq.credits."
 """What stands before the subject of an event where its dead letter is published."""

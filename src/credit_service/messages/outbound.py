@@ -14,7 +14,7 @@ from credit_service.ledger.account import Transaction
 from credit_service.ledger.types import ANNOUNCED, TransactionType, announced_by
 from credit_service.messages.fields import format_time
 from credit_service.messages.shapes import encode as as_json
-from credit_service.storage.base import StoredEvent
+from credit_service.storage.outbox import StoredEvent
 
 PREFIX: Final = "evt.credits."
 """What the type of each event begins with."""

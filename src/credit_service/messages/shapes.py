@@ -10,7 +10,8 @@ from credit_service.ledger.account import Account, Announcement, Grant, Transact
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.settle import Standing
 from credit_service.messages.fields import format_time
-from credit_service.storage.base import ApiKey, Shop
+from credit_service.storage.keys import ApiKey
+from credit_service.storage.shops import Shop
 
 encode = msgspec.json.Encoder().encode
 

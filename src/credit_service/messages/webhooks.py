@@ -5,7 +5,8 @@ from typing import Any, Final
 from credit_service.messages.fields import format_time
 from credit_service.messages.outbound import PREFIX, encode, event_id
 from credit_service.messages.shapes import encode as as_json
-from credit_service.storage.base import StoredEvent, WebhookDelivery, WebhookEndpoint
+from credit_service.storage.outbox import StoredEvent
+from credit_service.storage.webhooks import WebhookDelivery, WebhookEndpoint
 
 TEST: Final = "webhook_test"
 """What stands for a type of announcement in a delivery that tells of nothing."""

@@ -11,7 +11,8 @@ from nats.js import JetStreamContext
 
 from credit_service.broker import FAILURES, Broker, StreamConflict, reason
 from credit_service.messages import dead_letters
-from credit_service.storage.base import Letter, StorageError, Store
+from credit_service.storage.engine import StorageError
+from credit_service.storage.letters import Letter, Letters
 
 STREAM: Final = "CREDITS_DLQ"
 _AT_ONCE: Final = 20
@@ -26,8 +27,8 @@ _log = structlog.get_logger()
 class DeadLetters:
     """Publishes dead letters as they come; `wake` says that there are new ones."""
 
-    def __init__(self, store: Store, broker: Broker) -> None:
-        self._store = store
+    def __init__(self, letters: Letters, broker: Broker) -> None:
+        self._letters = letters
         self._broker = broker
         self._woken = asyncio.Event()
         self._told: str | None = None
@@ -59,14 +60,14 @@ class DeadLetters:
 
     async def _publish_some(self) -> bool:
         """Publish the oldest that are not published; returns whether there may be more."""
-        letters = await self._store.unpublished_dead_letters(_AT_ONCE)
+        letters = await self._letters.unpublished(_AT_ONCE)
         if not letters:
             return False
         await self._broker.ensure_stream(STREAM, [f"{dead_letters.SUBJECT}>"])
         streams = await self._broker.jetstream()
         for letter in letters:
             await self._publish(streams, letter)
-            await self._store.published_dead_letters([letter.id], await self._store.now())
+            await self._letters.mark_published([letter.id], await self._letters.now())
         return len(letters) == _AT_ONCE
 
     async def _publish(self, streams: JetStreamContext, letter: Letter) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
-from credit_service.storage.base import Position, StoredEvent, Writes, merged
+from credit_service.storage.engine import Writes
+from credit_service.storage.outbox import Position, StoredEvent, merged
 
 _MOST: Final = 10_000
 """So many events are kept, of one or two kilobytes each; who is farther behind reads the outbox until he caught up."""
@@ -39,7 +40,7 @@ class Fresh:
     def after(self, position: Position, limit: int) -> Sequence[StoredEvent]:
         """What follows a position, and may not be all; nothing where the outbox has something that comes before.
 
-        As `Store.events`: each lane in its order, and lanes merged by time. What is not after it is let go.
+        As `Outbox.events`: each lane in its order, and lanes merged by time. What is not after it is let go.
         """
         self._wanted = True
         found = []

@@ -23,7 +23,7 @@ from credit_service.broker import FAILURES, Broker, StreamConflict, reason
 from credit_service.messages.outbound import PAYLOADS, PREFIX, encode, event_id, event_type
 from credit_service.outlets.reader import Reader, Undelivered
 from credit_service.outlets.wake import Wake
-from credit_service.storage.base import Store, StoredEvent
+from credit_service.storage.outbox import Outbox, StoredEvent
 
 STREAM: Final = "CREDITS"
 """The stream of the events that go out. Nobody else publishes there."""
@@ -125,9 +125,9 @@ def _command(subject: str, reply: str, id_: str, expected: str, body: bytes) -> 
     )  # fmt: skip
 
 
-def publishing(store: Store, publisher: Publisher, wake: Wake) -> Reader:
-    """What publishes the outbox of a store, for ever."""
-    return Reader(store, READER, publisher.deliver, begin=publisher.begin, wake=wake, page=_PAGE)
+def publishing(outbox: Outbox, publisher: Publisher, wake: Wake) -> Reader:
+    """The reader that publishes the outbox."""
+    return Reader(outbox, READER, publisher.deliver, begin=publisher.begin, wake=wake, page=_PAGE)
 
 
 async def ensure_stream(broker: Broker) -> None:

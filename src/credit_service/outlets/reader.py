@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 from credit_service.ledger.account import MICROSECONDS
 from credit_service.outlets.wake import Wake
 from credit_service.rounds import NotNow, keep_doing
-from credit_service.storage.base import Claim, Position, StorageError, Store, StoredEvent
+from credit_service.storage.engine import StorageError
+from credit_service.storage.outbox import Claim, Outbox, Position, StoredEvent
 
 LEASE_SECONDS = 5.0
 """How long a reader that died keeps others from its cursor."""
@@ -60,7 +61,7 @@ class Reader:
 
     def __init__(
         self,
-        store: Store,
+        outbox: Outbox,
         name: str,
         deliver: Deliver,
         *,
@@ -72,7 +73,7 @@ class Reader:
         longest_pause_seconds: float = _LONGEST_PAUSE_SECONDS,
     ) -> None:
         self.name = name
-        self._store = store
+        self._outbox = outbox
         self._deliver = deliver
         self._wake = wake or Wake()
         self._begin = begin
@@ -125,14 +126,14 @@ class Reader:
 
     async def lag_seconds(self) -> float:
         """How long the oldest event has waited that was not delivered, by whatever process. Raises StorageError."""
-        positions = {cursor.reader: cursor.position for cursor in await self._store.cursors()}
-        position = self._reached if self.holds else positions.get(self.name, (0,) * self._store.lanes)
-        oldest = await self._store.events(position, 1)
-        return max(0, await self._store.now() - oldest[0].announcement.at) / MICROSECONDS if oldest else 0.0
+        positions = {cursor.reader: cursor.position for cursor in await self._outbox.cursors()}
+        position = self._reached if self.holds else positions.get(self.name, (0,) * self._outbox.lanes)
+        oldest = await self._outbox.events(position, 1)
+        return max(0, await self._outbox.now() - oldest[0].announcement.at) / MICROSECONDS if oldest else 0.0
 
     async def _claimed(self) -> bool:
-        now = await self._store.now()
-        self._claim = await self._store.claim(self.name, self._owner, now, self._lease_seconds)
+        now = await self._outbox.now()
+        self._claim = await self._outbox.claim(self.name, self._owner, now, self._lease_seconds)
         if self._claim is None:
             return False
         self._reached = self._claim.position
@@ -149,7 +150,7 @@ class Reader:
             await self._holding(self._delivered(events))
         is_quiet = self._wake.commits == self._seen
         behind = sum(self._reached) - sum(self._held().position)
-        now = await self._store.now()
+        now = await self._outbox.now()
         left = (self._held().leased_until - now) / MICROSECONDS
         # To move the cursor is a commit: while postings come in, not for each of many small pages. What is left of the
         # lease must last for a rest, and for the beginning of the next page.
@@ -173,13 +174,13 @@ class Reader:
         now = asyncio.get_running_loop().time()
         if at_hand := self._wake.fresh.after(self._reached, self._page):
             if now >= self._look_at:
-                first = await self._store.events(self._reached, _COMPARED)
+                first = await self._outbox.events(self._reached, _COMPARED)
                 known = {event[:2]: event for event in at_hand}
                 if all(known.get(event[:2]) == event for event in first):
                     self._look_at = now + self._poll_seconds
             if now < self._look_at:
                 return at_hand, True
-        return await self._store.events(self._reached, self._page), False
+        return await self._outbox.events(self._reached, self._page), False
 
     async def _delivered(self, events: Sequence[StoredEvent]) -> None:
         """Deliver, and note at once how far: a stop may come at any moment."""
@@ -203,8 +204,8 @@ class Reader:
 
     async def _renew(self) -> None:
         """Note how far everything was delivered, and go on holding the claim. Raises _Lost where it is another's."""
-        now = await self._store.now()
-        self._claim = await self._store.advance(self._held(), self._reached, now, self._lease_seconds)
+        now = await self._outbox.now()
+        self._claim = await self._outbox.advance(self._held(), self._reached, now, self._lease_seconds)
         if self._claim is None:
             raise _Lost
 
@@ -218,7 +219,7 @@ class Reader:
             with suppress(StorageError, _Lost, TimeoutError):  # then it runs out by itself
                 async with asyncio.timeout(_LET_GO_SECONDS):
                     await self._renew()  # what was delivered before it came to this
-                    await self._store.release(self._held())
+                    await self._outbox.release(self._held())
             self._claim = None
 
     async def _rest(self, seconds: float) -> None:

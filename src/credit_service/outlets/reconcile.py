@@ -19,7 +19,8 @@ from credit_service.ledger.account import MICROSECONDS, Account
 from credit_service.ledger.addresses import EVENT, parse
 from credit_service.messages.outbound import encode, event_id, event_type
 from credit_service.outlets.jetstream import HEADERS, READER, STREAM, stored_ids
-from credit_service.storage.base import AccountQuery, Position, Store, StoredEvent
+from credit_service.storage.accounts import AccountQuery, Accounts
+from credit_service.storage.outbox import Outbox, Position, StoredEvent
 
 _AT_ONCE: Final = 500
 _CLOCKS_APART: Final = 60 * MICROSECONDS  # NATS' and ours
@@ -62,29 +63,30 @@ class _Expected(NamedTuple):
 
 
 class Reconciliation:
-    """One comparison. `accounts`: how many were compared so far."""
+    """One comparison. `compared`: how many accounts were compared so far."""
 
-    def __init__(self, store: Store, streams: JetStreamContext) -> None:
-        self._store = store
+    def __init__(self, accounts: Accounts, outbox: Outbox, streams: JetStreamContext) -> None:
+        self._accounts = accounts
+        self._outbox = outbox
         self._streams = streams
-        self.accounts = 0
+        self.compared = 0
 
     async def lost(self) -> AsyncGenerator[StoredEvent]:
         """What the stream ought to hold and does not, each account's in their order.
 
         Raises StreamConflict where that cannot be told; FAILURES and StorageError.
         """
-        cursors = {cursor.reader: cursor.position for cursor in await self._store.cursors()}
-        published = cursors.get(READER, (0,) * self._store.lanes)  # before the stream is read, which then has it
+        cursors = {cursor.reader: cursor.position for cursor in await self._outbox.cursors()}
+        published = cursors.get(READER, (0,) * self._outbox.lanes)  # before the stream is read, which then has it
         there = await self._there()
         since = await self._since(await self._streams.stream_info(STREAM))
         expected = _Expected(published, since)
         after, query = None, AccountQuery(at=0, default_threshold=0)
-        while page := await self._store.accounts(query, after, _AT_ONCE):
-            for held in page:
-                async for event in self._lost_of(held.account, there[held.account.number], expected):
+        while page := await self._accounts.page(query, after, _AT_ONCE):
+            for loaded in page:
+                async for event in self._lost_of(loaded.account, there[loaded.account.number], expected):
                     yield event
-                self.accounts += 1
+                self.compared += 1
             after = page[-1].account.merchant_id
 
     async def publish(self, event: StoredEvent, source: str) -> bool:
@@ -113,7 +115,7 @@ class Reconciliation:
             raise StreamConflict(f"The stream {STREAM} drops what was consumed or replaced: what it lost is not known.")
         since = 0
         if config.max_age:
-            since = await self._store.now() - int(config.max_age * MICROSECONDS) + _CLOCKS_APART
+            since = await self._outbox.now() - int(config.max_age * MICROSECONDS) + _CLOCKS_APART
         is_full = 0 < (config.max_msgs or 0) <= state.messages
         is_full |= 0 < (config.max_bytes or 0) <= state.bytes + _LARGEST_MESSAGE
         if is_full and state.messages:
@@ -124,12 +126,12 @@ class Reconciliation:
 
     async def _lost_of(self, account: Account, there: Numbers, expected: _Expected) -> AsyncGenerator[StoredEvent]:
         for first, last in there.gaps(account.announced):
-            (newest,) = await self._store.events_of(account.number, last - 1, 1)
+            (newest,) = await self._outbox.events_of(account.number, last - 1, 1)
             if newest.announcement.at < expected.since:  # and so are all before it
                 continue
             after = first - 1
             while after < last:
-                page = await self._store.events_of(account.number, after, min(_AT_ONCE, last - after))
+                page = await self._outbox.events_of(account.number, after, min(_AT_ONCE, last - after))
                 for event in page:
                     if expected.holds(event):
                         yield event

@@ -4,7 +4,7 @@ from typing import Final
 
 from credit_service.ledger.account import MICROSECONDS
 from credit_service.outlets.webhook_client import Answered
-from credit_service.storage.base import WebhookDelivery
+from credit_service.storage.webhooks import WebhookDelivery
 
 _MINUTE, _HOUR = 60, 3600
 PAUSES_SECONDS: Final = (

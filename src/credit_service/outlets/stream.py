@@ -16,7 +16,8 @@ import structlog
 
 from credit_service.messages.outbound import encode, event_type
 from credit_service.outlets.wake import Wake
-from credit_service.storage.base import Position, StorageError, Store, StoredEvent
+from credit_service.storage.engine import StorageError
+from credit_service.storage.outbox import Outbox, Position, StoredEvent
 
 POLL_SECONDS: Final = 0.5
 """How often the tail looks for what other processes posted, and how long a listener waits before it looks around."""
@@ -56,7 +57,7 @@ class _Chunk(NamedTuple):
 class _Place(Protocol):
     """Where a listener stands."""
 
-    async def read(self, store: Store) -> list[StoredEvent]:
+    async def read(self, outbox: Outbox) -> list[StoredEvent]:
         """The next page of events from there."""
         ...
 
@@ -76,9 +77,9 @@ class _Everywhere:
         self._position = position
         self._cursor = cursor
 
-    async def read(self, store: Store) -> list[StoredEvent]:
+    async def read(self, outbox: Outbox) -> list[StoredEvent]:
         """See `_Place`."""
-        return await store.events(self._position, _PAGE)
+        return await outbox.events(self._position, _PAGE)
 
     def take(self, events: Iterable[_Event]) -> bytes:
         """See `_Place`."""
@@ -105,9 +106,9 @@ class _InAccount:
         self._number = number
         self._cursor = cursor
 
-    async def read(self, store: Store) -> list[StoredEvent]:
+    async def read(self, outbox: Outbox) -> list[StoredEvent]:
         """See `_Place`."""
-        return await store.events_of(self._account, self._number, _PAGE)
+        return await outbox.events_of(self._account, self._number, _PAGE)
 
     def take(self, events: Iterable[_Event]) -> bytes:
         """See `_Place`."""
@@ -126,8 +127,8 @@ class _InAccount:
 class Stream:
     """See the module. `source`: the service's own name (SERVICE_SOURCE). Of one event loop."""
 
-    def __init__(self, store: Store, wake: Wake, source: str, cursor: Cursor) -> None:
-        self._store = store
+    def __init__(self, outbox: Outbox, wake: Wake, source: str, cursor: Cursor) -> None:
+        self._outbox = outbox
         self._wake = wake
         self._source = source
         self._cursor = cursor
@@ -191,7 +192,7 @@ class Stream:
         """What a listener reads by itself, and whether there is more."""
         try:
             async with self._catching_up:
-                found = await place.read(self._store)
+                found = await place.read(self._outbox)
         except StorageError:
             await self._news.wait(self._news.commits, _AWAY_SECONDS)
             return b"", not self._closed
@@ -204,10 +205,10 @@ class Stream:
             seen = self._wake.commits
             try:
                 if position is None:
-                    position = await self._store.last_events()
+                    position = await self._outbox.end()
                     found: list[StoredEvent] = []
                 else:
-                    found = await self._store.events(position, _TAIL_PAGE)
+                    found = await self._outbox.events(position, _TAIL_PAGE)
                 if found or not self._chunks:  # the first one is empty, and says that there is a tail
                     position = self._hand_out(position, found)
             except Exception as error:  # nothing is lost: it is read again

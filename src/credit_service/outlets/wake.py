@@ -6,7 +6,7 @@ What other processes post is found by looking again after a while, so a wake-up 
 import asyncio
 
 from credit_service.outlets.fresh import Fresh
-from credit_service.storage.base import Writes
+from credit_service.storage.engine import Writes
 
 
 class Wake:

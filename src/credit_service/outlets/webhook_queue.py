@@ -15,7 +15,8 @@ from credit_service.ledger.account import DAY
 from credit_service.messages import webhooks as messages
 from credit_service.outlets import retries
 from credit_service.outlets.webhook_client import Answered, Client, headers
-from credit_service.storage.base import DueDeliveries, Store, StoredEvent, WebhookDelivery, WebhookEndpoint
+from credit_service.storage.outbox import StoredEvent
+from credit_service.storage.webhooks import DueDeliveries, WebhookDelivery, WebhookEndpoint, WebhookEndpoints
 
 AT_ONCE: Final = 10
 """Deliveries under way to one endpoint."""
@@ -30,7 +31,7 @@ Due = tuple[WebhookDelivery, StoredEvent | None]
 class Means(NamedTuple):
     """What every queue sends with. `told` hears of each attempt; `luck` draws from -1 to 1."""
 
-    store: Store
+    endpoints: WebhookEndpoints
     client: Client
     notes: "Notes"
     source: str
@@ -41,8 +42,8 @@ class Means(NamedTuple):
 class Notes:
     """Notes what came of deliveries, all that wait in one transaction: each alone would be a commit of its own."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, endpoints: WebhookEndpoints) -> None:
+        self._endpoints = endpoints
         self._waiting: list[WebhookDelivery] = []
         self._turn = asyncio.Lock()
 
@@ -53,7 +54,7 @@ class Notes:
             some, self._waiting = self._waiting, []
             if some:
                 try:
-                    await self._store.note_deliveries(some)
+                    await self._endpoints.note_attempts(some)
                 except BaseException:
                     self._waiting = some + self._waiting
                     raise
@@ -69,12 +70,12 @@ class Queue:
 
     async def send_due(self) -> None:
         """Send what is due, until nothing is, or the endpoint had better be left alone. Raises StorageError."""
-        store = self._means.store
+        endpoints = self._means.endpoints
         while True:
-            now = await store.now()
+            now = await endpoints.now()
             room = 0 if self.endpoint.disabled_at is not None else self._breaker.room(now, AT_ONCE)
             limit = BATCH if room > 1 else 1
-            found = await store.due_deliveries(self.endpoint.id, now, limit, asked_for=not room)
+            found = await endpoints.due_deliveries(self.endpoint.id, now, limit, asked_for=not room)
             if found is None or not found.due:
                 return
             await self._send(found, room)
@@ -101,14 +102,16 @@ class Queue:
         """Whether nothing has happened meanwhile that leaves a delivery for later: it stays due."""
         if delivery.is_asked_for:
             return True
-        return self.endpoint.disabled_at is None and self._breaker.room(await self._means.store.now(), AT_ONCE) >= room
+        return (
+            self.endpoint.disabled_at is None and self._breaker.room(await self._means.endpoints.now(), AT_ONCE) >= room
+        )
 
     async def _send_one(self, found: DueDeliveries, delivery: WebhookDelivery, event: StoredEvent | None) -> None:
         means = self._means
         message_id, body = messages.message(delivery, event, means.source)
-        signed = headers(message_id, body, found.secrets, await means.store.now())
+        signed = headers(message_id, body, found.secrets, await means.endpoints.now())
         answered = await means.client.send(found.url, body, signed)
-        now = await means.store.now()
+        now = await means.endpoints.now()
         self._breaker.note(answered, now)
         tried = retries.after(delivery, answered, now, means.luck())
         means.told(tried)
@@ -137,4 +140,4 @@ class Queue:
 
     async def _change(self, **changed: Any) -> None:
         self.endpoint = self.endpoint._replace(**changed)
-        await self._means.store.change_webhook(self.endpoint.id, **changed)
+        await self._means.endpoints.change(self.endpoint.id, **changed)

@@ -18,16 +18,9 @@ from credit_service.outlets.reader import LEASE_SECONDS, position_after
 from credit_service.outlets.targets import Targets
 from credit_service.outlets.wake import Wake
 from credit_service.rounds import keep_doing
-from credit_service.storage.base import (
-    Backlog,
-    Claim,
-    Position,
-    StorageError,
-    Store,
-    StoredEvent,
-    WebhookDelivery,
-    WebhookEndpoint,
-)
+from credit_service.storage.engine import StorageError
+from credit_service.storage.outbox import Claim, Outbox, Position, StoredEvent
+from credit_service.storage.webhooks import Backlog, WebhookDelivery, WebhookEndpoint, WebhookEndpoints
 
 if TYPE_CHECKING:
     from credit_service.outlets.webhook_queue import Means, Queue
@@ -50,11 +43,17 @@ class Webhooks:
     """See the module. `told` hears of every attempt; `source` is the service's own name (SERVICE_SOURCE)."""
 
     def __init__(
-        self, store: Store, targets: Targets, source: str, told: Callable[[WebhookDelivery], None] = lambda _: None
+        self,
+        endpoints: WebhookEndpoints,
+        outbox: Outbox,
+        targets: Targets,
+        source: str,
+        told: Callable[[WebhookDelivery], None] = lambda _: None,
     ) -> None:
         self.pending = 0  # deliveries, while it is this process that sends
         self.disabled = 0  # endpoints
-        self._store = store
+        self._endpoints = endpoints
+        self._outbox = outbox
         self._targets = targets
         self._source = source
         self._told = told
@@ -99,16 +98,16 @@ class Webhooks:
         """Make deliveries of what is new, and see to it that those that are due are sent. True where there is more."""
         self._seen = self._wake.commits
         more = await self._prune()
-        endpoints = await self._store.webhooks()
+        endpoints = await self._endpoints.all()
         self._has_endpoints = bool(endpoints)
         self.disabled = sum([one.disabled_at is not None for one in endpoints])
         if not endpoints or not await self._holds(endpoints):
             await self._let_go()
             return more
-        backlogs = await self._store.webhook_backlogs()
+        backlogs = await self._endpoints.backlogs()
         made, more_events = await self._make(endpoints, backlogs)
         if made:
-            backlogs = await self._store.webhook_backlogs()
+            backlogs = await self._endpoints.backlogs()
         self.pending = sum([one.pending for one in backlogs.values()])
         failure = self._ended()
         await self._send(endpoints, backlogs)
@@ -123,13 +122,13 @@ class Webhooks:
 
     async def _holds(self, endpoints: Sequence[WebhookEndpoint]) -> bool:
         """Whether it is this process that sends."""
-        now, claim = await self._store.now(), self._claim
+        now, claim = await self._outbox.now(), self._claim
         if claim is None:
-            self._claim = await self._store.claim(READER, self._owner, now, LEASE_SECONDS)
+            self._claim = await self._outbox.claim(READER, self._owner, now, LEASE_SECONDS)
         elif claim.leased_until - now < LEASE_SECONDS * MICROSECONDS / 2:
             behind = [one.position for one in endpoints if one.disabled_at is None]
             position = tuple(map(min, zip(*behind, strict=True))) if behind else claim.position
-            self._claim = await self._store.advance(claim, position, now, LEASE_SECONDS)
+            self._claim = await self._outbox.advance(claim, position, now, LEASE_SECONDS)
         return self._claim is not None
 
     async def _make(self, endpoints: Sequence[WebhookEndpoint], backlogs: Mapping[str, Backlog]) -> tuple[bool, bool]:
@@ -141,11 +140,13 @@ class Webhooks:
             if endpoint.disabled_at is not None or (has is not None and has.pending >= MOST_PENDING):
                 continue
             if endpoint.position not in pages:
-                pages[endpoint.position] = await self._store.events(endpoint.position, _PAGE)
+                pages[endpoint.position] = await self._outbox.events(endpoint.position, _PAGE)
             if page := pages[endpoint.position]:
-                deliveries = _deliveries(endpoint, page, await self._store.now())
+                deliveries = _deliveries(endpoint, page, await self._outbox.now())
                 # Where it was changed meanwhile nothing is done, and the next round makes them.
-                done = await self._store.add_deliveries(endpoint, deliveries, position_after(endpoint.position, page))
+                done = await self._endpoints.add_deliveries(
+                    endpoint, deliveries, position_after(endpoint.position, page)
+                )
                 made |= done and bool(deliveries)
                 more |= not done or len(page) == _PAGE
         return made, more
@@ -157,9 +158,9 @@ class Webhooks:
         from credit_service.outlets.webhook_queue import Means, Notes, Queue
 
         if self._means is None:
-            client, notes = Client(self._targets), Notes(self._store)
-            self._means = Means(self._store, client, notes, self._source, self._told)
-        now = await self._store.now()
+            client, notes = Client(self._targets), Notes(self._endpoints)
+            self._means = Means(self._endpoints, client, notes, self._source, self._told)
+        now = await self._outbox.now()
         for gone in self._queues.keys() - {one.id for one in endpoints}:
             del self._queues[gone]
             if gone in self._sending:
@@ -181,10 +182,10 @@ class Webhooks:
         return failure
 
     async def _prune(self) -> bool:
-        now = await self._store.now()
+        now = await self._outbox.now()
         if now < self._prune_at:
             return False
-        more = await self._store.prune_webhooks(now - LOG_DAYS * DAY, _PRUNED_AT_ONCE)
+        more = await self._endpoints.prune(now - LOG_DAYS * DAY, _PRUNED_AT_ONCE)
         self._prune_at = now if more else now + _PRUNE_SECONDS * MICROSECONDS
         return more
 
@@ -199,7 +200,7 @@ class Webhooks:
         claim, self._claim = self._claim, None
         if claim is not None:
             with suppress(StorageError):  # then it runs out by itself
-                await self._store.release(claim)
+                await self._outbox.release(claim)
 
 
 def _deliveries(endpoint: WebhookEndpoint, page: Sequence[StoredEvent], now: int) -> list[WebhookDelivery]:

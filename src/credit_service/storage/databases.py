@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import asyncpg
 
 from credit_service.storage import postgres_statements as sql
-from credit_service.storage.base import SchemaError, StorageUnavailable, Store
-from credit_service.storage.postgres import PostgresStore, connector, name_of, translated
-from credit_service.storage.sqlite import SQLiteStore, revision
+from credit_service.storage.engine import Engine, SchemaError, StorageUnavailable
+from credit_service.storage.postgres import PostgresEngine, connector, name_of, translated
+from credit_service.storage.sqlite import SQLiteEngine, revision
 from credit_service.storage.tables import REVISION
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class Database(Protocol):
         """Bring it up to date; returns whether anything was done. Raises StorageError."""
         ...
 
-    async def opened(self) -> Store:
-        """A store that serves it. Raises StorageError, with one line for an operator."""
+    async def opened(self) -> Engine:
+        """An engine that serves it. Raises StorageError, with one line for an operator."""
         ...
 
 
@@ -97,11 +97,11 @@ class SQLiteDatabase(NamedTuple):
 
         return migrations.migrate(self.path)
 
-    async def opened(self) -> Store:
+    async def opened(self) -> Engine:
         """See `Database.opened`."""
         if revision(self.path) != REVISION:
             self.migrate()
-        return SQLiteStore(self.path)
+        return SQLiteEngine(self.path)
 
 
 class PostgresDatabase(NamedTuple):
@@ -147,7 +147,7 @@ class PostgresDatabase(NamedTuple):
 
         return migrations.migrate_postgres(self.url, pooled=self.pooled)
 
-    async def opened(self) -> Store:
+    async def opened(self) -> Engine:
         """See `Database.opened`. Also refuses a server that could lose what it has committed, or whose clock is off."""
         found = await self._revision()
         if found is None:
@@ -156,7 +156,7 @@ class PostgresDatabase(NamedTuple):
             raise SchemaError(
                 f"{self.name} has schema {found}, and this release works with {REVISION}: run credit-service migrate."
             )
-        return PostgresStore(
+        return PostgresEngine(
             self.url,
             streams=self.streams,
             pool_size=self.pool_size,

@@ -14,10 +14,9 @@ from credit_service.ledger.account import Account, Grant, Transaction
 from credit_service.ledger.decide import Needs
 from credit_service.ledger.draft import burn_down_order
 from credit_service.storage import rows, tables
-from credit_service.storage.base import Loaded, Record
+from credit_service.storage.engine import Loaded, Record
+from credit_service.storage.questions import Find, Row
 from credit_service.storage.remembered import Commit, Recalled
-from credit_service.storage.rows import Row
-from credit_service.storage.statements import Find
 
 _NOTHING: Final[Mapping[int, Recalled]] = {}
 

@@ -35,9 +35,9 @@ import asyncpg
 from sqlalchemy import Table
 
 from credit_service.ledger.decide import Needs
-from credit_service.storage import dsn, rows, statements, tables
+from credit_service.storage import books, dsn, rows, tables
 from credit_service.storage import postgres_statements as sql
-from credit_service.storage.base import (
+from credit_service.storage.engine import (
     BadRow,
     Books,
     Conflict,
@@ -48,12 +48,8 @@ from credit_service.storage.base import (
     Writes,
 )
 from credit_service.storage.loading import Loading
-from credit_service.storage.questions import Question, Read
-from credit_service.storage.reads import books_of
+from credit_service.storage.questions import Ask, Find, Question, Read, Row
 from credit_service.storage.remembered import Commit, Remembered
-from credit_service.storage.rows import Row
-from credit_service.storage.statements import Ask, Find
-from credit_service.storage.webhooks import Webhooks
 
 T = TypeVar("T")
 Q = TypeVar("Q", bound=Question)
@@ -160,7 +156,7 @@ def _kind(error: BaseException) -> str:
     return "it did not answer in time" if late else type(error).__name__
 
 
-class PostgresStore(Webhooks):
+class PostgresEngine:
     """The ledger's store in a PostgreSQL database.
 
     `url`: postgresql://user:password@host:port/database, whose schema must be up to date. `streams`: postings at once.
@@ -211,13 +207,13 @@ class PostgresStore(Webhooks):
         self._last: dict[int, _Last] = {}  # by lane
 
     def stream_of(self, merchant_id: UUID) -> int:
-        """See `base.Store.stream_of`: a stream is a fixed share of the lanes, whose postings go one after the other."""
+        """See `Engine.stream_of`: a stream is a fixed share of the lanes, whose postings go one after the other."""
         return lane_of(merchant_id) % self.streams
 
     # ---- postings
 
     async def post(self, needs: Sequence[Needs], work: Work, after: "asyncio.Future[bool] | None" = None) -> Writes:
-        """See `base.Store.post`."""
+        """See `Engine.post`."""
         stream = self._streams[self.stream_of(needs[0].merchant_id) if needs else 0]
         with self._decided_ahead(stream, needs, work, after) or nullcontext() as ahead:
             if after is not None and not await after and ahead is not None:
@@ -497,7 +493,7 @@ class PostgresStore(Webhooks):
     # ---- reads
 
     async def now(self) -> int:
-        """See `base.Store.now`. Reckoned from this process's clock, whose distance every posting measures anew."""
+        """See `Engine.now`. Reckoned from this process's clock, whose distance every posting measures anew."""
         if not self._knows_the_time():
             asked_at = time.monotonic()
             now: int = await self._asked(lambda connection: connection.fetchval(sql.NOW))
@@ -526,7 +522,11 @@ class PostgresStore(Webhooks):
             self._read_at, self._read_at_time = answered_at, local / 1e6
         return now if self._clock is None else self._clock()
 
-    async def _read(self, read: Callable[[], Read[T]], *, snapshot: bool = True) -> T:
+    async def read(self, read: Callable[[], Read[T]], *, snapshot: bool = True, long: bool = False) -> T:
+        """See `Engine.read`."""
+        if long:
+            return await self._read_long(read)
+
         async def ask(connection: Connection) -> T:
             if not snapshot:
                 return await _answered(connection, read())
@@ -561,7 +561,8 @@ class PostgresStore(Webhooks):
             async with self._reading() as connection:
                 return await ask(connection)
 
-    async def _write(self, asks: Sequence[Ask], merchant_id: UUID | None = None, *, guarded: bool = False) -> int:
+    async def write(self, asks: Sequence[Ask], merchant_id: UUID | None = None, *, guarded: bool = False) -> int:
+        """See `Engine.write`."""
         changed = 0
         async with self._reading() as connection:
             await connection.execute("BEGIN" if merchant_id is None else sql.begin([lane_of(merchant_id)], {}))
@@ -582,6 +583,10 @@ class PostgresStore(Webhooks):
             async with asyncio.timeout(self._timeout), self._readers.taken() as connection:
                 yield connection
 
+    def books(self, merchant_ids: Sequence[UUID] | None = None) -> AsyncIterator[Books]:
+        """See `Engine.books`."""
+        return books.in_a_thread(self._books(merchant_ids))
+
     def _books(self, merchant_ids: Sequence[UUID] | None) -> Generator[Books]:
         with translated(self.name), _loop_beside() as run:
             connection = run(self._connect())
@@ -599,14 +604,14 @@ class PostgresStore(Webhooks):
                         while found := run(cursor.fetch(_ROWS_AT_ONCE)):
                             yield from map(tuple, found)
 
-                accounts: Iterable[Row] = asked(Ask(statements.ALL_ACCOUNTS))
+                accounts: Iterable[Row] = asked(Ask(books.ALL_ACCOUNTS))
                 if merchant_ids is not None:
                     places = [(merchant_id.bytes,) for merchant_id in sorted(set(merchant_ids))]
                     accounts = run(_answer(connection, Find(tables.accounts, ("merchant_id",), places)))
                 for row in accounts:
                     values = {"account": row[0]}
-                    grants = asked(Ask(statements.ALL_GRANTS, values))
-                    yield books_of(row, grants, asked(Ask(statements.HISTORY, values)))
+                    grants = asked(Ask(books.ALL_GRANTS, values))
+                    yield books.books_of(row, grants, asked(Ask(books.HISTORY, values)))
             finally:
                 with suppress(Exception):
                     run(connection.close(timeout=self._timeout))
@@ -614,7 +619,7 @@ class PostgresStore(Webhooks):
     # ---- housekeeping
 
     async def check(self) -> None:
-        """See `base.Store.check`."""
+        """See `Engine.check`."""
 
         async def ask(connection: Connection) -> None:
             if await connection.fetchval(sql.IS_READ_ONLY):
@@ -623,7 +628,7 @@ class PostgresStore(Webhooks):
         await self._asked(ask)
 
     async def close(self) -> None:
-        """See `base.Store.close`."""
+        """See `Engine.close`."""
         await asyncio.gather(*[line.close() for line in self._lines], self._readers.close())
 
 

@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import BigInteger, ClauseElement, LargeBinary, Table
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
-from credit_service.storage import statements, tables
-from credit_service.storage.statements import Statement
+from credit_service.storage import questions, tables
+from credit_service.storage.questions import Statement
 
 _DIALECT: Final = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlchemy's own gap
 LOCKS: Final = 0x63726564
@@ -35,7 +35,7 @@ LOADED: Final = ("accounts", "grants", "parked", "firsts", "given_back", "trials
 @lru_cache(maxsize=512)
 def compiled(statement: ClauseElement) -> Statement:
     """A statement as asyncpg takes it."""
-    return statements.compiled(statement, _DIALECT)
+    return questions.compiled(statement, _DIALECT)
 
 
 POSTING_SETTINGS: Final = {

@@ -1,34 +1,94 @@
-"""What a read is: a generator of questions, which an engine answers. And how it is asked to write beside postings."""
+"""How a subject asks an engine: questions that every engine answers, as statements built from the one schema.
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
-from typing import TypeVar
-from uuid import UUID
+A read is a generator that yields questions and receives their rows. So subjects know no engine, and engines know no
+subject. The statements of a subject stand beside it; how rows are written and looked up in bulk is each engine's own.
+"""
 
-from credit_service.storage.rows import Row
-from credit_service.storage.statements import Ask, Find
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+from sqlalchemy import BigInteger, ClauseElement, Dialect, Table, bindparam, literal_column
+from sqlalchemy.sql.compiler import SQLCompiler
 
 T = TypeVar("T")
+Q = TypeVar("Q")
+R = TypeVar("R")
+Row = tuple[Any, ...]
+
+
+class Ask(NamedTuple):
+    """A question: a statement, and the values of its parameters."""
+
+    statement: ClauseElement
+    values: Mapping[str, Any] = {}
+
+
+class Find(NamedTuple):
+    """A question: the rows of a table at these places (values of `columns`), each named once; an index leads there."""
+
+    table: Table
+    columns: tuple[str, ...]
+    places: Collection[Sequence[Any]]
+    condition: str = "true"
+
+
 Question = Ask | Find
 Read = Generator[Question, list[Row], T]
-"""Yields questions, is sent their rows, returns the answer. It may be begun again from the start."""
+"""Yields questions, receives their rows, returns the answer. An engine may start it again from the beginning."""
 
 
-class Asking(ABC):
-    """An engine that can answer questions and carry out statements."""
+def asking(question: Question) -> Callable[[], Read[list[Row]]]:
+    """A read of one question, which returns its rows."""
 
-    @abstractmethod
-    async def _read(self, read: Callable[[], Read[T]], *, snapshot: bool = True) -> T:
-        """Answer the questions of a read, from one snapshot unless what is asked for never changes."""
+    def read() -> Read[list[Row]]:
+        return (yield question)
 
-    async def _read_long(self, read: Callable[[], Read[T]]) -> T:
-        """As `_read`, for what takes the longer the larger the ledger is."""
-        return await self._read(read)
+    return read
 
-    @abstractmethod
-    async def _write(self, asks: Sequence[Ask], merchant_id: UUID | None = None, *, guarded: bool = False) -> int:
-        """Carry out statements in one transaction of their own; the rows they changed.
 
-        With a `merchant_id`, while nothing is posted to that merchant. `guarded`: where the first changes none, nothing
-        is done.
-        """
+def answered(read: Generator[Q, R, T], answer: Callable[[Q], R]) -> T:
+    """Run a generator of questions to its end, with a function that answers each."""
+    try:
+        question = next(read)
+        while True:
+            question = read.send(answer(question))
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]  # what the generator returned
+
+
+class Statement(NamedTuple):
+    """A compiled statement, with the names of its parameters in their order and the values of its constants."""
+
+    sql: str
+    names: tuple[str, ...]
+    constants: Mapping[str, Any]
+
+    def bound(self, values: Mapping[str, Any]) -> list[Any]:
+        """The parameters in their order; values that the statement does not use are left out."""
+        return [values[name] if name in values else self.constants[name] for name in self.names]
+
+
+def compiled(statement: ClauseElement, dialect: Dialect) -> Statement:
+    """A statement as an engine's driver takes it."""
+    made = statement.compile(dialect=dialect)
+    assert isinstance(made, SQLCompiler)
+    return Statement(str(made), tuple(made.positiontup or ()), dict(made.params))
+
+
+def value(name: str) -> Any:
+    """A parameter whose type its column tells."""
+    return bindparam(name)
+
+
+def number(name: str) -> Any:
+    """A parameter that is a whole number, where no column tells its type."""
+    return bindparam(name, type_=BigInteger)
+
+
+ZERO: Final[Any] = literal_column("0")
+ONE: Final[Any] = literal_column("1")
+
+
+def asked(query: Any) -> dict[str, Any]:
+    """The conditions of a query (a named tuple) that are set."""
+    return {name: value for name, value in query._asdict().items() if value is not None and value is not False}

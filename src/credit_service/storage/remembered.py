@@ -15,7 +15,7 @@ from uuid import UUID
 
 from credit_service.ledger.account import Account, Grant
 from credit_service.ledger.decide import Needs
-from credit_service.storage.base import Record
+from credit_service.storage.engine import Record
 
 _GRANTS: Final = 50
 """So many open grants are remembered, and no account that has more: the memory of a process has an end."""

@@ -1,6 +1,5 @@
 """How the ledger's values stand in rows, the same for every engine: value to row to write, row to value to read."""
 
-from hashlib import blake2b
 from typing import Any, Final
 from uuid import UUID
 
@@ -9,7 +8,6 @@ import msgspec
 from credit_service.ledger import commands
 from credit_service.ledger.account import (
     Account,
-    Announcement,
     DeadLetter,
     Draw,
     GivenBack,
@@ -19,9 +17,8 @@ from credit_service.ledger.account import (
     Transaction,
     TypeTotal,
 )
-from credit_service.storage.base import ApiKey, Claim, Letter, StoredEvent, Undeliverable, Writes
-
-Row = tuple[Any, ...]
+from credit_service.storage.engine import Writes
+from credit_service.storage.questions import Row
 
 _FACTS: Final = {
     "order_refunded": commands.OrderRefunded,
@@ -31,7 +28,6 @@ BY_TYPE: Final = Account._fields.index("by_type")
 _KINDS: Final = {fact: kind for kind, fact in _FACTS.items()}
 
 
-position: Final = msgspec.json.Decoder(tuple[int, ...]).decode
 draws: Final = msgspec.json.Decoder(tuple[Draw, ...]).decode
 _by_type: Final = msgspec.json.Decoder(dict[str, TypeTotal]).decode
 _encoder: Final = msgspec.json.Encoder()
@@ -103,24 +99,6 @@ def event_rows(writes: Writes) -> list[Row]:
     ]
 
 
-def stored_event(row: Row, merchant_id: UUID, cause: Transaction | None) -> StoredEvent:
-    """What stands in the outbox, from its row, its account's merchant, and the transaction that it tells of."""
-    *announced, detail = row[3:]
-    told = None if detail is None else msgspec.json.decode(detail)
-    return StoredEvent(row[0], row[1], row[2], merchant_id, Announcement._make((*announced, told)), cause)
-
-
-def position_text(value: tuple[int, ...]) -> str:
-    """A position in the outbox, as a cursor keeps it."""
-    return _text(value)
-
-
-def claim(row: Row) -> Claim:
-    """A reader's claim from its row of `event_cursors`."""
-    reader, where, epoch, owner, leased_until = row
-    return Claim(reader, owner, epoch, position(where), leased_until)
-
-
 def given_back_row(account_number: int, given: GivenBack) -> Row:
     """A row of `given_back`."""
     return (account_number, *given)
@@ -138,7 +116,7 @@ def parked_row(account_number: int, parked: Parked) -> Row:
 
 def parked(row: Row) -> Parked:
     """A parked refund from its row."""
-    return Parked._make((*row[1:5], _fact(*row[5:])))
+    return Parked._make((*row[1:5], fact(*row[5:])))
 
 
 def dead_letter_row(account_number: int, letter: DeadLetter) -> Row:
@@ -155,21 +133,6 @@ def fact_text(fact: Any) -> str:
     return _text(fact)
 
 
-def _fact(kind: str, text: str) -> Any:
+def fact(kind: str, text: str) -> Any:
+    """A fact from its kind and its text."""
     return msgspec.json.decode(text, type=_FACTS[kind])
-
-
-def letter(row: Row) -> Letter:
-    """A dead letter from its row."""
-    id_, _, code, reason, at, kind, text, subject, original, _, *noted = row
-    return Letter(id_, code, reason, at, None if kind is None else _fact(kind, text), subject, original, *noted)
-
-
-def message_hash(letter: Undeliverable) -> bytes:
-    """The 16 bytes by which an event that is delivered again is known: of its subject and all that was sent."""
-    return blake2b(letter.original, digest_size=16, key=blake2b(letter.subject.encode()).digest()).digest()
-
-
-def api_key(row: Row) -> ApiKey:
-    """An API key from its row."""
-    return ApiKey(*row)

@@ -2,29 +2,23 @@
 
 from collections.abc import Collection
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import BigInteger, bindparam, delete, literal_column, or_, select, update
+from sqlalchemy import delete, literal_column, or_, select, update
 from sqlalchemy.dialects import postgresql
 
 from credit_service.storage import tables
-from credit_service.storage.base import Kept, Shop
-from credit_service.storage.questions import Asking, Read
-from credit_service.storage.rows import Row
-from credit_service.storage.statements import Ask
+from credit_service.storage.engine import Engine
+from credit_service.storage.questions import Ask, Row, asking, number, value
 
 _shops, _deliveries = tables.shops, tables.shopify_deliveries
 
 
-def _value(name: str) -> Any:
-    return bindparam(name)
-
-
-SHOP: Final = select(_shops).where(_shops.c.domain == _value("domain"))
+SHOP: Final = select(_shops).where(_shops.c.domain == value("domain"))
 # Both engines understand what is written here for one of them.
 _linking = postgresql.insert(_shops).values(
-    domain=_value("domain"), merchant_id=_value("merchant_id"), linked_at=_value("linked_at")
+    domain=value("domain"), merchant_id=value("merchant_id"), linked_at=value("linked_at")
 )
 LINK: Final = _linking.on_conflict_do_update(
     index_elements=["domain"],
@@ -35,17 +29,17 @@ LINK: Final = _linking.on_conflict_do_update(
         "uninstalled_at": None,
     },
 )
-_linked = (_shops.c.domain == _value("key")) & _shops.c.unlinked_at.is_(None)
-UNLINK: Final = update(_shops).where(_linked).values(unlinked_at=_value("at"))
-UNINSTALL: Final = update(_shops).where(_linked, _shops.c.linked_at <= _value("at")).values(uninstalled_at=_value("at"))
+_linked = (_shops.c.domain == value("key")) & _shops.c.unlinked_at.is_(None)
+UNLINK: Final = update(_shops).where(_linked).values(unlinked_at=value("at"))
+UNINSTALL: Final = update(_shops).where(_linked, _shops.c.linked_at <= value("at")).values(uninstalled_at=value("at"))
 
 KEEP: Final = (
     postgresql.insert(_deliveries)
-    .values({name: _value(name) for name in ("digest", "shop", "topic", "body", "awaits", "received_at")})
+    .values({name: value(name) for name in ("digest", "shop", "topic", "body", "awaits", "received_at")})
     .on_conflict_do_nothing(index_elements=["digest"])
 )
-DROP: Final = delete(_deliveries).where(_deliveries.c.digest == _value("digest"))
-KEPT: Final = select(_deliveries).where(_deliveries.c.shop == _value("shop")).order_by(_deliveries.c.received_at)
+DROP: Final = delete(_deliveries).where(_deliveries.c.digest == value("digest"))
+KEPT: Final = select(_deliveries).where(_deliveries.c.shop == value("shop")).order_by(_deliveries.c.received_at)
 # Whom a shop belonged to before it was unlinked is known still, to those who have to erase something.
 _known = _shops.c.unlinked_at.is_(None) | (_deliveries.c.awaits == literal_column("'merchant'"))
 DUE: Final = (
@@ -53,11 +47,81 @@ DUE: Final = (
     .select_from(_deliveries.outerjoin(_shops, (_shops.c.domain == _deliveries.c.shop) & _known))
     .where(
         _deliveries.c.awaits.is_not(None),
-        or_(_shops.c.domain.is_not(None), _deliveries.c.received_at <= _value("before")),
+        or_(_shops.c.domain.is_not(None), _deliveries.c.received_at <= value("before")),
     )
     .order_by(_deliveries.c.received_at, _deliveries.c.digest)
-    .limit(bindparam("limit", type_=BigInteger))
+    .limit(number("limit"))
 )
+
+
+class Shop(NamedTuple):
+    """A shop on Shopify, and the merchant whose it is, or was until it was unlinked."""
+
+    domain: str  # example.myshopify.com
+    merchant_id: UUID
+    linked_at: int
+    unlinked_at: int | None = None
+    uninstalled_at: int | None = None  # the app was
+
+
+class KeptDelivery(NamedTuple):
+    """What of a delivery is kept until it can be applied, or, where it awaits nothing, for a person to see.
+
+    `awaits`: `link`, its shop must be linked; `merchant`, to one that is or was.
+    """
+
+    shop: str
+    topic: str
+    body: str
+    awaits: str | None
+    received_at: int
+    digest: bytes = b""  # made of shop, topic and body, when it is kept
+
+
+class Shops:
+    """The shops of a ledger, and the deliveries that wait. `now` is the database's clock."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.now = engine.now
+
+    async def get(self, domain: str) -> Shop | None:
+        """One shop by its domain, in lower case; also one that was unlinked."""
+        return next(map(_shop, await self._engine.read(asking(Ask(SHOP, {"domain": domain})))), None)
+
+    async def link(self, domain: str, merchant_id: UUID, at: int) -> None:
+        """Link a shop to this merchant from now on, whatever it was linked to before."""
+        values = {"domain": domain, "merchant_id": merchant_id.bytes, "linked_at": at}
+        await self._engine.write([Ask(LINK, values)])
+
+    async def unlink(self, domain: str, at: int) -> bool:
+        """Unlink a shop. False where none is linked."""
+        return await self._engine.write([Ask(UNLINK, {"key": domain, "at": at})]) == 1
+
+    async def uninstall(self, domain: str, at: int) -> bool:
+        """Note that a linked shop has uninstalled the app. False where it is not linked, or only since then."""
+        return await self._engine.write([Ask(UNINSTALL, {"key": domain, "at": at})]) == 1
+
+    async def keep(self, one: KeptDelivery) -> bool:
+        """Keep a delivery. False where it is kept already."""
+        return await self._engine.write([Ask(KEEP, {**one._asdict(), "digest": _digest(one)})]) == 1
+
+    async def kept(self, shop: str) -> list[KeptDelivery]:
+        """All that is kept of a shop, in order of arrival."""
+        return list(map(_kept, await self._engine.read(asking(Ask(KEPT, {"shop": shop})))))
+
+    async def due(self, before: int, limit: int) -> list[tuple[KeptDelivery, UUID | None]]:
+        """Deliveries that need wait no longer, in order of arrival, each with the merchant it waited for.
+
+        Those that were received by `before` have waited for long enough, also without one.
+        """
+        found = await self._engine.read(asking(Ask(DUE, {"before": before, "limit": limit})))
+        return [(_kept(row), None if row[6] is None else UUID(bytes=row[6])) for row in found]
+
+    async def drop(self, some: Collection[KeptDelivery]) -> None:
+        """Forget deliveries, since they were applied or put aside."""
+        if some:
+            await self._engine.write([Ask(DROP, {"digest": one.digest}) for one in some])
 
 
 def _shop(row: Row) -> Shop:
@@ -65,62 +129,11 @@ def _shop(row: Row) -> Shop:
     return Shop(domain, UUID(bytes=merchant_id), *more)
 
 
-def _kept(row: Row) -> Kept:
+def _kept(row: Row) -> KeptDelivery:
     digest, shop, topic, body, awaits, received_at = row[:6]
-    return Kept(shop, topic, body, awaits, received_at, digest)
+    return KeptDelivery(shop, topic, body, awaits, received_at, digest)
 
 
-def _digest(one: Kept) -> bytes:
+def _digest(one: KeptDelivery) -> bytes:
     """The 16 bytes by which a delivery that comes again is known."""
     return blake2b(f"{one.topic}\n{one.shop}\n{one.body}".encode(), digest_size=16).digest()
-
-
-class Shops(Asking):
-    """The part of `base.Store` that is about shops."""
-
-    async def shop(self, domain: str) -> Shop | None:
-        """See `base.Store.shop`."""
-
-        def read() -> Read[Shop | None]:
-            return next(map(_shop, (yield Ask(SHOP, {"domain": domain}))), None)
-
-        return await self._read(read)
-
-    async def link_shop(self, domain: str, merchant_id: UUID, at: int) -> None:
-        """See `base.Store.link_shop`."""
-        values = {"domain": domain, "merchant_id": merchant_id.bytes, "linked_at": at}
-        await self._write([Ask(LINK, values)])
-
-    async def unlink_shop(self, domain: str, at: int) -> bool:
-        """See `base.Store.unlink_shop`."""
-        return await self._write([Ask(UNLINK, {"key": domain, "at": at})]) == 1
-
-    async def uninstall_shop(self, domain: str, at: int) -> bool:
-        """See `base.Store.uninstall_shop`."""
-        return await self._write([Ask(UNINSTALL, {"key": domain, "at": at})]) == 1
-
-    async def keep_delivery(self, one: Kept) -> bool:
-        """See `base.Store.keep_delivery`."""
-        return await self._write([Ask(KEEP, {**one._asdict(), "digest": _digest(one)})]) == 1
-
-    async def kept_deliveries(self, shop: str) -> list[Kept]:
-        """See `base.Store.kept_deliveries`."""
-
-        def read() -> Read[list[Kept]]:
-            return list(map(_kept, (yield Ask(KEPT, {"shop": shop}))))
-
-        return await self._read(read)
-
-    async def due_kept(self, before: int, limit: int) -> list[tuple[Kept, UUID | None]]:
-        """See `base.Store.due_kept`."""
-
-        def read() -> Read[list[tuple[Kept, UUID | None]]]:
-            found = yield Ask(DUE, {"before": before, "limit": limit})
-            return [(_kept(row), None if row[6] is None else UUID(bytes=row[6])) for row in found]
-
-        return await self._read(read)
-
-    async def drop_kept(self, some: Collection[Kept]) -> None:
-        """See `base.Store.drop_kept`."""
-        if some:
-            await self._write([Ask(DROP, {"digest": one.digest}) for one in some])

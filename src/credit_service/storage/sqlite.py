@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
@@ -22,9 +22,9 @@ from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from credit_service.ledger.decide import Needs
-from credit_service.storage import rows, statements, tables
+from credit_service.storage import books, rows, tables
 from credit_service.storage import sqlite_statements as sql
-from credit_service.storage.base import (
+from credit_service.storage.engine import (
     BadRow,
     Books,
     Conflict,
@@ -36,12 +36,8 @@ from credit_service.storage.base import (
     Writes,
 )
 from credit_service.storage.loading import Loading
-from credit_service.storage.questions import Question, Read
-from credit_service.storage.reads import answered, books_of
+from credit_service.storage.questions import Ask, Find, Question, Read, Row, answered
 from credit_service.storage.remembered import Commit, Recalled, Remembered
-from credit_service.storage.rows import Row
-from credit_service.storage.statements import Ask, Find
-from credit_service.storage.webhooks import Webhooks
 
 T = TypeVar("T")
 
@@ -84,7 +80,7 @@ def translated(name: str = "The database") -> Iterator[None]:
         raise
 
 
-class SQLiteStore(Webhooks):
+class SQLiteEngine:
     """The ledger's store in one SQLite file.
 
     `path`: the file, whose schema must be up to date. `clock` gives microseconds since 1970, and `draw_number` a new
@@ -105,6 +101,7 @@ class SQLiteStore(Webhooks):
     ) -> None:
         # The real path: a link must not lead to a lock of its own.
         self._path = path.resolve()
+        self.name = str(path)
         self._clock = clock
         self._draw_number = draw_number
         self._busy_seconds = busy_seconds
@@ -122,13 +119,13 @@ class SQLiteStore(Webhooks):
             raise
 
     def stream_of(self, merchant_id: UUID) -> int:
-        """See `base.Store.stream_of`: there is one writer."""
+        """See `Engine.stream_of`: there is one writer."""
         return 0
 
     # ---- postings
 
     async def post(self, needs: Sequence[Needs], work: Work, after: asyncio.Future[bool] | None = None) -> Writes:
-        """See `base.Store.post`."""
+        """See `Engine.post`."""
         if after is not None:
             await after
         return await asyncio.get_running_loop().run_in_executor(self._writing, self._post, needs, work)
@@ -214,8 +211,12 @@ class SQLiteStore(Webhooks):
     # ---- reads
 
     async def now(self) -> int:
-        """See `base.Store.now`."""
+        """See `Engine.now`."""
         return self._clock()
+
+    def books(self, merchant_ids: Sequence[UUID] | None = None) -> AsyncIterator[Books]:
+        """See `Engine.books`."""
+        return books.in_a_thread(self._books(merchant_ids))
 
     def _books(self, merchant_ids: Sequence[UUID] | None) -> Generator[Books]:
         with closing(self._connect(*_READER)) as connection, translated():
@@ -223,23 +224,23 @@ class SQLiteStore(Webhooks):
             connection.text_factory = lambda text: text.decode(errors="backslashreplace")
             connection.execute("BEGIN")
             if merchant_ids is None:
-                found: Iterable[Row] = sql.ask(connection, Ask(statements.ALL_ACCOUNTS))
+                found: Iterable[Row] = sql.ask(connection, Ask(books.ALL_ACCOUNTS))
             else:
                 places = [(merchant_id.bytes,) for merchant_id in set(merchant_ids)]
                 found = sorted(sql.find(connection, Find(tables.accounts, ("merchant_id",), places)), key=itemgetter(1))
             for row in found:
                 values = {"account": row[0]}
-                grants = sql.ask(connection, Ask(statements.ALL_GRANTS, values))
-                yield books_of(row, grants, _history(connection, row[0]))
+                grants = sql.ask(connection, Ask(books.ALL_GRANTS, values))
+                yield books.books_of(row, grants, _history(connection, row[0]))
 
     # ---- housekeeping
 
     async def check(self) -> None:
-        """See `base.Store.check`."""
-        await self._write([])  # to begin is enough: SQLite asks then whether it may write
+        """See `Engine.check`."""
+        await self.write([])  # to begin is enough: SQLite asks then whether it may write
 
     async def close(self) -> None:
-        """See `base.Store.close`."""
+        """See `Engine.close`."""
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
@@ -249,7 +250,9 @@ class SQLiteStore(Webhooks):
             connection.close()
         self._lock.close()
 
-    async def _write(self, asks: Sequence[Ask], merchant_id: UUID | None = None, *, guarded: bool = False) -> int:
+    async def write(self, asks: Sequence[Ask], merchant_id: UUID | None = None, *, guarded: bool = False) -> int:
+        """See `Engine.write`."""
+
         def run() -> int:
             changed = 0
             with self._transaction():
@@ -261,7 +264,9 @@ class SQLiteStore(Webhooks):
 
         return await asyncio.get_running_loop().run_in_executor(self._writing, run)
 
-    async def _read(self, read: Callable[[], Read[T]], *, snapshot: bool = True) -> T:
+    async def read(self, read: Callable[[], Read[T]], *, snapshot: bool = True, long: bool = False) -> T:
+        """See `Engine.read`."""
+
         def run() -> T:
             with translated():
                 connection = getattr(self._local, "connection", None)
@@ -305,7 +310,7 @@ def _answer(connection: sqlite3.Connection, question: Question) -> list[Row]:
 def _history(connection: sqlite3.Connection, account: int) -> Iterator[Row]:
     with translated():
         # Not `yield from`, which would close the cursor when this is dropped, after the connection was closed.
-        for row in sql.ask(connection, Ask(statements.HISTORY, {"account": account})):  # noqa: UP028
+        for row in sql.ask(connection, Ask(books.HISTORY, {"account": account})):  # noqa: UP028
             yield row
 
 

@@ -12,9 +12,8 @@ from typing import Any, Final
 from sqlalchemy import ClauseElement, Table, bindparam, delete, func, insert, literal_column, select, update
 from sqlalchemy.dialects import sqlite
 
-from credit_service.storage import statements, tables
-from credit_service.storage.rows import Row
-from credit_service.storage.statements import Ask, Find, Statement
+from credit_service.storage import questions, tables
+from credit_service.storage.questions import Ask, Find, Row, Statement, value
 
 LANE: Final = 0
 """SQLite has one writer, so its outbox has one lane."""
@@ -27,24 +26,20 @@ _ZERO: Final[Any] = literal_column("0")
 
 def _sql(statement: ClauseElement) -> str:
     """The text of a statement whose parameters are all named, and given in the order in which they stand."""
-    made = statements.compiled(statement, _DIALECT)
+    made = questions.compiled(statement, _DIALECT)
     assert all(value is None for value in made.constants.values()), made.constants
     return made.sql
 
 
 @lru_cache(maxsize=512)
 def _compiled(statement: ClauseElement) -> Statement:
-    return statements.compiled(statement, _DIALECT)
+    return questions.compiled(statement, _DIALECT)
 
 
 def ask(connection: sqlite3.Connection, question: Ask) -> sqlite3.Cursor:
     """Put a question to SQLite."""
     made = _compiled(question.statement)
     return connection.execute(made.sql, made.bound(question.values))
-
-
-def _value(name: str) -> Any:
-    return bindparam(name)
 
 
 def _values(*names: str) -> dict[str, Any]:
@@ -59,16 +54,16 @@ _account_columns = [column.name for column in _accounts.columns]
 
 INSERT_ACCOUNT: Final = _sql(insert(_accounts))
 UPDATE_ACCOUNT: Final = _sql(
-    update(_accounts).where(_accounts.c.number == _value("key")).values(_values(*_account_columns[3:]))
+    update(_accounts).where(_accounts.c.number == value("key")).values(_values(*_account_columns[3:]))
 )
 INSERT_TRANSACTION: Final = _sql(insert(tables.transactions))
 INSERT_GRANT: Final = _sql(insert(_grants))
 UPDATE_GRANT: Final = _sql(
     update(_grants)
-    .where(_grants.c.account == _value("a"), _grants.c.number == _value("n"))
+    .where(_grants.c.account == value("a"), _grants.c.number == value("n"))
     .values(_values("remaining", "lapses", "open"))
 )
-LAST_EVENT: Final = _sql(select(func.coalesce(func.max(_events.c.id), _ZERO)).where(_events.c.lane == _value("lane")))
+LAST_EVENT: Final = _sql(select(func.coalesce(func.max(_events.c.id), _ZERO)).where(_events.c.lane == value("lane")))
 INSERT_EVENT: Final = _sql(insert(_events))
 _given = sqlite.insert(_given_back)
 UPSERT_GIVEN_BACK: Final = _sql(
@@ -78,7 +73,7 @@ UPSERT_GIVEN_BACK: Final = _sql(
     )
 )
 INSERT_PARKED: Final = _sql(insert(_parked))
-DELETE_PARKED: Final = _sql(delete(_parked).where(_parked.c.account == _value("a"), _parked.c.key == _value("k")))
+DELETE_PARKED: Final = _sql(delete(_parked).where(_parked.c.account == value("a"), _parked.c.key == value("k")))
 INSERT_DEAD_LETTER: Final = _sql(insert(tables.dead_letters).values(_values(*tables.LEDGERS_LETTER)))
 
 # ---- looking up

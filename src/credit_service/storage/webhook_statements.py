@@ -1,14 +1,12 @@
-"""What is asked of every database about webhooks, built from the one schema."""
+"""The statements about webhook endpoints and their deliveries; `webhooks` says what they mean."""
 
 from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import (
-    BigInteger,
     Insert,
     Select,
     Update,
-    bindparam,
     case,
     delete,
     func,
@@ -20,49 +18,41 @@ from sqlalchemy import (
 )
 
 from credit_service.storage import tables
+from credit_service.storage.questions import number, value
 
 _endpoints, _deliveries = tables.webhook_endpoints, tables.webhook_deliveries
 _e, _d = _endpoints.c, _deliveries.c
 _PENDING: Final[Any] = literal_column("'pending'")
 
 
-def _value(name: str) -> Any:
-    return bindparam(name)
-
-
-def _number(name: str) -> Any:
-    """A parameter that no column tells the type of."""
-    return bindparam(name, type_=BigInteger)
-
-
-# ---- endpoints. Those that were deleted are not there for anybody but who removes the rest of them.
+# ---- endpoints. A deleted endpoint exists only for `prune`, which removes what is left of it.
 
 _alive = _e.deleted_at.is_(None)
-_one = (_e.id == _value("of"), _alive)
+_one = (_e.id == value("of"), _alive)
 _told = [column for column in _endpoints.columns if column.name not in ("secrets", "deleted_at")]
 
 INSERT_ENDPOINT: Final = insert(_endpoints)
 ENDPOINTS: Final = select(*_told).where(_alive).order_by(_e.created_at.desc(), _e.id)
 ENDPOINT: Final = select(*_told).where(*_one)
 SECRETS: Final = select(_e.url, _e.secrets).where(*_one)
-ROTATE: Final = update(_endpoints).where(*_one, _e.secrets == _value("signed_so_far")).values(secrets=_value("signed"))
-DELETE: Final = update(_endpoints).where(*_one).values(deleted_at=_value("at"), secrets=_value("signed"))
+ROTATE: Final = update(_endpoints).where(*_one, _e.secrets == value("signed_so_far")).values(secrets=value("signed"))
+DELETE: Final = update(_endpoints).where(*_one).values(deleted_at=value("at"), secrets=value("signed"))
 HURRY: Final = (
     update(_deliveries)
-    .where(_d.endpoint == _value("of"), _d.state == _PENDING, _d.next_at > _value("at"))
-    .values(next_at=_value("at"))
+    .where(_d.endpoint == value("of"), _d.state == _PENDING, _d.next_at > value("at"))
+    .values(next_at=value("at"))
 )
 MAKE: Final = (
     update(_endpoints)
-    .where(*_one, _e.position == _value("stood"), _e.deliveries == _value("had"))
-    .values(position=_value("reached"), deliveries=_value("have"))
+    .where(*_one, _e.position == value("stood"), _e.deliveries == value("had"))
+    .values(position=value("reached"), deliveries=value("have"))
 )
 
 
 @lru_cache(maxsize=64)
 def change(names: tuple[str, ...]) -> Update:
     """The statement that changes these fields of an endpoint."""
-    return update(_endpoints).where(*_one).values({name: _value(f"new_{name}") for name in names})
+    return update(_endpoints).where(*_one).values({name: value(f"new_{name}") for name in names})
 
 
 # ---- deliveries
@@ -72,25 +62,25 @@ def change(names: tuple[str, ...]) -> Update:
 def insert_deliveries(count: int) -> Insert:
     """The statement that inserts so many; the parameters of each end with its place: number_0, number_1."""
     names = [column.name for column in _deliveries.columns]
-    return insert(_deliveries).values([{name: _value(f"{name}_{place}") for name in names} for place in range(count)])
+    return insert(_deliveries).values([{name: value(f"{name}_{place}") for name in names} for place in range(count)])
 
 
-_of = _d.endpoint == _value("of")
+_of = _d.endpoint == value("of")
 _pending = _d.state == _PENDING
 # Tests, and what is sent again because somebody wants it.
 _asked_for = or_(_d.account.is_(None), _d.redelivers.is_not(None))
 _sendable = or_(_e.disabled_at.is_(None), _asked_for)
 _both = _deliveries.join(_endpoints, _d.endpoint == _e.id)
 
-DELIVERY: Final = select(_deliveries).where(_of, _d.number == _value("number"))
+DELIVERY: Final = select(_deliveries).where(_of, _d.number == value("number"))
 DELIVERIES: Final = (
-    select(_deliveries).where(_of, _d.number < _value("before")).order_by(_d.number.desc()).limit(_number("limit"))
+    select(_deliveries).where(_of, _d.number < value("before")).order_by(_d.number.desc()).limit(number("limit"))
 )
 DUE: Final = (
     select(_deliveries)
-    .where(_of, _pending, _d.next_at <= _value("at"))
+    .where(_of, _pending, _d.next_at <= value("at"))
     .order_by(_d.next_at, _d.number)
-    .limit(_number("limit"))
+    .limit(number("limit"))
 )
 DUE_ASKED_FOR: Final = DUE.where(_asked_for)
 BACKLOGS: Final = (
@@ -102,13 +92,13 @@ BACKLOGS: Final = (
 NOTED: Final = ("state", "attempts", "next_at", "status", "error", "ended_at")
 NOTE: Final = (
     update(_deliveries)
-    .where(_of, _d.number == _value("which"), _pending, _d.attempts == _value("attempts_so_far"))
-    .values({name: _value(f"new_{name}") for name in NOTED})
+    .where(_of, _d.number == value("which"), _pending, _d.attempts == value("attempts_so_far"))
+    .values({name: value(f"new_{name}") for name in NOTED})
 )
 REPLACE: Final = (
     update(_deliveries)
-    .where(_of, _d.number == _value("which"), _pending)
-    .values(state=literal_column("'failed'"), next_at=None, error=_value("why"), ended_at=_value("at"))
+    .where(_of, _d.number == value("which"), _pending)
+    .values(state=literal_column("'failed'"), next_at=None, error=value("why"), ended_at=value("at"))
 )
 
 # ---- what is old
@@ -118,11 +108,11 @@ EVERY_ENDPOINT: Final = select(_e.id, _e.deleted_at)
 
 def _oldest(*where: Any) -> Select[Any]:
     columns = (_d.number, _d.created_at)
-    return select(*columns).where(_of, *where).order_by(_d.number).limit(_number("limit"))
+    return select(*columns).where(_of, *where).order_by(_d.number).limit(number("limit"))
 
 
 OLDEST: Final = _oldest()
 OLDEST_ENDED: Final = _oldest(_d.state != _PENDING)
-FORGET: Final = delete(_deliveries).where(_of, _d.number <= _value("last"))
+FORGET: Final = delete(_deliveries).where(_of, _d.number <= value("last"))
 FORGET_ENDED: Final = FORGET.where(_d.state != _PENDING)
-FORGET_ENDPOINT: Final = delete(_endpoints).where(_e.id == _value("of"), _e.deleted_at.is_not(None))
+FORGET_ENDPOINT: Final = delete(_endpoints).where(_e.id == value("of"), _e.deleted_at.is_not(None))

@@ -7,17 +7,15 @@ nothing where another was faster. So one delivery is made of each event, whoever
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from credit_service.storage import rows, tables
+from credit_service.storage import tables
 from credit_service.storage import webhook_statements as sql
-from credit_service.storage.base import Backlog, DueDeliveries, Position, WebhookDelivery, WebhookEndpoint
-from credit_service.storage.questions import Read
-from credit_service.storage.reads import Reads, told
-from credit_service.storage.rows import Row
-from credit_service.storage.statements import Ask, Find
+from credit_service.storage.engine import Engine
+from credit_service.storage.outbox import Position, StoredEvent, events_from, position_of, position_text
+from credit_service.storage.questions import Ask, Find, Read, Row, asking
 
 _AT_ONCE: Final = (64, 8, 1)
 """How many deliveries one statement inserts, so that few different ones are prepared."""
@@ -26,96 +24,152 @@ _signed: Final = msgspec.json.Decoder(_Signed).decode
 _types: Final = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
-class Webhooks(Reads):
-    """The half of `base.Store` that is about webhooks, for an engine that can answer questions."""
+class WebhookEndpoint(NamedTuple):
+    """Who is told of events by webhook. What it is signed with is no part of it, so that nobody shows it by mistake."""
 
-    async def add_webhook(self, endpoint: WebhookEndpoint, secret: str) -> None:
-        """See `base.Store.add_webhook`."""
+    id: str
+    url: str
+    event_types: tuple[str, ...] | None  # announcements that it wants, None for all
+    created_at: int
+    position: Position  # in the outbox, up to which its deliveries were made
+    deliveries: int = 0  # how many were made so far
+    failing_since: int | None = None  # since when nothing was delivered, but failed
+    disabled_at: int | None = None
+    disabled_reason: str | None = None
+
+
+class WebhookDelivery(NamedTuple):
+    """An event that was sent to an endpoint, or is to be; without account and event it is a test."""
+
+    endpoint: str
+    number: int  # 1, 2, 3 … of its endpoint
+    type: str
+    account: int | None
+    event: int | None  # its number in the account
+    created_at: int
+    next_at: int | None  # when it is to be sent again, while it is pending
+    redelivers: int | None = None  # the delivery whose event it sends again, because somebody wants that
+    state: str = "pending"  # or delivered, or failed
+    attempts: int = 0
+    status: int | None = None  # what was answered last
+    error: str | None = None  # what went wrong last
+    ended_at: int | None = None
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether somebody asked for it, and no event alone: it is sent whatever is thought of its endpoint."""
+        return self.account is None or self.redelivers is not None
+
+
+class DueDeliveries(NamedTuple):
+    """What is to be sent to an endpoint now, and how it is signed; an event for each that is no test."""
+
+    url: str
+    secrets: tuple[str, ...]  # the newest first
+    due: Sequence[tuple[WebhookDelivery, StoredEvent | None]]
+
+    def __repr__(self) -> str:
+        return f"DueDeliveries({len(self.due)})"
+
+
+class Backlog(NamedTuple):
+    """How many deliveries of an endpoint are pending, and when the next can be sent, where one can."""
+
+    pending: int
+    next_at: int | None
+
+
+class WebhookEndpoints:
+    """The webhook endpoints of a ledger, and their deliveries. `now` is the database's clock."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.now = engine.now
+
+    async def add(self, endpoint: WebhookEndpoint, secret: str) -> None:
+        """Keep a new webhook endpoint, and what its deliveries are signed with."""
         values = {"secrets": _text([(secret, None)]), "deleted_at": None}
-        await self._write([Ask(sql.INSERT_ENDPOINT, _columns(endpoint._asdict()) | values)])
+        await self._engine.write([Ask(sql.INSERT_ENDPOINT, _columns(endpoint._asdict()) | values)])
 
-    async def webhooks(self) -> list[WebhookEndpoint]:
-        """See `base.Store.webhooks`."""
+    async def all(self) -> list[WebhookEndpoint]:
+        """All webhook endpoints, newest first."""
+        return list(map(_endpoint, await self._engine.read(asking(Ask(sql.ENDPOINTS)))))
 
-        def read() -> Read[list[WebhookEndpoint]]:
-            return list(map(_endpoint, (yield Ask(sql.ENDPOINTS))))
+    async def get(self, endpoint_id: str) -> WebhookEndpoint | None:
+        """One webhook endpoint."""
+        return next(map(_endpoint, await self._engine.read(asking(Ask(sql.ENDPOINT, {"of": endpoint_id})))), None)
 
-        return await self._read(read)
-
-    async def webhook(self, endpoint_id: str) -> WebhookEndpoint | None:
-        """See `base.Store.webhook`."""
-
-        def read() -> Read[WebhookEndpoint | None]:
-            return next(map(_endpoint, (yield Ask(sql.ENDPOINT, {"of": endpoint_id}))), None)
-
-        return await self._read(read)
-
-    async def change_webhook(self, endpoint_id: str, **changed: Any) -> bool:
-        """See `base.Store.change_webhook`."""
+    async def change(self, endpoint_id: str, **changed: Any) -> bool:
+        """Change fields of an endpoint. False where there is none of this id."""
         values = {f"new_{name}": value for name, value in _columns(changed).items()}
-        return await self._write([Ask(sql.change(tuple(sorted(changed))), {"of": endpoint_id, **values})]) == 1
+        return await self._engine.write([Ask(sql.change(tuple(sorted(changed))), {"of": endpoint_id, **values})]) == 1
 
-    async def enable_webhook(self, endpoint_id: str, now: int) -> bool:
-        """See `base.Store.enable_webhook`."""
+    async def enable(self, endpoint_id: str, now: int) -> bool:
+        """Go on with an endpoint where it stood, at once. False where there is none of this id."""
         nothing = dict.fromkeys(("new_disabled_at", "new_disabled_reason", "new_failing_since"))
         enable = sql.change(("disabled_at", "disabled_reason", "failing_since"))
         asks = [Ask(enable, {"of": endpoint_id, **nothing}), Ask(sql.HURRY, {"of": endpoint_id, "at": now})]
-        return await self._write(asks, guarded=True) > 0
+        return await self._engine.write(asks, guarded=True) > 0
 
-    async def rotate_webhook(self, endpoint_id: str, secret: str, now: int, until: int, most: int) -> bool:
-        """See `base.Store.rotate_webhook`."""
+    async def rotate(self, endpoint_id: str, secret: str, now: int, until: int, most: int) -> bool:
+        """Sign with a new secret from now on, and with the older ones, too, until their time; at most so many in all.
+
+        `until` when the one so far is out of use. False where there is no endpoint of this id.
+        """
 
         def read() -> Read[str | None]:
             return next((text for _, text in (yield Ask(sql.SECRETS, {"of": endpoint_id}))), None)
 
-        while (so_far := await self._read(read)) is not None:
+        while (so_far := await self._engine.read(read)) is not None:
             (newest, _), *older = _signed(so_far)
             kept = [(newest, until), *[one for one in older if _is_in_use(one[1], now)]]
             text = _text([(secret, None), *kept][:most])
             values = {"of": endpoint_id, "signed_so_far": so_far, "signed": text}
-            if await self._write([Ask(sql.ROTATE, values)]):
+            if await self._engine.write([Ask(sql.ROTATE, values)]):
                 return True
         return False
 
-    async def delete_webhook(self, endpoint_id: str, now: int) -> bool:
-        """See `base.Store.delete_webhook`. Its secrets go at once."""
-        return await self._write([Ask(sql.DELETE, {"of": endpoint_id, "at": now, "signed": "[]"})]) == 1
+    async def delete(self, endpoint_id: str, now: int) -> bool:
+        """Send nothing more to an endpoint, and delete its secrets; `prune` removes the rest. False if it is gone."""
+        return await self._engine.write([Ask(sql.DELETE, {"of": endpoint_id, "at": now, "signed": "[]"})]) == 1
 
     async def add_deliveries(
         self, endpoint: WebhookEndpoint, made: Sequence[WebhookDelivery], position: Position | None = None
     ) -> bool:
-        """See `base.Store.add_deliveries`."""
+        """Keep new deliveries, and that those up to a position are made, all at once.
+
+        Their numbers are the next of the endpoint. What one of them redelivers and is still pending ends. False, and
+        nothing is done, where other deliveries were made since the endpoint was read.
+        """
         reached = endpoint.position if position is None else position
-        so_far = {"of": endpoint.id, "stood": rows.position_text(endpoint.position), "had": endpoint.deliveries}
-        counted = {"reached": rows.position_text(reached), "have": endpoint.deliveries + len(made)}
+        so_far = {"of": endpoint.id, "stood": position_text(endpoint.position), "had": endpoint.deliveries}
+        counted = {"reached": position_text(reached), "have": endpoint.deliveries + len(made)}
         asks = [Ask(sql.MAKE, so_far | counted), *_inserts(made)]
         for one in made:
             if one.redelivers is not None:
                 values = {"which": one.redelivers, "why": f"It is sent again as {one.number}.", "at": one.created_at}
                 asks.append(Ask(sql.REPLACE, {"of": endpoint.id, **values}))
-        return await self._write(asks, guarded=True) > 0
+        return await self._engine.write(asks, guarded=True) > 0
 
     async def deliveries(self, endpoint_id: str, before: int | None, limit: int) -> list[WebhookDelivery]:
-        """See `base.Store.deliveries`."""
+        """Deliveries of an endpoint, newest first, from the one before a number."""
         values = {"of": endpoint_id, "before": 2**63 - 1 if before is None else before, "limit": limit}
-
-        def read() -> Read[list[WebhookDelivery]]:
-            return list(map(_delivery, (yield Ask(sql.DELIVERIES, values))))
-
-        return await self._read(read)
+        return list(map(_delivery, await self._engine.read(asking(Ask(sql.DELIVERIES, values)))))
 
     async def delivery(self, endpoint_id: str, number: int) -> WebhookDelivery | None:
-        """See `base.Store.delivery`."""
-
-        def read() -> Read[WebhookDelivery | None]:
-            return next(map(_delivery, (yield Ask(sql.DELIVERY, {"of": endpoint_id, "number": number}))), None)
-
-        return await self._read(read)
+        """One delivery."""
+        return next(
+            map(_delivery, await self._engine.read(asking(Ask(sql.DELIVERY, {"of": endpoint_id, "number": number})))),
+            None,
+        )
 
     async def due_deliveries(
         self, endpoint_id: str, now: int, limit: int, *, asked_for: bool = False
     ) -> DueDeliveries | None:
-        """See `base.Store.due_deliveries`."""
+        """What is to be sent to an endpoint now, longest due first. None where there is no such endpoint.
+
+        `asked_for`: only tests, and what is sent again because somebody wants it.
+        """
         statement = sql.DUE_ASKED_FOR if asked_for else sql.DUE
 
         def read() -> Read[DueDeliveries | None]:
@@ -127,30 +181,28 @@ class Webhooks(Reads):
             due = list(map(_delivery, (yield Ask(statement, {"of": endpoint_id, "at": now, "limit": limit}))))
             places = {(one.account, one.event) for one in due if one.account is not None}
             found = (yield Find(tables.events, ("account", "number"), places)) if places else []
-            events = {(event.account, event.announcement.number): event for event in (yield from told(found))}
+            events = {(event.account, event.announcement.number): event for event in (yield from events_from(found))}
             return DueDeliveries(url, in_use, [(one, events.get((one.account or 0, one.event or 0))) for one in due])
 
-        return await self._read(read)
+        return await self._engine.read(read)
 
-    async def note_deliveries(self, noted: Sequence[WebhookDelivery]) -> None:
-        """See `base.Store.note_deliveries`."""
-        await self._write([Ask(sql.NOTE, _noted(one)) for one in noted])
+    async def note_attempts(self, noted: Sequence[WebhookDelivery]) -> None:
+        """Note one more attempt of each; what was noted of it by another meanwhile stands."""
+        await self._engine.write([Ask(sql.NOTE, _noted(one)) for one in noted])
 
-    async def webhook_backlogs(self) -> dict[str, Backlog]:
-        """See `base.Store.webhook_backlogs`."""
+    async def backlogs(self) -> dict[str, Backlog]:
+        """What is pending, by endpoint; those without are left out. Disabled ones can be sent what was asked for."""
+        found = await self._engine.read(asking(Ask(sql.BACKLOGS)))
+        return {endpoint: Backlog(*counted) for endpoint, *counted in found}
 
-        def read() -> Read[dict[str, Backlog]]:
-            return {endpoint: Backlog(*found) for endpoint, *found in (yield Ask(sql.BACKLOGS))}
+    async def prune(self, before: int, limit: int) -> bool:
+        """Forget the oldest deliveries of each endpoint that were made before an instant and have ended, some of them.
 
-        return await self._read(read)
-
-    async def prune_webhooks(self, before: int, limit: int) -> bool:
-        """See `base.Store.prune_webhooks`."""
-
-        def read() -> Read[list[tuple[str, bool]]]:
-            return [(of, deleted_at is not None) for of, deleted_at in (yield Ask(sql.EVERY_ENDPOINT))]
-
-        found = await self._read(read)
+        Also endpoints that were deleted, and all of theirs. Returns whether there may be more.
+        """
+        found = [
+            (of, deleted_at is not None) for of, deleted_at in await self._engine.read(asking(Ask(sql.EVERY_ENDPOINT)))
+        ]
         return any([await self._forget(of, None if deleted else before, limit) for of, deleted in found])
 
     async def _forget(self, endpoint_id: str, before: int | None, limit: int) -> bool:
@@ -161,12 +213,12 @@ class Webhooks(Reads):
             found = yield Ask(oldest, {"of": endpoint_id, "limit": limit})
             return [number for number, _ in takewhile(lambda row: before is None or row[1] < before, found)]
 
-        numbers = await self._read(read)
+        numbers = await self._engine.read(read)
         asks = [Ask(forget, {"of": endpoint_id, "last": numbers[-1]})] if numbers else []
         if before is None and len(numbers) < limit:
             asks.append(Ask(sql.FORGET_ENDPOINT, {"of": endpoint_id}))
         if asks:
-            await self._write(asks)
+            await self._engine.write(asks)
         return len(numbers) == limit
 
 
@@ -184,15 +236,13 @@ def _columns(fields: Mapping[str, Any]) -> dict[str, Any]:
     if (types := columns.get("event_types")) is not None:
         columns["event_types"] = _text(types)
     if "position" in columns:
-        columns["position"] = rows.position_text(columns["position"])
+        columns["position"] = position_text(columns["position"])
     return columns
 
 
 def _endpoint(row: Row) -> WebhookEndpoint:
     id_, url, types, created_at, position, *more = row
-    return WebhookEndpoint(
-        id_, url, None if types is None else _types(types), created_at, rows.position(position), *more
-    )
+    return WebhookEndpoint(id_, url, None if types is None else _types(types), created_at, position_of(position), *more)
 
 
 _FIELDS: Final = [column.name for column in tables.webhook_deliveries.columns]

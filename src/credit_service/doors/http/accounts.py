@@ -46,7 +46,8 @@ from credit_service.ledger.settle import standing_at
 from credit_service.messages import shapes
 from credit_service.messages.faults import Fault
 from credit_service.messages.fields import Body, Credits, Time, Uuid, format_time, parse_time, uuid
-from credit_service.storage.base import AccountQuery, Held, TransactionQuery
+from credit_service.storage.accounts import AccountQuery, LoadedAccount
+from credit_service.storage.transactions import TransactionQuery
 
 ACCOUNTS = "/credits/accounts"
 ONE = ACCOUNTS + "/{merchant_id}"
@@ -187,15 +188,15 @@ _tags: list[Any] = ["accounts"]
 _missing = problems("account_not_found")
 
 
-async def held_of(parts: Parts, merchant_id: str, now: int) -> Held:
+async def held_of(parts: Parts, merchant_id: str, now: int) -> LoadedAccount:
     """A merchant's account. Raises Problem where there is none."""
-    held = (await parts.store.held([uuid(merchant_id)], now)).get(uuid(merchant_id))
+    held = (await parts.accounts.load([uuid(merchant_id)], now)).get(uuid(merchant_id))
     if held is None:
         raise Problem("account_not_found", "This merchant has no account.")
     return held
 
 
-def _shape(parts: Parts, held: Held, now: int) -> dict[str, Any]:
+def _shape(parts: Parts, held: LoadedAccount, now: int) -> dict[str, Any]:
     standing = standing_at(held.account, held.grants, parts.policy, now)
     return shapes.account(standing, parts.policy, held.account.settled_at)
 
@@ -225,7 +226,7 @@ async def open_account(
     outcome = await parts.posting.submit(command)
     if isinstance(outcome, Refused):
         raise of_refusal(outcome)
-    now = await parts.store.now()
+    now = await parts.now()
     held = await held_of(parts, body.merchant_id, now)
     opened = isinstance(outcome, Posted) and outcome.opened
     return respond(answer(call, now, _shape(parts, held, now), 201 if opened else 200))
@@ -249,13 +250,13 @@ async def list_accounts(
 ) -> Response:
     """List accounts by merchant_id."""
     limit = page_limit(limit, parts.settings)
-    now = await parts.store.now()
+    now = await parts.now()
     bound = {"list": "accounts", "status": status, "min": min_balance, "max": max_balance}
     after = None if cursor is None else UUID(bytes=cursor_bytes(cursor, 16, **bound))
     query = AccountQuery(now, parts.policy.default_threshold, status, min_balance, max_balance)
     found: list[dict[str, Any]] = []
     while len(found) <= limit:
-        some = await parts.store.accounts(query, after, limit + 1)
+        some = await parts.accounts.page(query, after, limit + 1)
         found += [shape for shape in (_shape(parts, held, now) for held in some) if _matches(shape, query)]
         if len(some) <= limit:
             break
@@ -283,7 +284,7 @@ def _matches(shape: dict[str, Any], query: AccountQuery) -> bool:
 @read.get(ONE, operation_id="get_account", response_model=OneAccount, tags=_tags, responses=_missing)
 async def get_account(merchant_id: MerchantId, call: CallOf, parts: PartsOf) -> Response:
     """Read an account."""
-    now = await parts.store.now()
+    now = await parts.now()
     held = await held_of(parts, merchant_id, now)
     return respond(answer(call, now, _shape(parts, held, now)))
 
@@ -315,7 +316,7 @@ async def change_terms(
     outcome = await parts.posting.submit(command)
     if isinstance(outcome, Refused):
         raise of_refusal(outcome)
-    now = await parts.store.now()
+    now = await parts.now()
     return respond(answer(call, now, _shape(parts, await held_of(parts, merchant_id, now), now)))
 
 
@@ -327,14 +328,14 @@ async def get_balance(
     at: Annotated[Time | None, Query(description="At this instant (RFC 3339), past or future.")] = None,
 ) -> Response:
     """Read how much there is; with `at`, how much there was at a past instant, or will be if nothing is posted."""
-    now = await parts.store.now()
+    now = await parts.now()
     instant = now if at is None else parse_time(at)
     held = await held_of(parts, merchant_id, instant)
     if at is None or instant >= held.account.settled_at:
         account = standing_at(held.account, held.grants, parts.policy, instant).account
         balance, holding, pending = account.balance, account.held, account.pending
     else:
-        balance, pending = await parts.store.past(held.account.number, instant)
+        balance, pending = await parts.accounts.past(held.account.number, instant)
         holding = 0
     shape = {
         "merchant_id": str(held.account.merchant_id),
@@ -352,7 +353,7 @@ async def get_stats(
     merchant_id: MerchantId, call: CallOf, parts: PartsOf, start_date: Since = None, end_date: Until = None
 ) -> Response:
     """Read what was posted, ever or in a period: sums of credits by direction and transaction type."""
-    now = await parts.store.now()
+    now = await parts.now()
     held = await held_of(parts, merchant_id, now)
     stands = standing_at(held.account, held.grants, parts.policy, now).account
     if start_date is None and end_date is None:
@@ -379,7 +380,7 @@ async def _period(
     """What was posted in a period, with the expiries that no posting has settled yet as if one did so now (L7)."""
     start_at = None if start_date is None else parse_time(start_date)
     end_at = None if end_date is None else parse_time(end_date)
-    found = await parts.store.totals(TransactionQuery(account=stored.number, start_at=start_at, end_at=end_at))
+    found = await parts.transactions.totals(TransactionQuery(account=stored.number, start_at=start_at, end_at=end_at))
     by_type = {type_: (total.transactions, total.added, total.taken) for type_, total in found.items()}
     last_at = max((total.last_at for total in found.values()), default=None)
     if stands.sequence > stored.sequence and (start_at is None or start_at <= now) and (end_at is None or now < end_at):
@@ -408,11 +409,11 @@ async def list_grants(
 ) -> Response:
     """List the open grants, in the order in which they will be spent."""
     limit = page_limit(limit, parts.settings)
-    now = await parts.store.now()
+    now = await parts.now()
     held = await held_of(parts, merchant_id, now)
     bound = {"list": "grants", "merchant": merchant_id.lower()}
     start = 0 if cursor is None else cursor_position(cursor, **bound)
-    stored = tuple(await parts.store.grants(held.account.number))
+    stored = tuple(await parts.accounts.grants(held.account.number))
     grants = standing_at(held.account, stored, parts.policy, now).grants
     more = len(grants) > start + limit
     return page(

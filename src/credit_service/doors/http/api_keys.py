@@ -101,12 +101,12 @@ _KEYS = examples(
 )
 async def create_api_key(body: Annotated[KeyBody, _KEYS], call: CallOf, parts: PartsOf) -> Response:
     """Make an API key. The answer holds the whole key, this once."""
-    now = await parts.store.now()
+    now = await parts.now()
     expires_at = None if body.expires_at is None else parse_time(body.expires_at)
     if expires_at is not None and expires_at <= now:
         raise of_faults([Fault("/expires_at", "not_allowed", "expires_at lies in the past.")])
     made = new_key(body.name, body.scope, now, expires_at)
-    await parts.store.add_key(made.key)
+    await parts.keys.add(made.key)
     return respond(
         answer(call, now, {**shapes.api_key(made.key), "key": made.whole}, 201, [(b"cache-control", b"no-store")])
     )
@@ -115,7 +115,7 @@ async def create_api_key(body: Annotated[KeyBody, _KEYS], call: CallOf, parts: P
 @admin.get(KEYS, operation_id="list_api_keys", response_model=KeyPage, tags=_tags, responses=problems("cursor_invalid"))
 async def list_api_keys(call: CallOf, parts: PartsOf, limit: Limit = None, cursor: Cursor = None) -> Response:
     """List the API keys, newest first."""
-    return await page_of_all(call, parts, parts.store.keys, shapes.api_key, limit=limit, cursor=cursor, list="keys")
+    return await page_of_all(call, parts, parts.keys.all, shapes.api_key, limit=limit, cursor=cursor, list="keys")
 
 
 @admin.delete(
@@ -131,11 +131,11 @@ async def revoke_api_key(
     parts: PartsOf,
 ) -> Response:
     """Revoke an API key, everywhere within 5 seconds. It stays in the list."""
-    now = await parts.store.now()
-    if not _ID.fullmatch(key_id) or not await parts.store.revoke_key(key_id, now):
+    now = await parts.now()
+    if not _ID.fullmatch(key_id) or not await parts.keys.revoke(key_id, now):
         raise Problem("key_not_found", "There is no API key of this id.")
     parts.keyring.forget(key_id)
-    key = await parts.store.key(key_id)
+    key = await parts.keys.get(key_id)
     assert key is not None
     return respond(answer(call, now, shapes.api_key(key)))
 

@@ -86,7 +86,7 @@ async def check_credits(body: Annotated[CheckBody, _CHECKS], call: CallOf, parts
     """Whether credits may be spent. With `consume` they are: that needs scope write and an Idempotency-Key."""
     key = idempotency_key(call) if body.consume or call.sent(b"idempotency-key") else ""
     data = await _consume(body, key, call, parts) if body.consume else await _look(body, parts)
-    return respond(answer(call, await parts.store.now(), data))
+    return respond(answer(call, await parts.now(), data))
 
 
 async def _look(body: CheckBody, parts: Parts) -> dict[str, Any]:
@@ -121,8 +121,8 @@ async def _consume(body: CheckBody, key: str, call: Call, parts: Parts) -> dict[
 
 
 async def _available(body: CheckBody, parts: Parts) -> int | None:
-    merchant_id, now = uuid(body.merchant_id), await parts.store.now()
-    held = (await parts.store.held([merchant_id], now)).get(merchant_id)
+    merchant_id, now = uuid(body.merchant_id), await parts.now()
+    held = (await parts.accounts.load([merchant_id], now)).get(merchant_id)
     return None if held is None else standing_at(held.account, held.grants, parts.policy, now).account.available
 
 

@@ -93,7 +93,7 @@ async def _take(parts: Parts, call: Call, events: Sequence[Read], *, single: boo
             results.append(result)
         for result in results[first:]:
             parts.metrics.consumed(event.type, result["outcome"])
-    return answer(call, await parts.store.now(), {"results": results})
+    return answer(call, await parts.now(), {"results": results})
 
 
 def _malformed(invalid: Invalid) -> Problem:

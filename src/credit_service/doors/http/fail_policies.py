@@ -58,7 +58,7 @@ _POLICIES = examples(keep_running={"fail": "open"}, stop={"fail": "closed"})
 @admin.get(PATH, operation_id="get_fail_policy", response_model=OneFailPolicy, tags=_tags, responses=_missing)
 async def get_fail_policy(merchant_id: MerchantId, call: CallOf, parts: PartsOf) -> Response:
     """Read what an account's plugin status is while nothing is known of it."""
-    await held_of(parts, merchant_id, await parts.store.now())
+    await held_of(parts, merchant_id, await parts.now())
     return await _told(call, parts, uuid(merchant_id))
 
 
@@ -77,16 +77,16 @@ async def drop_fail_policy(merchant_id: MerchantId, call: CallOf, parts: PartsOf
 
 
 async def _set(call: Call, parts: Parts, merchant_id: str, fail: FailPolicy | None) -> Response:
-    await held_of(parts, merchant_id, await parts.store.now())
-    await parts.store.set_gate_policy(uuid(merchant_id), fail)
+    await held_of(parts, merchant_id, await parts.now())
+    await parts.fail_policies.set(uuid(merchant_id), fail)
     parts.gate.set_fail(uuid(merchant_id), fail)
     return await _told(call, parts, uuid(merchant_id))
 
 
 async def _told(call: Call, parts: Parts, merchant_id: UUID) -> Response:
-    own = (await parts.store.gate_policies()).get(merchant_id)
+    own = (await parts.fail_policies.all()).get(merchant_id)
     shape = {"merchant_id": str(merchant_id), "fail": own or parts.settings.gate_fail, "own": own is not None}
-    return respond(answer(call, await parts.store.now(), shape))
+    return respond(answer(call, await parts.now(), shape))
 
 
 ROUTERS: tuple[APIRouter, ...] = (admin,)

@@ -41,7 +41,8 @@ from credit_service.messages.catalogue import OUT
 from credit_service.messages.faults import Fault
 from credit_service.messages.fields import uuid
 from credit_service.messages.outbound import cloud_event
-from credit_service.storage.base import Position, StorageError, StoredEvent
+from credit_service.storage.engine import StorageError
+from credit_service.storage.outbox import Position, StoredEvent
 
 STREAM: Final = "text/event-stream"
 HEARTBEAT_SECONDS = 15.0
@@ -168,33 +169,32 @@ async def _begin(
     """Where to begin. Raises Problem where there is no such account, or the cursor is of another query."""
     account, last = None, None
     if merchant is not None:
-        held = (await parts.store.held([merchant], await parts.store.now())).get(merchant)
+        held = (await parts.accounts.load([merchant], await parts.now())).get(merchant)
         if held is None:
             raise Problem("account_not_found", "This merchant has no account.")
         account, last = held.account.number, held.account.announced
-    lanes = parts.store.lanes if account is None else 1
+    lanes = parts.outbox.lanes if account is None else 1
     if resumed is not None:
         return _From(account, cursor_place(resumed, lanes, **_bound(merchant)))
     if after is not None:
         return _From(account, (after,))
     if start is not None:
-        return _From(account, await parts.store.last_events() if last is None else (last,))
+        return _From(account, await parts.outbox.end() if last is None else (last,))
     return _From(account, (0,) * lanes)
 
 
 async def _page(
     parts: Parts, call: Call, merchant: UUID | None, begin: _From, limit: int, *, is_first: bool
 ) -> Response:
-    store = parts.store
     if begin.account is None:
-        found = await store.events(begin.position, limit + 1)
+        found = await parts.outbox.events(begin.position, limit + 1)
     else:
-        found = await store.events_of(begin.account, begin.position[0], limit + 1)
+        found = await parts.outbox.events_of(begin.account, begin.position[0], limit + 1)
     shown = found[:limit]
     end = _behind(begin, shown)
     return page(
         call,
-        await store.now(),
+        await parts.now(),
         [cloud_event(stored, parts.settings.service_source) for stored in shown],
         limit=limit,
         next_cursor=cursor_at(merchant, end),

@@ -15,7 +15,8 @@ from credit_service.doors.http.routes import CallOf, Meta, Parts, PartsOf, Publi
 from credit_service.doors.http.shell import Answer
 from credit_service.ledger.settle import standing_at
 from credit_service.messages.shapes import encode
-from credit_service.storage.base import AccountQuery, StorageError
+from credit_service.storage.accounts import AccountQuery
+from credit_service.storage.engine import StorageError
 
 
 class StateShape(BaseModel):
@@ -102,7 +103,7 @@ async def get_health() -> Response:
 @read.get("/health/detailed", operation_id="get_health_detailed", response_model=DetailedHealth, tags=_tags)
 async def get_health_detailed(call: CallOf, parts: PartsOf) -> Response:
     """Each component, with its latency and state."""
-    components = {"database": await _looked_at(parts.store.check())}
+    components = {"database": await _looked_at(parts.check_storage())}
     if parts.check_redis is not None:
         components["redis"] = await _looked_at(parts.check_redis())
     if parts.broker is not None:
@@ -143,7 +144,7 @@ async def readyz(parts: PartsOf) -> Response:
     """The process can take postings."""
     if parts.is_stopping() or parts.posting.draining:
         raise Problem("overloaded", "The service is stopping.")
-    await parts.store.check()
+    await parts.check_storage()
     return respond(Answer(200, encode({"status": "ok"})))
 
 
@@ -160,7 +161,7 @@ async def metrics(parts: PartsOf) -> Response:
         raise Problem("not_found", "Metrics are turned off (METRICS_ENABLED).")
     balances: list[tuple[str, int]] = []
     try:
-        parts.metrics.stored(await parts.gate.totals(), await parts.store.parked_count())
+        parts.metrics.stored(await parts.gate.totals(), await parts.accounts.parked_count())
         if parts.publishing is not None:
             parts.metrics.lagging(await parts.publishing.lag_seconds())
         if parts.settings.metrics_balance_per_merchant:
@@ -173,8 +174,8 @@ async def metrics(parts: PartsOf) -> Response:
 
 async def _balances(parts: Parts) -> AsyncIterator[tuple[str, int]]:
     """The balance of every merchant."""
-    now, after = await parts.store.now(), None
-    while page := await parts.store.accounts(AccountQuery(now, parts.policy.default_threshold), after, _AT_ONCE):
+    now, after = await parts.now(), None
+    while page := await parts.accounts.page(AccountQuery(now, parts.policy.default_threshold), after, _AT_ONCE):
         for held in page:
             account = standing_at(held.account, held.grants, parts.policy, now).account
             yield str(account.merchant_id), account.balance

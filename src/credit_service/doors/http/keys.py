@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from credit_service.doors.http.problems import Problem
 from credit_service.ledger.account import MICROSECONDS
-from credit_service.storage.base import ApiKey, StorageError, Store
+from credit_service.storage.engine import StorageError
+from credit_service.storage.keys import ApiKey, Keys
 
 SCOPES = ("status", "read", "write", "admin")
 """Each includes those before it."""
@@ -52,8 +53,8 @@ def new_key(name: str, scope: str, created_at: int, expires_at: int | None = Non
 class Keyring:
     """Knows who calls. Remembers keys for a few seconds, so that not every request asks the store."""
 
-    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
-        self._store = store
+    def __init__(self, keys: Keys, clock: Callable[[], float] = time.monotonic) -> None:
+        self._keys = keys
         self._clock = clock
         self._known: dict[str, tuple[float, ApiKey | None]] = {}
         self._used: dict[str, int] = {}
@@ -96,7 +97,7 @@ class Keyring:
         known = self._known.get(id_)
         if known is not None and (known[0] > now or leniently):
             return known[1]
-        key = await self._store.key(id_)
+        key = await self._keys.get(id_)
         if len(self._known) >= _REMEMBERED_KEYS:
             self._known.clear()
         self._known[id_] = (now + _REMEMBERED_SECONDS, key)
@@ -115,7 +116,7 @@ class Keyring:
         used, self._used = self._used, {}
         if used:
             try:
-                await self._store.use_keys(used)
+                await self._keys.note_uses(used)
             except StorageError:
                 self._used = used | self._used  # next time
                 raise

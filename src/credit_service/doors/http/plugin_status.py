@@ -33,7 +33,7 @@ from credit_service.messages import patterns
 from credit_service.messages.faults import Fault
 from credit_service.messages.fields import Body, Uuid, format_time, uuid
 from credit_service.messages.shapes import encode
-from credit_service.storage.base import StorageError
+from credit_service.storage.engine import StorageError
 
 STATUS = "/credits/plugin-status"
 PATH = f"{PREFIX}{STATUS}/"

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from credit_service.doors.http.keys import Keyring
 from credit_service.doors.http.problems import CODES, Problem, of_faults
 from credit_service.doors.http.shell import Answer, Call, as_problem
+from credit_service.doors.shopify_inbox import Inbox
 from credit_service.gate.status import Gate
 from credit_service.ledger.policy import Policy
 from credit_service.messages import patterns, strict_json
@@ -27,7 +28,14 @@ from credit_service.messages.shapes import encode
 from credit_service.observability import Metrics
 from credit_service.posting import Posting
 from credit_service.settings import Settings
-from credit_service.storage.base import Position, Store
+from credit_service.storage.accounts import Accounts
+from credit_service.storage.engine import Engine
+from credit_service.storage.keys import Keys
+from credit_service.storage.outbox import Outbox, Position
+from credit_service.storage.policies import FailPolicies
+from credit_service.storage.shops import Shops
+from credit_service.storage.transactions import Transactions
+from credit_service.storage.webhooks import WebhookEndpoints
 
 if TYPE_CHECKING:
     from credit_service.broker import Broker
@@ -68,7 +76,7 @@ class Parts:
 
     def __init__(
         self,
-        store: Store,
+        engine: Engine,
         posting: Posting,
         gate: Gate,
         keyring: Keyring,
@@ -78,6 +86,7 @@ class Parts:
         is_stopping: Callable[[], bool],
         follow: Follow,
         webhooks: Webhooks,
+        inbox: Inbox,
         broker: "Broker | None" = None,
         publishing: Publishing | None = None,
         check_redis: Callable[[], Awaitable[None]] | None = None,
@@ -85,11 +94,20 @@ class Parts:
         self.publishing = publishing
         self.follow = follow
         self.webhooks = webhooks
+        self.inbox = inbox
         self.broker = broker
         self.check_redis = check_redis  # raises an error while it is away; None where there is none
         self.is_stopping = is_stopping
         self.metrics = metrics
-        self.store = store
+        self.now = engine.now
+        self.check_storage = engine.check
+        self.accounts = Accounts(engine)
+        self.transactions = Transactions(engine)
+        self.outbox = Outbox(engine)
+        self.keys = Keys(engine)
+        self.endpoints = WebhookEndpoints(engine)
+        self.shops = Shops(engine)
+        self.fail_policies = FailPolicies(engine)
         self.keyring = keyring
         self.posting = posting
         self.gate = gate
@@ -417,7 +435,7 @@ async def page_of_all(
     found = (await read())[start : start + limit + 1]
     return page(
         call,
-        await parts.store.now(),
+        await parts.now(),
         [shape(one) for one in found[:limit]],
         limit=limit,
         next_cursor=cursor_text(start + limit, **bound) if len(found) > limit else None,

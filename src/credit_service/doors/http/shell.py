@@ -21,7 +21,8 @@ from credit_service.doors.http.rate_limits import Admission
 from credit_service.messages.content import Limits
 from credit_service.posting import DeadlineExceeded, Overloaded
 from credit_service.settings import Settings
-from credit_service.storage.base import ApiKey, Conflict, OutcomeUnknown, StorageError
+from credit_service.storage.engine import Conflict, OutcomeUnknown, StorageError
+from credit_service.storage.keys import ApiKey
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -29,7 +29,7 @@ from credit_service.messages import patterns, shapes
 from credit_service.messages.faults import Fault, Invalid
 from credit_service.messages.fields import Body, Uuid, uuid
 from credit_service.posting import DeadlineExceeded, Overloaded
-from credit_service.storage.base import StorageError
+from credit_service.storage.engine import StorageError
 
 WEBHOOKS = "/webhooks/shopify"
 SHOPS = "/credits/shops/{shop_domain}"
@@ -91,7 +91,7 @@ class OneShop(BaseModel):
 
 def inbox(parts: Parts) -> Inbox:
     """Who takes the deliveries."""
-    return Inbox(parts.store, parts.posting, parts.settings, parts.metrics)
+    return parts.inbox
 
 
 # ---- deliveries
@@ -140,7 +140,7 @@ async def take_shopify_delivery(call: CallOf, parts: PartsOf) -> Response:
     if topic is None:
         raise Invalid([Fault("/header/X-Shopify-Topic", "required", "This header is required, once.")])
     taken = await inbox(parts).take(topic, shop_domain(shop), call.body, call.correlation_id)
-    return respond(answer(call, await parts.store.now(), taken._asdict()))
+    return respond(answer(call, await parts.now(), taken._asdict()))
 
 
 def _said(call: Call, name: bytes) -> str | None:
@@ -175,14 +175,14 @@ async def link_shop(
 ) -> Response:
     """Link a Shopify shop to its merchant, instead of the one it was linked to. What was delivered of it is applied."""
     domain, merchant_id = shop_domain.lower(), uuid(body.merchant_id)
-    found = await parts.store.shop(domain)
+    found = await parts.shops.get(domain)
     is_so = found is not None and (found.merchant_id, found.unlinked_at, found.uninstalled_at) == (
         merchant_id,
         None,
         None,
     )
     if not is_so:
-        await parts.store.link_shop(domain, merchant_id, await parts.store.now())
+        await parts.shops.link(domain, merchant_id, await parts.now())
     with suppress(StorageError, Overloaded, DeadlineExceeded):  # linked it is, and the next round will do it
         await inbox(parts).catch_up()
     return await _shown(domain, call, parts)
@@ -201,16 +201,16 @@ async def unlink_shop(shop_domain: ShopDomain, call: CallOf, parts: PartsOf) -> 
     """Unlink a Shopify shop. Its merchant keeps account and credits; what is delivered from now on waits."""
     domain = shop_domain.lower()
     shown = await _shown(domain, call, parts)
-    await parts.store.unlink_shop(domain, await parts.store.now())
+    await parts.shops.unlink(domain, await parts.now())
     return shown
 
 
 async def _shown(domain: str, call: Call, parts: Parts) -> Response:
-    found = await parts.store.shop(domain)
+    found = await parts.shops.get(domain)
     if found is None or found.unlinked_at is not None:
         raise Problem("shop_not_found", "No merchant is linked to this shop.")
     asked = [shapes.data_request(*one) for one in await inbox(parts).data_requests(domain)]
-    return respond(answer(call, await parts.store.now(), {**shapes.shop(found), "data_requests": asked}))
+    return respond(answer(call, await parts.now(), {**shapes.shop(found), "data_requests": asked}))
 
 
 ROUTERS: tuple[APIRouter, ...] = (signed, admin)

@@ -70,7 +70,7 @@ from credit_service.messages.fields import (
 )
 from credit_service.messages.strict_json import canonical
 from credit_service.posting import RefusedAt
-from credit_service.storage.base import TransactionQuery
+from credit_service.storage.transactions import TransactionQuery
 
 ONE = "/credits/transactions"
 MANY = "/credits/transactions/batch"
@@ -390,7 +390,7 @@ def idempotency_key(call: Call) -> str:
 async def post_one(parts: Parts, call: Call, command: Command) -> Answer:
     """Submit a posting, and answer the transaction that came of it."""
     outcome = await parts.posting.submit(command)
-    now = await parts.store.now()
+    now = await parts.now()
     match outcome:
         case Posted(transaction=transaction) if transaction is not None:
             return answer(call, now, shapes.transaction(transaction), 201)
@@ -411,14 +411,14 @@ async def _post_many(parts: Parts, call: Call, commands: Sequence[Command], *, a
             raise of_refusal(decided.refused, f"/items/{decided.position}")
         outcomes = decided
         status = 201 if any(isinstance(outcome, Posted) for outcome in outcomes) else 200
-    return answer(call, await parts.store.now(), {"results": [_result(outcome) for outcome in outcomes]}, status)
+    return answer(call, await parts.now(), {"results": [_result(outcome) for outcome in outcomes]}, status)
 
 
 async def _rehearse_one(parts: Parts, call: Call, command: Command) -> Answer:
     (outcome,) = await parts.posting.rehearse([command])
     if isinstance(outcome, Refused):
         raise of_refusal(outcome)
-    return answer(call, await parts.store.now(), {"dry_run": True, **_rehearsed(outcome)})
+    return answer(call, await parts.now(), {"dry_run": True, **_rehearsed(outcome)})
 
 
 async def _rehearse_many(parts: Parts, call: Call, commands: Sequence[Command], *, atomic: bool) -> Answer:
@@ -427,7 +427,7 @@ async def _rehearse_many(parts: Parts, call: Call, commands: Sequence[Command], 
         if atomic and isinstance(outcome, Refused):
             raise of_refusal(outcome, f"/items/{index}")
     results = [_rehearsed(outcome) for outcome in outcomes]
-    return answer(call, await parts.store.now(), {"dry_run": True, "results": results})
+    return answer(call, await parts.now(), {"dry_run": True, "results": results})
 
 
 def _rehearsed(outcome: Outcome) -> dict[str, Any]:
@@ -620,10 +620,10 @@ async def get_transaction(transaction_id: Uuid, call: CallOf, parts: PartsOf) ->
     address = parse(uuid(transaction_id))
     found = None
     if address is not None and address.kind == TRANSACTION:
-        found = await parts.store.transaction(address)
+        found = await parts.transactions.get(address)
     if found is None:
         raise Problem("transaction_not_found", "There is no transaction of this id.")
-    return respond(answer(call, await parts.store.now(), shapes.transaction(found)))
+    return respond(answer(call, await parts.now(), shapes.transaction(found)))
 
 
 @read.get(
@@ -650,7 +650,7 @@ async def list_transactions(
     """List transactions, newest first. With merchant_id by page or cursor, without it by cursor."""
     limit = page_limit(limit, parts.settings)
     _one_way_to_page(merchant_id, page_number, cursor)
-    now = await parts.store.now()
+    now = await parts.now()
     filters: dict[str, Any] = {
         "operation": operation_type,
         "type": transaction_type,
@@ -660,10 +660,10 @@ async def list_transactions(
         "reference_id": reference_id,
     }
     bound = {"list": "transactions", "merchant": merchant_id and merchant_id.lower(), **filters}
-    before = None if cursor is None else cursor_place(cursor, 1 if merchant_id else parts.store.lanes, **bound)
+    before = None if cursor is None else cursor_place(cursor, 1 if merchant_id else parts.outbox.lanes, **bound)
     sequence = None
     if merchant_id is not None:
-        held = (await parts.store.held([uuid(merchant_id)], now)).get(uuid(merchant_id))
+        held = (await parts.accounts.load([uuid(merchant_id)], now)).get(uuid(merchant_id))
         if held is None:
             raise Problem("account_not_found", "This merchant has no account.")
         filters["account"] = held.account.number
@@ -677,8 +677,8 @@ async def list_transactions(
             total = sequence
             before = ((sequence or 0) + 1 - skipped,)
         else:
-            total, offset = await parts.store.count(query), skipped
-    found = await parts.store.transactions(query, before, limit + 1, offset)
+            total, offset = await parts.transactions.count(query), skipped
+    found = await parts.transactions.page(query, before, limit + 1, offset)
     more = len(found) > limit
     return page(
         call,

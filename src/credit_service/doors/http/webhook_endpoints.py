@@ -37,7 +37,7 @@ from credit_service.messages import patterns, webhooks
 from credit_service.messages.faults import Fault
 from credit_service.messages.fields import Body, Time, format_time, parse_time
 from credit_service.messages.outbound import PAYLOADS, PREFIX, event_id
-from credit_service.storage.base import WebhookDelivery, WebhookEndpoint
+from credit_service.storage.webhooks import WebhookDelivery, WebhookEndpoint
 
 ENDPOINTS = "/credits/webhook-endpoints"
 ONE = ENDPOINTS + "/{endpoint_id}"
@@ -197,7 +197,7 @@ _REPLAY = examples(since_a_day={"from": "2026-11-21T10:45:00Z"})
 
 
 async def _endpoint(parts: Parts, endpoint_id: str) -> WebhookEndpoint:
-    found = await parts.store.webhook(endpoint_id) if _ID.fullmatch(endpoint_id) else None
+    found = await parts.endpoints.get(endpoint_id) if _ID.fullmatch(endpoint_id) else None
     if found is None:
         raise Problem("endpoint_not_found", "There is no webhook endpoint of this id.")
     return found
@@ -229,10 +229,10 @@ def _new_secret() -> str:
 async def create_webhook_endpoint(body: Annotated[EndpointBody, _ENDPOINT], call: CallOf, parts: PartsOf) -> Response:
     """Register an endpoint: it is told of events from now on. The answer holds the secret that signs, this once."""
     await _judge(parts, body.url)
-    secret, now = _new_secret(), await parts.store.now()
-    position = await parts.store.last_events()
+    secret, now = _new_secret(), await parts.now()
+    position = await parts.outbox.end()
     made = WebhookEndpoint(new_id(), body.url, _types(body.event_types), now, position)
-    await parts.store.add_webhook(made, secret)
+    await parts.endpoints.add(made, secret)
     parts.webhooks.changed()
     return respond(answer(call, now, {**webhooks.endpoint(made), "secret": secret}, 201, _NO_STORE))
 
@@ -246,7 +246,7 @@ async def create_webhook_endpoint(body: Annotated[EndpointBody, _ENDPOINT], call
 )
 async def list_webhook_endpoints(call: CallOf, parts: PartsOf, limit: Limit = None, cursor: Cursor = None) -> Response:
     """List the endpoints, newest first."""
-    read, shape = parts.store.webhooks, webhooks.endpoint
+    read, shape = parts.endpoints.all, webhooks.endpoint
     return await page_of_all(call, parts, read, shape, limit=limit, cursor=cursor, list="webhook endpoints")
 
 
@@ -254,7 +254,7 @@ async def list_webhook_endpoints(call: CallOf, parts: PartsOf, limit: Limit = No
 async def get_webhook_endpoint(endpoint_id: EndpointId, call: CallOf, parts: PartsOf) -> Response:
     """Read an endpoint; one that failed for too long, or is gone, says so."""
     found = await _endpoint(parts, endpoint_id)
-    return respond(answer(call, await parts.store.now(), webhooks.endpoint(found)))
+    return respond(answer(call, await parts.now(), webhooks.endpoint(found)))
 
 
 @admin.patch(ONE, operation_id="change_webhook_endpoint", response_model=OneEndpoint, tags=_tags, responses=_missing)
@@ -266,7 +266,7 @@ async def change_webhook_endpoint(
     if not said:
         raise of_faults([Fault("", "required", f"Say what to change: {', '.join(EndpointChanges.model_fields)}.")])
     before = await _endpoint(parts, endpoint_id)
-    now = await parts.store.now()
+    now = await parts.now()
     if "url" in said:
         await _judge(parts, said["url"])
     if "event_types" in said:
@@ -275,9 +275,9 @@ async def change_webhook_endpoint(
     if enabled is False and before.disabled_at is None:
         said |= {"disabled_at": now, "disabled_reason": f"It was disabled by {call.actor}."}
     if said:
-        await parts.store.change_webhook(endpoint_id, **said)
+        await parts.endpoints.change(endpoint_id, **said)
     if enabled and before.disabled_at is not None:
-        await parts.store.enable_webhook(endpoint_id, now)
+        await parts.endpoints.enable(endpoint_id, now)
     parts.webhooks.changed()
     return respond(answer(call, now, webhooks.endpoint(await _endpoint(parts, endpoint_id))))
 
@@ -285,8 +285,8 @@ async def change_webhook_endpoint(
 @admin.delete(ONE, operation_id="delete_webhook_endpoint", response_model=OneEndpoint, tags=_tags, responses=_missing)
 async def delete_webhook_endpoint(endpoint_id: EndpointId, call: CallOf, parts: PartsOf) -> Response:
     """Delete an endpoint, with all it was sent. Nothing more is sent to it, but for what is under way."""
-    found, now = await _endpoint(parts, endpoint_id), await parts.store.now()
-    await parts.store.delete_webhook(endpoint_id, now)
+    found, now = await _endpoint(parts, endpoint_id), await parts.now()
+    await parts.endpoints.delete(endpoint_id, now)
     parts.webhooks.changed()
     return respond(answer(call, now, webhooks.endpoint(found)))
 
@@ -300,8 +300,8 @@ async def delete_webhook_endpoint(endpoint_id: EndpointId, call: CallOf, parts: 
 )
 async def rotate_webhook_secret(endpoint_id: EndpointId, call: CallOf, parts: PartsOf) -> Response:
     """Make a new secret, shown this once. For 24 hours deliveries carry a signature by each of the two."""
-    found, now, secret = await _endpoint(parts, endpoint_id), await parts.store.now(), _new_secret()
-    await parts.store.rotate_webhook(endpoint_id, secret, now, now + OVERLAP, MOST_SECRETS)
+    found, now, secret = await _endpoint(parts, endpoint_id), await parts.now(), _new_secret()
+    await parts.endpoints.rotate(endpoint_id, secret, now, now + OVERLAP, MOST_SECRETS)
     rotated = {"secret": secret, "previous_secret_until": format_time(now + OVERLAP)}
     return respond(answer(call, now, webhooks.endpoint(found) | rotated, 200, _NO_STORE))
 
@@ -336,10 +336,10 @@ async def replay_webhook_endpoint(
 ) -> Response:
     """Send all events since a time once more, of the types that it wants, each with the same id as before."""
     await _endpoint(parts, endpoint_id)
-    since, now = parse_time(body.from_), await parts.store.now()
+    since, now = parse_time(body.from_), await parts.now()
     if since > now:
         raise of_faults([Fault("/from", "not_allowed", "from lies in the future.")])
-    await parts.store.change_webhook(endpoint_id, position=await parts.store.position_at(since))
+    await parts.endpoints.change(endpoint_id, position=await parts.outbox.position_at(since))
     parts.webhooks.changed()
     return respond(answer(call, now, webhooks.endpoint(await _endpoint(parts, endpoint_id)), 202))
 
@@ -358,11 +358,11 @@ async def list_webhook_deliveries(
     limit = page_limit(limit, parts.settings)
     await _endpoint(parts, endpoint_id)
     before = None if cursor is None else cursor_position(cursor, deliveries=endpoint_id)
-    found = await parts.store.deliveries(endpoint_id, before, limit + 1)
+    found = await parts.endpoints.deliveries(endpoint_id, before, limit + 1)
     shown = found[:limit]
     return page(
         call,
-        await parts.store.now(),
+        await parts.now(),
         [webhooks.delivery(one) for one in shown],
         limit=limit,
         next_cursor=cursor_text(shown[-1].number, deliveries=endpoint_id) if len(found) > limit else None,
@@ -386,7 +386,7 @@ async def redeliver_webhook(
     """Send an event again, now, with the same id; a new delivery, which takes the place of one that is pending."""
     found = None
     if _DELIVERY_ID.fullmatch(delivery_id):
-        found = await parts.store.delivery(*webhooks.delivery_place(delivery_id))
+        found = await parts.endpoints.delivery(*webhooks.delivery_place(delivery_id))
     if found is None:
         raise Problem("endpoint_not_found", "There is no delivery of this id.")
     again = found
@@ -405,9 +405,9 @@ async def _send(
 ) -> Response:
     """Keep a delivery that somebody asked for, whatever others make meanwhile."""
     while True:
-        endpoint, now = await _endpoint(parts, endpoint_id), await parts.store.now()
+        endpoint, now = await _endpoint(parts, endpoint_id), await parts.now()
         made = make(endpoint, now)
-        if await parts.store.add_deliveries(endpoint, [made]):
+        if await parts.endpoints.add_deliveries(endpoint, [made]):
             parts.webhooks.changed()
             return respond(answer(call, now, webhooks.delivery(made), 202))
 

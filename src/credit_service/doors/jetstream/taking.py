@@ -26,7 +26,8 @@ from credit_service.messages.inbound import Translated
 from credit_service.observability import Metrics
 from credit_service.posting import DeadlineExceeded, Overloaded, Posting
 from credit_service.settings import Settings
-from credit_service.storage.base import Conflict, OutcomeUnknown, StorageUnavailable, Store, Undeliverable
+from credit_service.storage.engine import Conflict, OutcomeUnknown, StorageUnavailable
+from credit_service.storage.letters import Letters, Undeliverable
 
 TRANSIENT: Final = (StorageUnavailable, OutcomeUnknown, Conflict, Overloaded, DeadlineExceeded)
 """What passes by itself: the same again may work."""
@@ -76,7 +77,7 @@ class Taking:
 
     def __init__(
         self,
-        store: Store,
+        letters: Letters,
         posting: Posting,
         metrics: Metrics,
         subjects: Subjects,
@@ -84,7 +85,7 @@ class Taking:
         on_put_aside: Callable[[], None] = lambda: None,
         ways: Ways = PATIENT,
     ) -> None:
-        self._store = store
+        self._letters = letters
         self._posting = posting
         self._metrics = metrics
         self._subjects = subjects
@@ -185,7 +186,7 @@ class Taking:
         at = time.time_ns() // 1000
         letters = [dead_letters.undeliverable(one.subject, one.message.data, one.faults, at) for one in lost]
         try:
-            new = await self._store.put_aside(letters)
+            new = await self._letters.put_aside(letters)
         except TRANSIENT:
             raise
         except Exception as error:  # one of them cannot be kept, and must not keep the others from it
@@ -197,7 +198,7 @@ class Taking:
 
     async def _put_one_aside(self, event: Event, letter: Undeliverable) -> int:
         try:
-            return await self._store.put_aside([letter])
+            return await self._letters.put_aside([letter])
         except TRANSIENT:
             raise
         except Exception as error:

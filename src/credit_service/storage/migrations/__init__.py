@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from credit_service.storage import tables
-from credit_service.storage.base import SchemaError
+from credit_service.storage.engine import SchemaError
 from credit_service.storage.postgres import connector, name_of
 from credit_service.storage.postgres import translated as postgres_translated
 from credit_service.storage.postgres_statements import LOCKS

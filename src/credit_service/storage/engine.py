@@ -1,0 +1,195 @@
+"""The port to a database: what an engine must do, and the errors and values of the posting path.
+
+An engine posts, answers questions and carries out statements. What is kept of a subject (accounts, the outbox, API
+keys …), and which questions there are about it, is said once over any engine, in the module of that subject. The laws
+of an engine stand once, as tests, in `tests/storage/contract.py`; each engine passes them unchanged.
+"""
+
+from asyncio import Future
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar
+from uuid import UUID
+
+from credit_service.ledger.account import (
+    Account,
+    Announcement,
+    DeadLetter,
+    GivenBack,
+    Grant,
+    Parked,
+    Transaction,
+)
+from credit_service.ledger.decide import Needs
+from credit_service.storage.questions import Ask, Read
+
+T = TypeVar("T")
+
+
+class StorageError(Exception):
+    """A store could not do its work. Its message is one sentence for an operator, without secrets."""
+
+
+class Conflict(StorageError):
+    """Nothing was done, because something else had the database; the same again may work."""
+
+
+class StorageUnavailable(StorageError):
+    """Nothing was done, and trying again at once will not help: read-only, full, gone."""
+
+
+class OutcomeUnknown(StorageError):
+    """The commit's answer was lost. Run the batch again: the keys tell what had been done."""
+
+
+class InUse(StorageUnavailable):
+    """Another process has the database; this one cannot have it beside it."""
+
+
+class BadRow(StorageError):
+    """The database refused a row, so one command of the batch breaks a law that the database holds."""
+
+
+class SchemaError(StorageError):
+    """The database's schema is not the one this release works with."""
+
+
+class Record:
+    """What is known of one merchant within a batch: loaded first, then brought up to date by each decision."""
+
+    __slots__ = ("account", "firsts", "given_back", "grants", "known_grants", "number", "parked", "trial")
+
+    def __init__(self, account: Account | None, number: int) -> None:
+        self.account = account
+        self.number = number  # of the account, also where it is yet to be opened
+        self.grants: tuple[Grant, ...] = ()  # open ones, in burn-down order
+        self.known_grants: dict[int, Grant] = {}  # those that a source drew on, and those changed since
+        self.firsts: dict[str, Transaction] = {}  # by idempotency key
+        self.trial: Transaction | None = None
+        self.given_back: dict[str, GivenBack] = {}  # by the key of the order or payment
+        self.parked: dict[str, Parked] = {}  # all of the merchant's, by their own key
+
+    def copy(self) -> "Record":
+        """A record that can learn without this one noticing."""
+        other = Record(self.account, self.number)
+        other.grants = self.grants
+        other.known_grants = dict(self.known_grants)
+        other.firsts = dict(self.firsts)
+        other.trial = self.trial
+        other.given_back = dict(self.given_back)
+        other.parked = dict(self.parked)
+        return other
+
+
+class Loaded(NamedTuple):
+    """What a batch is decided on, and the time of it: one instant for all, by the database's clock."""
+
+    now: int
+    records: Mapping[UUID, Record]
+
+
+class Writes:
+    """Everything one database transaction is to write, as values; the last one of each row wins.
+
+    `unparked` are rows that were there before: they go first, since a refund may be parked again under the same key.
+    `places` are noted by the store that writes it: the lane and the id of each of the announcements in the outbox.
+    """
+
+    __slots__ = (
+        "accounts",
+        "announcements",
+        "dead_letters",
+        "given_back",
+        "grants",
+        "parked",
+        "places",
+        "transactions",
+        "unparked",
+    )
+
+    def __init__(self) -> None:
+        self.accounts: dict[int, Account] = {}
+        self.transactions: list[Transaction] = []
+        self.announcements: list[tuple[int, Announcement]] = []  # with the account's number
+        self.places: list[tuple[int, int]] = []
+        self.grants: dict[tuple[int, int], Grant] = {}
+        self.given_back: dict[tuple[int, str], GivenBack] = {}
+        self.parked: dict[tuple[int, str], Parked] = {}
+        self.unparked: list[tuple[int, str]] = []
+        self.dead_letters: list[tuple[int, DeadLetter]] = []
+
+
+Work = Callable[[Loaded], Writes]
+"""Decides on what was loaded. Pure, since it may run again."""
+
+
+class Books(NamedTuple):
+    """All there is of one account, for verification.
+
+    `transactions` are read from the database as they are iterated, and only until the next account is asked for;
+    `faults` are complete when they were.
+    """
+
+    account: Account
+    grants: Sequence[Grant]
+    transactions: Iterable[Transaction]
+    faults: Sequence[tuple[int | None, str]]  # what the store itself found wrong: (sequence, sentence)
+
+
+class Engine(Protocol):
+    """A database that holds the ledger. Reads never wait for postings.
+
+    `name`: what messages call it, without a password. `lanes`: how many lanes divide the outbox. `streams`: how many
+    postings it takes at once. `ahead`: how many merchants a posting may have for the next one to be decided while it
+    is under way; 0 if none is.
+    """
+
+    name: str
+    lanes: int
+    streams: int
+    ahead: int
+
+    def stream_of(self, merchant_id: UUID) -> int:
+        """The stream of a merchant's postings, which keeps their order: 0 to `streams` - 1."""
+        ...
+
+    async def post(self, needs: Sequence[Needs], work: Work, after: Future[bool] | None = None) -> Writes:
+        """Load, `work`, write and commit; what is written rests on the truth at the commit, whatever others post.
+
+        `after`: done when the posting before this one is over; its result says whether that was written at once. Until
+        then this one writes nothing, but may be decided on what the one before it decided, and again if that failed.
+
+        Raises Conflict or StorageUnavailable (nothing was done), OutcomeUnknown, BadRow; what `work` raises passes
+        through, with nothing done.
+        """
+        ...
+
+    async def read(self, read: Callable[[], Read[T]], *, snapshot: bool = True, long: bool = False) -> T:
+        """Answer the questions of a read, from one snapshot unless its rows never change.
+
+        `long`: the read takes longer the larger the ledger is, so it has more time and disturbs no other read.
+        """
+        ...
+
+    async def write(self, asks: Sequence[Ask], merchant_id: UUID | None = None, *, guarded: bool = False) -> int:
+        """Carry out statements in one transaction of their own; returns how many rows they changed.
+
+        With a `merchant_id`, nothing is posted to that merchant meanwhile. `guarded`: if the first changes no row,
+        nothing is done.
+        """
+        ...
+
+    def books(self, merchant_ids: Sequence[UUID] | None = None) -> AsyncIterator[Books]:
+        """Accounts with all that belongs to them, one at a time, by merchant id."""
+        ...
+
+    async def now(self) -> int:
+        """The database's clock, in microseconds since 1970."""
+        ...
+
+    async def check(self) -> None:
+        """Raise StorageError unless the database can be read and written now."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what is under way and let go of the database."""
+        ...

@@ -1,0 +1,279 @@
+"""What is kept of transactions, as questions over any engine: one, pages of a history or of all accounts, sums."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from heapq import merge
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import BigInteger, Select, case, func, literal_column, select, union_all
+
+from credit_service.ledger.account import Transaction
+from credit_service.ledger.addresses import TRANSACTION, Address
+from credit_service.ledger.announcements import OF_A_TRANSACTION
+from credit_service.storage import rows, tables
+from credit_service.storage.engine import Engine
+from credit_service.storage.outbox import Position, by_lane
+from credit_service.storage.questions import ONE, ZERO, Ask, Find, Read, Row, asked, asking, number, value
+
+_NEWEST: Final = 2**63 - 1
+_accounts, _transactions, _events = tables.accounts, tables.transactions, tables.events
+
+ONE_TRANSACTION: Final = select(_transactions).where(
+    _transactions.c.account == value("account"), _transactions.c.sequence == value("sequence")
+)
+LAST_SEQUENCE: Final = select(func.coalesce(func.max(_transactions.c.sequence), ZERO)).where(
+    _transactions.c.account == value("account")
+)
+
+
+def _last_by() -> Select[Any]:
+    """An account's last transaction up to an instant, with the balance after it.
+
+    Found by halving, since time never goes back along an account (L2): an index by time would cost every posting.
+    """
+    t, account = _transactions.c, _transactions.c.account == value("account")
+    none: Any = literal_column("CAST(0 AS BIGINT)", BigInteger)
+    begun = select(none.label("found"), LAST_SEQUENCE.scalar_subquery().label("last"))
+    halving = begun.cte("halving", recursive=True)
+    found, last = halving.c.found, halving.c.last
+    middle = (found + last + ONE).op(">>", return_type=BigInteger())(ONE)
+    told_at = select(t.created_at).where(account, t.sequence == middle).correlate(halving).scalar_subquery()
+    is_by = told_at <= value("at")
+    halved = select(case((is_by, middle), else_=found), case((is_by, last), else_=middle - ONE)).where(found < last)
+    halving = halving.union_all(halved)
+    the_last = select(func.max(halving.c.found)).scalar_subquery()
+    return select(t.sequence, t.balance_after).where(account, t.sequence == the_last)
+
+
+LAST_BY: Final = _last_by()
+STRAYS: Final = (
+    select(_transactions.c.account, _transactions.c.sequence)
+    .where(~select(_accounts.c.number).where(_accounts.c.number == _transactions.c.account).exists())
+    .limit(literal_column("100"))
+)
+
+
+def _matching(present: frozenset[str]) -> list[Any]:
+    t = _transactions.c
+    conditions = {
+        "operation": t.operation == value("operation"),
+        "type": t.type == value("type"),
+        "start_at": t.created_at >= value("start_at"),
+        "end_at": t.created_at < value("end_at"),
+        "reference_type": t.reference_type == value("reference_type"),
+        "reference_id": t.reference_id == value("reference_id"),
+    }
+    return [condition for name, condition in conditions.items() if name in present]
+
+
+@lru_cache(maxsize=128)
+def _history(present: frozenset[str], *, counted: bool = False) -> Select[Any]:
+    """The statement that lists (or counts) an account's transactions by these conditions, the newest first.
+
+    Those between two sequences, `after` and `before`; without a condition on their content an offset is arithmetic,
+    since sequences have no gaps.
+    """
+    t = _transactions.c
+    wanted = _matching(present)
+    end, offset = number("before"), number("offset")
+    inside = [t.account == value("account"), t.sequence > number("after"), *wanted]
+    if counted:
+        return select(func.count()).select_from(_transactions).where(*inside, t.sequence < end)
+    page = select(_transactions).order_by(t.sequence.desc()).limit(number("limit"))
+    if wanted:
+        return page.where(*inside, t.sequence < end).offset(offset)
+    return page.where(*inside, t.sequence < end - offset)
+
+
+@lru_cache(maxsize=256)
+def _listing(present: frozenset[str], lanes: int, *, counted: bool = False) -> Any:
+    """The statement that lists (or counts) the transactions of all accounts, the newest of each lane first.
+
+    It goes by the outbox's key: each transaction has one announcement of its own, and those of a lane stand in the
+    order of their commits. Each row begins with the lane, the position in it, and the instant.
+    """
+    t, e = _transactions.c, _events.c
+    own = e.type.in_([literal_column(f"'{type_}'") for type_ in sorted(OF_A_TRANSACTION)])
+    joined = _events.join(_transactions, (t.account == e.account) & (t.sequence == e.sequence))
+    wanted = [own, *_matching(present)]
+    if counted:
+        return select(func.count()).select_from(joined).where(*wanted)
+    pages = []
+    for lane in range(lanes):
+        page = select(e.lane, e.id, e.at, _transactions).select_from(joined)
+        page = page.where(e.lane == literal_column(str(lane)), e.id < number(f"before_{lane}"), *wanted)
+        pages.append(page.order_by(e.id.desc()).limit(number("limit")))
+    if lanes == 1:
+        return pages[0]
+    return union_all(*[select(page.subquery()) for page in pages])
+
+
+def _totals() -> Select[Any]:
+    """The sums of an account's transactions between two sequences, by their type."""
+    t = _transactions.c
+    added = case((t.operation == literal_column("'INCREASE'"), t.amount), else_=ZERO)
+    sums = (func.count(), func.sum(added), func.sum(t.amount - added), func.max(t.created_at))
+    between = (t.account == value("account"), t.sequence > number("after"), t.sequence < number("before"))
+    return select(t.type, *sums).where(*between).group_by(t.type)
+
+
+TOTALS: Final = _totals()
+
+
+class TransactionQuery(NamedTuple):
+    """Which transactions to list; newest first. `start_at` is inclusive, `end_at` exclusive."""
+
+    account: int | None = None
+    operation: str | None = None
+    type: str | None = None
+    start_at: int | None = None
+    end_at: int | None = None
+    reference_type: str | None = None
+    reference_id: str | None = None
+
+
+class PeriodTotal(NamedTuple):
+    """The sums of one transaction type in a period."""
+
+    transactions: int
+    added: int
+    taken: int
+    last_at: int
+
+
+class PositionedTransaction(NamedTuple):
+    """A transaction, and the position from which a listing goes on after it."""
+
+    position: Position
+    transaction: Transaction
+
+
+class Transactions:
+    """The transactions of a ledger."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def get(self, address: Address) -> Transaction | None:
+        """One transaction by its address."""
+        values = {"account": address.account, "sequence": address.number}
+
+        def read() -> Read[Transaction | None]:
+            found = yield Ask(ONE_TRANSACTION, values)
+            return next((yield from _with_merchants(found)), None)
+
+        return await self._engine.read(read) if address.kind == TRANSACTION else None
+
+    async def page(
+        self, query: TransactionQuery, before: Position | None, limit: int, offset: int = 0
+    ) -> list[PositionedTransaction]:
+        """Transactions that match, newest first, from the position after `before`, without the first `offset`.
+
+        Of all accounts: those of one lane come in the order of their commits, and lanes are merged by time.
+        """
+        values = asked(query) | {"limit": limit, "offset": offset}
+
+        def of_account() -> Read[list[PositionedTransaction]]:
+            between = yield from _between(query, None if before is None else before[0], counting=offset > 0)
+            found = yield Ask(_history(_filters(query)), values | between)
+            transactions = yield from _with_merchants(found)
+            return [PositionedTransaction((one.sequence,), one) for one in transactions]
+
+        def of_all() -> Read[list[PositionedTransaction]]:
+            start = before or (_NEWEST,) * self._engine.lanes
+            places = {f"before_{lane}": position for lane, position in enumerate(start)}
+            question = _listing(frozenset(asked(query)), self._engine.lanes)
+            found = yield Ask(question, values | places | {"limit": limit + offset})
+            page = list(_newest_first(found, start))[offset : offset + limit]
+            transactions = {
+                (one.account, one.sequence): one for one in (yield from _with_merchants([row for _, row in page]))
+            }
+            return [
+                PositionedTransaction(position, transactions[row[0], row[1]])
+                for position, row in page
+                if (row[0], row[1]) in transactions
+            ]
+
+        return await self._engine.read(of_all if query.account is None else of_account)
+
+    async def count(self, query: TransactionQuery) -> int:
+        """How many transactions match."""
+        values = asked(query)
+
+        def of_account() -> Read[int]:
+            between = yield from _between(query, None, counting=True)
+            if not _filters(query):
+                return between["before"] - between["after"] - 1
+            ((found,),) = yield Ask(_history(_filters(query), counted=True), values | between)
+            return int(found)
+
+        def of_all() -> Read[int]:
+            ((found,),) = yield Ask(_listing(frozenset(values), self._engine.lanes, counted=True), values)
+            return int(found)
+
+        return await self._engine.read(of_all if query.account is None else of_account)
+
+    async def totals(self, query: TransactionQuery) -> dict[str, PeriodTotal]:
+        """The sums of the matching transactions of an account, by transaction type."""
+
+        def read() -> Read[dict[str, PeriodTotal]]:
+            between = yield from _between(query, None)
+            found = yield Ask(TOTALS, between | {"account": query.account})
+            return {type_: PeriodTotal(*map(int, sums)) for type_, *sums in found}
+
+        return await self._engine.read(read)
+
+    async def strays(self) -> list[tuple[int, int]]:
+        """Transactions of accounts that do not exist, as (account's number, sequence); no posting leaves any behind."""
+        return [(account, sequence) for account, sequence in await self._engine.read(asking(Ask(STRAYS)))]
+
+
+def _filters(query: TransactionQuery) -> frozenset[str]:
+    """The conditions of a query on the content of a transaction; sequences answer the others (account and time)."""
+    return frozenset(asked(query)) - {"account", "start_at", "end_at"}
+
+
+def _between(query: TransactionQuery, before: int | None, *, counting: bool = False) -> Read[dict[str, int]]:
+    """The sequences between which an account's transactions of a query lie, both exclusive.
+
+    `counting`: the upper one must be the sequence of a transaction, or the next one after the last.
+    """
+    assert query.account is not None
+    after, end = 0, _NEWEST if before is None else before
+    if query.start_at is not None:
+        after, _ = yield from last_by(query.account, query.start_at - 1)
+    if query.end_at is not None:
+        last, _ = yield from last_by(query.account, query.end_at - 1)
+        end = min(end, last + 1)
+    elif counting:
+        ((last,),) = yield Ask(LAST_SEQUENCE, {"account": query.account})
+        end = min(end, last + 1)
+    return {"after": after, "before": max(end, after + 1)}
+
+
+def last_by(account: int, at: int) -> Read[tuple[int, int]]:
+    """The sequence of an account's last transaction up to an instant, and the balance after it; (0, 0) if none."""
+    found = yield Ask(LAST_BY, {"account": account, "at": at})
+    return (found[0][0], found[0][1]) if found else (0, 0)
+
+
+def _with_merchants(found: Sequence[Row]) -> Read[Iterator[Transaction]]:
+    """The transactions of these rows; `strays` tells those of no account, which are left out."""
+    if not found:
+        return iter(())
+    accounts = yield Find(tables.accounts, ("number",), [(account,) for account in {row[0] for row in found}])
+    merchants = {row[0]: UUID(bytes=row[1]) for row in accounts}
+    return (rows.transaction(merchants[row[0]], row) for row in found if row[0] in merchants)
+
+
+def _newest_first(found: Sequence[Row], start: Position) -> Iterator[tuple[Position, Row]]:
+    """The lanes' rows as one list, each with the position after it.
+
+    A lane's rows keep their order, whatever their instants; among lanes the newest comes first.
+    """
+    position = list(start)
+    for row in merge(*by_lane(found).values(), key=itemgetter(2), reverse=True):
+        position[row[0]] = row[1]
+        yield tuple(position), row[3:]
