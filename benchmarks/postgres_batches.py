@@ -24,7 +24,7 @@ from credit_service.ledger import proof
 from credit_service.service import quieten_garbage_collection
 from credit_service.storage import postgres, tables
 from credit_service.storage import postgres_statements as sql
-from credit_service.storage.engine import Writes
+from credit_service.storage.engine import Committed
 from credit_service.storage.questions import Row
 from tests.servers.postgres import Databases
 
@@ -169,10 +169,10 @@ def _noting() -> Iterator[list[Written]]:
         made[id(batch.writes)] = batch.parts
         return batch
 
-    async def posted(*arguments: Any) -> Writes:
-        writes: Writes = await post(*arguments)
-        written.append(made.pop(id(writes)))
-        return writes
+    async def posted(*arguments: Any) -> Committed:
+        committed: Committed = await post(*arguments)
+        written.append(made.pop(id(committed.writes)))
+        return committed
 
     with patch.multiple(store, post=posted, _decided=decided):
         yield written

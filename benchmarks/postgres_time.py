@@ -19,7 +19,7 @@ from benchmarks.measure import Figure, figure
 from benchmarks.postgres import open_ledger, server
 from credit_service.ledger.commands import Post
 from credit_service.storage import postgres
-from credit_service.storage.engine import Work, Writes
+from credit_service.storage.engine import Committed, Work
 
 T = TypeVar("T")
 BATCH = 1_000
@@ -86,10 +86,10 @@ class _Watch:
     @contextmanager
     def looking(self) -> Iterator[None]:
         """Watch until the end of the context."""
-        whole: Callable[..., Awaitable[Writes]] = self._store.post
+        whole: Callable[..., Awaitable[Committed]] = self._store.post
         ask: Callable[..., Awaitable[Any]] = self._line.ask
 
-        def post(needs: Any, work: Work, *more: Any) -> Awaitable[Writes]:
+        def post(needs: Any, work: Work, *more: Any) -> Awaitable[Committed]:
             return whole(needs, self._timed("decide", work), *more)
 
         connection = self._line.connection

@@ -11,7 +11,7 @@ from unittest.mock import patch
 from benchmarks.ledger import Ledger, open_ledger
 from benchmarks.measure import Figure, figure
 from credit_service.ledger.commands import Command
-from credit_service.storage.engine import Work, Writes
+from credit_service.storage.engine import Committed, Work
 
 T = TypeVar("T")
 BATCH = 1_000
@@ -49,9 +49,9 @@ class _Watch:
         """Watch until the end of the context."""
         stack = ExitStack()
         store: Any = self._store
-        whole: Callable[[Any, Work], Writes] = store._post
+        whole: Callable[[Any, Work], Committed] = store._post
 
-        def post(needs: Any, work: Work) -> Writes:
+        def post(needs: Any, work: Work) -> Committed:
             return whole(needs, self._timed("decide", work))
 
         watched = {

@@ -31,6 +31,7 @@ from credit_service.posting import (
 )
 from credit_service.storage.engine import (
     BadRow,
+    Committed,
     Conflict,
     Engine,
     Loaded,
@@ -134,7 +135,7 @@ class MemoryStore:
     def stream_of(self, merchant_id: UUID) -> int:
         return merchant_id.int % self.streams
 
-    async def post(self, needs: Sequence[Needs], work: Work, after: asyncio.Future[bool] | None = None) -> Writes:
+    async def post(self, needs: Sequence[Needs], work: Work, after: asyncio.Future[bool] | None = None) -> Committed:
         self.batches.append([need.key for need in needs])
         self.attempts.append(now())
         if after is not None:
@@ -156,7 +157,7 @@ class MemoryStore:
             self.writes.append(writes)
         if step is not None:
             raise step.error
-        return writes
+        return Committed(writes)
 
     @property
     def keys(self) -> list[str]:
@@ -169,8 +170,8 @@ class Desk:
 
     def __init__(self, store: MemoryStore, **settings: Any) -> None:
         self.store = store
-        self.told: list[Writes] = []
-        told: Callable[[Writes], None] = self.told.append
+        self.told: list[Committed] = []
+        told: Callable[[Committed], None] = self.told.append
         self.posting = Posting(cast("Engine", store), Policy(), **({"on_committed": told} | settings))
 
     async def __aenter__(self) -> "Desk":
@@ -791,8 +792,8 @@ async def test_each_commit_is_told_once_before_its_callers_are_answered():
     callers: list[asyncio.Task[Outcome]] = []
     seen: list[tuple[list[str], list[bool]]] = []
 
-    def told(writes: Writes) -> None:
-        seen.append(([one.key for one in writes.transactions], [caller.done() for caller in callers]))
+    def told(committed: Committed) -> None:
+        seen.append(([one.key for one in committed.writes.transactions], [caller.done() for caller in callers]))
 
     async with await opened(on_committed=told) as desk:
         callers.append(await desk.halt())
@@ -808,7 +809,7 @@ async def test_what_fails_after_a_commit_is_reported_and_stops_nobody():
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
     failure = ValueError("the gate fell")
 
-    def told(writes: Writes) -> None:
+    def told(committed: Committed) -> None:
         raise failure
 
     async with await opened(on_committed=told) as desk:
@@ -1111,9 +1112,11 @@ async def test_L3_after_a_lost_answer_the_batch_is_run_again_and_answered_as_the
         assert desk.store.keys == ["a", "b", "shopify:order:9"]
         assert len(desk.store.batches) == 2
         # Everybody who must know is told of each account once, as it is now.
-        accounts = [(account.merchant_id, account.balance) for told in desk.told for account in told.accounts.values()]
+        accounts = [
+            (account.merchant_id, account.balance) for told in desk.told for account in told.writes.accounts.values()
+        ]
         assert sorted(accounts) == [(OTHER, 102), (MERCHANT, 96)]
-        assert sorted(one.key for told in desk.told for one in told.transactions) == sorted(desk.store.keys)
+        assert sorted(one.key for told in desk.told for one in told.writes.transactions) == sorted(desk.store.keys)
 
 
 @pytest.mark.parametrize("committed", [True, False])

@@ -23,7 +23,16 @@ from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.refusals import Refused
 from credit_service.ledger.types import TRIAL
-from credit_service.storage.engine import Conflict, Engine, Loaded, OutcomeUnknown, Record, StorageUnavailable, Writes
+from credit_service.storage.engine import (
+    Committed,
+    Conflict,
+    Engine,
+    Loaded,
+    OutcomeUnknown,
+    Record,
+    StorageUnavailable,
+    Writes,
+)
 
 LARGE_BATCH = 200
 """From so many waiting commands on, a stream posts beside the others instead of together with them."""
@@ -118,7 +127,7 @@ class Posting:
         engine: Engine,
         policy: Policy,
         *,
-        on_committed: Callable[[Writes], None] = lambda writes: None,
+        on_committed: Callable[[Committed], None] = lambda committed: None,
         on_measured: Callable[[Sequence[Outcome], Sequence[float]], None] = lambda outcomes, seconds: None,
         deadline_seconds: float = 5.0,
         max_batch: int = 1_000,
@@ -390,7 +399,7 @@ class Posting:
             self._look_at(min([unit.job.deadline for unit in units]))
             try:
                 try:
-                    writes = await self._engine.post([need for unit in units for need in unit.needs], work, after)
+                    committed = await self._engine.post([need for unit in units for need in unit.needs], work, after)
                 finally:
                     self._in_store.remove(units)
             except (Conflict, OutcomeUnknown) as error:
@@ -419,8 +428,8 @@ class Posting:
                     over.set_result(at_once)
                 if lost:
                     decided, recovered = _as_first_posted(units, decided, lost)
-                    self._tell(self._on_committed, recovered)
-                self._tell(self._on_committed, writes)
+                    self._tell(self._on_committed, Committed(recovered))
+                self._tell(self._on_committed, committed)
                 for unit, outcomes in zip(units, decided, strict=True):
                     unit.job.decided(unit.position, outcomes)
                 self._tell(self._measure, units, decided)

@@ -42,7 +42,7 @@ from credit_service.posting import Posting
 from credit_service.settings import Settings
 from credit_service.storage.accounts import Accounts
 from credit_service.storage.databases import database_of
-from credit_service.storage.engine import Engine, StorageError, Writes
+from credit_service.storage.engine import Committed, Engine, StorageError
 from credit_service.storage.erasing import Erasing
 from credit_service.storage.keys import Keys
 from credit_service.storage.letters import Letters
@@ -156,11 +156,12 @@ class Service:
     def _is_stopping(self) -> bool:
         return self.stopping
 
-    def _committed(self, writes: Writes) -> None:
+    def _committed(self, committed: Committed) -> None:
+        writes = committed.writes
         self.gate.committed(writes.accounts.values(), writes.announcements)
         self.metrics.committed(writes)
         if writes.announcements:
-            self.wake.committed(writes)
+            self.wake.committed(committed)
             self.webhooks.committed()
         if writes.dead_letters and self.broker is not None:
             self.dead_letters.wake()

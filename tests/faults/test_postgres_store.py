@@ -20,7 +20,7 @@ from credit_service.ledger.draft import Posted
 from credit_service.ledger.proof import verify
 from credit_service.ledger.types import CONSUMED
 from credit_service.storage.accounts import Accounts
-from credit_service.storage.engine import OutcomeUnknown, StorageError, StorageUnavailable, Work, Writes
+from credit_service.storage.engine import Committed, OutcomeUnknown, StorageError, StorageUnavailable, Work
 from credit_service.storage.postgres import PostgresEngine
 from credit_service.storage.transactions import TransactionQuery, Transactions
 from tests.ledger.telling import MERCHANT, payment, use
@@ -51,7 +51,7 @@ class Told(PostgresEngine):
         self.before_lone_write: Callable[[], object] = lambda: None
         self.spoiled = False
 
-    async def post(self, needs: Sequence[Needs], work: Work, *more: Any) -> Writes:
+    async def post(self, needs: Sequence[Needs], work: Work, *more: Any) -> Committed:
         if self.way != "remembered":
             self._remembered.clear()
         try:

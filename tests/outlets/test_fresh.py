@@ -15,7 +15,7 @@ from credit_service.outlets.fresh import Fresh
 from credit_service.outlets.reader import Reader
 from credit_service.outlets.wake import Wake
 from credit_service.posting import Posting
-from credit_service.storage.engine import Engine, Writes
+from credit_service.storage.engine import Committed, Engine, Writes
 from credit_service.storage.outbox import Outbox, StoredEvent
 from credit_service.storage.postgres import lane_of
 from tests.ledger.telling import T0, days, opening, order, payment, refund, use
@@ -45,13 +45,12 @@ async def tell(store: Engine, wake: Wake, *told: Any) -> None:
     await posting.drain()
 
 
-def writes(*ids: int, lane: int = 0, at: int = T0) -> Writes:
+def writes(*ids: int, lane: int = 0, at: int = T0) -> Committed:
     """Announcements of an account that stand in the outbox under these ids."""
     made = Writes()
     made.accounts[lane] = values.account(lane, UUID(int=lane))
     made.announcements = [(lane, Announcement(id_, "account.created", None, 0, at)) for id_ in ids]
-    made.places = [(lane, id_) for id_ in ids]
-    return made
+    return Committed(made, [(lane, id_) for id_ in ids])
 
 
 def asked(lanes: int = 2) -> Fresh:
@@ -136,9 +135,7 @@ def test_what_was_read_is_let_go_and_all_of_what_is_too_much(monkeypatch: pytest
 
 def test_what_a_lost_answer_had_posted_is_found_in_the_outbox() -> None:
     fresh = asked()
-    recovered = writes(1)
-    recovered.places = []  # nobody knows them
-    fresh.keep(recovered)
+    fresh.keep(Committed(writes(1).writes))
     assert fresh.after((0, 0), 9) == []
 
 

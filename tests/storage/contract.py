@@ -175,7 +175,7 @@ class StoreContract:
         store = await harness.fresh()
         made = writes(account(sequence=1), transactions=[transaction()])
         try:
-            assert await store.post([], lambda loaded: made) is made
+            assert (await store.post([], lambda loaded: made)).writes is made
         finally:
             store = await harness.reopened(store)
         try:

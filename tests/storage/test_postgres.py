@@ -26,7 +26,7 @@ from credit_service.posting import Posting
 from credit_service.storage import accounts, books, keys, tables, transactions
 from credit_service.storage import postgres_statements as sql
 from credit_service.storage.accounts import Accounts
-from credit_service.storage.engine import BadRow, Conflict, Engine, Work, Writes
+from credit_service.storage.engine import BadRow, Committed, Conflict, Engine, Work
 from credit_service.storage.keys import Keys
 from credit_service.storage.postgres import PostgresEngine, lane_of
 from credit_service.storage.remembered import Commit
@@ -338,7 +338,7 @@ async def test_two_stores_that_post_to_the_same_accounts_lose_nothing_and_post_e
 def _spy(store: PostgresEngine, seen: list[Exception]) -> None:
     post = store.post
 
-    async def spied(needs: Sequence[Needs], work: Work, after: asyncio.Future[bool] | None = None) -> Writes:
+    async def spied(needs: Sequence[Needs], work: Work, after: asyncio.Future[bool] | None = None) -> Committed:
         try:
             return await post(needs, work, after)
         except Exception as error:

@@ -33,11 +33,12 @@ class HaltingStore(SQLiteEngine):
     goes_on: threading.Event | None = None
     has_stopped = threading.Event()
 
-    def _write_rows(self, writes: Writes, *more: Any) -> None:
-        super()._write_rows(writes, *more)
+    def _write_rows(self, writes: Writes, *more: Any) -> list[tuple[int, int]]:
+        places = super()._write_rows(writes, *more)
         if self.goes_on is not None:
             self.has_stopped.set()
             assert self.goes_on.wait(20)
+        return places
 
 
 class SQLiteHarness:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
-from credit_service.storage.engine import Writes
+from credit_service.storage.engine import Committed
 from credit_service.storage.outbox import Position, StoredEvent, merged
 
 _MOST: Final = 10_000
@@ -23,12 +23,13 @@ class Fresh:
         self._lanes: defaultdict[int, deque[StoredEvent]] = defaultdict(deque)
         self._wanted = False
 
-    def keep(self, writes: Writes) -> None:
+    def keep(self, committed: Committed) -> None:
         """Keep what was committed. Of a lane to which others wrote meanwhile, what was kept before is let go."""
         if not self._wanted:
             return
+        writes, places = committed
         transactions = {(one.account, one.sequence): one for one in writes.transactions}
-        for (lane, id_), (account, told) in zip(writes.places, writes.announcements, strict=False):
+        for (lane, id_), (account, told) in zip(places, writes.announcements, strict=False):
             kept = self._lanes[lane]
             if kept and kept[-1].id != id_ - 1:
                 kept.clear()

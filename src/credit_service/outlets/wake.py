@@ -6,7 +6,7 @@ What other processes post is found by looking again after a while, so a wake-up 
 import asyncio
 
 from credit_service.outlets.fresh import Fresh
-from credit_service.storage.engine import Writes
+from credit_service.storage.engine import Committed
 
 
 class Wake:
@@ -17,10 +17,10 @@ class Wake:
         self.fresh = Fresh()
         self._next: asyncio.Future[None] | None = None
 
-    def committed(self, writes: Writes | None = None) -> None:
+    def committed(self, committed: Committed | None = None) -> None:
         """Something was posted: what, where it is known."""
-        if writes is not None:
-            self.fresh.keep(writes)
+        if committed is not None:
+            self.fresh.keep(committed)
         self.commits += 1
         if self._next is not None:
             self._next.set_result(None)

@@ -91,7 +91,6 @@ class Writes:
     """Everything one database transaction is to write, as values; the last one of each row wins.
 
     `unparked` are rows that were there before: they go first, since a refund may be parked again under the same key.
-    `places` are noted by the store that writes it: the lane and the id of each of the announcements in the outbox.
     """
 
     __slots__ = (
@@ -101,7 +100,6 @@ class Writes:
         "given_back",
         "grants",
         "parked",
-        "places",
         "transactions",
         "unparked",
     )
@@ -110,7 +108,6 @@ class Writes:
         self.accounts: dict[int, Account] = {}
         self.transactions: list[Transaction] = []
         self.announcements: list[tuple[int, Announcement]] = []  # with the account's number
-        self.places: list[tuple[int, int]] = []
         self.grants: dict[tuple[int, int], Grant] = {}
         self.given_back: dict[tuple[int, str], GivenBack] = {}
         self.parked: dict[tuple[int, str], Parked] = {}
@@ -120,6 +117,13 @@ class Writes:
 
 Work = Callable[[Loaded], Writes]
 """Decides on what was loaded. Pure, since it may run again."""
+
+
+class Committed(NamedTuple):
+    """What a posting committed. `places`: the lane and the id of each announcement in the outbox, as far as known."""
+
+    writes: Writes
+    places: Sequence[tuple[int, int]] = ()
 
 
 class Books(NamedTuple):
@@ -152,7 +156,7 @@ class Engine(Protocol):
         """The stream of a merchant's postings, which keeps their order: 0 to `streams` - 1."""
         ...
 
-    async def post(self, needs: Sequence[Needs], work: Work, after: Future[bool] | None = None) -> Writes:
+    async def post(self, needs: Sequence[Needs], work: Work, after: Future[bool] | None = None) -> Committed:
         """Load, `work`, write and commit; what is written rests on the truth at the commit, whatever others post.
 
         `after`: done when the posting before this one is over; its result says whether that was written at once. Until

@@ -40,6 +40,7 @@ from credit_service.storage import postgres_statements as sql
 from credit_service.storage.engine import (
     BadRow,
     Books,
+    Committed,
     Conflict,
     OutcomeUnknown,
     StorageError,
@@ -212,7 +213,7 @@ class PostgresEngine:
 
     # ---- postings
 
-    async def post(self, needs: Sequence[Needs], work: Work, after: "asyncio.Future[bool] | None" = None) -> Writes:
+    async def post(self, needs: Sequence[Needs], work: Work, after: "asyncio.Future[bool] | None" = None) -> Committed:
         """See `Engine.post`."""
         stream = self._streams[self.stream_of(needs[0].merchant_id) if needs else 0]
         with self._decided_ahead(stream, needs, work, after) or nullcontext() as ahead:
@@ -224,7 +225,7 @@ class PostgresEngine:
             finally:
                 stream.busy = False
 
-    async def _post(self, stream: "_Stream", needs: Sequence[Needs], work: Work, ahead: "_Decided | None") -> Writes:
+    async def _post(self, stream: "_Stream", needs: Sequence[Needs], work: Work, ahead: "_Decided | None") -> Committed:
         # The first that is free, so that who is alone always meets the same process of the server, with warm caches.
         line = next((line for line in self._lines if line.is_free), self._lines[0])
         async with line as connection:
@@ -233,8 +234,8 @@ class PostgresEngine:
                     ahead.lost()
                     ahead = None
                 if self._may_go_unlocked(stream, len(needs) if ahead is None else len(ahead.loading.accounts)):
-                    if (writes := await self._post_unlocked(stream, line, needs, work, ahead)) is not None:
-                        return writes
+                    if (done := await self._post_unlocked(stream, line, needs, work, ahead)) is not None:
+                        return done
                     ahead = None
                 until = asyncio.get_running_loop().time() + self._timeout
                 async with asyncio.timeout_at(until):
@@ -244,10 +245,10 @@ class PostgresEngine:
                         written, version = await self._write_rows(connection, decided)
                         if not written:
                             await connection.execute("ROLLBACK")
-                            return decided.writes
+                            return decided.committed
                     await self._commit(connection)
                     decided.commit.version = version
-        return decided.writes
+        return decided.committed
 
     def _decided_ahead(
         self, stream: "_Stream", needs: Sequence[Needs], work: Work, after: "asyncio.Future[bool] | None"
@@ -285,7 +286,7 @@ class PostgresEngine:
         """Decide, and remember it from now on, so that what follows can be decided before it is committed."""
         writes = work(loading.loaded(now))
         after = {lane: id_ for lane, (id_, _) in last.items()}
-        decided = _Decided(loading, now, last, writes, _parts(writes, loading.granted, after))
+        decided = _Decided(loading, now, last, writes, *_parts(writes, loading.granted, after))
         self._remembered.keep(loading.records.items(), writes.accounts, decided.commit)
         for lane, id_ in after.items():
             before = last.get(lane)
@@ -306,21 +307,21 @@ class PostgresEngine:
 
     async def _post_unlocked(
         self, stream: "_Stream", line: "_Line", needs: Sequence[Needs], work: Work, ahead: "_Decided | None"
-    ) -> Writes | None:
+    ) -> Committed | None:
         """Post in one message to the server, or in two where something must be loaded; None: nothing was done.
 
         Whatever is loaded for a merchant, or remembered, changes only with its account's row. To refuse or to replay
         needs no lock: it was right at the moment when it was loaded. Of what is remembered nobody can say so.
         """
         if ahead is not None:
-            if (writes := await self._write_decided(stream, line, ahead)) is None:
+            if (done := await self._write_decided(stream, line, ahead)) is None:
                 ahead.lost()
         elif (known := self._recalled(needs)) is not None:
-            writes = await self._attempt(stream, line, *known, work)
+            done = await self._attempt(stream, line, *known, work)
         else:
-            writes = None
-        if writes is not None or stream.wary:
-            return writes
+            done = None
+        if done is not None or stream.wary:
+            return done
         return await self._attempt(stream, line, Loading(needs), 0, {}, work)
 
     async def _attempt(
@@ -331,7 +332,7 @@ class PostgresEngine:
         now: int,
         last: "Mapping[int, _Last]",
         work: Work,
-    ) -> Writes | None:
+    ) -> Committed | None:
         """Load what is not known without a lock, decide, and write only where nothing has changed."""
         if len(loading.merchants) > _FEW:
             return None
@@ -341,11 +342,11 @@ class PostgresEngine:
         with self._decided(loading, now, last, work) as decided:
             return await self._write_decided(stream, line, decided)
 
-    async def _write_decided(self, stream: "_Stream", line: "_Line", decided: "_Decided") -> Writes | None:
+    async def _write_decided(self, stream: "_Stream", line: "_Line", decided: "_Decided") -> Committed | None:
         """Write in one message, and only where nothing has changed; None: nothing was done."""
         loading, writes, commits = decided.loading, decided.writes, decided.loading.commits
         if not decided.parts:
-            return None if loading.unseen else writes
+            return None if loading.unseen else decided.committed
         if writes.unparked:  # what is parked again under its key is not for one statement
             return None
         decided_at = None if self._clock is not None else decided.now
@@ -375,7 +376,7 @@ class PostgresEngine:
             stream.wary = 0 if used or is_late else _WARY
             return None
         decided.commit.version = version
-        return writes
+        return decided.committed
 
     async def _write_unless_changed(self, line: "_Line", guarded: str, values: Sequence[Any]) -> Row:
         """Write and commit in one statement."""
@@ -706,17 +707,29 @@ class _Last(NamedTuple):
 class _Decided:
     """A batch that was decided. Used as a context, at whose end it is lost unless it was committed."""
 
-    __slots__ = ("before", "commit", "loading", "now", "parts", "writes")
+    __slots__ = ("before", "commit", "loading", "now", "parts", "places", "writes")
 
     def __init__(
-        self, loading: Loading, now: int, before: Mapping[int, _Last], writes: Writes, parts: Sequence[Written]
+        self,
+        loading: Loading,
+        now: int,
+        before: Mapping[int, _Last],
+        writes: Writes,
+        parts: Sequence[Written],
+        places: Sequence[tuple[int, int]],
     ) -> None:
         self.loading = loading
         self.now = now
         self.before = before  # the last event of each of its lanes
         self.writes = writes
         self.parts = parts  # what is written, as rows
+        self.places = places  # of its events
         self.commit = Commit()
+
+    @property
+    def committed(self) -> Committed:
+        """What it has written when it is committed."""
+        return Committed(self.writes, self.places)
 
     @property
     def is_alone(self) -> bool:
@@ -800,13 +813,16 @@ def _statement(
     return tuple(parts), values
 
 
-def _parts(writes: Writes, granted: Mapping[int, int], last: dict[int, int]) -> list[Written]:
-    """What is to be written, table by table, the accounts first: how, and the rows.
+def _parts(
+    writes: Writes, granted: Mapping[int, int], last: dict[int, int]
+) -> tuple[list[Written], list[tuple[int, int]]]:
+    """What is to be written, table by table, the accounts first: how, and the rows; and the places of the events.
 
     `granted`: the accounts that were there before, with the number of their last grant. `last`: the last event of each
     of the lanes, which is moved on.
     """
     parts: list[Written] = []
+    places: list[tuple[int, int]] = []
     accounts = [rows.account_row(account) for account in writes.accounts.values()]
     if new := [row for row in accounts if row[0] not in granted]:
         parts.append((tables.accounts, "insert", new))
@@ -825,12 +841,11 @@ def _parts(writes: Writes, granted: Mapping[int, int], last: dict[int, int]) -> 
         parts.append((tables.grants, "update", old_grants))
     if writes.announcements:
         lanes = {number: lane_of(account.merchant_id) for number, account in writes.accounts.items()}
-        writes.places = []
         for account, _ in writes.announcements:
             lane = lanes.get(account, 0)  # only tests write events of an account that they do not write
             last[lane] = last.get(lane, 0) + 1
-            writes.places.append((lane, last[lane]))
-        parts.append((tables.events, "insert", rows.event_rows(writes)))
+            places.append((lane, last[lane]))
+        parts.append((tables.events, "insert", rows.event_rows(writes.announcements, places)))
     if writes.given_back:
         given = [rows.given_back_row(account, given) for (account, _), given in writes.given_back.items()]
         parts.append((tables.given_back, "upsert", given))
@@ -840,7 +855,7 @@ def _parts(writes: Writes, granted: Mapping[int, int], last: dict[int, int]) -> 
     if writes.dead_letters:
         letters = [rows.dead_letter_row(account, letter) for account, letter in writes.dead_letters]
         parts.append((tables.dead_letters, "insert", letters))
-    return parts
+    return parts, places
 
 
 @contextmanager

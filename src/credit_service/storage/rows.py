@@ -1,5 +1,6 @@
 """How the ledger's values stand in rows, the same for every engine: value to row to write, row to value to read."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 from uuid import UUID
 
@@ -8,6 +9,7 @@ import msgspec
 from credit_service.ledger import commands
 from credit_service.ledger.account import (
     Account,
+    Announcement,
     DeadLetter,
     Draw,
     GivenBack,
@@ -17,7 +19,6 @@ from credit_service.ledger.account import (
     Transaction,
     TypeTotal,
 )
-from credit_service.storage.engine import Writes
 from credit_service.storage.questions import Row
 
 _FACTS: Final = {
@@ -91,11 +92,11 @@ def grant(row: Row) -> Grant:
     return Grant(*row[1:-1])
 
 
-def event_rows(writes: Writes) -> list[Row]:
+def event_rows(announcements: Iterable[tuple[int, Announcement]], places: Iterable[tuple[int, int]]) -> list[Row]:
     """Rows of `events`, the outbox: the announcements, at their places."""
     return [
         (*place, account, *told[:-1], None if told.detail is None else _text(told.detail))
-        for place, (account, told) in zip(writes.places, writes.announcements, strict=True)
+        for place, (account, told) in zip(places, announcements, strict=True)
     ]
 
 

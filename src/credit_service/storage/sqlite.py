@@ -27,6 +27,7 @@ from credit_service.storage import sqlite_statements as sql
 from credit_service.storage.engine import (
     BadRow,
     Books,
+    Committed,
     Conflict,
     InUse,
     Loaded,
@@ -124,19 +125,19 @@ class SQLiteEngine:
 
     # ---- postings
 
-    async def post(self, needs: Sequence[Needs], work: Work, after: asyncio.Future[bool] | None = None) -> Writes:
+    async def post(self, needs: Sequence[Needs], work: Work, after: asyncio.Future[bool] | None = None) -> Committed:
         """See `Engine.post`."""
         if after is not None:
             await after
         return await asyncio.get_running_loop().run_in_executor(self._writing, self._post, needs, work)
 
-    def _post(self, needs: Sequence[Needs], work: Work) -> Writes:
+    def _post(self, needs: Sequence[Needs], work: Work) -> Committed:
         with self._transaction():
             loading = Loading(needs, self._recalled(needs))
             writes = work(self._load(loading))
-            self._write_rows(writes, loading.granted)
+            places = self._write_rows(writes, loading.granted)
         self._remembered.keep(loading.records.items(), writes.accounts, _COMMITTED)
-        return writes
+        return Committed(writes, places)
 
     def _recalled(self, needs: Sequence[Needs]) -> Mapping[int, Recalled]:
         """What need not be loaded; nothing, where somebody has written past this process."""
@@ -176,8 +177,11 @@ class SQLiteEngine:
         answered(loading.questions(self._draw_number), partial(sql.find, self._writer))
         return loading.loaded(now)
 
-    def _write_rows(self, writes: Writes, granted: Mapping[int, int]) -> None:
-        """Write all of it. `granted`: the accounts that were there before, with the number of their last grant."""
+    def _write_rows(self, writes: Writes, granted: Mapping[int, int]) -> list[tuple[int, int]]:
+        """Write all of it; returns the places of the announcements in the outbox.
+
+        `granted`: the accounts that existed before, with the number of their last grant.
+        """
 
         def many(statement: str, new: Sequence[Row]) -> None:
             if new:
@@ -195,10 +199,11 @@ class SQLiteEngine:
                 old_grants.append((grant.remaining, grant.lapses, rows.is_open(grant), account, number))
         many(sql.INSERT_GRANT, new_grants)
         many(sql.UPDATE_GRANT, old_grants)
+        places: list[tuple[int, int]] = []
         if writes.announcements:
             (last,) = self._writer.execute(sql.LAST_EVENT, (sql.LANE,)).fetchone()
-            writes.places = [(sql.LANE, last + place) for place in range(1, len(writes.announcements) + 1)]
-            many(sql.INSERT_EVENT, rows.event_rows(writes))
+            places = [(sql.LANE, last + place) for place in range(1, len(writes.announcements) + 1)]
+            many(sql.INSERT_EVENT, rows.event_rows(writes.announcements, places))
         many(
             sql.UPSERT_GIVEN_BACK,
             [rows.given_back_row(account, given) for (account, _), given in writes.given_back.items()],
@@ -207,6 +212,7 @@ class SQLiteEngine:
         many(sql.DELETE_PARKED, writes.unparked)
         many(sql.INSERT_PARKED, [rows.parked_row(account, parked) for (account, _), parked in writes.parked.items()])
         many(sql.INSERT_DEAD_LETTER, [rows.dead_letter_row(account, letter) for account, letter in writes.dead_letters])
+        return places
 
     # ---- reads
 
