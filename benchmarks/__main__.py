@@ -33,6 +33,7 @@ from benchmarks import (
     postgres_status,
     postgres_streams,
     postgres_time,
+    reads,
     where_time_goes,
 )
 from benchmarks.measure import Figure
@@ -47,6 +48,7 @@ BENCHMARKS: Mapping[str, Callable[[bool], Awaitable[Sequence[Figure]]]] = {
     "plugin_status": plugin_status.run,
     "lone_caller": lone_caller.run,
     "http_spend": http_spend.run,
+    "reads": reads.run,
     "where_time_goes": where_time_goes.run,
     "postgres_batches": postgres_batches.run,
     "postgres_callers": postgres_callers.run,

@@ -3,26 +3,27 @@
 import select
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
 HOST = "127.0.0.1"
 
 
-def get(path: str) -> bytes:
-    """A GET request."""
-    return f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nAccept: */*\r\n\r\n".encode()
+def get(path: str, **headers: str) -> bytes:
+    """A GET request; headers by their names with _ for -."""
+    return f"{_head('GET', path, headers)}\r\n".encode()
 
 
 def post(path: str, body: bytes, **headers: str) -> bytes:
     """A POST request with a JSON body; headers by their names with _ for -."""
-    lines = [f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()]
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nAccept: */*\r\n{''.join(lines)}"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
+    head = f"{_head('POST', path, headers)}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
+
+
+def _head(method: str, path: str, headers: Mapping[str, str]) -> str:
+    lines = [f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()]
+    return f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nAccept: */*\r\n{''.join(lines)}"
 
 
 class Connection:

@@ -1,14 +1,15 @@
 """A plain service of FastAPI and SQLAlchemy, written as such services usually are.
 
-A pydantic model in, one out; a session for each request; the account selected for update, the idempotency key looked
-for, the transaction added, the balance changed, one commit. Its tables are its own: UUIDs, timestamps and foreign keys
-as is usual, an index for each question. It runs as ours does: uvicorn with uvloop and httptools, one worker, no access
-log, the same PostgreSQL. It leaves out what would make it slower: grants, events, hashes, limits, and a key that is
-looked up (it compares a bearer with the one it knows).
+It takes a pydantic model, returns another, and opens a session for each request. A posting selects the account for
+update, looks for the idempotency key, adds the transaction, changes the balance and commits once. A read is one SELECT,
+or two where it names a merchant. The tables are its own: UUIDs, timestamps, foreign keys, an index for each question.
+It runs as our service does: uvicorn with uvloop and httptools, one worker, no access log, the same PostgreSQL. It
+leaves out what would make it slower: grants, events, hashes, limits, and the look-up of an API key (it compares a
+bearer with the one it knows).
 """
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -100,6 +101,15 @@ class AccountOut(BaseModel):
     merchant_id: UUID
     balance: int
     created_at: datetime
+
+
+class BalanceOut(BaseModel):
+    """A balance as it is answered."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    merchant_id: UUID
+    balance: int
 
 
 class TransactionOut(BaseModel):
@@ -196,6 +206,42 @@ async def post_transaction(
     except IntegrityError:
         raise HTTPException(409, "This was posted just now") from None
     return transaction
+
+
+async def _account(merchant_id: UUID, session: AsyncSession) -> Account:
+    account = await session.scalar(select(Account).where(Account.merchant_id == merchant_id))
+    if account is None:
+        raise HTTPException(404, "There is no such account")
+    return account
+
+
+@app.get("/api/v1/credits/accounts/{merchant_id}", response_model=AccountOut, dependencies=[Depends(_known)])
+async def get_account(merchant_id: UUID, session: Session) -> Account:
+    """Read an account."""
+    return await _account(merchant_id, session)
+
+
+@app.get("/api/v1/credits/accounts/{merchant_id}/balance", response_model=BalanceOut, dependencies=[Depends(_known)])
+async def get_balance(merchant_id: UUID, session: Session) -> Account:
+    """Read a balance."""
+    return await _account(merchant_id, session)
+
+
+@app.get("/api/v1/credits/transactions/{id_}", response_model=TransactionOut, dependencies=[Depends(_known)])
+async def get_transaction(id_: UUID, session: Session) -> Transaction:
+    """Read one transaction."""
+    found = await session.get(Transaction, id_)
+    if found is None:
+        raise HTTPException(404, "There is no such transaction")
+    return found
+
+
+@app.get("/api/v1/credits/transactions", response_model=list[TransactionOut], dependencies=[Depends(_known)])
+async def list_transactions(merchant_id: UUID, session: Session, limit: int = 50) -> Sequence[Transaction]:
+    """List the last transactions of a merchant."""
+    account = await _account(merchant_id, session)
+    newest = select(Transaction).where(Transaction.account_id == account.id).order_by(Transaction.created_at.desc())
+    return (await session.scalars(newest.limit(limit))).all()
 
 
 def main() -> None:
