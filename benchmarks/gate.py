@@ -94,10 +94,10 @@ def _post(replica: Server, path: str, body: object, media_type: str = "applicati
 
 def _change(replica: Server, merchant: UUID) -> None:
     """Change a merchant's plugin status: all of its credits are spent, or given back."""
-    body = {"merchant_id": str(merchant), "amount": POLICY.trial_credits, "metadata": {"reason": "benchmark"}}
+    body = {"merchant_id": str(merchant), "amount": POLICY.trial_credits}
     ways = (
         {"operation_type": "DECREASE", "transaction_type": "USAGE"},
-        {"operation_type": "INCREASE", "transaction_type": "MANUAL"},
+        {"operation_type": "INCREASE", "transaction_type": "MANUAL", "reason": "benchmark"},
     )
     bearer = f"Bearer {replica.key}"
     for way in ways:

@@ -44,13 +44,16 @@ as `/openapi.json`, and as a page to try things out as `/docs`.
 
 - **Who calls.** `Authorization: Bearer cs_…`, an [API key](operating.md#api-keys) whose scope includes the route's:
   admin includes write, write includes read, read includes status.
-- **Sent.** JSON, `Content-Type: application/json`. Fields and parameters that are not known are refused. Credits are
-  whole numbers, times are RFC 3339.
+- **Sent.** JSON, `Content-Type: application/json`. Unknown fields and parameters are refused. Credits are whole
+  numbers. Times are RFC 3339; a leap second (`23:59:60Z`) is the start of the second after it.
 - **Answered.** `{"data": …, "meta": {"request_id", "correlation_id", "timestamp"}}`, times in UTC. A list has `data` as
   an array, `pagination` and `links`; follow `links.next` as it is until it is null. `X-Request-ID` and
   `X-Correlation-ID` are taken from the request or made, and returned.
 - **Idempotency.** The same `Idempotency-Key` with the same content answers the first result again: 200 and
   `Idempotency-Replayed: true`.
+- **Manual transactions.** A `MANUAL` transaction needs scope admin and a `reason` with a visible character, whichever
+  route posts it. The reason is kept in `metadata`. The `actor` is the key that called; the `admin_id` of an adjustment
+  event is kept in `metadata`.
 - **Limits** of bodies, headers, pages and batches are [settings](settings.md).
 """
 _REFUSED = (

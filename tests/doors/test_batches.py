@@ -25,7 +25,7 @@ def test_a_best_effort_batch_answers_200_with_a_result_for_each_item_in_order(ru
         item(merchant, "a", amount=60),
         item(merchant, "a", amount=61),
         item(new_merchant()),
-        item(merchant, "c", operation_type="INCREASE", transaction_type="MANUAL", amount=10),
+        item(merchant, "c", operation_type="INCREASE", transaction_type="SUBSCRIPTION", amount=10),
         item(merchant, "shopify:order:9", transaction_type="ORDER_PAID", reference={"type": "order", "id": "9"}),
     ]
     answer = running.post(BATCH, {"items": items})
@@ -153,7 +153,7 @@ def test_an_order_of_a_batch_needs_its_natural_key(running: Running) -> None:
 def test_a_batch_may_have_1000_items(running: Running, *, atomic: bool) -> None:
     merchant = running.open()
     most = [
-        item(merchant, operation_type="INCREASE", transaction_type="MANUAL", metadata={"n": number})
+        item(merchant, operation_type="INCREASE", transaction_type="SUBSCRIPTION", metadata={"n": number})
         for number in range(1000)
     ]
     answer = running.post(BATCH, {"atomic": atomic, "items": most})

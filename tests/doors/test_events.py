@@ -88,7 +88,7 @@ def test_each_event_has_its_effect_under_its_natural_key(
     running: Running, type_: str, data: dict[str, Any], key: str, posted: tuple[str, int], reference: dict[str, str]
 ) -> None:
     merchant = new_merchant()
-    (result,) = results(running, cloud_event(type_, {"merchant_id": merchant, **data}))
+    (result,) = results(running, cloud_event(type_, {"merchant_id": merchant, **data}), scope="admin")
     (transaction,) = result["transactions"]
     assert (transaction["transaction_type"], transaction["amount"]) == posted
     assert transaction["idempotency_key"] == key.format(merchant=merchant)
@@ -277,13 +277,13 @@ def test_a_command_that_is_refused_says_so_in_its_result(running: Running) -> No
         "reason": "too much",
         "admin_id": "bo",
     }
-    (result,) = results(running, cloud_event(ADJUSTED, data))
+    (result,) = results(running, cloud_event(ADJUSTED, data), scope="admin")
     assert list(result) == ["event_id", "outcome", "transactions", "error"]
     assert (result["outcome"], result["transactions"]) == ("refused", [])
     assert (result["error"]["code"], result["error"]["available"]) == ("insufficient_credits", 100)
 
 
-def test_an_adjustment_is_its_administrators_and_says_its_reason(running: Running) -> None:
+def test_an_adjustment_by_event_is_its_callers(running: Running) -> None:
     merchant = running.open()
     data = {
         "merchant_id": merchant,
@@ -294,15 +294,25 @@ def test_an_adjustment_is_its_administrators_and_says_its_reason(running: Runnin
         "admin_id": "bo@example.com",
         "metadata": {"ticket": 7},
     }
-    (result,) = results(running, cloud_event(ADJUSTED, data))
+    (result,) = results(running, cloud_event(ADJUSTED, data), scope="admin")
     (transaction,) = result["transactions"]
-    assert transaction["actor"] == "admin:bo@example.com"
-    assert transaction["metadata"] == {"reason": "because", "ticket": 7}
+    assert transaction["actor"] == f"key:{running.keys['admin'][3:15]}"
+    assert transaction["metadata"] == {"admin_id": "bo@example.com", "reason": "because", "ticket": 7}
 
 
-def test_an_adjustment_told_again_in_another_envelope_replays_and_with_other_content_is_refused(
-    running: Running,
-) -> None:
+def test_an_adjustment_by_event_needs_scope_admin(running: Running) -> None:
+    merchant = running.open()
+    data = {"adjustment_id": 4, "operation_type": "INCREASE", "credits": 5, "reason": "why", "admin_id": "bo"}
+    adjustment = cloud_event(ADJUSTED, {"merchant_id": merchant, **data})
+    answer = running.tell(adjustment)
+    assert (answer.status_code, answer.json()["code"]) == (403, "scope_missing")
+    order = cloud_event(PAID, {"merchant_id": merchant, "order_id": 1, "credits": 7})
+    refused, posted = results(running, [adjustment, order])
+    assert (refused["outcome"], refused["error"]["code"], posted["outcome"]) == ("refused", "scope_missing", "posted")
+    assert running.balance(merchant) == 93
+
+
+def test_a_repeated_adjustment_replays_unless_its_content_differs(running: Running) -> None:
     merchant = running.open()
     data = {
         "merchant_id": merchant,
@@ -312,11 +322,11 @@ def test_an_adjustment_told_again_in_another_envelope_replays_and_with_other_con
         "reason": "because",
         "admin_id": "bo",
     }
-    (first,) = results(running, cloud_event(ADJUSTED, data, time="2026-01-01T00:00:00Z"))
+    (first,) = results(running, cloud_event(ADJUSTED, data, time="2026-01-01T00:00:00Z"), scope="admin")
     later = cloud_event("evt.credits.manual_adjustment", data | {"admin_id": "jo"}, time="2026-01-02T00:00:00Z")
-    (again,) = results(running, later)
+    (again,) = results(running, later, scope="admin")
     assert (again["outcome"], again["transactions"]) == ("replayed", first["transactions"])
-    (other,) = results(running, cloud_event(ADJUSTED, {**data, "credits": 6}))
+    (other,) = results(running, cloud_event(ADJUSTED, {**data, "credits": 6}), scope="admin")
     assert (other["outcome"], other["error"]["code"]) == ("refused", "idempotency_key_reused")
 
 

@@ -292,7 +292,7 @@ def test_who_reads_slowly_holds_up_nobody_and_misses_nothing(running: Running) -
             for part in range(5):  # more than the connection holds
                 items = [
                     {
-                        **posting(merchant, reference=long, transaction_type="MANUAL"),
+                        **posting(merchant, reference=long, transaction_type="SUBSCRIPTION"),
                         "idempotency_key": f"{part}-{number}",
                     }
                     for number in range(1_000)

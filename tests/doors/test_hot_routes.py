@@ -26,7 +26,7 @@ from tests.messages.bodies import MERCHANT
 from tests.storage.engines import Ledgers, opened
 
 ONE, MANY, EVENTS = "/credits/transactions", "/credits/transactions/batch", "/credits/events"
-KEY: NewKey = new_key("test", "write", 0)
+KEY: NewKey = new_key("test", "admin", 0)  # which may post everything
 WAYS = ("shell", "hot", "fastapi")
 
 
@@ -256,7 +256,7 @@ def test_a_caller_who_is_nobody_is_answered_alike(triplets: Triplets, authorizat
 
 
 def test_the_comparison_was_worth_something(triplets: Triplets) -> None:
-    item = f'{{"merchant_id":"{MERCHANT}","operation_type":"INCREASE","transaction_type":"MANUAL","amount":1'
+    item = f'{{"merchant_id":"{MERCHANT}","operation_type":"INCREASE","transaction_type":"PAYMENT","amount":1'
     event = (
         f'{{"specversion":"1.0","id":"1","source":"s","type":"evt.billing.payment_succeeded",'
         f'"data":{{"merchant_id":"{MERCHANT}","payment_id":"worth","credits":1}}}}'

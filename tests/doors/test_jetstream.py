@@ -127,6 +127,7 @@ OTHER = new_merchant()
 UNCOVERED = {"merchant_id": OTHER, **ADJUSTMENT}
 BAD: dict[str, tuple[str, bytes, str]] = {
     "nothing": (CREATED, b"", "validation_failed"),
+    "an invisible reason": (ADJUSTED, event(ADJUSTED, {**UNCOVERED, "reason": "\u200b"}), "validation_failed"),
     "no JSON": (CREATED, b"{no", "validation_failed"),
     "no UTF-8": (CREATED, b'{"a":"\xff"}', "validation_failed"),
     "NaN": (CREATED, event(CREATED, {"merchant_id": float("nan")}), "validation_failed"),

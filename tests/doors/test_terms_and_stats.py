@@ -70,9 +70,8 @@ def test_stats_are_sums_of_credits_by_direction_and_type(running: Running) -> No
     merchant = running.open()
     running.spend(merchant, 30)
     running.spend(merchant, 12)
-    told = running.transact(posting(merchant, operation_type="INCREASE", transaction_type="MANUAL", amount=5)).json()[
-        "data"
-    ]
+    bought = posting(merchant, operation_type="INCREASE", transaction_type="SUBSCRIPTION", amount=5)
+    told = running.transact(bought).json()["data"]
     stats = running.get(f"/credits/accounts/{merchant}/stats").json()["data"]
     assert stats == {
         "merchant_id": merchant,
@@ -81,7 +80,7 @@ def test_stats_are_sums_of_credits_by_direction_and_type(running: Running) -> No
         "transaction_count": 4,
         "last_transaction_at": told["created_at"],
         "by_type": {
-            "MANUAL": {"transaction_count": 1, "total_increases": 5, "total_decreases": 0},
+            "SUBSCRIPTION": {"transaction_count": 1, "total_increases": 5, "total_decreases": 0},
             "TRIAL": {"transaction_count": 1, "total_increases": 100, "total_decreases": 0},
             "USAGE": {"transaction_count": 2, "total_increases": 0, "total_decreases": 42},
         },

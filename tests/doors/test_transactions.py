@@ -114,8 +114,8 @@ def test_a_quoted_key_and_a_bare_one_mean_the_same(running: Running) -> None:
     "changed",
     [
         {"amount": 4},
-        {"operation_type": "INCREASE", "transaction_type": "MANUAL"},
-        {"transaction_type": "MANUAL"},
+        {"operation_type": "INCREASE", "transaction_type": "SUBSCRIPTION"},
+        {"transaction_type": "MANUAL", "reason": "by hand"},
         {"reference": {"type": "job", "id": "1"}},
         {"metadata": {}},
         {"metadata": {"a": 2}},
@@ -124,7 +124,9 @@ def test_a_quoted_key_and_a_bare_one_mean_the_same(running: Running) -> None:
 def test_the_same_key_with_other_content_is_refused(running: Running, changed: dict[str, Any]) -> None:
     merchant = running.open()
     assert running.spend(merchant, 3, "mine", metadata={"a": 1}).status_code == 201
-    answer = running.transact(posting(merchant, **{"amount": 3, "metadata": {"a": 1}, **changed}), "mine")
+    answer = running.transact(
+        posting(merchant, **{"amount": 3, "metadata": {"a": 1}, **changed}), "mine", scope="admin"
+    )
     assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reused")
     assert running.balance(merchant) == 97
 
@@ -163,10 +165,8 @@ def test_not_enough_credits_says_how_many_there_are_and_how_many_it_takes(runnin
     [
         ("INCREASE", "SUBSCRIPTION"),
         ("INCREASE", "PAYMENT"),
-        ("INCREASE", "MANUAL"),
         ("INCREASE", "ORDER_REFUNDED"),
         ("DECREASE", "USAGE"),
-        ("DECREASE", "MANUAL"),
     ],
 )
 def test_each_type_is_posted_in_its_direction(running: Running, operation: str, type_: str) -> None:
@@ -287,7 +287,7 @@ def test_a_second_trial_is_refused(running: Running) -> None:
 
 def test_a_posting_beyond_the_range_is_refused(running: Running) -> None:
     merchant = running.open()
-    body = posting(merchant, operation_type="INCREASE", transaction_type="MANUAL", amount=2**53 - 1)
+    body = posting(merchant, operation_type="INCREASE", transaction_type="SUBSCRIPTION", amount=2**53 - 1)
     answer = running.transact(body)
     assert (answer.status_code, answer.json()["code"]) == (422, "amount_out_of_range")
     assert running.transact({**body, "amount": 2**53 - 1 - 100}).status_code == 201
@@ -302,7 +302,7 @@ def test_a_grant_is_spent_as_its_terms_say(running: Running) -> None:
         "effective_at": "2020-01-01T02:00:00.5+02:00",
         "expires_at": "2999-12-31T23:59:59Z",
     }
-    body = posting(merchant, operation_type="INCREASE", transaction_type="MANUAL", amount=9, grant=terms)
+    body = posting(merchant, operation_type="INCREASE", transaction_type="SUBSCRIPTION", amount=9, grant=terms)
     assert running.transact(body).status_code == 201
     first = running.get(f"/credits/accounts/{merchant}/grants").json()["data"][0]
     assert first["amount"] == first["remaining"] == 9
@@ -328,7 +328,7 @@ def test_a_grant_is_spent_as_its_terms_say(running: Running) -> None:
 def test_terms_that_cannot_be_are_refused(running: Running, grant: dict[str, Any], pointer: str) -> None:
     merchant = running.open()
     answer = running.transact(
-        posting(merchant, operation_type="INCREASE", transaction_type="MANUAL", amount=9, grant=grant)
+        posting(merchant, operation_type="INCREASE", transaction_type="SUBSCRIPTION", amount=9, grant=grant)
     )
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
     assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]

@@ -47,9 +47,7 @@ def told(running: Running, merchant: str) -> str:
 
 
 def increase(running: Running, merchant: str) -> httpx2.Response:
-    return running.transact(
-        posting(merchant, operation_type="INCREASE", transaction_type="MANUAL", metadata={"reason": "test"})
-    )
+    return running.transact(posting(merchant, operation_type="INCREASE", transaction_type="SUBSCRIPTION"))
 
 
 def flip(running: Running, merchant: str, status: str) -> str:

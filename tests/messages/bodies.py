@@ -87,7 +87,7 @@ def postings(merchant_id: str = MERCHANT, **more: st.SearchStrategy[Any]) -> st.
         {
             "merchant_id": st.sampled_from([merchant_id, merchant_id.upper()]),
             "operation_type": st.just("DECREASE"),
-            "transaction_type": st.sampled_from(["USAGE", "USAGE", "MANUAL"]),
+            "transaction_type": st.just("USAGE"),
             "amount": amounts,
             **more,
         },
@@ -108,13 +108,24 @@ def postings(merchant_id: str = MERCHANT, **more: st.SearchStrategy[Any]) -> st.
         {
             "merchant_id": st.just(merchant_id),
             "operation_type": st.just("INCREASE"),
-            "transaction_type": st.sampled_from(["PAYMENT", "SUBSCRIPTION", "MANUAL", "ORDER_REFUNDED", "TRIAL"]),
+            "transaction_type": st.sampled_from(["PAYMENT", "SUBSCRIPTION", "ORDER_REFUNDED", "TRIAL"]),
             "amount": amounts,
             **more,
         },
         {"reference": references, "metadata": plain_metadata, "grant": grants},
     )
-    return st.one_of(spend, order, grant)
+    manual = objects(
+        {
+            "merchant_id": st.just(merchant_id),
+            "operation_type": st.sampled_from(["INCREASE", "DECREASE"]),
+            "transaction_type": st.just("MANUAL"),
+            "amount": amounts,
+            "reason": plain | texts,
+            **more,
+        },
+        {"metadata": plain_metadata},
+    )
+    return st.one_of(spend, order, grant, manual)
 
 
 def batches(merchant_id: str = MERCHANT) -> st.SearchStrategy[Pairs]:

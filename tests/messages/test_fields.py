@@ -37,6 +37,22 @@ def test_a_time_is_read_to_the_microsecond(text: str, micros: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "same_as"),
+    [
+        ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00Z"),
+        ("2015-06-30t23:59:60z", "2015-07-01T00:00:00Z"),
+        ("2024-02-29T23:59:60Z", "2024-03-01T00:00:00Z"),
+        ("2016-12-31T23:59:60.999999Z", "2017-01-01T00:00:00Z"),
+        ("1990-12-31T15:59:60-08:00", "1991-01-01T00:00:00Z"),
+        ("2017-01-01T05:29:60+05:30", "2017-01-01T00:00:00Z"),
+    ],
+)
+def test_a_leap_second_is_the_start_of_the_next_second(text: str, same_as: str) -> None:
+    assert parse_time(text) == parse_time(same_as)
+    assert TypeAdapter(fields.Time).validate_python(text) == text
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
@@ -50,6 +66,12 @@ def test_a_time_is_read_to_the_microsecond(text: str, micros: int) -> None:
         "2026-11-22T24:00:00Z",
         "2026-11-22T10:60:00Z",
         "2026-11-22T10:45:60Z",
+        "2026-11-22T23:59:60Z",
+        "2026-11-30T23:58:60Z",
+        "2026-11-30T23:59:61Z",
+        "2026-11-30T23:59:60+01:00",
+        "9999-12-31T23:59:60Z",
+        "2026-11-30T23:59:60",
         "2026-11-31T10:45:00Z",
         "2025-02-29T10:45:00Z",
         "0000-01-01T00:00:00Z",

@@ -304,7 +304,23 @@ def test_what_is_said_of_one_order_is_not_said_beside_several(name: str) -> None
     assert refused(PAID, said) == [(f"/data/{name}", "not_allowed")]
 
 
-def test_the_content_of_an_adjustment_is_what_was_asked_and_not_its_envelope() -> None:
+@pytest.mark.parametrize("reason", [None, "", " ", "\u200b", "\x07", "\ufeff\u2060"])
+def test_an_adjustment_needs_a_visible_reason(reason: str | None) -> None:
+    ((pointer, _),) = refused(ADJUSTED, data(ADJUSTED, reason=reason))
+    assert pointer == "/data/reason"
+
+
+def test_an_authenticated_adjustment_is_its_callers() -> None:
+    by_broker, by_http = (SOURCE._replace(authenticated=known) for known in (False, True))
+    one, other = (translate(ADJUSTED, data(ADJUSTED), source)[0].command for source in (by_broker, by_http))
+    assert isinstance(one, Post)
+    assert isinstance(other, Post)
+    assert (one.actor, one.metadata) == ("admin:bo", '{"reason":"why"}')
+    assert (other.actor, other.metadata) == ("key:a", '{"admin_id":"bo","reason":"why"}')
+    assert one.content == other.content
+
+
+def test_an_adjustments_content_is_its_data_without_the_envelope() -> None:
     def content(source: Source = SOURCE, **changed: Any) -> bytes:
         (translated,) = translate(ADJUSTED, data(ADJUSTED, **changed), source)
         assert isinstance(translated.command, Post)

@@ -57,8 +57,18 @@ class Read:
         self.invalid = invalid
 
 
-def read(value: Any, actor: str, correlation_id: str | None, limits: Limits = DEFAULT_LIMITS) -> Read:
-    """An event from its JSON value, in either envelope. `correlation_id` counts where the event has none of its own."""
+def read(
+    value: Any,
+    actor: str,
+    correlation_id: str | None,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    authenticated: bool = False,
+) -> Read:
+    """An event from its JSON value, in either envelope. `correlation_id` counts if the event has none of its own.
+
+    `authenticated`: see `inbound.Source`.
+    """
     id_ = type_ = None
     if isinstance(value, dict):
         id_ = _text(value, "id") or _text(value, "event_id")
@@ -72,7 +82,8 @@ def read(value: Any, actor: str, correlation_id: str | None, limits: Limits = DE
         if isinstance(own, str) and _CORRELATION.fullmatch(own):
             correlation_id = own
         _known(event.type)
-        source = Source(actor, correlation_id, None if event.time is None else parse_time(event.time), limits)
+        occurred_at = None if event.time is None else parse_time(event.time)
+        source = Source(actor, correlation_id, occurred_at, limits, authenticated)
         return Read(id_, known_type, translate(event.type, event.data, source))
     except ValidationError as error:
         return Read(id_, known_type, [], Invalid(of_validation(error)))
@@ -125,8 +136,15 @@ _decode_fast = msgspec.json.Decoder(_FastEvent).decode
 _TIME = re.compile(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z$")
 
 
-def read_fast(body: bytes, actor: str, correlation_id: str | None, limits: Limits = DEFAULT_LIMITS) -> Read | None:
-    """As `read`, from the bytes of a plain well-formed event; None where that is not sure."""
+def read_fast(
+    body: bytes,
+    actor: str,
+    correlation_id: str | None,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    authenticated: bool = False,
+) -> Read | None:
+    """As `read`, from the bytes of a plain well-formed event; None if it is not surely one."""
     if b"\\" in body or b"null" in body:
         return None
     try:
@@ -143,7 +161,8 @@ def read_fast(body: bytes, actor: str, correlation_id: str | None, limits: Limit
             return None
         if event.time is not None and not _TIME.fullmatch(event.time):
             return None
-        source = Source(actor, correlation_id, None if event.time is None else parse_time(event.time), limits)
+        occurred_at = None if event.time is None else parse_time(event.time)
+        source = Source(actor, correlation_id, occurred_at, limits, authenticated)
         commands = translate_fast(event.type, data, source)
         return None if commands is None else Read(event.id, event.type, commands)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):

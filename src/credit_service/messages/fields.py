@@ -49,6 +49,9 @@ Time = Annotated[
 Key = Annotated[str, Field(min_length=1, max_length=MAX_KEY, pattern=patterns.PRINTABLE)]
 Id = Annotated[str, Field(min_length=1, max_length=200, pattern=patterns.PRINTABLE)] | int
 """An id in whatever form its sender uses; 17 and "17" are the same."""
+Reason = Annotated[
+    str, Field(min_length=1, max_length=1000, pattern=patterns.VISIBLE, description="Why. Invisible text is no reason.")
+]
 Credits = Annotated[int, Field(ge=0, le=MAX_CREDITS, description="Whole credits.")]
 PositiveCredits = Annotated[int, Field(ge=1, le=MAX_CREDITS, description="Whole credits, at least 1.", examples=[25])]
 Money = Annotated[
@@ -61,10 +64,21 @@ Metadata = Annotated[dict[str, Any], Field(description="Anything of the caller's
 
 
 def parse_time(text: str) -> int:
-    """An RFC 3339 text as microseconds since 1970. Raises ValueError where there is no such instant."""
+    """An RFC 3339 text as microseconds since 1970. Raises ValueError if there is no such instant.
+
+    A leap second (23:59:60 UTC at the end of a month) is the start of the second after it, because days here have
+    86,400 seconds.
+    """
+    leap = text[17:19] == "60"
     try:
-        # In UTC, since an offset may lead out of the years that can be written.
+        if leap:
+            text = f"{text[:17]}59{text[19:].lstrip('.0123456789')}"
+        # In UTC, because an offset may lead out of the years that can be written.
         instant = datetime.fromisoformat(text.upper()).astimezone(UTC)
+        if leap:
+            instant += timedelta(seconds=1)
+            if (instant.day, instant.hour, instant.minute) != (1, 0, 0):
+                raise ValueError
         return (instant - _EPOCH) // timedelta(microseconds=1)
     except (ValueError, OverflowError):
         raise ValueError("There is no such time.") from None

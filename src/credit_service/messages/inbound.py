@@ -48,6 +48,7 @@ from credit_service.messages.fields import (
     Metadata,
     Money,
     PositiveCredits,
+    Reason,
     Time,
     Uuid,
     id_text,
@@ -145,17 +146,21 @@ class ManualAdjustmentEvent(_Event):
     adjustment_id: Id
     operation_type: Literal["INCREASE", "DECREASE"]
     credits: PositiveCredits
-    reason: Annotated[str, Field(min_length=1, max_length=1000)]
+    reason: Reason
     admin_id: Annotated[str, Field(min_length=1, max_length=200, pattern=PRINTABLE)]
 
 
 class Source(NamedTuple):
-    """Where an event comes from: what all its commands carry."""
+    """Where an event comes from: what all its commands carry.
+
+    `authenticated`: the door knows the actor by an API key, so no event may name another one.
+    """
 
     actor: str
     correlation_id: str | None
     occurred_at: int | None
     limits: Limits = DEFAULT_LIMITS
+    authenticated: bool = False
 
 
 class Translated(NamedTuple):
@@ -335,13 +340,17 @@ def _subscription_renewed(event: SubscriptionRenewedEvent, source: Source) -> li
 def _manual_adjustment(event: ManualAdjustmentEvent, source: Source) -> list[Translated]:
     adjustment_id = id_text(event.adjustment_id)
     reference = Reference("adjustment", adjustment_id)
-    adjusted = _Ordered(event.merchant_id, {**(event.metadata or {}), "reason": event.reason})
-    common = _common(
-        adjusted, source._replace(actor=f"admin:{event.admin_id}"), natural_key(MANUAL, adjustment_id=adjustment_id)
-    )
-    # A command, so unlike that of a fact its content is what was asked for, and nothing else.
+    asked = {**(event.metadata or {}), "reason": event.reason}
+    text, _ = metadata_text(asked, source.limits, "/data/metadata")
+    if source.authenticated:
+        asked["admin_id"] = event.admin_id
+    else:
+        source = source._replace(actor=f"admin:{event.admin_id}")
+    key = natural_key(MANUAL, adjustment_id=adjustment_id)
+    common = _common(_Ordered(event.merchant_id, asked), source, key)
+    # This is a command, so its content is what the sender asks for. The actor and the envelope are no part of it (L3).
     operation, amount = event.operation_type, event.credits
-    common["content"] = command_content(operation, MANUAL, amount, reference, common["metadata"], None)
+    common["content"] = command_content(operation, MANUAL, amount, reference, text, None)
     command = Post(**common, operation=operation, type=MANUAL, amount=amount, reference=reference)
     return [Translated(command)]
 
@@ -349,20 +358,27 @@ def _manual_adjustment(event: ManualAdjustmentEvent, source: Source) -> list[Tra
 class Kind(NamedTuple):
     """An inbound event type: its data, what it means, and what makes it count once.
 
-    `key` is the natural key of what it posts, with the names of its fields in braces.
+    `key` is the natural key of its transaction, with the names of its fields in braces. `scope` is what an API key
+    needs to send it over HTTP.
     """
 
     model: type[Body]
     commands: Callable[[Any, Source], list[Translated]]
     key: str
     fast: Callable[[bytes], Any]
+    scope: str
 
 
-def _kind(model: type[Body], commands: Callable[[Any, Source], list[Translated]], type_: TransactionType) -> Kind:
-    return Kind(model, commands, str(TYPES[type_].key), decoder(model))
+def _kind(
+    model: type[Body],
+    commands: Callable[[Any, Source], list[Translated]],
+    type_: TransactionType,
+    scope: str = "write",
+) -> Kind:
+    return Kind(model, commands, str(TYPES[type_].key), decoder(model), scope)
 
 
-_ADJUSTMENT = _kind(ManualAdjustmentEvent, _manual_adjustment, MANUAL)
+_ADJUSTMENT = _kind(ManualAdjustmentEvent, _manual_adjustment, MANUAL, "admin")
 
 CATALOGUE: Mapping[str, Kind] = {
     "evt.merchant.created": _kind(MerchantCreated, _merchant_created, TRIAL),

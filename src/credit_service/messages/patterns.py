@@ -9,6 +9,12 @@ CURRENCY: Final = r"^[A-Z]{3}$"
 PRINTABLE: Final = r"^[\x20-\x7e]+$"
 SHOP: Final = r"^[a-zA-Z0-9][a-zA-Z0-9-]{0,62}\.[mM][yY][sS][hH][oO][pP][iI][fF][yY]\.[cC][oO][mM]$"
 URL: Final = r"^https?://[\x21-\x7e]+$"
+VISIBLE: Final = (
+    r"[^\x00-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f"
+    r"\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff"
+    "\U000e0000-\U000e0fff]"
+)
+"""One character that a person can see: no white space, control character or character that is drawn as nothing."""
 JSON_TYPE: Final = r"^application/([a-z0-9.+-]+\+)?json\b"
 
 SENTENCES: Final = {
@@ -19,5 +25,6 @@ SENTENCES: Final = {
     PRINTABLE: "Must be printable ASCII.",
     SHOP: "Must be the domain that Shopify gave the shop, like example.myshopify.com.",
     URL: "Must be a URL, like https://example.com/credits.",
+    VISIBLE: "Must have a visible character.",
     JSON_TYPE: "Must be application/json: only JSON data is understood.",
 }

@@ -3,7 +3,6 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Response
-from pydantic import Field
 
 from credit_service.doors.http.openapi import QUEUED, examples, problems
 from credit_service.doors.http.routes import MERCHANT, CallOf, PartsOf, respond, router
@@ -17,7 +16,7 @@ from credit_service.doors.http.transactions import (
     post_one,
 )
 from credit_service.ledger.types import MANUAL
-from credit_service.messages.fields import Body, PositiveCredits, Uuid
+from credit_service.messages.fields import Body, PositiveCredits, Reason, Uuid
 
 ADJUSTMENTS = "/credits/adjustments"
 
@@ -28,7 +27,7 @@ class AdjustmentBody(Body):
     merchant_id: Uuid
     operation_type: Literal["INCREASE", "DECREASE"]
     amount: PositiveCredits
-    reason: Annotated[str, Field(min_length=1, max_length=1000)]
+    reason: Reason
 
 
 admin = router("admin")
@@ -55,7 +54,7 @@ async def adjust_credits(
         operation_type=body.operation_type,
         transaction_type=MANUAL,
         amount=body.amount,
-        metadata={"reason": body.reason},
+        reason=body.reason,
     )
     return respond(await post_one(parts, call, command_of(posting, idempotency_key(call), call)))
 

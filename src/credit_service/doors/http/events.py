@@ -68,12 +68,16 @@ class EventResults(BaseModel):
 
 
 async def _take(parts: Parts, call: Call, events: Sequence[Read], *, single: bool) -> Answer:
-    """Submit all that the events mean, in their order, and answer what became of each."""
+    """Submit the commands of all events in their order, and answer the result of each."""
     if single and events[0].invalid is not None:
         raise _malformed(events[0].invalid)
+    lacking = await _lacking_scope(call, events)
+    if single and lacking is not None:
+        raise lacking
     commands = [
         translated.command
         for event in events
+        if not (lacking and _is_for_admins(event))
         for translated in event.commands
         if not isinstance(translated.command, Invalid)
     ]
@@ -83,9 +87,12 @@ async def _take(parts: Parts, call: Call, events: Sequence[Read], *, single: boo
         first = len(results)
         if event.invalid is not None:
             results.append(_refused(event.id, _malformed(event.invalid)))
+        refused = lacking if _is_for_admins(event) else None
         for translated in event.commands:
             if isinstance(translated.command, Invalid):
                 result = _refused(event.id, _malformed(translated.command))
+            elif refused is not None:
+                result = _refused(event.id, refused)
             else:
                 result = _result(event.id, next(outcomes))
             if translated.order_id is not None:
@@ -94,6 +101,20 @@ async def _take(parts: Parts, call: Call, events: Sequence[Read], *, single: boo
         for result in results[first:]:
             parts.metrics.consumed(event.type, result["outcome"])
     return answer(call, await parts.now(), {"results": results})
+
+
+def _is_for_admins(event: Read) -> bool:
+    return event.type in CATALOGUE and CATALOGUE[event.type].scope == "admin"
+
+
+async def _lacking_scope(call: Call, events: Sequence[Read]) -> Problem | None:
+    """The problem if one of these events needs a scope that the caller's key lacks."""
+    if any(map(_is_for_admins, events)):
+        try:
+            await call.caller("admin")
+        except Problem as problem:
+            return problem
+    return None
 
 
 def _malformed(invalid: Invalid) -> Problem:
@@ -128,7 +149,7 @@ def hot_event(parts: Parts, call: Call) -> Coroutine[Any, Any, Answer] | None:
     """POST one event, where it is plainly well formed; None leaves it to FastAPI."""
     if call.query:
         return None
-    event = read_fast(call.body, call.actor, call.correlation_id, call.limits)
+    event = read_fast(call.body, call.actor, call.correlation_id, call.limits, authenticated=True)
     return None if event is None else _take(parts, call, [event], single=True)
 
 
@@ -220,7 +241,10 @@ async def post_events(request: Request, call: CallOf, parts: PartsOf) -> Respons
         most = parts.settings.batch_max_items
         if not isinstance(value, list) or not 1 <= len(value) <= most:
             raise of_faults([Fault("", "wrong_type", f"A batch is an array of 1 to {most} events.")])
-    events = [read(entry, call.actor, call.correlation_id, call.limits) for entry in ([value] if single else value)]
+    events = [
+        read(entry, call.actor, call.correlation_id, call.limits, authenticated=True)
+        for entry in ([value] if single else value)
+    ]
     return respond(await _take(parts, call, events, single=single))
 
 

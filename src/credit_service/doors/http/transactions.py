@@ -52,7 +52,7 @@ from credit_service.ledger.commands import (
 from credit_service.ledger.decide import Outcome, Replayed
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.refusals import Refused
-from credit_service.ledger.types import DECREASE, INCREASE, ORDER_PAID, TransactionType
+from credit_service.ledger.types import DECREASE, INCREASE, MANUAL, ORDER_PAID, TransactionType
 from credit_service.messages import patterns, shapes
 from credit_service.messages.content import command_content, metadata_text
 from credit_service.messages.fast import decoder
@@ -63,6 +63,7 @@ from credit_service.messages.fields import (
     Credits,
     Key,
     Metadata,
+    Reason,
     Time,
     Uuid,
     parse_time,
@@ -120,9 +121,15 @@ _HOW_FIELDS_FIT: dict[str, Any] = {
             },
             {"properties": {"amount": {"minimum": 1}}},
         ),
+        _where(
+            "transaction_type",
+            MANUAL,
+            {"required": ["reason"], "properties": {"reason": {"type": "string"}}},
+            {"properties": {"reason": {"type": "null"}}},
+        ),
     ]
 }
-"""What `_faults` demands of fields together, for the OpenAPI document."""
+"""What `_faults` demands of several fields together, for the OpenAPI document."""
 
 
 class PostingBody(Body):
@@ -135,6 +142,7 @@ class PostingBody(Body):
     transaction_type: Literal["TRIAL", "SUBSCRIPTION", "PAYMENT", "MANUAL", "ORDER_REFUNDED", "USAGE", "ORDER_PAID"]
     amount: Credits
     reference: ReferenceBody | None = None
+    reason: Annotated[Reason | None, Field(description="Why. MANUAL requires it; other types refuse it.")] = None
     metadata: Metadata | None = None
     grant: GrantBody | None = None
 
@@ -286,7 +294,8 @@ def command_of(body: Any, key: str, call: Call, prefix: str = "") -> Command:
     if faults:
         raise Invalid([fault._replace(pointer=prefix + fault.pointer) for fault in faults])
     reference = None if body.reference is None else Reference(body.reference.type, body.reference.id)
-    metadata, salt = metadata_text(body.metadata, call.limits, f"{prefix}/metadata")
+    told = body.metadata if body.reason is None else {**(body.metadata or {}), "reason": body.reason}
+    metadata, salt = metadata_text(told, call.limits, f"{prefix}/metadata")
     grant, terms = _terms(body.grant)
     common: dict[str, Any] = {
         "merchant_id": uuid(body.merchant_id),
@@ -340,6 +349,10 @@ def _faults(body: Any, key: str, most: int) -> list[Fault]:
             faults.append(Fault("/reference", "required", sentence))
     elif body.amount < 1:
         faults.append(Fault("/amount", "out_of_range", "Input should be greater than or equal to 1."))
+    if body.transaction_type == MANUAL and body.reason is None:
+        faults.append(Fault("/reason", "required", "A MANUAL needs a reason."))
+    elif body.transaction_type != MANUAL and body.reason is not None:
+        faults.append(Fault("/reason", "not_allowed", "Only a MANUAL takes a reason; use metadata instead."))
     if body.grant is not None:
         if body.operation_type == DECREASE:
             faults.append(Fault("/grant", "not_allowed", "Only an INCREASE leaves a grant."))
@@ -476,7 +489,7 @@ _decode_many = decoder(BatchBody)
 def hot_one(parts: Parts, call: Call) -> Coroutine[Any, Any, Answer] | None:
     """POST one, where the body is plainly well formed; None leaves it to FastAPI."""
     body = _decode_one(call.body)
-    if body is None or call.query:
+    if body is None or call.query or body.transaction_type == MANUAL:
         return None
     try:
         command = command_of(body, idempotency_key(call), call)
@@ -488,7 +501,7 @@ def hot_one(parts: Parts, call: Call) -> Coroutine[Any, Any, Answer] | None:
 def hot_many(parts: Parts, call: Call) -> Coroutine[Any, Any, Answer] | None:
     """POST a batch, where the body is plainly well formed; None leaves it to FastAPI."""
     body = _decode_many(call.body)
-    if body is None or call.query:
+    if body is None or call.query or any(item.transaction_type == MANUAL for item in body.items):
         return None
     try:
         commands = _commands(parts, call, body)
@@ -552,7 +565,7 @@ _ADJUSTMENT = {
     "operation_type": "DECREASE",
     "transaction_type": "MANUAL",
     "amount": 5,
-    "metadata": {"reason": "booked twice by hand"},
+    "reason": "booked twice by hand",
 }
 _ORDER = {
     "merchant_id": MERCHANT,
@@ -587,7 +600,12 @@ _BATCHES = examples(
 async def post_transaction(
     body: Annotated[PostingBody, _POSTINGS], call: CallOf, parts: PartsOf, dry_run: DryRun = False
 ) -> Response:
-    """Post one transaction. The same key with the same content answers the first result again, and posts nothing."""
+    """Post one transaction. The same key with the same content answers the first result again, and posts nothing.
+
+    MANUAL needs scope admin.
+    """
+    if body.transaction_type == MANUAL:
+        await call.caller("admin")
     key = idempotency_key(call)
     command = command_of(body, key, call)
     return respond(await (_rehearse_one if dry_run else post_one)(parts, call, command))
@@ -603,7 +621,12 @@ async def post_transaction(
 async def post_transactions(
     body: Annotated[BatchBody, _BATCHES], call: CallOf, parts: PartsOf, dry_run: DryRun = False
 ) -> Response:
-    """Post up to 1,000 transactions in their order: best effort, each with its own result, or all or nothing."""
+    """Post up to 1,000 transactions in their order: best effort, each with its own result, or all or nothing.
+
+    MANUAL needs scope admin.
+    """
+    if any(item.transaction_type == MANUAL for item in body.items):
+        await call.caller("admin")
     commands = _commands(parts, call, body)
     return respond(await (_rehearse_many if dry_run else _post_many)(parts, call, commands, atomic=body.atomic))
 
