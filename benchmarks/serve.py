@@ -10,8 +10,8 @@ import uvloop
 
 from credit_service import service
 from credit_service.doors.http.app import Lifespan
+from credit_service.doors.http.call import Application, Receive, Scope, Send
 from credit_service.doors.http.routes import Parts
-from credit_service.doors.http.shell import Application, Receive, Scope, Send
 from credit_service.observability import configure_logs
 from credit_service.settings import load
 
@@ -19,7 +19,7 @@ _BODY = b"Hello, world!"
 _HEADERS = [(b"content-type", b"text/plain"), (b"content-length", str(len(_BODY)).encode())]
 
 
-def make_hello(parts: Parts, running: Lifespan | None = None) -> tuple[Application, None]:
+def make_hello(parts: Parts, running: Lifespan | None = None) -> Application:
     """An application that says hello, whatever it is asked."""
 
     async def hello(scope: Scope, receive: Receive, send: Send) -> None:
@@ -29,7 +29,7 @@ def make_hello(parts: Parts, running: Lifespan | None = None) -> tuple[Applicati
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         await send({"type": "http.response.body", "body": _BODY})
 
-    return hello, None
+    return hello
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -29,12 +29,12 @@ BROKEN_STREAM = """
 import sys, warnings
 from credit_service.doors.http import shell
 serve = shell.Shell._serve
-async def broken(self, scope, receive, send, call):
+async def broken(self, scope, receive, reply, call, route):
     if call.path == "/warned":
         warnings.warn("something is old")
     if call.path != "/broken":
-        return await serve(self, scope, receive, send, call)
-    await send({"type": "http.response.start", "status": 200, "headers": []})
+        return await serve(self, scope, receive, reply, call, route)
+    await reply({"type": "http.response.start", "status": 200, "headers": []})
     raise RuntimeError("a bug")
 shell.Shell._serve = broken
 """

@@ -17,12 +17,12 @@ from structlog.testing import capture_logs
 
 from credit_service.broker import Broker
 from credit_service.doors.http.keys import Keyring, new_key
-from credit_service.doors.http.problems import Problem
 from credit_service.service import Service, first_key
 from credit_service.settings import YAML_FILE, Settings, SettingsError, load
 from credit_service.storage.databases import database_of
 from credit_service.storage.keys import Keys
 from tests.commands import clean_environment, command
+from tests.doors.keys import key_of
 from tests.doors.running import Running, delivery
 from tests.served import plain_client, served
 from tests.servers.processes import wait_until
@@ -341,15 +341,13 @@ async def test_no_part_of_the_service_tells_a_key_by_showing_itself(tmp_path: Pa
         made = new_key("x", "read", 0)
         await Keys(store).add(made.key)
         service = Service(store, settings)
-        await service.keyring.authenticate([f"Bearer {whole}".encode()])
+        assert await key_of(service.keyring, whole)
         for secret in (whole.split("_", 2)[2], made.whole.split("_", 2)[2]):
             for thing in (settings, store, service, service.keyring, service.app, service.posting, service.gate, made):
                 assert is_quiet(of(thing), canary=secret)
             assert is_quiet(of(await Keys(store).all()), of(made.key), canary=secret)
         for wrong in (f"{whole}x", f"{whole[:-1]}!", f"Basic {whole}"):
-            with pytest.raises(Problem) as refused:
-                await Keyring(Keys(store)).authenticate([f"Bearer {wrong}".encode()])
-            assert is_quiet(told_by(refused.value), of(refused.value.shape("r")), canary=whole.split("_", 2)[2])
+            assert await key_of(Keyring(Keys(store)), wrong) is None
     finally:
         await store.close()
 

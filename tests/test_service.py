@@ -29,6 +29,7 @@ from credit_service.settings import Settings
 from credit_service.storage.databases import database_of
 from credit_service.storage.engine import StorageError
 from credit_service.storage.keys import Keys
+from tests.doors.keys import key_of
 from tests.doors.running import posting
 from tests.served import reaped, served, start
 
@@ -58,7 +59,8 @@ async def test_the_first_key_of_an_empty_service_is_written_for_its_owner_alone(
         assert said == f"$(cat {file})"
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         whole = file.read_text().strip()
-        key = await Keyring(Keys(store)).authenticate([f"Bearer {whole}".encode()])
+        key = await key_of(Keyring(Keys(store)), whole)
+        assert key is not None
         assert (key.scope, key.expires_at) == ("admin", None)
         assert await first_key(Keys(store), tmp_path / "a.db.admin-key", terminal=False) is None
         assert file.read_text().strip() == whole
@@ -71,7 +73,9 @@ async def test_on_a_terminal_the_first_key_is_returned_and_written_nowhere(url: 
     try:
         said = await first_key(Keys(store), tmp_path / "a.db.admin-key", terminal=True)
         assert said is not None
-        assert (await Keyring(Keys(store)).authenticate([f"Bearer {said}".encode()])).scope == "admin"
+        key = await key_of(Keyring(Keys(store)), said)
+        assert key is not None
+        assert key.scope == "admin"
         assert not (tmp_path / "a.db.admin-key").exists()
     finally:
         await store.close()

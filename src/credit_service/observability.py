@@ -5,6 +5,7 @@ import sys
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextvars import ContextVar
 from functools import partial
 from io import StringIO
 from itertools import accumulate
@@ -25,6 +26,8 @@ from credit_service.storage.webhooks import WebhookDelivery
 from credit_service.terminal import printable
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+request_names: ContextVar[Mapping[str, str]] = ContextVar("request_names")
+"""The ids of the request that is being served; every log line carries them."""
 _SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
 
 
@@ -33,6 +36,7 @@ def configure_logs(settings: Settings) -> None:
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _name_request,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -65,6 +69,12 @@ def _traceback(out: TextIO, info: Any) -> None:
     plain = StringIO()
     structlog.dev.plain_traceback(plain, info)
     out.write("\n".join(map(printable, plain.getvalue().split("\n"))))
+
+
+def _name_request(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Add the ids of the request."""
+    event.update(request_names.get({}))
+    return event
 
 
 def _plain(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -20,11 +20,11 @@ from credit_service import __version__
 from credit_service.doors.auditor import Auditor
 from credit_service.doors.http import plugin_status
 from credit_service.doors.http.app import make_app
+from credit_service.doors.http.call import Application, Receive, Scope, Send
 from credit_service.doors.http.feed import cursor_at
 from credit_service.doors.http.keys import Keyring, new_key
 from credit_service.doors.http.protocol import LimitedProtocol
 from credit_service.doors.http.routes import PREFIX, Parts
-from credit_service.doors.http.shell import Application, Receive, Scope, Send, Shell
 from credit_service.doors.shopify_inbox import Inbox
 from credit_service.doors.sweeper import keep_sweeping
 from credit_service.gate.levels import Channel
@@ -92,7 +92,7 @@ class Service:
         self.engine = engine
         self.settings = settings
         self.stopping = False  # told to, and about to
-        self.keyring = Keyring(Keys(engine))
+        self.keyring = Keyring(Keys(engine), is_storage_silent=lambda: self.gate.is_storage_silent)
         networks, public = settings.webhook_networks
         source = settings.service_source
         outbox, targets = Outbox(engine), Targets(networks, public=public)
@@ -126,8 +126,7 @@ class Service:
             self.publishing,
             None if self.redis is None else self.redis.check,
         )
-        self.app: Application
-        self.app, self.shell = make_app(parts, self.running)
+        self.app: Application = make_app(parts, self.running)
         self.tracing: Tracing | None = None
         if settings.tracing_enabled:
             from credit_service.doors.http import tracing  # takes long to import, and is rarely asked for
@@ -325,7 +324,7 @@ class Server(uvicorn.Server):
     """uvicorn's server, which says for a while that it is about to stop before it does (SHUTDOWN_DELAY_SECONDS)."""
 
     def __init__(self, service: Service, settings: Settings) -> None:
-        super().__init__(server_config(service, settings, service.shell))
+        super().__init__(server_config(service, settings))
         self._service = service
         self._delay = settings.shutdown_delay_seconds
         self._loop = asyncio.get_running_loop()
@@ -354,7 +353,7 @@ class _MetricsServer(uvicorn.Server):
                 scope = {**scope, "path": "/", "raw_path": b"/"}
             await service.app(scope, receive, send)
 
-        config = server_config(service, settings, shell=None)  # which would answer more than this
+        config = server_config(service, settings)
         config.app, config.lifespan = only_metrics, "off"
         super().__init__(config)
 
@@ -378,13 +377,12 @@ def quieten_garbage_collection() -> None:
     gc.set_threshold(200_000, 20, 100)
 
 
-def server_config(service: Service, settings: Settings, shell: Shell | None) -> uvicorn.Config:
-    """How uvicorn serves it: with our limits, without what nobody asked for, and without ASGI what the shell can."""
+def server_config(service: Service, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the application: with our limits, and without uvicorn's own logs and headers."""
     protocol = type(
         "Protocol",
         (LimitedProtocol,),
         {
-            "shell": shell,
             "headers_max_bytes": settings.headers_max_bytes,
             "header_timeout_seconds": settings.header_timeout_seconds,
         },

@@ -124,6 +124,16 @@ def _networks(text: str) -> str:
     return text
 
 
+def _proxy_networks(text: str) -> str:
+    try:
+        _, has_public = networks_of(text) if text else ([], False)
+    except ValueError:
+        has_public = True
+    if has_public:
+        raise ValueError("must be networks like 10.1.0.0/16, separated by commas")
+    return text
+
+
 def _subjects(text: str) -> str:
     pairs = pairs_of(text)
     if not all(map(_SUBJECT.fullmatch, sum(pairs, ()))) or len(dict(pairs)) < len(pairs):
@@ -171,5 +181,6 @@ WebhookSecret = Annotated[SecretStr, _secret(_webhook_secret)]
 PlainUrl = Annotated[str, AfterValidator(_plain_url)]
 Origins = Annotated[str, AfterValidator(_origins)]
 Networks = Annotated[str, AfterValidator(_networks)]
+ProxyNetworks = Annotated[str, AfterValidator(_proxy_networks)]
 Subjects = Annotated[str, AfterValidator(_subjects)]
 Partitions = Annotated[str, AfterValidator(_partitions)]

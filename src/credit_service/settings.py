@@ -169,6 +169,11 @@ class Settings(BaseSettings):
     rate_limit_address_burst: int = Field(
         4000, ge=1, description="Requests of one address without a valid key at once."
     )
+    trusted_proxies: types.ProxyNetworks = Field(
+        "",
+        description="Networks of the proxies before the service, separated by commas. Only from them `Forwarded` and "
+        "`X-Forwarded-For` say which address calls.",
+    )
     cors_origins: types.Origins = Field(
         "", description="Origins whose pages may call, separated by commas; * means any."
     )
@@ -200,6 +205,11 @@ class Settings(BaseSettings):
 
     body_max_bytes: int = Field(64 * 1024, ge=1024, description="Size of a request's body.")
     batch_body_max_bytes: int = Field(1024 * 1024, ge=1024, description="Size of the body of a batch, or of events.")
+    bodies_in_flight_max_bytes: int = Field(
+        64 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="Bytes of the bodies of all requests under way; a request beyond it is answered 503.",
+    )
     headers_max_bytes: int = Field(16 * 1024, ge=1024, description="Size of a request's headers.")
     header_timeout_seconds: Seconds = Field(10, description="Seconds for a request's headers to arrive.")
     body_timeout_seconds: Seconds = Field(30, description="Seconds for a request's body to arrive.")
@@ -268,6 +278,11 @@ class Settings(BaseSettings):
     def webhook_networks(self) -> tuple[list[types.Network], bool]:
         """The networks that webhooks may go to, and whether they may go to every public address, too."""
         return types.networks_of(self.webhook_allowed_networks)
+
+    @property
+    def trusted_proxy_networks(self) -> list[types.Network]:
+        """The networks of the proxies before the service."""
+        return types.networks_of(self.trusted_proxies)[0] if self.trusted_proxies else []
 
     @property
     def remapped_subjects(self) -> dict[str, str]:

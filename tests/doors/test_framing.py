@@ -109,11 +109,9 @@ def test_a_large_body_before_them_is_not_counted_with_the_headers(small: Running
     [
         ("/credits/transactions", 1024),
         ("/credits/accounts", 1024),
-        ("/api-keys", 1024),
         ("/credits/transactions/batch", 4096),
         ("/credits/events", 4096),
         ("/credits/plugin-status/batch", 4096),
-        ("/nothing", 1024),
     ],
 )
 def test_a_body_above_the_limit_is_refused(small: Running, path: str, limit: int) -> None:
@@ -417,11 +415,22 @@ def test_a_GET_with_a_body_is_answered_and_the_connection_goes_on(running: Runni
             assert connection.answer()[0] == 200
 
 
-def test_a_connection_whose_request_was_answered_before_it_ended_is_closed(running: Running) -> None:
-    path = "/api/v1/credits/plugin-status/6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
+@pytest.mark.parametrize(
+    ("path", "more", "code"),
+    [
+        ("/credits/transactions", {"authorization": "Bearer x"}, "unauthenticated"),
+        ("/api-keys", {}, "scope_missing"),
+        ("/nothing", {}, "not_found"),
+        ("/health", {}, "method_not_allowed"),
+        ("/credits/transactions", {"content_encoding": "gzip"}, "unsupported_media_type"),
+    ],
+)
+def test_refusal_does_not_wait_for_the_body_and_ends_the_connection(
+    running: Running, path: str, more: dict[str, Any], code: str
+) -> None:
     with running.connection() as connection:
-        connection.send(f"GET {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n".encode())
-        assert connection.answer()[0] == 200
+        connection.send(head(running, path, content_length=1000, **more) + b"\r\n")
+        assert connection.problem() == code
         assert connection.is_closed()
 
 

@@ -1,7 +1,4 @@
-"""The hot routes answer what FastAPI's would: the same bytes, posted to a service with them and to one without.
-
-And so does the protocol, where it answers at once without ASGI.
-"""
+"""The hot handlers answer as FastAPI does: the same bytes are posted to a service with them and to one without."""
 
 import asyncio
 import json
@@ -13,21 +10,18 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from uvicorn import Config
-from uvicorn.server import ServerState
 
 from credit_service.doors.http.keys import NewKey, new_key
-from credit_service.service import Service, server_config
+from credit_service.service import Service
 from credit_service.settings import Settings
 from credit_service.storage.keys import Keys
-from tests.doors.piped import Pipe
 from tests.messages import bodies
 from tests.messages.bodies import MERCHANT
 from tests.storage.engines import Ledgers, opened
 
 ONE, MANY, EVENTS = "/credits/transactions", "/credits/transactions/batch", "/credits/events"
 KEY: NewKey = new_key("test", "admin", 0)  # which may post everything
-WAYS = ("shell", "hot", "fastapi")
+WAYS = ("hot", "fastapi")
 
 
 class Answered(NamedTuple):
@@ -37,9 +31,9 @@ class Answered(NamedTuple):
 
 
 class Side:
-    """One of several services that see the same clock, draw the same numbers, and know the same key.
+    """One of two services that see the same clock, draw the same numbers, and know the same key.
 
-    Way: what answers, unless it leaves that to others: `shell` without ASGI, a `hot` route, or `fastapi`.
+    `way`: what answers, a `hot` handler where it can, or `fastapi`.
     """
 
     def __init__(self, url: str, way: str) -> None:
@@ -49,16 +43,11 @@ class Side:
         self.store = opened(url, clock=lambda: self._now, draw_number=lambda: next(numbers))
         settings = Settings(_env_file=None, sweep_seconds=3600, rate_limit_enabled=False)  # type: ignore[call-arg]
         self.service = Service(self.store, settings)
-        self.taken = 0  # by that way
-        shell = self.service.shell
-        if way == "shell":
-            shell.at_once = self._counted(shell.at_once)  # type: ignore[method-assign]
-        for route, answer in shell._hot.items() if way != "shell" else ():
-            shell._hot[route] = self._counted(answer) if way == "hot" else self._never  # type: ignore[index]
-        self._config = None
-        if way == "shell":
-            self._config = server_config(self.service, settings, shell)
-            self._config.load()
+        self.taken = 0  # requests that hot handlers answered
+        app: Any = self.service.app
+        for route in app._routes._static.values():
+            for media_type, handler in route.hot.items():
+                route.hot[media_type] = self._counted(handler) if way == "hot" else self._never
 
     def _counted(self, answer: Any) -> Any:
         def counted(*call: Any) -> Any:
@@ -74,24 +63,6 @@ class Side:
     async def post(self, path: str, body: bytes, headers: dict[str, bytes]) -> Answered:
         """POST in this process."""
         self._now = next(self._ticks)
-        if self._config is None:
-            return await self._by_asgi(path, body, headers)
-        return await self._by_http(self._config, path, body, headers)
-
-    async def _by_http(self, config: Config, path: str, body: bytes, headers: dict[str, bytes]) -> Answered:
-        pipe = Pipe()
-        make: Any = config.http_protocol_class
-        protocol = make(config=config, server_state=ServerState(), app_state={})
-        protocol.connection_made(pipe)
-        lines = [f"POST /api/v1{path} HTTP/1.1\r\ncontent-length: {len(body)}\r\n".encode()]
-        lines += [b"%b: %b\r\n" % (name.encode(), value) for name, value in headers.items()]
-        protocol.data_received(b"".join([*lines, b"\r\n", body]))
-        head, _, told = (await pipe.answer()).partition(b"\r\n\r\n")
-        status, *answered = head.decode().split("\r\n")
-        protocol.connection_lost(None)
-        return Answered(int(status.split()[1]), dict(line.split(": ", 1) for line in answered), json.loads(told))
-
-    async def _by_asgi(self, path: str, body: bytes, headers: dict[str, bytes]) -> Answered:
         sent: list[Any] = []
         received = iter([{"type": "http.request", "body": body, "more_body": False}])
         scope = {
@@ -103,7 +74,11 @@ class Side:
             "root_path": "",
             "scheme": "http",
             "http_version": "1.1",
-            "headers": [(name.encode(), value) for name, value in headers.items()],
+            "headers": [
+                (b"content-length", b"%d" % len(body)),
+                *[(name.encode(), value) for name, value in headers.items()],
+            ],
+            "credit.arrived": True,
         }
 
         async def receive() -> Any:
@@ -118,8 +93,8 @@ class Side:
         return Answered(start["status"], told, json.loads(b"".join(part["body"] for part in rest)))
 
 
-class Triplets:
-    """All three services, and the loop in which they run."""
+class Pair:
+    """Both services, and the loop in which they run."""
 
     def __init__(self, urls: Sequence[str]) -> None:
         self.loop = asyncio.new_event_loop()
@@ -139,7 +114,7 @@ class Triplets:
         self.loop.close()
 
     def post(self, path: str, body: bytes, **headers: bytes) -> Answered:
-        """POST to all with our key, make sure that they answer the same, and return it."""
+        """POST to both with our key, check that they answer alike, and return the answer."""
         answered = self.post_as(
             path,
             body,
@@ -155,17 +130,16 @@ class Triplets:
 
     def post_as(self, path: str, body: bytes, headers: dict[str, bytes]) -> Answered:
         """The same with no other headers than these, and the id of a request."""
-        one, *others = [
+        one, other = [
             self.loop.run_until_complete(side.post(path, body, {**headers, "x-request-id": b"r"}))
             for side in self.sides
         ]
-        for other in others:
-            assert comparable(one) == comparable(other)
+        assert comparable(one) == comparable(other)
         return one
 
     @property
     def taken(self) -> list[int]:
-        """How many requests each has answered in its own way."""
+        """How many requests hot handlers of each answered."""
         return [side.taken for side in self.sides]
 
 
@@ -183,13 +157,13 @@ def comparable(answered: Answered) -> Any:
 
 
 @pytest.fixture(scope="module")
-def triplets(ledgers: Ledgers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triplets]:
+def pair(ledgers: Ledgers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """The services, with the account of the merchant that the bodies name."""
     with ExitStack() as stack:
-        all_three = Triplets([stack.enter_context(ledgers.new(tmp_path_factory.mktemp(way))) for way in WAYS])
-        assert all_three.post("/credits/accounts", json.dumps({"merchant_id": MERCHANT}).encode()).status == 201
-        yield all_three
-        all_three.close()
+        both = Pair([stack.enter_context(ledgers.new(tmp_path_factory.mktemp(way))) for way in WAYS])
+        assert both.post("/credits/accounts", json.dumps({"merchant_id": MERCHANT}).encode()).status == 201
+        yield both
+        both.close()
 
 
 # Keys that come again: with the same content they replay, with other content they are refused.
@@ -212,26 +186,26 @@ KEYS = st.sampled_from(
 
 
 @given(body=bodies.as_bytes(bodies.postings()), key=st.none() | KEYS)
-def test_one_posting_is_answered_alike(triplets: Triplets, body: bytes, key: bytes | None) -> None:
+def test_one_posting_is_answered_alike(pair: Pair, body: bytes, key: bytes | None) -> None:
     headers = {} if key is None else {"idempotency_key": key}
-    answered = triplets.post(ONE, body, **headers)
+    answered = pair.post(ONE, body, **headers)
     if answered.status == 201:
-        assert triplets.post(ONE, body, **headers).status == 200
+        assert pair.post(ONE, body, **headers).status == 200
 
 
 @given(body=bodies.as_bytes(bodies.batches()))
-def test_a_batch_is_answered_alike(triplets: Triplets, body: bytes) -> None:
-    triplets.post(MANY, body)
+def test_a_batch_is_answered_alike(pair: Pair, body: bytes) -> None:
+    pair.post(MANY, body)
 
 
 @given(body=bodies.as_bytes(bodies.events()))
-def test_an_event_is_answered_alike(triplets: Triplets, body: bytes) -> None:
-    triplets.post(EVENTS, body, content_type=b"application/cloudevents+json")
+def test_an_event_is_answered_alike(pair: Pair, body: bytes) -> None:
+    pair.post(EVENTS, body, content_type=b"application/cloudevents+json")
 
 
 @given(body=bodies.as_bytes(st.lists(bodies.events(), min_size=1, max_size=3)))
-def test_a_batch_of_events_is_answered_alike(triplets: Triplets, body: bytes) -> None:
-    triplets.post(EVENTS, body, content_type=b"application/cloudevents-batch+json")
+def test_a_batch_of_events_is_answered_alike(pair: Pair, body: bytes) -> None:
+    pair.post(EVENTS, body, content_type=b"application/cloudevents-batch+json")
 
 
 @given(
@@ -240,30 +214,29 @@ def test_a_batch_of_events_is_answered_alike(triplets: Triplets, body: bytes) ->
         [b"", b"text/plain", b"application/cloudevents+json", b"APPLICATION/json;charset=utf-8"]
     ),
 )
-def test_a_media_type_is_judged_alike(triplets: Triplets, body: bytes, media_type: bytes) -> None:
+def test_a_media_type_is_judged_alike(pair: Pair, body: bytes, media_type: bytes) -> None:
     sent = {"content-type": media_type, "authorization": f"Bearer {KEY.whole}".encode(), "idempotency-key": b"media"}
     for path in (ONE, MANY, EVENTS):
-        triplets.post_as(path, body, sent)
+        pair.post_as(path, body, sent)
 
 
 @pytest.mark.parametrize(
     "authorization", [b"", b"Bearer x", f"Bearer {KEY.whole}x".encode()], ids=["nothing", "nonsense", "nearly"]
 )
-def test_a_caller_who_is_nobody_is_answered_alike(triplets: Triplets, authorization: bytes) -> None:
+def test_unknown_caller_is_answered_alike(pair: Pair, authorization: bytes) -> None:
     for path in (ONE, MANY, EVENTS):
         sent = {"content-type": b"application/json", "authorization": authorization}
-        assert triplets.post_as(path, b"{", sent).status == 401
+        assert pair.post_as(path, b"{", sent).status == 401
 
 
-def test_the_comparison_was_worth_something(triplets: Triplets) -> None:
+def test_hot_handlers_answered_what_they_can(pair: Pair) -> None:
     item = f'{{"merchant_id":"{MERCHANT}","operation_type":"INCREASE","transaction_type":"PAYMENT","amount":1'
     event = (
         f'{{"specversion":"1.0","id":"1","source":"s","type":"evt.billing.payment_succeeded",'
         f'"data":{{"merchant_id":"{MERCHANT}","payment_id":"worth","credits":1}}}}'
     )
-    triplets.post(ONE, b"{}")  # from now on, and for some seconds, the key is known
-    before = triplets.taken
-    triplets.post(ONE, f"{item}}}".encode(), idempotency_key=b"worth-1")
-    triplets.post(MANY, f'{{"items":[{item},"idempotency_key":"worth-2"}}]}}'.encode())
-    triplets.post(EVENTS, event.encode(), content_type=b"application/cloudevents+json")
-    assert [now - then for now, then in zip(triplets.taken, before, strict=True)] == [3, 3, 0]
+    before = pair.taken
+    pair.post(ONE, f"{item}}}".encode(), idempotency_key=b"worth-1")
+    pair.post(MANY, f'{{"items":[{item},"idempotency_key":"worth-2"}}]}}'.encode())
+    pair.post(EVENTS, event.encode(), content_type=b"application/cloudevents+json")
+    assert [now - then for now, then in zip(pair.taken, before, strict=True)] == [3, 0]

@@ -39,23 +39,39 @@ def test_pages_of_other_origins_may_call_only_where_it_is_set(running: Running, 
 # ---- rate limits
 
 
-def test_a_caller_has_a_burst_and_then_a_rate() -> None:
+def test_caller_has_a_burst_and_then_a_rate() -> None:
     now = 0.0
-    limit = RateLimit(10, 3, clock=lambda: now)
-    assert [limit.take("a").remaining for _ in range(3)] == [2, 1, 0]
-    refused = limit.take("a")
-    assert (refused.allowed, refused.remaining, round(refused.reset_seconds, 3)) == (False, 0, 0.1)
-    assert limit.take("b").allowed
+    limit = RateLimit("key", 10, 3, clock=lambda: now)
+    assert [round(limit.count("a"), 3) for _ in range(3)] == [0.1, 0.2, 0.3]
+    with pytest.raises(Problem) as refused:
+        limit.count("a")
+    assert (refused.value.code, refused.value.headers["Retry-After"]) == ("rate_limited", "1")
+    limit.count("b")
     now = 0.1
-    assert (limit.take("a").allowed, limit.take("a").allowed) == (True, False)
+    limit.count("a")
+    with pytest.raises(Problem):
+        limit.count("a")
     now = 10
-    assert limit.take("a").remaining == 2
+    assert limit.headers(limit.count("a")) == [
+        (b"ratelimit-policy", b'"key";q=3;w=1'),
+        (b"ratelimit", b'"key";r=2;t=1'),
+    ]
 
 
-def test_only_the_callers_seen_last_are_remembered() -> None:
-    limit = RateLimit(1, 1, size=2, clock=lambda: 0.0)
-    assert [limit.take(name).allowed for name in "abcab"] == [True, True, True, True, True]
-    assert not limit.take("b").allowed
+def test_only_the_last_callers_are_remembered() -> None:
+    limit = RateLimit("key", 1, 1, size=2, clock=lambda: 0.0)
+    for name in "abcab":
+        limit.count(name)
+    with pytest.raises(Problem):
+        limit.count("b")
+
+
+def test_request_that_is_given_back_does_not_count() -> None:
+    limit = RateLimit("key", 1, 1, clock=lambda: 0.0)
+    for _ in range(3):
+        limit.count("a")
+        limit.give_back("a")
+    limit.give_back("b")
 
 
 def test_too_many_requests_of_one_key_are_refused_until_they_may_be_made(start: Start) -> None:
@@ -69,16 +85,19 @@ def test_too_many_requests_of_one_key_are_refused_until_they_may_be_made(start: 
     assert running.get(f"/credits/accounts/{merchant}").json()["data"]["sequence"] == 2
 
 
-def test_too_many_requests_of_one_address_without_a_key_are_refused(start: Start) -> None:
+def test_requests_without_a_key_are_limited_by_address(start: Start) -> None:
     running = start(rate_limit_enabled=True, rate_limit_address_per_second=0.001, rate_limit_address_burst=3)
-    merchant = running.open()
+    merchant = running.open()  # the key is new to the process, but the address gets its request back
     path = f"/credits/plugin-status/{merchant}"
     assert [running.get(path, None).status_code for _ in range(4)] == [200, 200, 200, 429]
-    assert running.get("/health", None).status_code == 429
+    for other in ("/api/v1/health", "/metrics", "/readyz", "/openapi.json", "/docs", "/nothing"):
+        assert running.client.get(other).status_code == 429, other
     assert running.client.get("/livez").status_code == 200
-    wrong = {"authorization": "Bearer cs_aaaaaaaaaaaa_" + "x" * 43}
-    assert running.client.get("/api/v1/credits/accounts", headers=wrong).status_code == 429
-    assert running.get("/credits/accounts").status_code == 200
+    for wrong in ("x", "Bearer cs_aaaaaaaaaaaa_" + "x" * 43, f"Bearer {running.keys['write'][:-1]}x"):
+        for other in ("/api/v1/credits/accounts", "/api/v1/health/detailed", path, "/metrics"):
+            answer = running.client.get(other, headers={"authorization": wrong})
+            assert answer.status_code == 429, (wrong, other)
+    assert running.spend(merchant).status_code == 201  # a key that was used lately is not held up by its address
 
 
 def test_the_limits_can_be_turned_off(start: Start) -> None:
@@ -135,7 +154,7 @@ def test_metrics_count_what_happened(start: Start) -> None:
     route = 'method="POST",route="/api/v1/credits/transactions",status="402"'
     assert _metric(running, f"credits_http_request_duration_seconds_count{{{route}}}") == 1
     route = 'method="GET",route="/api/v1/credits/plugin-status/{merchant_id}",status="200"'
-    assert _metric(running, f"credits_http_request_duration_seconds_count{{{route}}}") == 1
+    assert _metric(running, f"credits_http_request_duration_seconds_count{{{route}}}") == 2
 
 
 def test_metrics_can_be_turned_off(start: Start) -> None:

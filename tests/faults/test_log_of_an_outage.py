@@ -1,4 +1,4 @@
-"""An outage is told to the log once in a while, and not once for each request."""
+"""An outage is logged once in a while, and not once for each request."""
 
 import asyncio
 from typing import Any
@@ -7,20 +7,20 @@ import pytest
 from structlog.testing import capture_logs
 
 from credit_service.doors import sweeper
-from credit_service.doors.http import shell
+from credit_service.doors.http import problems
 from credit_service.storage.engine import OutcomeUnknown, StorageUnavailable
 
 
-def test_a_thousand_requests_that_met_one_outage_are_two_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_logs_one_warning_of_each_kind_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 17.0
-    monkeypatch.setattr(shell, "perf_counter", lambda: now)
-    monkeypatch.setattr(shell, "_seldom", shell._Seldom())
+    monkeypatch.setattr(problems, "perf_counter", lambda: now)
+    monkeypatch.setattr(problems, "_seldom", problems._Seldom())
     with capture_logs() as told:
         for _ in range(999):
-            assert shell.as_problem(StorageUnavailable("It is gone.")).code == "storage_unavailable"
-        assert shell.as_problem(OutcomeUnknown("It did not say.")).code == "outcome_unknown"
-        now += shell.SELDOM_SECONDS
-        shell.as_problem(StorageUnavailable("It is gone still."))
+            assert problems.of_exception(StorageUnavailable("It is gone.")).code == "storage_unavailable"
+        assert problems.of_exception(OutcomeUnknown("It did not say.")).code == "outcome_unknown"
+        now += problems.SELDOM_SECONDS
+        problems.of_exception(StorageUnavailable("It is gone still."))
     assert [(line["event"], line["reason"], line["untold_before"]) for line in told] == [
         ("storage_unavailable", "It is gone.", 0),
         ("outcome_unknown", "It did not say.", 0),

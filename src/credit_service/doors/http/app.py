@@ -1,18 +1,18 @@
 """The HTTP application: FastAPI with every route, and the shell with the hot ones around it."""
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
-from functools import lru_cache, partial
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
-from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
-from starlette.datastructures import Headers
+from starlette import routing
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import compile_path
 
 from credit_service import __version__
 from credit_service.doors.http import (
@@ -30,14 +30,25 @@ from credit_service.doors.http import (
     transactions,
     webhook_endpoints,
 )
+from credit_service.doors.http.call import JSON, Application, HotHandler, problem_answer
 from credit_service.doors.http.openapi import completed
 from credit_service.doors.http.problems import ERRORS, Problem, of_faults
+from credit_service.doors.http.route_table import Route, RouteTable
 from credit_service.doors.http.routes import PREFIX, Parts, ScopedRoute, call_of, respond
-from credit_service.doors.http.shell import JSON, Application, Shell, problem_answer
+from credit_service.doors.http.shell import Shell
 from credit_service.messages.envelope import MEDIA_TYPE
 from credit_service.messages.faults import Invalid, of_errors
+from credit_service.settings import Settings
 
-_EXPOSED = ["ETag", "Idempotency-Replayed", "RateLimit", "RateLimit-Policy", "X-Correlation-ID", "X-Request-ID"]
+_EXPOSED = [
+    "ETag",
+    "Idempotency-Replayed",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Retry-After",
+    "X-Correlation-ID",
+    "X-Request-ID",
+]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 _RESOURCES = (
@@ -60,36 +71,48 @@ _LARGE = frozenset(
 )
 
 
-def make_app(parts: Parts, running: Lifespan | None = None) -> tuple[Application, Shell]:
-    """The ASGI application that serves these parts, while `running` lasts, and the shell in it."""
-    hot = {
-        ("POST", PREFIX + transactions.ONE, JSON): partial(transactions.hot_one, parts),
-        ("POST", PREFIX + transactions.MANY, JSON): partial(transactions.hot_many, parts),
-        ("POST", PREFIX + events.EVENTS, MEDIA_TYPE.encode()): partial(events.hot_event, parts),
-    }
-    known, asked = partial(plugin_status.known_status, parts), partial(plugin_status.hot_status, parts)
-    status = (plugin_status.PATH, known, asked)
-    measured = parts.metrics.answered
-    shell = Shell(make_fastapi(parts, running), parts.keyring, parts.settings, hot, status, _LARGE, measured)
-    app: Any = shell
+def make_app(parts: Parts, running: Lifespan | None = None) -> Application:
+    """The ASGI application that serves these parts, while `running` lasts."""
+    fastapi = make_fastapi(parts, running)
+    routes = RouteTable([*_own_routes(parts), *_pages(fastapi, parts.settings)])
+    app: Any = Shell(fastapi, parts.keyring, parts.settings, routes, parts.metrics.answered)
     origins = [origin.strip() for origin in parts.settings.cors_origins.split(",") if origin.strip()]
     if origins:
         app = CORSMiddleware(app, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=_EXPOSED)
-        shell.cors = lru_cache(maxsize=1024)(partial(_cors_headers, app))
-    return app, shell
+    return cast(Application, app)
 
 
-def _cors_headers(cors: CORSMiddleware, origin: bytes, has_cookie: bool) -> list[tuple[bytes, bytes]]:
-    """What the middleware adds to an answer, asked of itself."""
-    message: dict[str, Any] = {"type": "http.response.start", "headers": []}
-    asked = Headers(raw=[(b"origin", origin), *([(b"cookie", b"")] if has_cookie else [])])
+def _own_routes(parts: Parts) -> Iterator[Route]:
+    """The routes of the resources, as the shell needs them."""
+    settings = parts.settings
+    hot: dict[str, Mapping[bytes, HotHandler]] = {
+        "get_plugin_status": {b"": partial(plugin_status.hot_status, parts)},
+        "post_transaction": {JSON: partial(transactions.hot_one, parts)},
+        "post_transactions": {JSON: partial(transactions.hot_many, parts)},
+        "post_events": {MEDIA_TYPE.encode(): partial(events.hot_event, parts)},
+    }
+    for prefix, routers in _ROUTERS:
+        for route in (route for router in routers for route in router.routes if isinstance(route, ScopedRoute)):
+            path, name = prefix + route.path, str(route.operation_id)
+            is_status = name == "get_plugin_status"
+            yield Route(
+                template=path,
+                methods=frozenset(route.methods or ()),
+                pattern=compile_path(path)[0],
+                scope=plugin_status.needed_scope(settings) if is_status else route.needed,
+                body_max_bytes=settings.batch_body_max_bytes if path in _LARGE else settings.body_max_bytes,
+                is_counted=name != "livez",
+                stale_seconds=settings.gate_stale_seconds if is_status else 0,
+                hot=hot.get(name, {}),
+            )
 
-    async def take(message: Any) -> None:
-        pass
 
-    with suppress(StopIteration):  # it waits for nothing but what takes the message
-        cors.send(message, take, asked).send(None)
-    return list(message["headers"])
+def _pages(app: FastAPI, settings: Settings) -> Iterator[Route]:
+    """The routes that FastAPI adds: documentation and its assets."""
+    for route in app.routes:
+        if isinstance(route, routing.Route | routing.Mount):
+            methods = frozenset({"GET"})
+            yield Route(route.path, methods, route.path_regex, None, settings.body_max_bytes)
 
 
 def make_fastapi(parts: Parts | None, running: Lifespan | None = None) -> FastAPI:
@@ -153,27 +176,10 @@ async def _not_valid(request: Request, error: Exception) -> Response:
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if error.status_code == 405:
-        own = (error.headers or {}).get("Allow", "GET").split(", ")  # of FastAPI's own pages
-        allowed = ", ".join(sorted(_allowed(call_of(request).path) or own))
-        detail = f"{request.method} is not allowed here; {allowed} is."
-        return _told(request, Problem("method_not_allowed", detail, headers={"Allow": allowed}))
+    # Unknown paths and methods do not come here, but a page of the documentation may be missing.
     return _told(request, Problem("not_found", f"There is nothing at {call_of(request).path}."))
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
     # Of a route it would have been told already; this is FastAPI's own, and is raised and logged after it is answered.
     return _told(request, Problem("internal", "Something broke on our side. The log tells of it."))
-
-
-def _allowed(path: str) -> set[str]:
-    """The methods of all routes at this path; Starlette names those of the first alone."""
-    return {
-        method
-        for prefix, routers in _ROUTERS
-        for router in routers
-        for route in router.routes
-        if isinstance(route, APIRoute) and path.startswith(prefix) and route.path_regex.match(path[len(prefix) :])
-        for method in route.methods or ()
-    }

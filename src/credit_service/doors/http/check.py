@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
+from credit_service.doors.http.call import Call
 from credit_service.doors.http.openapi import QUEUED, examples, problems
 from credit_service.doors.http.problems import of_refusal
 from credit_service.doors.http.routes import (
@@ -18,7 +19,6 @@ from credit_service.doors.http.routes import (
     respond,
     router,
 )
-from credit_service.doors.http.shell import Call
 from credit_service.doors.http.transactions import (
     PostingBody,
     ReferenceBody,
@@ -97,7 +97,7 @@ async def _look(body: CheckBody, parts: Parts) -> dict[str, Any]:
 
 
 async def _consume(body: CheckBody, key: str, call: Call, parts: Parts) -> dict[str, Any]:
-    await call.caller("write")
+    call.require("write")
     posting = PostingBody(
         merchant_id=body.merchant_id,
         operation_type=DECREASE,

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
+from credit_service.doors.http.call import Answer, Call
 from credit_service.doors.http.openapi import QUEUED, problems
 from credit_service.doors.http.problems import Problem, of_faults, of_refusal
 from credit_service.doors.http.routes import (
@@ -21,7 +22,6 @@ from credit_service.doors.http.routes import (
     respond,
     router,
 )
-from credit_service.doors.http.shell import Answer, Call
 from credit_service.doors.http.transactions import TransactionShape
 from credit_service.ledger.decide import Outcome, Replayed, Waiting
 from credit_service.ledger.draft import Posted
@@ -111,7 +111,7 @@ async def _lacking_scope(call: Call, events: Sequence[Read]) -> Problem | None:
     """The problem if one of these events needs a scope that the caller's key lacks."""
     if any(map(_is_for_admins, events)):
         try:
-            await call.caller("admin")
+            call.require("admin")
         except Problem as problem:
             return problem
     return None

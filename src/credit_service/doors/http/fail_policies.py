@@ -7,6 +7,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from credit_service.doors.http.accounts import ONE, held_of
+from credit_service.doors.http.call import Call
 from credit_service.doors.http.openapi import examples, problems
 from credit_service.doors.http.routes import (
     CallOf,
@@ -19,7 +20,6 @@ from credit_service.doors.http.routes import (
     respond,
     router,
 )
-from credit_service.doors.http.shell import Call
 from credit_service.gate.status import FailPolicy
 from credit_service.messages.fields import Body, uuid
 

@@ -11,7 +11,9 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.types import Send
 
+from credit_service.doors.http.call import Call
 from credit_service.doors.http.events import EVENTS
+from credit_service.doors.http.keys import credential_of
 from credit_service.doors.http.openapi import problems
 from credit_service.doors.http.problems import Problem, of_faults
 from credit_service.doors.http.routes import (
@@ -34,7 +36,6 @@ from credit_service.doors.http.routes import (
     page_limit,
     router,
 )
-from credit_service.doors.http.shell import Call
 from credit_service.ledger.account import MAX_CREDITS
 from credit_service.messages import patterns
 from credit_service.messages.catalogue import OUT
@@ -135,21 +136,21 @@ async def list_events(
     """List events, oldest first, or follow them, with `Accept: text/event-stream`. Each page has a `next_cursor`."""
     limit = page_limit(limit, parts.settings)
     merchant = None if merchant_id is None else uuid(merchant_id)
-    streamed = _asks_for_stream(request)
+    streamed = _asks_for_stream(request, call)
     _one_start(merchant, after, start, cursor)
     # A browser that comes back repeats the query, too.
     resumed = last_event_id if streamed and last_event_id else cursor
     begin = await _begin(parts, merchant, after, start, resumed)
     if streamed:
-        request.scope["credit.stream"] = True
+        call.is_stream = True
         return _EventStream(_lines(parts, call, begin), media_type=STREAM, headers=_HEADERS)
     return await _page(parts, call, merchant, begin, limit, is_first=cursor is None)
 
 
-def _asks_for_stream(request: Request) -> bool:
+def _asks_for_stream(request: Request, call: Call) -> bool:
     """Whether a stream is asked for, and not JSON. To HEAD there is only an answer that ends."""
     accepted = [part.partition(";")[0].strip().lower() for part in request.headers.get("accept", "").split(",")]
-    return STREAM in accepted and "application/json" not in accepted and not request.scope.get("credit.head")
+    return STREAM in accepted and "application/json" not in accepted and not call.is_head
 
 
 def _one_start(merchant: UUID | None, after: int | None, start: str | None, cursor: str | None) -> None:
@@ -231,21 +232,20 @@ async def _lines(parts: Parts, call: Call, begin: _From) -> AsyncGenerator[bytes
             now = clock()
             if now - checked >= CHECK_SECONDS:
                 checked = now
-                if not await _may_listen(call):
+                if not await _may_listen(parts, call):
                     return
             if lines or now - spoken >= HEARTBEAT_SECONDS:
                 spoken = now
                 yield lines or b":\n\n"
 
 
-async def _may_listen(call: Call) -> bool:
+async def _may_listen(parts: Parts, call: Call) -> bool:
+    """Whether the key of a stream is still valid. While the store is away it has no news for the stream either."""
+    given = credential_of(call.sent(b"authorization"))
     try:
-        await call.caller("read")
-    except Problem:
-        return False
-    except StorageError:  # nobody can tell, nor is there anything new to be told
+        return given is not None and await parts.keyring.valid(given) is not None
+    except StorageError:
         return True
-    return True
 
 
 ROUTERS: tuple[APIRouter, ...] = (read,)

@@ -9,10 +9,10 @@ from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
+from credit_service.doors.http.call import Answer
 from credit_service.doors.http.openapi import problems
 from credit_service.doors.http.problems import Problem
 from credit_service.doors.http.routes import CallOf, Meta, Parts, PartsOf, Publishing, Unsaid, answer, respond, router
-from credit_service.doors.http.shell import Answer
 from credit_service.ledger.settle import standing_at
 from credit_service.messages.shapes import encode
 from credit_service.storage.accounts import AccountQuery

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from credit_service.doors.http import shopify_proxy
+from credit_service.doors.http.call import Answer, Call
 from credit_service.doors.http.openapi import examples, headers
 from credit_service.doors.http.problems import of_faults
 from credit_service.doors.http.routes import (
@@ -26,14 +27,13 @@ from credit_service.doors.http.routes import (
     respond,
     router,
 )
-from credit_service.doors.http.shell import Answer, Call
 from credit_service.gate.answers import Answer as Status
 from credit_service.gate.answers import shape
 from credit_service.messages import patterns
 from credit_service.messages.faults import Fault
 from credit_service.messages.fields import Body, Uuid, format_time, uuid
 from credit_service.messages.shapes import encode
-from credit_service.storage.engine import StorageError
+from credit_service.settings import Settings
 
 STATUS = "/credits/plugin-status"
 PATH = f"{PREFIX}{STATUS}/"
@@ -126,16 +126,6 @@ def render(status: Status) -> Rendered:
     return Rendered(tag, Answer(200, body, headers), Answer(304, b"", headers))
 
 
-def known_status(parts: Parts, path: str, headers: Mapping[bytes, bytes]) -> Answer | None:
-    """One status from memory, where anybody may ask; None leaves it to `hot_status`."""
-    merchant_id = _merchant(path) if parts.settings.plugin_status_auth == "none" and len(path) == _PATH_LENGTH else None
-    status = None if merchant_id is None else parts.gate.cached(merchant_id)
-    if status is None:
-        return None
-    parts.metrics.status_checks[status.status, "near"] += 1
-    return _told(status, headers)
-
-
 async def hot_status(parts: Parts, call: Call) -> Answer | None:
     """One status, where its path names a UUID; None leaves it to FastAPI."""
     merchant_id = _merchant(call.path) if len(call.path) == _PATH_LENGTH else None
@@ -150,32 +140,24 @@ def _merchant(path: str) -> UUID | None:
 
 
 async def _one(parts: Parts, call: Call, merchant_id: UUID) -> Answer:
-    await _admit(parts, call)
+    _check_signature(parts, call)
     status = parts.gate.cached(merchant_id) or await parts.gate.ask(merchant_id)
     parts.metrics.status_checks[status.status, status.source] += 1
     return _told(status, call.headers)
 
 
-async def _admit(parts: Parts, call: Call) -> None:
-    """Raise Problem unless this caller may ask for one status (PLUGIN_STATUS_AUTH)."""
+def needed_scope(settings: Settings) -> str | None:
+    """The scope that a caller needs to ask for one status (PLUGIN_STATUS_AUTH), None where the route is public."""
+    return {"publishable": "status", "read": "read"}.get(settings.plugin_status_auth)
+
+
+def _check_signature(parts: Parts, call: Call) -> None:
+    """Raise Problem if requests must come by Shopify's app proxy, and this one did not."""
     settings = parts.settings
-    if settings.plugin_status_auth == "none":
-        return
     if settings.plugin_status_auth == "shopify":
         given = (settings.shopify_webhook_secret, settings.shopify_webhook_secret_previous)
         secrets = [secret.get_secret_value() for secret in given if secret is not None]
         shopify_proxy.check(call.query, secrets, time.time())
-        return
-    needed = "status" if settings.plugin_status_auth == "publishable" else "read"
-    if not parts.gate.is_storage_silent:
-        try:
-            await call.caller(needed)
-        except StorageError:
-            pass
-        else:
-            return
-    # The answer outlives the database for a while, and so does the right to ask for it.
-    await call.caller(needed, leniently=True)
 
 
 def _told(status: Status, headers: Mapping[bytes, bytes]) -> Answer:

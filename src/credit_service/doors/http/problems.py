@@ -1,15 +1,26 @@
 """Errors as RFC 9457 problems. `CODES` is the closed list of codes; a test fails on any other."""
 
+from collections import Counter
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any, NamedTuple
+
+import structlog
 
 from credit_service.ledger.refusals import Refused
 from credit_service.messages.faults import Fault
 from credit_service.messages.shapes import encode
+from credit_service.posting import DeadlineExceeded, Overloaded
+from credit_service.storage.engine import Conflict, OutcomeUnknown, StorageError
 
 MEDIA_TYPE = b"application/problem+json"
 ERRORS = "/docs/errors"
 """The page of the service that says what each code means; `type` of a problem links to it."""
+
+
+SELDOM_SECONDS = 10.0
+"""Least time between two warnings of one kind, for warnings that every request would cause."""
+_log = structlog.get_logger()
 
 
 class Code(NamedTuple):
@@ -113,3 +124,49 @@ def of_faults(faults: Sequence[Fault]) -> Problem:
     count = len(faults)
     detail = faults[0].message if count == 1 else f"{count} things are wrong with this request; errors lists them."
     return Problem("validation_failed", detail, errors=faults)
+
+
+class _Seldom:
+    """Logs one warning of each kind in a while, with the number of warnings it left out.
+
+    While the database is away every request causes a warning. A log that fills the disk would be an outage of its own.
+    """
+
+    def __init__(self) -> None:
+        self._next_at: dict[str, float] = {}
+        self._left_out: Counter[str] = Counter()
+
+    def warn(self, event: str, reason: str) -> None:
+        """Log a warning, unless one of its kind was logged lately."""
+        now = perf_counter()
+        if now < self._next_at.get(event, now):
+            self._left_out[event] += 1
+        else:
+            _log.warning(event, reason=reason, untold_before=self._left_out.pop(event, 0))
+            self._next_at[event] = now + SELDOM_SECONDS
+
+
+_seldom = _Seldom()
+
+
+def of_exception(error: Exception) -> Problem:
+    """The problem for an exception. An unexpected one is logged, and its answer says nothing about its inside."""
+    match error:
+        case Problem():
+            return error
+        case Overloaded():
+            return Problem("overloaded", "Too many postings are waiting. Try again in a moment.")
+        case DeadlineExceeded():
+            return Problem("deadline_exceeded", "It waited too long for its turn. Repeat it with the same key.")
+        case OutcomeUnknown():
+            _seldom.warn("outcome_unknown", str(error))
+            detail = "Whether it was posted is not known. Repeat the request with the same key to find out."
+            return Problem("outcome_unknown", detail)
+        case Conflict() | StorageError():
+            _seldom.warn("storage_unavailable", str(error))
+            return Problem(
+                "storage_unavailable",
+                "The database cannot be used right now. Repeat it later, a posting with the same key.",
+            )
+    _log.error("internal_error", exc_info=error)
+    return Problem("internal", "Something broke on our side. The log names this request.")

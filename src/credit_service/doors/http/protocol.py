@@ -2,23 +2,21 @@
 
 uvicorn has neither. It also reads on while answers are owed, keeps a connection of which a request was answered before
 it had arrived, drops the body of a request that offers another protocol, and tells of broken framing in plain text, if
-need be in the middle of another answer. Everything after the headers is the shell's; what has arrived whole it may
-answer at once, without ASGI (docs/decisions/0030).
+need be in the middle of another answer. Everything after the headers is the shell's.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sized
-from typing import Any, ClassVar
+from collections.abc import Callable, Sized
+from typing import Any
 
-from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from credit_service.doors.http.problems import MEDIA_TYPE, Problem
-from credit_service.doors.http.shell import LINGER_SECONDS, Answer, Shell
 
-MOST_AT_ONCE = 16
-"""So many requests of one connection are answered before others have their turn."""
+LINGER_SECONDS = 2.0
+"""Time in which a client may read a refusal while it still sends."""
 _TICK_SECONDS = 0.001
 """The loop's timers may be so much early."""
 
@@ -35,27 +33,9 @@ class _PatientFlow(FlowControl):
             super().resume_reading()
 
 
-class _AtOnce:
-    """A request that is answered without ASGI, as far as uvicorn asks about it."""
-
-    __slots__ = ("disconnected", "keep_alive", "response_complete")
-
-    response_started = False  # an answer is written whole
-    message_event = asyncio.Event()  # nobody waits for more of the request
-
-    def __init__(self) -> None:
-        self.disconnected = False
-        self.keep_alive = True
-        self.response_complete = False
-
-
 class LimitedProtocol(HttpToolsProtocol):
-    """Closes a connection whose headers do not end in time or size, with a problem that says so.
+    """Closes a connection whose headers do not end in time or size, with a problem that says so."""
 
-    Asks the shell first about a request that has arrived whole, where nothing else is under way on the connection.
-    """
-
-    shell: ClassVar[Shell | None] = None  # which answers at once what it can
     headers_max_bytes = 16 * 1024
     header_timeout_seconds = 10.0
 
@@ -72,8 +52,6 @@ class LimitedProtocol(HttpToolsProtocol):
         self._late: Callable[[], None] | None = None  # what to do then, unless what is waited for came
         self._refusal: Problem | None = None
         self._listening = True  # to what else is sent
-        self._held: list[bytes] | None = None  # the body of a request that may be answered at once
-        self._at_once = 0  # requests that were answered before anything else happened, of the bytes just read
         self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -90,14 +68,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if not self._in_body:
             self._expect_headers()
         self._ended = False
-        self._at_once = 0
         try:
             self.parser.feed_data(data)
-            self._release()
         except HttpParserUpgrade as offer:
             self._pass_over(data[offer.args[0] :])
         except HttpParserError:
-            self._held = None
             self._refuse(Problem("bad_request", "The request is not valid HTTP/1.1."))
         if self._in_body:
             return
@@ -108,7 +83,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        self.url, self.headers, self.expect_100_continue = b"", [], False
+        super().on_message_begin()
         self._expect_headers()
 
     def on_headers_complete(self) -> None:
@@ -116,18 +91,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         self._stop_expecting()
-        if self._may_be_answered_at_once():
-            self._held = []
-        else:
-            self._begin()
+        super().on_headers_complete()
         self._in_body = True
-
-    def on_body(self, body: bytes) -> None:
-        """A part of its body."""
-        if self._held is None:
-            super().on_body(body)
-        else:
-            self._held.append(body)
 
     def on_message_complete(self) -> None:
         """It is complete."""
@@ -135,88 +100,9 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._in_body = False
         self._ended = True
-        if self._held is not None and self._is_answered_at_once(b"".join(self._held)):
-            self._held = None
-            return
-        self._release()
         super().on_message_complete()
         scope: Any = self.scope
         scope["credit.arrived"] = True  # so that nobody need watch how long its body takes
-
-    def _may_be_answered_at_once(self) -> bool:
-        """Whether to wait for the rest of this request, which nearly always is there, before anything is made of it."""
-        latest: Any = self.cycle
-        return (
-            self.shell is not None
-            and self.shell.may_be_at_once(self.parser.get_method(), self.url)
-            and (latest is None or latest.response_complete)
-            and self._at_once < MOST_AT_ONCE
-            and not self.flow.write_paused
-            and self.parser.get_http_version() == "1.1"
-            and self.parser.should_keep_alive()
-        )
-
-    def _is_answered_at_once(self, body: bytes) -> bool:
-        shell: Any = self.shell
-        address = self.client[0] if self.client else ""
-        try:
-            answer = shell.at_once(self.parser.get_method(), self.url, self.headers, address, body)
-        except Exception:  # comes again, and is told, where there is a way to tell it
-            return False
-        if answer is None:
-            return False
-        if isinstance(answer, Answer):
-            self._at_once += 1
-            self._write(answer)
-            self.on_response_complete()
-            return True
-        cycle: Any = _AtOnce()
-        self.cycle = cycle
-        task = self.loop.create_task(self._answer(cycle, answer))
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
-        return True
-
-    async def _answer(self, cycle: "_AtOnce", answering: Awaitable[Answer]) -> None:
-        answer = await answering
-        if self.flow.write_paused and not cycle.disconnected:
-            await self.flow.drain()
-        cycle.response_complete = True
-        if not cycle.disconnected and not self.transport.is_closing():
-            self._write(answer, last=not cycle.keep_alive)
-            self.on_response_complete()
-
-    def _write(self, answer: Answer, *, last: bool = False) -> None:
-        """Write a whole answer, in one piece."""
-        status, body, headers, media_type = answer
-        head = [*headers, *self.server_state.default_headers]
-        if status != 304:
-            head = [(b"content-type", media_type), (b"content-length", b"%d" % len(body)), *head]
-        if last:
-            head.append((b"connection", b"close"))
-        lines = b"".join([b"%b: %b\r\n" % line for line in head])
-        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status], lines, body))
-        if last:
-            self.transport.close()
-
-    def _release(self) -> None:
-        """Treat a request that was held as all others are."""
-        if self._held is not None:
-            held, self._held = self._held, None
-            try:
-                self._begin()
-            except Exception as error:  # as the parser says it of whom it calls
-                raise HttpParserCallbackError("the request cannot be read") from error
-            if held:
-                super().on_body(b"".join(held))
-
-    def _begin(self) -> None:
-        """Make of the headers what uvicorn makes of them."""
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()
-        self.url, self.headers, self.expect_100_continue = url, headers, expects
-        self.scope["headers"] = headers
-        super().on_headers_complete()
 
     def on_response_complete(self) -> None:
         """It was answered."""

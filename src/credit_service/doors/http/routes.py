@@ -15,9 +15,9 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
+from credit_service.doors.http.call import Answer, Call
 from credit_service.doors.http.keys import Keyring
-from credit_service.doors.http.problems import CODES, Problem, of_faults
-from credit_service.doors.http.shell import Answer, Call, as_problem
+from credit_service.doors.http.problems import CODES, Problem, of_exception, of_faults
 from credit_service.doors.shopify_inbox import Inbox
 from credit_service.gate.status import Gate
 from credit_service.ledger.policy import Policy
@@ -123,7 +123,7 @@ class _Request(Request):
 
 
 class ScopedRoute(APIRoute):
-    """A route that first asks who calls, then reads JSON strictly, then does what FastAPI does.
+    """A route that needs a scope and reads JSON strictly; admission has checked the scope before.
 
     Without media types it takes its body as it is.
     """
@@ -140,7 +140,6 @@ class ScopedRoute(APIRoute):
             call = call_of(request)
             try:
                 if self.needed is not None:
-                    await call.caller(self.needed)
                     _check_query(call.query, parameters)
                 if request.method in ("POST", "PUT", "PATCH") and self.media_types and (takes_body or call.body):
                     request.scope["credit.json"] = value = self._json(request, call)
@@ -150,7 +149,7 @@ class ScopedRoute(APIRoute):
             except (Problem, Invalid, RequestValidationError, HTTPException):
                 raise
             except Exception as error:  # left to Starlette, it would be answered in plain text
-                raise as_problem(error) from None
+                raise of_exception(error) from None
 
         return scoped
 
@@ -292,7 +291,7 @@ class Links(BaseModel):
 
 def answer(call: Call, now: int, data: Any, status: int = 200, headers: Sequence[tuple[bytes, bytes]] = ()) -> Answer:
     """A successful answer: data and meta."""
-    return Answer(status, encode({"data": data, "meta": _meta(call, now)}), list(headers))
+    return Answer(status, encode({"data": data, "meta": _meta(call, now)}), headers)
 
 
 def _meta(call: Call, now: int) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, Field
 
+from credit_service.doors.http.call import Call
 from credit_service.doors.http.openapi import QUEUED, examples, problems
 from credit_service.doors.http.problems import Problem
 from credit_service.doors.http.routes import (
@@ -21,7 +22,6 @@ from credit_service.doors.http.routes import (
     respond,
     router,
 )
-from credit_service.doors.http.shell import Call
 from credit_service.doors.shopify import is_signed
 from credit_service.doors.shopify_bodies import shop_domain
 from credit_service.doors.shopify_inbox import Inbox
@@ -150,8 +150,6 @@ def _said(call: Call, name: bytes) -> str | None:
 
 
 def _check_signature(call: Call, parts: Parts) -> None:
-    if b"authorization" in call.headers:  # else its address was counted already
-        call.admit_address()
     settings = parts.settings
     if settings.shopify_webhook_secret is None:
         raise Problem("not_found", "Shopify's webhooks are not taken here: SHOPIFY_WEBHOOK_SECRET is not set.")

@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from credit_service import __version__
-from credit_service.doors.http.shell import Application, Receive, Scope, Send
+from credit_service.doors.http.call import Application, Receive, Scope, Send
 from credit_service.ledger.decide import Outcome
 from credit_service.settings import Settings
 

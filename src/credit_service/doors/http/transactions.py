@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from credit_service.doors.http.call import Answer, Call
 from credit_service.doors.http.openapi import QUEUED, examples, headers, problems
 from credit_service.doors.http.problems import Problem, of_faults, of_refusal
 from credit_service.doors.http.routes import (
@@ -37,7 +38,6 @@ from credit_service.doors.http.routes import (
     respond,
     router,
 )
-from credit_service.doors.http.shell import Answer, Call
 from credit_service.ledger.account import Reference
 from credit_service.ledger.addresses import TRANSACTION, parse
 from credit_service.ledger.commands import (
@@ -605,7 +605,7 @@ async def post_transaction(
     MANUAL needs scope admin.
     """
     if body.transaction_type == MANUAL:
-        await call.caller("admin")
+        call.require("admin")
     key = idempotency_key(call)
     command = command_of(body, key, call)
     return respond(await (_rehearse_one if dry_run else post_one)(parts, call, command))
@@ -626,7 +626,7 @@ async def post_transactions(
     MANUAL needs scope admin.
     """
     if any(item.transaction_type == MANUAL for item in body.items):
-        await call.caller("admin")
+        call.require("admin")
     commands = _commands(parts, call, body)
     return respond(await (_rehearse_many if dry_run else _post_many)(parts, call, commands, atomic=body.atomic))
 
