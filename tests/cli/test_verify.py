@@ -79,7 +79,7 @@ def test_metadata_changed_by_hand_is_found(database: Path) -> None:
 
 
 def test_erased_metadata_are_no_fault(database: Path) -> None:
-    change(database, "UPDATE transactions SET metadata = NULL, metadata_salt = NULL WHERE key = 'shopify:order:3'")
+    change(database, "UPDATE transactions SET metadata = NULL, salt = NULL WHERE key = 'shopify:order:3'")
     assert _verify(database).code == 0
 
 

@@ -67,6 +67,11 @@ class Pot:
     credits: int = 0
 
 
+def content_of(command: Command) -> object:
+    """What a repeat must repeat (L3)."""
+    return command.content, command.metadata
+
+
 @dataclass
 class Entry:
     """A transaction. `paid_by`: which pot paid each single credit, in the order they were taken; None: no pot did."""
@@ -77,7 +82,7 @@ class Entry:
     shortfall: int
     debt_after: int
     key: str
-    content: bytes
+    content: object
     paid_by: list[int | None] = field(default_factory=list)
     total: Fraction | None = None
     currency: str | None = None
@@ -187,7 +192,7 @@ class Model:
         if first is None and fact_type == "TRIAL":
             first = next((entry for entry in self.entries if entry.type == "TRIAL"), None)
         if first is not None:
-            same = first.type == fact_type if fact_type else first.content == command.content
+            same = first.type == fact_type if fact_type else first.content == content_of(command)
             if not same:
                 raise No("idempotency_key_reused")
             return REPLAYED
@@ -283,7 +288,7 @@ class Model:
             over = expires_at is not None and expires_at <= self.clock
         self._pay_debt()
         # Credits that were over before they came never made a difference to the level.
-        self._enter(type_, amount, command.key, command.content, look=not over)
+        self._enter(type_, amount, command.key, content_of(command), look=not over)
         if over:
             self._expire(self.pots[-1])
 
@@ -296,7 +301,7 @@ class Model:
             paid_by.append(self._pay_one())
             if paid_by[-1] is None:
                 self.debt += 1
-        self._enter(type_, -amount, command.key, command.content, paid_by=paid_by, **more)
+        self._enter(type_, -amount, command.key, content_of(command), paid_by=paid_by, **more)
 
     def _order(self, fact: OrderPaid) -> None:
         total = None if fact.total_micros is None else Fraction(fact.total_micros, 1_000_000)
@@ -396,7 +401,7 @@ class Model:
                     pot = fresh[payer]
             pot.credits += 1
         self._pay_debt()
-        self._enter("ORDER_REFUNDED", amount, fact.key, fact.content, shortfall=shortfall)
+        self._enter("ORDER_REFUNDED", amount, fact.key, content_of(fact), shortfall=shortfall)
 
     def _take_payment_back(self, source: Entry, amount: int, fact: PaymentRefunded, shortfall: int) -> None:
         if self.available - amount < -LIMIT:
@@ -407,7 +412,7 @@ class Model:
                 own.credits -= 1
             elif self._pay_one() is None:
                 self.debt += 1
-        self._enter("PAYMENT_REFUNDED", -amount, fact.key, fact.content, shortfall=shortfall)
+        self._enter("PAYMENT_REFUNDED", -amount, fact.key, content_of(fact), shortfall=shortfall)
 
     # ---- grants
 
@@ -485,7 +490,7 @@ class Model:
         type_: str,
         signed: int,
         key: str,
-        content: bytes = b"",
+        content: object = (b"", None),
         *,
         shortfall: int = 0,
         word: str | None = None,

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 
 from credit_service.ledger.account import Transaction
@@ -42,11 +43,15 @@ def test_L3_a_whole_story_told_again_replays_and_changes_nothing(policy: Policy,
 def assert_repeats(outcome: Outcome, command: Command, first: Transaction) -> None:
     """The first result again, or a mistake if it was something else."""
     if isinstance(command, Fact) and command.type == first.type:
-        assert outcome == Replayed(first, conflicting=command.content != first.content)
-    elif isinstance(command, Post) and command.content == first.content:
+        assert outcome == Replayed(first, conflicting=_content(command) != _content(first))
+    elif isinstance(command, Post) and _content(command) == _content(first):
         assert outcome == Replayed(first)
     else:
         assert outcome == _reused()
+
+
+def _content(asked: Command | Transaction) -> tuple[bytes, str | None]:
+    return asked.content, asked.metadata
 
 
 def _same_type(command: Command, fact: Fact) -> bool:
@@ -80,6 +85,25 @@ def test_L3_the_same_key_with_other_content_is_a_mistake() -> None:
     book.tell(opening(), use(5, key="k"))
     for other in (use(6, key="k"), add(5, key="k"), use(5, key="k", metadata="{}"), order("1", 5)):
         assert book.refused(replace(other, key="k")).refusal == Refusal.KEY_REUSED
+
+
+@pytest.mark.parametrize("metadata", ['{"email":"a@b.c"}', '{"email":"x@y.z"}', None])
+def test_L3_a_repeat_after_erasure_compares_only_what_is_left(metadata: str | None) -> None:
+    book = Book()
+    asked = use(5, key="k", metadata='{"email":"a@b.c"}', salt=b"0123456789abcdef")
+    book.tell(opening(), asked)
+    book.erase()
+    erased = book.transactions[-1]
+    assert book.do(replace(asked, metadata=metadata, salt=None)) == Replayed(erased)
+    assert book.refused(replace(asked, amount=6, content=use(6).content)).refusal == Refusal.KEY_REUSED
+
+
+def test_L3_a_fact_told_again_with_other_metadata_is_counted_as_conflicting() -> None:
+    book = Book()
+    told = replace(order("1", 5), metadata="{}", salt=b"s")
+    first = book.tell(opening(), told).transaction
+    assert book.do(replace(told, salt=b"t")) == Replayed(first, conflicting=False)
+    assert book.do(replace(told, metadata='{"a":1}')) == Replayed(first, conflicting=True)
 
 
 def test_L3_who_asks_and_through_which_door_is_no_part_of_the_content() -> None:

@@ -88,8 +88,8 @@ def changed(honest: Transaction, field: str, value: Any) -> Transaction:
 OF_THE_KIND = {
     "reference": ("order", "9"),
     "metadata": "{}",
-    "metadata_salt": b"0123456789abcdef",
-    "metadata_hash": bytes(32),
+    "salt": b"0123456789abcdef",
+    "personal_hash": bytes(32),
     "total_micros": 0,
     "currency": "EUR",
     "reverses": 1,
@@ -102,8 +102,8 @@ def test_L15_a_transaction_of_which_one_field_was_changed_is_found_and_named(fie
     book = a_long_story()
     assert faults(book) == []
     for index, honest in enumerate(book.transactions):
-        if field == "metadata_salt" and honest.metadata is None:
-            continue  # a salt of no metadata says nothing
+        if field == "salt" and honest.metadata is None:
+            continue  # without personal data the salt covers nothing
         value = getattr(honest, field)
         forged = changed(honest, field, OF_THE_KIND[field] if value is None else other(value))
         assert forged != honest
@@ -111,7 +111,7 @@ def test_L15_a_transaction_of_which_one_field_was_changed_is_found_and_named(fie
         assert forged.sequence in {fault.sequence for fault in faults(book, transactions=transactions)}
 
 
-@pytest.mark.parametrize("field", sorted({"currency", "total_micros", "correlation_id", "reference", "metadata_hash"}))
+@pytest.mark.parametrize("field", sorted({"currency", "total_micros", "correlation_id", "reference", "personal_hash"}))
 def test_L15_a_field_that_was_emptied_is_found(field: str) -> None:
     book = a_long_story()
     found = 0
@@ -169,15 +169,37 @@ def test_L15_a_grant_that_is_not_what_the_transactions_drew_is_found() -> None:
 
 def test_L15_metadata_can_be_erased_and_the_chain_still_verifies() -> None:
     book = a_long_story()
-    erased = [done._replace(metadata=None, metadata_salt=None) for done in book.transactions]
-    assert erased != list(book.transactions)
-    assert faults(book, transactions=erased) == []
+    before = book.transactions
+    book.erase()
+    assert book.transactions != before
+    assert book.faults() == []
+
+
+def test_L15_without_the_salt_nothing_kept_tells_erased_data_from_a_guess() -> None:
+    kept = []
+    for email in ("a@b.c", "x@y.z"):
+        book = Book()
+        book.tell(opening(), use(3, key="k", metadata=f'{{"email":"{email}"}}', salt=email.encode() * 4))
+        book.erase()
+        kept.append(book.transactions[-1])
+    same = {name for name in Transaction._fields if getattr(kept[0], name) == getattr(kept[1], name)}
+    assert set(Transaction._fields) - same == {"personal_hash", "hash"}  # both rest on the salt, which is gone
+
+
+def test_L15_an_erased_transaction_cannot_be_given_other_data() -> None:
+    book = a_long_story()
+    book.erase()
+    erased = next(index for index, one in enumerate(book.transactions) if one.personal_hash is not None)
+    for forgery in ({"metadata": "{}"}, {"salt": b"s"}, {"metadata": "{}", "salt": b"s"}):
+        forged = list(book.transactions)
+        forged[erased] = forged[erased]._replace(**forgery)
+        assert faults(book, transactions=forged) == [Fault(erased + 1, "the metadata does not match its hash")]
 
 
 def test_L15_metadata_without_a_salt_verifies_too() -> None:
     book = Book()
     book.tell(opening(), use(3, metadata='{"n":1}'))
-    assert book.transactions[-1].metadata_hash is not None
+    assert book.transactions[-1].personal_hash is not None
     assert book.faults() == []
 
 

@@ -73,6 +73,10 @@ class Book:
             self._write(posted)
         return outcome
 
+    def erase(self) -> None:
+        """Erase everything personal, as storage does."""
+        self.transactions = tuple(one._replace(metadata=None, salt=None) for one in self.transactions)
+
     def tell(self, *commands: Command) -> Posted:
         """Do several commands that all must be posted; returns what the last posted."""
         outcomes = [self.do(command) for command in commands]

@@ -34,7 +34,7 @@ T0 = 1_767_225_600_000_000
 """Where the stories of the tests begin: 2026-01-01T00:00:00Z."""
 
 # What surrounds a request, and is never part of its content (L3).
-_ENVELOPE = {"merchant_id", "key", "content", "actor", "correlation_id", "occurred_at", "salt", "opens"}
+_ENVELOPE = {"merchant_id", "key", "content", "actor", "correlation_id", "occurred_at", "metadata", "salt", "opens"}
 _unique = count(1)
 
 C = TypeVar("C", bound=Command)

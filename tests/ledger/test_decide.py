@@ -354,7 +354,7 @@ def test_a_transaction_carries_what_its_command_said(operation: Operation, type_
     done = book.wait(days=1).tell(command).transaction
     assert done is not None
     assert (done.key, done.content, done.reference) == ("k", command.content, ("job", "7"))
-    assert (done.metadata, done.metadata_salt, done.actor, done.correlation_id) == ('{"a":1}', b"0" * 16, "key:9", "c")
+    assert (done.metadata, done.salt, done.actor, done.correlation_id) == ('{"a":1}', b"0" * 16, "key:9", "c")
     assert (done.occurred_at, done.created_at, done.reverses) == (days(-3), days(1), None)
     assert (done.operation, done.type, done.merchant_id) == (operation, type_, MERCHANT)
 

@@ -11,7 +11,7 @@ import pytest
 from credit_service.ledger import addresses
 from credit_service.ledger.account import Reference, Transaction
 from credit_service.ledger.policy import Policy
-from credit_service.ledger.proof import Fault, canonical, chain, metadata_hash, verify
+from credit_service.ledger.proof import Fault, canonical, chain, personal_hash, verify
 from tests.ledger.book import Book
 from tests.ledger.telling import add, opening, order, use
 
@@ -24,10 +24,10 @@ def canonical_by_the_page(said: dict[str, Any]) -> bytes:
     """docs/proof.md in code, from nothing but that page."""
     reference = said["reference"] or {"type": None, "id": None}
     draws = ",".join(f"{draw['grant_id']}:{draw['amount']}" for draw in said["draws"])
-    lines = ["credit-service/1", said["id"], said["merchant_id"], said["sequence"]]
+    lines = ["credit-service/2", said["id"], said["merchant_id"], said["sequence"]]
     lines += [said[name] for name in ("operation_type", "transaction_type", "amount", "shortfall")]
     lines += [said[name] for name in ("balance_before", "balance_after", "debt_after", "idempotency_key", "content")]
-    lines += [reference["type"], reference["id"], said["metadata_hash"], said["total_micros"], said["currency"]]
+    lines += [reference["type"], reference["id"], said["personal_hash"], said["total_micros"], said["currency"]]
     lines += [draws, said["reverses"], said["actor"], said["correlation_id"], said["occurred_at"], said["created_at"]]
     return "".join(f"{'' if line is None else line}\n" for line in lines).encode()
 
@@ -40,8 +40,8 @@ def test_a_published_vector_follows_from_the_published_form_alone(vector: dict[s
     assert len(written.splitlines()) == 24
     assert sha256(bytes.fromhex(vector["previous_hash"]) + written).hexdigest() == vector["hash"]
     if said["metadata"] is not None:
-        salted = bytes.fromhex(said["metadata_salt"]) + said["metadata"].encode()
-        assert sha256(salted).hexdigest() == said["metadata_hash"]
+        salted = bytes.fromhex(said["salt"]) + b'{"metadata":' + said["metadata"].encode() + b"}"
+        assert sha256(salted).hexdigest() == said["personal_hash"]
 
 
 @vectors
@@ -50,7 +50,7 @@ def test_the_ledger_writes_what_the_vector_says(vector: dict[str, Any]) -> None:
     assert canonical(transaction) == vector["canonical"].encode()
     assert chain(bytes.fromhex(vector["previous_hash"]), transaction) == transaction.hash
     if transaction.metadata is not None:
-        assert metadata_hash(transaction.metadata, transaction.metadata_salt) == transaction.metadata_hash
+        assert personal_hash(transaction.metadata, transaction.salt) == transaction.personal_hash
 
 
 def read(said: dict[str, Any], hash_: str) -> Transaction:
@@ -80,8 +80,8 @@ def read(said: dict[str, Any], hash_: str) -> Transaction:
         content=bytes.fromhex(said["content"]),
         reference=None if reference is None else Reference(reference["type"], reference["id"]),
         metadata=said["metadata"],
-        metadata_salt=bytes_of("metadata_salt"),
-        metadata_hash=bytes_of("metadata_hash"),
+        salt=bytes_of("salt"),
+        personal_hash=bytes_of("personal_hash"),
         total_micros=said["total_micros"],
         currency=said["currency"],
         draws=tuple((address(draw["grant_id"]).number, draw["amount"]) for draw in said["draws"]),
@@ -114,8 +114,9 @@ def test_the_canonical_form_of_a_reversal_and_of_a_shortfall_has_its_own_line() 
     assert (lines[7], lines[19]) == ("3", "7")
 
 
-def test_metadata_without_a_salt_is_hashed_alone() -> None:
-    assert metadata_hash("{}", None) == sha256(b"{}").digest()
+def test_personal_data_without_a_salt_is_hashed_alone() -> None:
+    assert personal_hash("{}", None) == sha256(b'{"metadata":{}}').digest()
+    assert personal_hash(None, b"salt") is None
 
 
 # ---- what verification says, fault by fault; each broken history is chained anew, so that only its sums betray it
@@ -151,8 +152,9 @@ def history() -> Book:
         (1, {"draws": ((1, -6), (2, 2))}, None),
         (1, {"draws": ((2, -4),)}, "a grant is drawn below zero"),
         (2, {"debt_after": 4}, "balance_after is not the open grants less the debt"),
-        (1, {"metadata": "{}", "metadata_hash": bytes(32)}, "the metadata does not match its hash"),
+        (1, {"metadata": "{}", "personal_hash": bytes(32)}, "the metadata does not match its hash"),
         (1, {"metadata": "{}"}, "the metadata does not match its hash"),
+        (1, {"salt": b"s", "personal_hash": bytes(32)}, "the metadata does not match its hash"),
     ],
 )
 def test_verification_names_what_is_wrong_and_where(index: int, change: dict[str, Any], fault: str | None) -> None:

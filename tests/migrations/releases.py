@@ -1,13 +1,9 @@
 """Releases before and after this one, for tests of what they do with each other's databases."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from alembic import command as alembic
 from alembic.config import Config
-from sqlalchemy import Connection
 
 from credit_service.storage import databases, migrations, tables
 
@@ -40,20 +36,3 @@ def next_release(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
     patch.setattr(migrations, "_config", config)
     patch.setattr(databases, "REVISION", NEXT)
-
-
-def upgraded(url: str, revision: str, then: Callable[[Connection], Any] = lambda connection: None) -> None:
-    """Bring a database to a revision, and do something with it as it is then."""
-
-    def run(connection: Connection) -> bool:
-        config = migrations._config()
-        config.attributes["connection"] = connection
-        alembic.upgrade(config, revision)
-        then(connection)
-        return True
-
-    if url.startswith("sqlite:///"):
-        with migrations._begun(Path(url.removeprefix("sqlite:///")), "BEGIN IMMEDIATE") as connection:
-            run(connection)
-    else:
-        migrations._in_postgres(url, False, run)

@@ -8,24 +8,23 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import URL, Connection, NullPool, column, create_engine, table
+from sqlalchemy import URL, Connection, NullPool, create_engine
 
 from credit_service.ledger.proof import verify
 from credit_service.settings import Settings
 from credit_service.storage import migrations, tables
-from credit_service.storage import rows as as_rows
 from credit_service.storage.databases import Database, database_of
-from credit_service.storage.engine import BadRow, SchemaError
-from credit_service.storage.keys import ApiKey, Keys
+from credit_service.storage.engine import SchemaError
+from credit_service.storage.keys import Keys
 from credit_service.storage.outbox import Outbox
 from credit_service.storage.policies import FailPolicies
 from credit_service.storage.shops import Shops
 from credit_service.storage.webhooks import WebhookDelivery, WebhookEndpoint, WebhookEndpoints
 from tests.commands import command
 from tests.ledger.telling import MERCHANT, T0, days, opening, order, payment, refund, use
-from tests.migrations.releases import NEXT, next_release, upgraded
+from tests.migrations.releases import NEXT, next_release
 from tests.storage import values
-from tests.storage.contract import load, need, tell
+from tests.storage.contract import tell
 from tests.storage.engines import change, opened, rows
 from tests.storage.values import OTHER, of
 
@@ -123,75 +122,6 @@ async def test_rows_of_the_release_before_are_the_same_after_a_migration(
             assert [*faults, *verify(account, grants, transactions)] == []
     finally:
         await store.close()
-
-
-def test_a_dead_letter_of_the_first_release_is_kept(empty_url: str):
-    def put_aside(connection: Connection) -> None:
-        connection.exec_driver_sql(
-            "INSERT INTO dead_letters (account, code, reason, at, kind, fact) "
-            f"VALUES (7, 'order_unknown', 'It never came.', {T0}, 'order_refunded', '{{}}')"
-        )
-
-    upgraded(empty_url, "0001", put_aside)
-    assert database(empty_url).migrate()
-    kept = (7, "order_unknown", "It never came.", T0, "order_refunded", "{}", None, None, None, None, None)
-    assert rows(empty_url, "SELECT * FROM dead_letters") == [(1, *kept)]
-    change(empty_url, "INSERT INTO dead_letters (code, reason, at) VALUES ('c', 'r', 1)")  # numbered on
-    assert rows(empty_url, "SELECT id FROM dead_letters ORDER BY id") == [(1,), (2,)]
-
-
-async def test_keys_of_before_there_was_a_gate_stay_and_one_for_a_page_can_be_made(empty_url: str) -> None:
-    old, page = (ApiKey(id_, "n", scope, bytes(32), 1) for id_, scope in (("old", "admin"), ("page", "status")))
-
-    async def add(key: ApiKey) -> None:
-        store = opened(empty_url)
-        try:
-            await Keys(store).add(key)
-        finally:
-            await store.close()
-
-    await asyncio.to_thread(upgraded, empty_url, "0002")
-    await add(old)
-    with pytest.raises(BadRow):
-        await add(page)
-    await asyncio.to_thread(upgraded, empty_url, "head")
-    assert rows(empty_url, "SELECT id, scope, created_at FROM api_keys") == [("old", "admin", 1)]
-    await add(page)
-    assert rows(empty_url, "SELECT id FROM api_keys ORDER BY id") == [("old",), ("page",)]
-
-
-async def test_what_was_found_by_the_hash_of_its_key_is_found_by_its_key(empty_url: str) -> None:
-    account, refund_, given = values.account(trial=None), values.FULL_PARKED, values.FULL_GIVEN_BACK
-    posted = [
-        values.transaction(1, key=given.key),
-        values.FULL_TRANSACTION._replace(account=account.number, sequence=2),
-    ]
-    written = {
-        "accounts": [as_rows.account_row(account)],
-        "transactions": [as_rows.transaction_row(one) for one in posted],
-        "given_back": [as_rows.given_back_row(account.number, given)],
-        "parked": [as_rows.parked_row(account.number, refund_)],
-    }
-
-    def insert(connection: Connection) -> None:
-        for name, some in written.items():
-            for number, row in enumerate(some):
-                hashed = {} if name == "accounts" else {"key_hash": bytes([number] * 16)}
-                named = dict(zip(tables.metadata.tables[name].columns.keys(), row, strict=True)) | hashed
-                connection.execute(table(name, *map(column, named)).insert().values(named))
-
-    await asyncio.to_thread(upgraded, empty_url, "0007", insert)
-    assert await asyncio.to_thread(database(empty_url).migrate)
-    assert {name: rows(empty_url, f"SELECT * FROM {name}") for name in written} == written
-    store = opened(empty_url)
-    try:
-        needs = [need("new", account.merchant_id, source=given.key), need(posted[1].key, account.merchant_id)]
-        record = (await load(store, *needs)).records[account.merchant_id]
-    finally:
-        await store.close()
-    assert record.firsts == {one.key: one._replace(merchant_id=account.merchant_id) for one in posted}
-    assert record.given_back == {given.key: given}
-    assert record.parked == {refund_.key: refund_}
 
 
 def test_the_release_before_refuses_what_the_next_has_migrated(url: str, tmp_path: Path):

@@ -1157,7 +1157,7 @@ class StoreContract:
             async for books in store.books([merchant_id]):
                 history = list(books.transactions)
                 assert [*books.faults, *verify(books.account, books.grants, history)] == []
-            assert all((one.metadata is None) == (one.metadata_salt is None) for one in history)
+            assert all((one.metadata is None) == (one.salt is None) for one in history)
             parked = [one.parked for one in await Accounts(store).parked(None, 9) if one.merchant_id == merchant_id]
             assert all((one.fact.metadata is None) == (one.fact.salt is None) for one in parked)
             return sorted(

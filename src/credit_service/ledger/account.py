@@ -115,11 +115,11 @@ class Transaction(NamedTuple):
     balance_after: int
     debt_after: int
     key: str
-    content: bytes  # fingerprint of what was asked, to tell a replay from a reuse (L3)
+    content: bytes  # fingerprint of what the caller asked, without its personal part (L3)
     reference: Reference | None
     metadata: str | None  # canonical JSON
-    metadata_salt: bytes | None
-    metadata_hash: bytes | None
+    salt: bytes | None  # of the personal hash; erasure deletes it with the metadata
+    personal_hash: bytes | None
     total_micros: int | None
     currency: str | None
     draws: tuple[Draw, ...]

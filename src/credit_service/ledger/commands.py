@@ -32,9 +32,9 @@ RESERVED_KEY_PREFIX = "expiry:"
 class Command:
     """What every command and fact carries.
 
-    `content` is the fingerprint of what was asked (16 bytes): the same key with the same content is a repeat, with
-    other content a mistake (L3). `occurred_at` defaults to the time of the posting. `metadata` is canonical JSON and
-    `salt` 16 random bytes beside it, so that its hash does not give it away (L15).
+    `content` is the fingerprint (16 bytes) of what the caller asks, without the metadata: a repeated key with the same
+    content and metadata is a repeat, with other content a mistake (L3). `occurred_at` defaults to the time of the
+    posting. `metadata` is canonical JSON, and `salt` 16 random bytes for the hash that covers it (L15).
     """
 
     merchant_id: UUID

@@ -40,6 +40,7 @@ from credit_service.ledger.commands import (
 from credit_service.ledger.draft import Draft, Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.pricing import order_price
+from credit_service.ledger.proof import is_repeat
 from credit_service.ledger.refunds import refund_order, refund_payment
 from credit_service.ledger.refusals import Refusal, Refused
 from credit_service.ledger.settle import lapse, settle
@@ -146,14 +147,15 @@ def _seen_before(state: State, command: Command) -> Replayed | Waiting | Refused
         first = state.first or state.trial
         if first is not None:
             if first.type == command.type:
-                return Replayed(first, conflicting=first.content != command.content)
+                return Replayed(first, conflicting=not is_repeat(first, command.content, command.metadata))
             return Refused(Refusal.KEY_REUSED)
         if state.parked is not None:
             return (
                 Waiting(state.parked, None) if state.parked.fact.type == command.type else Refused(Refusal.KEY_REUSED)
             )
     elif state.first is not None:
-        return Replayed(state.first) if state.first.content == command.content else Refused(Refusal.KEY_REUSED)
+        repeated = is_repeat(state.first, command.content, command.metadata)
+        return Replayed(state.first) if repeated else Refused(Refusal.KEY_REUSED)
     elif state.parked is not None:
         return Refused(Refusal.KEY_REUSED)
     return None

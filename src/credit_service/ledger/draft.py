@@ -259,7 +259,7 @@ class Draft:
             reference,
             metadata,
             salt,
-            None if metadata is None else proof.metadata_hash(metadata, salt),
+            proof.personal_hash(metadata, salt),
             total_micros,
             currency,
             tuple(self.draws),

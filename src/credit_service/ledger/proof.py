@@ -1,8 +1,8 @@
 """The hash chain of an account, and the verification of its books (L15).
 
-Anyone who holds an account's transactions can recompute every balance, grant and hash; the canonical form and test
-vectors stand in `docs/proof.md`. Metadata enters the chain only as a salted hash, so that personal data can be erased
-and the chain still verifies.
+Anyone who holds an account's transactions can recompute every balance, grant and hash; `docs/proof.md` has the
+canonical form and test vectors. Data that may be personal enters the chain only as one salted hash, so that it can be
+erased and the chain still verifies. Storage erases; this module only hashes and verifies.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,20 +14,36 @@ from credit_service.ledger.account import GENESIS, Account, Draw, Grant, Transac
 from credit_service.ledger.types import INCREASE
 
 
-def metadata_hash(metadata: str, salt: bytes | None) -> bytes:
-    """SHA-256 of the salt, if there is one, and the canonical JSON of the metadata."""
-    return sha256((salt or b"") + metadata.encode()).digest()
+def personal_hash(metadata: str | None, salt: bytes | None) -> bytes | None:
+    """SHA-256 of the salt and of everything in a transaction that may be personal; None where there is nothing.
+
+    This is the only hash that covers personal data: the chain and the comparison of repeats (L3) both use it. The
+    salt is random, so after erasure has deleted it, guessing finds nothing (L15). `metadata` is canonical JSON.
+    """
+    return None if metadata is None else sha256((salt or b"") + b'{"metadata":%b}' % metadata.encode()).digest()
+
+
+def is_repeat(first: Transaction, content: bytes, metadata: str | None) -> bool:
+    """Whether a caller asks again for what `first` recorded (L3); after erasure, without the erased part."""
+    if first.content != content:
+        return False
+    return is_erased(first) or first.personal_hash == personal_hash(metadata, first.salt)
+
+
+def is_erased(transaction: Transaction) -> bool:
+    """Whether the personal part of a transaction was erased."""
+    return transaction.personal_hash is not None and transaction.metadata is None and transaction.salt is None
 
 
 def canonical(fields: tuple[Any, ...]) -> bytes:
-    """The bytes of a transaction that its hash covers: one field a line, an absent one an empty line.
+    """The bytes that a transaction's hash covers, in form 2: one field a line, an absent one an empty line.
 
     `fields`: those of `Transaction`, in its order; its hash may be missing. No field can contain a line break: ids,
     numbers and names cannot by their form, and doors admit only printable ASCII in the texts of callers.
     """
     (
         account, merchant_id, sequence, operation, type_, amount, shortfall, balance_before, balance_after, debt_after,
-        key, content, reference, _metadata, _salt, meta_hash, total_micros, currency, draws, reverses,
+        key, content, reference, _metadata, _salt, personal, total_micros, currency, draws, reverses,
         actor, correlation_id, occurred_at, created_at,
     ) = fields[:24]  # fmt: skip
     transaction_ids = addresses.prefix(account, addresses.TRANSACTION)
@@ -36,9 +52,9 @@ def canonical(fields: tuple[Any, ...]) -> bytes:
     reference_type, reference_id = reference or ("", "")
     changes = ",".join([f"{grant_ids}{number:012x}:{change}" for number, change in draws])
     return (
-        f"credit-service/1\n{transaction_ids}{sequence:012x}\n{merchant}\n{sequence}\n"
+        f"credit-service/2\n{transaction_ids}{sequence:012x}\n{merchant}\n{sequence}\n"
         f"{operation}\n{type_}\n{amount}\n{shortfall}\n{balance_before}\n{balance_after}\n{debt_after}\n"
-        f"{key}\n{content.hex()}\n{reference_type}\n{reference_id}\n{meta_hash.hex() if meta_hash else ''}\n"
+        f"{key}\n{content.hex()}\n{reference_type}\n{reference_id}\n{personal.hex() if personal else ''}\n"
         f"{'' if total_micros is None else total_micros}\n{currency or ''}\n{changes}\n"
         f"{'' if reverses is None else reverses}\n{actor}\n{correlation_id or ''}\n{occurred_at}\n{created_at}\n"
     ).encode()
@@ -108,8 +124,8 @@ def _check(transaction: Transaction, last: Transaction | None, previous_hash: by
         yield Fault(sequence, "balance_after is not balance_before and the amount")
     if transaction.created_at < created_at:
         yield Fault(sequence, "created_at lies before the previous transaction")
-    metadata = transaction.metadata  # None where there was none, or where it was erased
-    if metadata is not None and transaction.metadata_hash != metadata_hash(metadata, transaction.metadata_salt):
+    personal = personal_hash(transaction.metadata, transaction.salt)
+    if not is_erased(transaction) and transaction.personal_hash != personal:
         yield Fault(sequence, "the metadata does not match its hash")
 
 

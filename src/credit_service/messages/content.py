@@ -1,4 +1,7 @@
-"""The fingerprint of what was asked or told: the same key with another fingerprint is not the same request (L3)."""
+"""The fingerprint of a request: the same key with another fingerprint is not the same request (L3).
+
+A fingerprint covers nothing that may be personal: metadata is compared by its salted hash (`ledger/proof.py`, L15).
+"""
 
 import os
 from collections.abc import Mapping
@@ -26,12 +29,10 @@ def fingerprint(*parts: str | int | None) -> bytes:
     return sha256("\n".join(["" if part is None else str(part) for part in parts]).encode()).digest()[:16]
 
 
-def command_content(
-    operation: str, type_: str, amount: int, reference: Reference | None, metadata: str | None, grant: str | None
-) -> bytes:
-    """The fingerprint of a posting that was asked for, by whatever door; `metadata` and `grant` are canonical JSON."""
+def command_content(operation: str, type_: str, amount: int, reference: Reference | None, grant: str | None) -> bytes:
+    """The fingerprint of a posting, the same through every door; `grant` is canonical JSON."""
     named = None if reference is None else _named(*reference)
-    return fingerprint(operation, type_, amount, named, metadata, grant)
+    return fingerprint(operation, type_, amount, named, grant)
 
 
 def _named(type_: str, id_: str) -> str:

@@ -200,7 +200,7 @@ def _common(event: Any, source: Source, key: str, *content: str | int | None) ->
     return {
         "merchant_id": uuid(event.merchant_id),
         "key": key,
-        "content": fingerprint(*content, source.occurred_at, metadata),
+        "content": fingerprint(*content, source.occurred_at),
         "actor": source.actor,
         "correlation_id": source.correlation_id,
         "occurred_at": source.occurred_at,
@@ -340,17 +340,15 @@ def _subscription_renewed(event: SubscriptionRenewedEvent, source: Source) -> li
 def _manual_adjustment(event: ManualAdjustmentEvent, source: Source) -> list[Translated]:
     adjustment_id = id_text(event.adjustment_id)
     reference = Reference("adjustment", adjustment_id)
-    asked = {**(event.metadata or {}), "reason": event.reason}
-    text, _ = metadata_text(asked, source.limits, "/data/metadata")
-    if source.authenticated:
-        asked["admin_id"] = event.admin_id
-    else:
+    # The told admin_id stands in the metadata, so through each door it is part of the content (L3).
+    asked = {**(event.metadata or {}), "reason": event.reason, "admin_id": event.admin_id}
+    if not source.authenticated:
         source = source._replace(actor=f"admin:{event.admin_id}")
     key = natural_key(MANUAL, adjustment_id=adjustment_id)
     common = _common(_Ordered(event.merchant_id, asked), source, key)
-    # This is a command, so its content is what the sender asks for. The actor and the envelope are no part of it (L3).
+    # This is a command, so its content is what the sender asks for, and nothing of the envelope (L3).
     operation, amount = event.operation_type, event.credits
-    common["content"] = command_content(operation, MANUAL, amount, reference, text, None)
+    common["content"] = command_content(operation, MANUAL, amount, reference, None)
     command = Post(**common, operation=operation, type=MANUAL, amount=amount, reference=reference)
     return [Translated(command)]
 

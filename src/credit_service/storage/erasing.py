@@ -32,7 +32,7 @@ WITH_METADATA: Final = select(
 ERASE: Final = (
     update(_transactions)
     .where(_transactions.c.account == value("a"), _transactions.c.sequence == value("s"))
-    .values(metadata=None, metadata_salt=None)
+    .values(metadata=None, salt=None)
 )
 ERASE_PARKED: Final = (
     update(_parked).where(_parked.c.account == value("a"), _parked.c.key == value("k")).values(fact=value("f"))

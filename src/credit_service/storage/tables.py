@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-REVISION: Final = "0009"
+REVISION: Final = "0001"
 """The migration that leads to this schema: the last one."""
 
 metadata = MetaData(
@@ -130,8 +130,8 @@ transactions = _table(
     _text("reference_type", null=True),
     _text("reference_id", null=True),
     _text("metadata", null=True),
-    _bytes("metadata_salt", null=True),
-    _bytes("metadata_hash", null=True),
+    _bytes("salt", null=True),
+    _bytes("personal_hash", null=True),
     _big("total_micros", null=True),
     _text("currency", null=True),
     _text("draws"),

@@ -300,7 +300,7 @@ def command_of(body: Any, key: str, call: Call, prefix: str = "") -> Command:
     common: dict[str, Any] = {
         "merchant_id": uuid(body.merchant_id),
         "key": key,
-        "content": command_content(body.operation_type, body.transaction_type, body.amount, reference, metadata, grant),
+        "content": command_content(body.operation_type, body.transaction_type, body.amount, reference, grant),
         "actor": call.actor,
         "correlation_id": call.correlation_id,
         "metadata": metadata,
