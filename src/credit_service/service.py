@@ -27,6 +27,7 @@ from credit_service.doors.http.protocol import LimitedProtocol
 from credit_service.doors.http.routes import PREFIX, Parts
 from credit_service.doors.shopify_inbox import Inbox
 from credit_service.doors.sweeper import keep_sweeping
+from credit_service.erasure import Erasure
 from credit_service.gate.levels import Channel
 from credit_service.gate.postgres import PostgresChannel
 from credit_service.gate.status import Gate
@@ -43,7 +44,6 @@ from credit_service.settings import Settings
 from credit_service.storage.accounts import Accounts
 from credit_service.storage.databases import database_of
 from credit_service.storage.engine import Committed, Engine, StorageError
-from credit_service.storage.erasing import Erasing
 from credit_service.storage.keys import Keys
 from credit_service.storage.letters import Letters
 from credit_service.storage.outbox import Outbox
@@ -109,7 +109,7 @@ class Service:
         if url := settings.nats_url.get_secret_value():
             self._use_nats(url, worker, workers)
         shops, letters = Shops(engine), Letters(engine)
-        self.inbox = Inbox(shops, letters, Erasing(engine), self.posting, settings, self.metrics)
+        self.inbox = Inbox(shops, letters, Erasure(engine), self.posting, settings, self.metrics)
         parts = Parts(
             engine,
             self.posting,

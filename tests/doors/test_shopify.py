@@ -721,7 +721,7 @@ def test_an_erasure_that_fails_is_done_again(shop: Shop, monkeypatch: pytest.Mon
         raise StorageUnavailable("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Erasing, "erase_metadata", fails)
+        patch.setattr(Erasing, "erase_transactions", fails)
         with pytest.raises(StorageUnavailable):
             shop.catch_up()
     shop.catch_up()

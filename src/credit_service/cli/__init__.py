@@ -13,6 +13,7 @@ from credit_service.cli.common import say
 from credit_service.cli.config import config
 from credit_service.cli.dead_letters import dead_letters
 from credit_service.cli.doctor import doctor
+from credit_service.cli.erase import erase
 from credit_service.cli.events import events
 from credit_service.cli.keys import keys
 from credit_service.cli.migrate import migrate
@@ -35,6 +36,7 @@ app.command()(replay)
 events.command()(reconcile)
 app.add_typer(events, name="events")
 app.command()(verify)
+app.command()(erase)
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(parked, name="parked")
 app.command()(config)

@@ -142,8 +142,8 @@ async def _replay(
     from credit_service.doors.jetstream.reading import Reader
     from credit_service.doors.jetstream.subjects import Subjects
     from credit_service.doors.shopify_inbox import SUBJECT, Inbox
+    from credit_service.erasure import Erasure
     from credit_service.observability import Metrics
-    from credit_service.storage.erasing import Erasing
     from credit_service.storage.letters import Letters
     from credit_service.storage.shops import Shops
 
@@ -155,7 +155,7 @@ async def _replay(
         _target(posting, url, key) as target,
     ):
         letters = Letters(engine)
-        inbox = Inbox(Shops(engine), letters, Erasing(engine), posting, settings, Metrics())
+        inbox = Inbox(Shops(engine), letters, Erasure(engine), posting, settings, Metrics())
         try:
             for id_ in ids or await _every(letters, query):
                 letter = await letters.get(id_)

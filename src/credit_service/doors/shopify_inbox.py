@@ -14,7 +14,7 @@ import structlog
 
 from credit_service.doors import shopify
 from credit_service.doors.shopify import DataRequest, Delivery, Fact, Ignored, Redaction, Uninstalled
-from credit_service.doors.shopify_redaction import redact
+from credit_service.erasure import Erasure
 from credit_service.ledger.account import MICROSECONDS
 from credit_service.ledger.decide import Replayed, Waiting
 from credit_service.ledger.refusals import Refused
@@ -27,7 +27,6 @@ from credit_service.posting import Posting
 from credit_service.rounds import keep_doing
 from credit_service.settings import Settings
 from credit_service.storage.engine import BadRow
-from credit_service.storage.erasing import Erasing
 from credit_service.storage.letters import Letters
 from credit_service.storage.shops import KeptDelivery, Shop, Shops
 
@@ -51,11 +50,11 @@ class Inbox:
     """Takes deliveries of which it is known that Shopify signed them."""
 
     def __init__(
-        self, shops: Shops, letters: Letters, erasing: Erasing, posting: Posting, settings: Settings, metrics: Metrics
+        self, shops: Shops, letters: Letters, erasure: Erasure, posting: Posting, settings: Settings, metrics: Metrics
     ) -> None:
         self._shops = shops
         self._letters = letters
-        self._erasing = erasing
+        self._erasure = erasure
         self._posting = posting
         self._metrics = metrics
         self._wait = settings.refunds_wait_days * _DAY
@@ -209,7 +208,7 @@ class Inbox:
             case Fact():
                 await self._apply(one, meaning, merchant_id, None)
             case Redaction(orders):
-                await redact(self._erasing, self._letters, self._shops, one.shop, merchant_id, orders)
+                await self._erasure.erase(merchant_id, shop=one.shop, orders=orders)
 
     async def keep_catching_up(self, seconds: float) -> NoReturn:
         """Catch up for ever, with this pause where nothing was left to do."""

@@ -190,6 +190,10 @@ class Engine(Protocol):
         """The database's clock, in microseconds since 1970."""
         ...
 
+    async def scrub(self) -> None:
+        """Overwrite what was erased in the database's own files, as far as the engine can (L15)."""
+        ...
+
     async def check(self) -> None:
         """Raise StorageError unless the database can be read and written now."""
         ...

@@ -1,11 +1,11 @@
-"""How personal metadata is erased: the only change that is ever made to a transaction (L15).
+"""Statements that erase personal metadata: the only change that is ever made to a transaction (L15).
 
-Its hash stays, of which the chain is made, and with the salt gone nobody can guess what it was of.
+The personal hash stays, so the chain still verifies; without the salt, no guess can be checked against it.
 """
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import select, update
@@ -13,11 +13,11 @@ from sqlalchemy import select, update
 from credit_service.ledger.commands import Fact, order_key
 from credit_service.storage import rows, tables
 from credit_service.storage.engine import Engine
-from credit_service.storage.questions import Ask, Find, Read, value
+from credit_service.storage.questions import Ask, Find, Read, Row, asking, value
 from credit_service.storage.transactions import LAST_SEQUENCE
 
 AT_ONCE: Final = 2000
-"""Transactions of an account that are looked at while nothing is posted to it."""
+"""How many transactions one step reads and erases."""
 
 
 _transactions, _parked = tables.transactions, tables.parked
@@ -40,44 +40,39 @@ ERASE_PARKED: Final = (
 
 
 class Erasing:
-    """Erases personal metadata of a ledger."""
+    """Erases the metadata of a merchant's transactions and parked refunds."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def erase_metadata(self, merchant_id: UUID, orders: Collection[str] | None) -> int:
-        """Erase metadata of a merchant's transactions, and of its parked refunds; returns of how many transactions.
+    async def erase_parked(self, merchant_id: UUID, orders: Collection[str] | None) -> int:
+        """Erase the metadata of parked refunds, of these orders or of all; returns of how many refunds.
 
-        Of these orders and their refunds, or of all where `orders` is None. In steps: if it fails midway, do it again.
+        While it writes, no posting can apply one of them.
         """
+        number = await self._number(merchant_id)
 
-        def account() -> Read[int | None]:
-            found = yield Find(tables.accounts, ("merchant_id",), [(merchant_id.bytes,)])
-            return next((int(row[0]) for row in found), None)
-
-        number = await self._engine.read(account)
-        if number is None:
-            return 0
-        # What waits goes first: applied from now on, it no longer brings any metadata along.
-        await self._erase_parked(merchant_id, number, orders)
-        return await self._erase_transactions(merchant_id, number, orders)
-
-    async def _erase_parked(self, merchant_id: UUID, number: int, orders: Collection[str] | None) -> None:
-        def waiting() -> Read[list[tuple[Any, ...]]]:
+        def waiting() -> Read[list[Row]]:
             return (yield Find(tables.parked, ("account",), [(number,)]))
 
+        if number is None:
+            return 0
         sources = None if orders is None else set(map(order_key, orders))
         some = [rows.parked(row) for row in await self._engine.read(waiting)]
         some = [one for one in some if one.fact.metadata is not None and (sources is None or one.waits_for in sources)]
         asks = [Ask(ERASE_PARKED, {"a": number, "k": one.key, "f": rows.fact_text(without(one.fact))}) for one in some]
-        if asks:
-            await self._engine.write(asks, merchant_id)
+        return await self._engine.write(asks, merchant_id) if asks else 0
 
-    async def _erase_transactions(self, merchant_id: UUID, number: int, orders: Collection[str] | None) -> int:
+    async def erase_transactions(self, merchant_id: UUID, orders: Collection[str] | None) -> int:
+        """Erase metadata and salt of transactions, of these orders and their refunds or of all; returns of how many."""
+        number = await self._number(merchant_id)
+
         def last() -> Read[int]:
             ((sequence,),) = yield Ask(LAST_SEQUENCE, {"account": number})
             return int(sequence)
 
+        if number is None:
+            return 0
         erased, end = 0, await self._engine.read(last)
         for after in range(0, end, AT_ONCE):
 
@@ -88,6 +83,11 @@ class Erasing:
             if sequences := await self._engine.read(some):
                 erased += await self._engine.write([Ask(ERASE, {"a": number, "s": sequence}) for sequence in sequences])
         return erased
+
+    async def _number(self, merchant_id: UUID) -> int | None:
+        """The number of the merchant's account, if there is one."""
+        found = await self._engine.read(asking(Find(tables.accounts, ("merchant_id",), [(merchant_id.bytes,)])))
+        return next((int(row[0]) for row in found), None)
 
 
 def without(fact: Fact) -> Fact:

@@ -1,5 +1,6 @@
 """Dead letters: events that can never be applied, kept for people to look at and to try again."""
 
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
@@ -46,7 +47,9 @@ def _listing(present: frozenset[str], *, counted: bool = False) -> Select[Any]:
 
 
 REWRITE: Final = (
-    update(_letters).where(_letters.c.id == value("key")).values(fact=value("text"), original=value("content"))
+    update(_letters)
+    .where(_letters.c.id == value("key"))
+    .values(fact=value("text"), original=value("content"), message_hash=value("hash"))
 )
 
 
@@ -128,9 +131,14 @@ class Letters:
         return await self._engine.write([Ask(REPLAYED, {"key": id_, "replayed": at})]) == 1
 
     async def rewrite(self, letter: Letter) -> None:
-        """Keep a dead letter with another fact or original than before."""
+        """Keep a dead letter with another fact or original.
+
+        A hash of the old original would let a reader check guesses at it, so a random one takes its place (L15).
+        """
         text = None if letter.fact is None else rows.fact_text(letter.fact)
-        await self._engine.write([Ask(REWRITE, {"key": letter.id, "text": text, "content": letter.original})])
+        random = None if letter.original is None else os.urandom(16)
+        values = {"key": letter.id, "text": text, "content": letter.original, "hash": random}
+        await self._engine.write([Ask(REWRITE, values)])
 
 
 def _letter(row: Row) -> Letter:

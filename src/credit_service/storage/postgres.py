@@ -619,6 +619,9 @@ class PostgresEngine:
 
     # ---- housekeeping
 
+    async def scrub(self) -> None:
+        """See `Engine.scrub`: here VACUUM does it, in its own time (docs/operating.md)."""
+
     async def check(self) -> None:
         """See `Engine.check`."""
 

@@ -30,6 +30,7 @@ LINK: Final = _linking.on_conflict_do_update(
     },
 )
 _linked = (_shops.c.domain == value("key")) & _shops.c.unlinked_at.is_(None)
+OF_MERCHANT: Final = select(_shops.c.domain).where(_shops.c.merchant_id == value("merchant_id"))
 UNLINK: Final = update(_shops).where(_linked).values(unlinked_at=value("at"))
 UNINSTALL: Final = update(_shops).where(_linked, _shops.c.linked_at <= value("at")).values(uninstalled_at=value("at"))
 
@@ -88,6 +89,11 @@ class Shops:
     async def get(self, domain: str) -> Shop | None:
         """One shop by its domain, in lower case; also one that was unlinked."""
         return next(map(_shop, await self._engine.read(asking(Ask(SHOP, {"domain": domain})))), None)
+
+    async def of(self, merchant_id: UUID) -> set[str]:
+        """The domains of a merchant's shops, also of unlinked ones."""
+        found = await self._engine.read(asking(Ask(OF_MERCHANT, {"merchant_id": merchant_id.bytes})))
+        return {row[0] for row in found}
 
     async def link(self, domain: str, merchant_id: UUID, at: int) -> None:
         """Link a shop to this merchant from now on, whatever it was linked to before."""

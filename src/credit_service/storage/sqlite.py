@@ -56,7 +56,13 @@ _AWAY: Final = {
 
 # The log is put back into the file every 40 MB: a page that many postings change is then written back once. Caches grow
 # with the ledger up to 256 MB and 64 MB: with less, a posting among a million transactions cost half as much again.
-_WRITER: Final = ("journal_mode = WAL", "synchronous = FULL", "cache_size = -262144", "wal_autocheckpoint = 10000")
+_WRITER: Final = (
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "cache_size = -262144",
+    "wal_autocheckpoint = 10000",
+    "secure_delete = ON",  # what was erased or deleted must not stay readable in the file
+)
 _READER: Final = ("query_only = 1", "cache_size = -65536")
 _COMMITTED: Final = Commit(0)
 """What is remembered: nothing that is not committed, and one connection needs no versions."""
@@ -240,6 +246,15 @@ class SQLiteEngine:
                 yield books.books_of(row, grants, _history(connection, row[0]))
 
     # ---- housekeeping
+
+    async def scrub(self) -> None:
+        """See `Engine.scrub`: secure_delete zeroed it in the file, and the WAL with its copies is emptied."""
+
+        def run() -> None:
+            with translated():
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+        await asyncio.get_running_loop().run_in_executor(self._writing, run)
 
     async def check(self) -> None:
         """See `Engine.check`."""

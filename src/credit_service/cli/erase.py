@@ -1,0 +1,40 @@
+"""`credit-service erase`: erase the personal data of a merchant."""
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
+
+import typer
+
+from credit_service.cli.common import DatabaseUrl, Json, opened, settings_of, show, show_json, wrong
+
+if TYPE_CHECKING:
+    from credit_service.erasure import Erased
+    from credit_service.settings import Settings
+
+INSTEAD = "Erase through its API: POST /api/v1/credits/accounts/{merchant_id}/erase."
+
+
+def erase(
+    merchant_id: Annotated[str, typer.Argument(help="The merchant whose personal data is erased.", show_default=False)],
+    json_: Json = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Erase a merchant's personal data for good; balances, hashes and idempotency keys stay."""
+    try:
+        merchant = UUID(merchant_id)
+    except ValueError:
+        raise wrong(f"{merchant_id} is not a UUID.") from None
+    erased = asyncio.run(_erase(settings_of(database_url=database_url), merchant))
+    if json_:
+        show_json({"merchant_id": str(merchant), **erased._asdict()})
+        return
+    for name, count in erased._asdict().items():
+        show(f"{count:6} {name.replace('_', ' ')}")
+
+
+async def _erase(settings: "Settings", merchant_id: UUID) -> "Erased":
+    from credit_service.erasure import Erasure
+
+    async with opened(settings, instead=INSTEAD) as engine:
+        return await Erasure(engine).erase(merchant_id)
