@@ -17,7 +17,6 @@ import structlog
 import uvicorn
 
 from credit_service import __version__
-from credit_service.doors.auditor import Auditor
 from credit_service.doors.http import plugin_status
 from credit_service.doors.http.app import make_app
 from credit_service.doors.http.call import Application, Receive, Scope, Send
@@ -26,11 +25,12 @@ from credit_service.doors.http.keys import Keyring, new_key
 from credit_service.doors.http.protocol import LimitedProtocol
 from credit_service.doors.http.routes import PREFIX, Parts
 from credit_service.doors.shopify_inbox import Inbox
-from credit_service.doors.sweeper import keep_sweeping
 from credit_service.erasure import Erasure
 from credit_service.gate.levels import Channel
 from credit_service.gate.postgres import PostgresChannel
 from credit_service.gate.status import Gate
+from credit_service.jobs.auditor import Auditor
+from credit_service.jobs.sweeper import keep_sweeping
 from credit_service.ledger.account import MICROSECONDS
 from credit_service.ledger.decide import Outcome
 from credit_service.observability import Metrics
@@ -40,6 +40,7 @@ from credit_service.outlets.targets import Targets
 from credit_service.outlets.wake import Wake
 from credit_service.outlets.webhooks import Webhooks
 from credit_service.posting import Posting
+from credit_service.rounds import keep_doing
 from credit_service.settings import Settings
 from credit_service.storage.accounts import Accounts
 from credit_service.storage.databases import database_of
@@ -184,7 +185,8 @@ class Service:
         if accounts := self.settings.audit_accounts_per_second:
             tasks.append(asyncio.create_task(self.auditor.keep_auditing(accounts), name="auditor"))
         if self.settings.shopify_webhook_secret is not None:
-            tasks.append(asyncio.create_task(self.inbox.keep_catching_up(self.settings.sweep_seconds), name="shopify"))
+            catching_up = keep_doing(self.inbox.catch_up, "shopify_failed", self.settings.sweep_seconds)
+            tasks.append(asyncio.create_task(catching_up, name="shopify"))
         if self.broker is not None:
             self.broker.start()
             self.consumer.start()

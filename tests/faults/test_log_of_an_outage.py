@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from credit_service.doors import sweeper
 from credit_service.doors.http import problems
+from credit_service.jobs import sweeper
 from credit_service.storage.engine import OutcomeUnknown, StorageUnavailable
 
 

@@ -7,7 +7,7 @@ a delivery comes or is taken up again. What is answered is durable: posted, kept
 import asyncio
 import json
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import structlog
@@ -24,7 +24,6 @@ from credit_service.messages.faults import Fault, Invalid
 from credit_service.messages.inbound import Source, translate
 from credit_service.observability import Metrics
 from credit_service.posting import Posting
-from credit_service.rounds import keep_doing
 from credit_service.settings import Settings
 from credit_service.storage.engine import BadRow
 from credit_service.storage.letters import Letters
@@ -209,10 +208,6 @@ class Inbox:
                 await self._apply(one, meaning, merchant_id, None)
             case Redaction(orders):
                 await self._erasure.erase(merchant_id, shop=one.shop, orders=orders)
-
-    async def keep_catching_up(self, seconds: float) -> NoReturn:
-        """Catch up for ever, with this pause where nothing was left to do."""
-        await keep_doing(self.catch_up, "shopify_failed", seconds)
 
 
 def _faults(invalid: Invalid) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The sweep: time is told in time, and nothing stops the sweeper for good."""
+"""The sweeper settles due accounts without delay, and goes on after a failure."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from credit_service.doors import sweeper
+from credit_service.jobs import sweeper
 from credit_service.ledger.commands import Settle
 from credit_service.posting import DeadlineExceeded, Overloaded
 from credit_service.storage.engine import StorageUnavailable
@@ -40,7 +40,7 @@ class Setting:
         del self.merchants[: len(commands)]
 
 
-async def test_a_sweep_settles_those_that_are_due() -> None:
+async def test_sweep_settles_due_accounts() -> None:
     merchants = [uuid4(), uuid4()]
     setting: Any = Setting(*merchants)
     assert await sweeper.sweep(setting, setting) == 2
@@ -48,7 +48,7 @@ async def test_a_sweep_settles_those_that_are_due() -> None:
     assert await sweeper.sweep(setting, setting) == 0
 
 
-async def test_a_long_backlog_is_swept_without_a_pause() -> None:
+async def test_long_backlog_is_swept_without_pause() -> None:
     setting: Any = Setting(*(uuid4() for _ in range(2 * sweeper.AT_ONCE + 1)))
     task = asyncio.create_task(sweeper.keep_sweeping(setting, setting, 3600))
     while setting.sweeps < 3:  # noqa: ASYNC110
@@ -61,7 +61,7 @@ async def test_a_long_backlog_is_swept_without_a_pause() -> None:
 @pytest.mark.parametrize(
     "failure", [StorageUnavailable("gone"), Overloaded(), DeadlineExceeded(), RuntimeError("a bug")], ids=repr
 )
-async def test_a_sweep_that_fails_is_tried_again(failure: Exception) -> None:
+async def test_failed_sweep_is_retried(failure: Exception) -> None:
     setting: Any = Setting(uuid4())
     setting.failures = [failure, failure]
     task = asyncio.create_task(sweeper.keep_sweeping(setting, setting, 0.001))
@@ -71,7 +71,7 @@ async def test_a_sweep_that_fails_is_tried_again(failure: Exception) -> None:
     task.cancel()
 
 
-def test_what_expires_is_posted_by_itself(start: Callable[..., Running]) -> None:
+def test_expiry_is_posted_without_a_request(start: Callable[..., Running]) -> None:
     running = start(sweep_seconds=0.02)
     merchant = running.open()
     soon = (datetime.now(UTC) + timedelta(seconds=0.2)).isoformat(timespec="microseconds")

@@ -1,6 +1,7 @@
-"""The audit: compares accounts, one after the other and round after round, with the transactions and grants below them.
+"""The auditor compares each account with its transactions and grants, one account after the other, for ever.
 
-`credit-service verify` recomputes everything; this costs a few look-ups for each account, so that it can always run.
+`credit-service verify` recomputes everything. The audit only makes a few look-ups for each account, so it can always
+run beside the service.
 """
 
 from typing import NoReturn
@@ -15,31 +16,31 @@ _log = structlog.get_logger()
 
 
 class Auditor:
-    """Goes round all accounts by merchant id, and remembers those that do not agree."""
+    """Visits all accounts by merchant id, and remembers those that disagree with their transactions or grants."""
 
     def __init__(self, accounts: Accounts) -> None:
         self._accounts = accounts
         self._after: UUID | None = None
-        self._before: set[UUID] = set()  # found in the last whole round
-        self._found: set[UUID] = set()  # found so far in this one
+        self._before: set[UUID] = set()  # found in the last complete pass
+        self._found: set[UUID] = set()  # found so far in this pass
 
     @property
     def drifting(self) -> int:
-        """How many accounts do not agree: in the last whole round or so far in this one, whichever are more."""
+        """How many accounts disagree: in the last complete pass or so far in this one, whichever is more."""
         return max(len(self._before), len(self._found))
 
     async def audit(self, accounts: int) -> None:
-        """Look at the next accounts, so many of them. Raises StorageError."""
+        """Check the next accounts, as many as asked for. Raises StorageError."""
         drifting, self._after = await self._accounts.drifting(self._after, accounts)
         for merchant_id in drifting:
-            if merchant_id not in self._before:  # else it was told of already
+            if merchant_id not in self._before:  # the last pass has logged the others
                 _log.error("ledger_drift", merchant_id=str(merchant_id))
         self._found.update(drifting)
         if self._after is None:
             self._before, self._found = self._found, set()
 
     async def keep_auditing(self, accounts_per_second: int) -> NoReturn:
-        """Audit for ever, this many accounts each second."""
+        """Audit for ever, this many accounts a second."""
 
         async def once() -> bool:
             await self.audit(accounts_per_second)

@@ -1,4 +1,4 @@
-"""The audit: it goes round all accounts, tells of each that drifts once, and nothing stops it for good."""
+"""The auditor visits all accounts, logs each one that drifts once, and goes on after a failure."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 
-from credit_service.doors.auditor import Auditor
+from credit_service.jobs.auditor import Auditor
 from credit_service.storage.engine import StorageUnavailable
 from tests.doors.running import Running, new_merchant
 from tests.resting import rest_by
@@ -33,7 +33,7 @@ class Ledger:
         return found, UUID(int=page[-1]) if page[-1] < 9 else None
 
 
-async def test_a_round_goes_by_merchant_through_all_accounts_and_begins_again() -> None:
+async def test_audit_visits_all_accounts_by_merchant_and_begins_again() -> None:
     ledger: Any = Ledger()
     auditor = Auditor(ledger)
     for _ in range(4):
@@ -41,7 +41,7 @@ async def test_a_round_goes_by_merchant_through_all_accounts_and_begins_again() 
     assert ledger.asked == [0, 4, 8, 0]
 
 
-async def test_what_drifts_counts_from_when_it_is_found_until_a_whole_round_was_without_it() -> None:
+async def test_drifting_account_counts_until_a_complete_pass_without_it() -> None:
     ledger: Any = Ledger(1, 8)
     auditor = Auditor(ledger)
     counted = []
@@ -53,7 +53,7 @@ async def test_what_drifts_counts_from_when_it_is_found_until_a_whole_round_was_
     assert counted == [1, 1, 2, 2, 2, 1, 1, 1, 1]
 
 
-async def test_each_account_that_drifts_is_told_of_once_and_again_when_it_had_been_well() -> None:
+async def test_drift_is_logged_once_and_again_after_recovery() -> None:
     ledger: Any = Ledger(1, 8)
     auditor = Auditor(ledger)
     with capture_logs() as told:
@@ -71,7 +71,7 @@ async def test_each_account_that_drifts_is_told_of_once_and_again_when_it_had_be
 
 
 @pytest.mark.parametrize("failure", [StorageUnavailable("gone"), RuntimeError("a bug")], ids=repr)
-async def test_an_audit_that_fails_goes_on_where_it_was(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_audit_continues_where_it_failed(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger: Any = Ledger()
     rested = []
 
@@ -86,12 +86,12 @@ async def test_an_audit_that_fails_goes_on_where_it_was(failure: Exception, monk
     with pytest.raises(asyncio.CancelledError), capture_logs() as told:
         await Auditor(ledger).keep_auditing(4)
     assert ledger.asked == [0, 4, 8, 0]
-    # What the database says again and again is told once; a bug each time.
+    # A repeated storage error is logged once, an unexpected error each time.
     assert [line["event"] for line in told] == ["audit_failed"] * (1 if isinstance(failure, StorageUnavailable) else 2)
     assert rested == [1] * 6
 
 
-def test_an_account_without_its_last_transaction_shows_in_the_metrics(start: Callable[..., Running]) -> None:
+def test_account_without_its_last_transaction_shows_in_metrics(start: Callable[..., Running]) -> None:
     running = start(audit_accounts_per_second=0)
     running.open()
     torn = values.account(7, UUID(new_merchant()), sequence=3)

@@ -1,0 +1,5 @@
+"""Running services for the tests of the jobs."""
+
+from tests.doors.conftest import start
+
+__all__ = ["start"]
