@@ -21,7 +21,8 @@ from typing import NoReturn
 
 import httpx2
 
-from credit_service.service import listen, longest_stop_seconds
+from credit_service.doors.http.server import listen
+from credit_service.service import longest_stop_seconds
 from credit_service.settings import Settings, SettingsError, load
 from credit_service.storage.engine import StorageError
 from tests.served import start

@@ -7,23 +7,20 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import structlog
-import uvicorn
 
 from credit_service import __version__
 from credit_service.doors.http import plugin_status
 from credit_service.doors.http.app import make_app
-from credit_service.doors.http.call import Application, Receive, Scope, Send
+from credit_service.doors.http.call import Application
 from credit_service.doors.http.feed import cursor_at
 from credit_service.doors.http.keys import Keyring, new_key
-from credit_service.doors.http.protocol import LimitedProtocol
 from credit_service.doors.http.routes import PREFIX, Parts
+from credit_service.doors.http.server import MetricsServer, Server, listen
 from credit_service.doors.shopify_inbox import Inbox
 from credit_service.erasure import Erasure
 from credit_service.gate.levels import Channel
@@ -152,6 +149,10 @@ class Service:
         self.consumer = Consumer(self.broker, subjects, taking, settings, worker, workers)
         publisher = Publisher(self.broker, settings.service_source, self.metrics.published)
         self.publishing = publishing(Outbox(self.engine), publisher, self.wake)
+
+    def end_streams(self) -> None:
+        """End the streams of events."""
+        self.stream.close()
 
     def _is_stopping(self) -> bool:
         return self.stopping
@@ -313,56 +314,13 @@ async def _serve(
             except StorageError:
                 await engine.close()
                 raise
-            beside = asyncio.create_task(_MetricsServer(service, settings).serve([own]), name="metrics")
+            beside = asyncio.create_task(MetricsServer(service, settings).serve([own]), name="metrics")
         try:
             await Server(service, settings).serve([listening])
         finally:
             if beside is not None:
                 beside.cancel()
                 await asyncio.gather(beside, return_exceptions=True)
-
-
-class Server(uvicorn.Server):
-    """uvicorn's server, which says for a while that it is about to stop before it does (SHUTDOWN_DELAY_SECONDS)."""
-
-    def __init__(self, service: Service, settings: Settings) -> None:
-        super().__init__(server_config(service, settings))
-        self._service = service
-        self._delay = settings.shutdown_delay_seconds
-        self._loop = asyncio.get_running_loop()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End the streams first, which would never end by themselves; then finish what is under way."""
-        self._service.stream.close()
-        await super().shutdown(sockets)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal begins the stop, a second one ends the delay."""
-        if self._delay and not self._service.stopping:
-            self._service.stopping = True
-            end = partial(super().handle_exit, sig, frame)
-            self._loop.call_soon_threadsafe(self._loop.call_later, self._delay, end)
-        else:
-            super().handle_exit(sig, frame)
-
-
-class _MetricsServer(uvicorn.Server):
-    """Serves /metrics of this process alone, for Prometheus to see each worker; it ends with the service."""
-
-    def __init__(self, service: Service, settings: Settings) -> None:
-        async def only_metrics(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["path"] != "/metrics":
-                scope = {**scope, "path": "/", "raw_path": b"/"}
-            await service.app(scope, receive, send)
-
-        config = server_config(service, settings)
-        config.app, config.lifespan = only_metrics, "off"
-        super().__init__(config)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals are for the service's own server."""
-        yield
 
 
 def longest_stop_seconds(settings: Settings) -> float:
@@ -377,46 +335,6 @@ def quieten_garbage_collection() -> None:
     """
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
-
-
-def server_config(service: Service, settings: Settings) -> uvicorn.Config:
-    """How uvicorn serves the application: with our limits, and without uvicorn's own logs and headers."""
-    protocol = type(
-        "Protocol",
-        (LimitedProtocol,),
-        {
-            "headers_max_bytes": settings.headers_max_bytes,
-            "header_timeout_seconds": settings.header_timeout_seconds,
-        },
-    )
-    return uvicorn.Config(
-        service.app,
-        http=protocol,
-        ws="none",
-        loop="uvloop",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=int(settings.posting_deadline_seconds) + 1,
-    )
-
-
-def listen(settings: Settings, port: int | None = None) -> socket.socket:
-    """The listening socket, bound before anything else is opened: a port in use is the commonest fault of a start."""
-    host, port = settings.service_host, settings.service_port if port is None else port
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-        listening.listen(2048)  # whoever reads where it is may call at once
-    except (OSError, UnicodeError) as error:  # a name that cannot be looked up is not even an OSError
-        listening.close()
-        reason = error.strerror if isinstance(error, OSError) else "this is not the name of a host"
-        raise StorageError(f"{host}:{port} cannot be listened on: {reason}.") from None
-    return listening
 
 
 def _greet(url: str, ledger: str, key: str | None) -> None:

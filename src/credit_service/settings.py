@@ -213,6 +213,16 @@ class Settings(BaseSettings):
     headers_max_bytes: int = Field(16 * 1024, ge=1024, description="Size of a request's headers.")
     header_timeout_seconds: Seconds = Field(10, description="Seconds for a request's headers to arrive.")
     body_timeout_seconds: Seconds = Field(30, description="Seconds for a request's body to arrive.")
+    write_timeout_seconds: Seconds = Field(
+        30, description="Seconds that an answer waits for a client that reads nothing of it."
+    )
+    keep_alive_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
+        75, description="Seconds that an idle connection stays open; more than a proxy before the service keeps it."
+    )
+    connections_max: int = Field(10_000, ge=1, description="Connections of a process at once.")
+    connections_max_per_address: int = Field(
+        1000, ge=1, description="Connections of one address at once; those of TRUSTED_PROXIES are not limited."
+    )
     key_max_length: int = Field(255, ge=64, le=255, description="Characters of a key, or of a reference.")
     metadata_max_bytes: int = Field(8192, ge=2, le=65_536, description="Size of the metadata of a posting, as JSON.")
     # The fast decoders go as deep as the least of these.

@@ -20,6 +20,7 @@ import structlog
 import uvloop
 
 from credit_service import service
+from credit_service.doors.http.server import listen
 from credit_service.observability import configure_logs
 from credit_service.settings import Settings
 from credit_service.storage.engine import StorageError
@@ -31,7 +32,7 @@ _log = structlog.get_logger()
 
 def serve(settings: Settings, count: int) -> None:
     """Serve with so many processes until told to stop. Raises StorageError where the start fails."""
-    with contextlib.closing(service.listen(settings)) as listening:
+    with contextlib.closing(listen(settings)) as listening:
         uvloop.run(service.prepare(settings, listening))
         _Supervisor(settings, listening, count).run()
 

@@ -19,6 +19,7 @@ import uvloop
 from credit_service import service
 from credit_service.doors.http.keys import new_key
 from credit_service.doors.http.problems import CODES
+from credit_service.doors.http.server import Server
 from credit_service.settings import Settings
 from credit_service.storage.databases import database_of
 from credit_service.storage.keys import Keys
@@ -71,7 +72,7 @@ class Running:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         self.port = listening.getsockname()[1]
-        self.server = service.Server(self.service, self.settings)
+        self.server = Server(self.service, self.settings)
         self._started.set()
         await self.server.serve(sockets=[listening])
 
@@ -242,7 +243,7 @@ def posting(merchant_id: str, **more: Any) -> dict[str, Any]:
 
 
 def head(running: Running, path: str = "/credits/transactions", **more: Any) -> bytes:
-    """The head of a POST, but for the empty line at its end."""
+    """The head of a POST, but for the empty line at its end. Headers that are None are left out."""
     headers = {
         "host": "a",
         "authorization": f"Bearer {running.keys['write']}",
@@ -250,7 +251,7 @@ def head(running: Running, path: str = "/credits/transactions", **more: Any) -> 
         "idempotency-key": "k",
         **{name.replace("_", "-"): value for name, value in more.items()},
     }
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items() if value is not None)
     return f"POST /api/v1{path} HTTP/1.1\r\n{lines}".encode()
 
 

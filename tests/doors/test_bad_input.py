@@ -344,12 +344,12 @@ def test_a_strange_path_is_not_found(running: Running, path: str) -> None:
         assert "x" not in headers
 
 
-@pytest.mark.parametrize("host", ["[", "a b", "[::1", "é", "", "a" * 300, "a:b:c", "a:99999999"])
-def test_a_strange_host_is_nobodys_concern(running: Running, host: str) -> None:
-    for path, expected in (("/nothing", 404), ("/api/v1/health", 200), ("/api/v1/credits/accounts", 401)):
+@pytest.mark.parametrize("host", ["[", "a b", "[::1", "é", "", "a:b:c", "a:99999999"])
+def test_malformed_host_is_refused_on_every_route(running: Running, host: str) -> None:
+    for path in ("/nothing", "/api/v1/health", "/api/v1/credits/accounts"):
         with running.connection() as connection:
             connection.send(f"GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
-            assert connection.answer()[0] == expected
+            assert connection.problem() == "bad_request"
 
 
 @pytest.mark.parametrize(

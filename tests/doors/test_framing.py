@@ -5,11 +5,15 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from credit_service.doors.http.call import Call
+from credit_service.messages.content import Limits
 from tests.doors.running import Running, head, posting, request
 
 HEALTH = b"GET /api/v1/health HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -160,6 +164,137 @@ def test_who_asks_before_sending_a_body_is_told_to_go_on_or_that_it_is_too_large
         assert connection.problem() == "body_too_large"
 
 
+# ---- what is neither headers nor body
+
+
+def chunked(running: Running, content: bytes, **more: Any) -> bytes:
+    """A POST whose body is one chunk, but for the end of the body."""
+    return head(running, transfer_encoding="chunked", **more) + b"\r\n%x\r\n%b\r\n0\r\n" % (len(content), content)
+
+
+def test_trailers_are_dropped(running: Running) -> None:
+    merchant = running.open()
+    content = json.dumps(posting(merchant)).encode()
+    without = {"authorization": None, "idempotency_key": None}
+    trailers = [line.encode() for line in head(running).decode().split("\r\n") if line.startswith(("auth", "idemp"))]
+    for name, missing in (("authorization", "unauthenticated"), ("idempotency_key", "idempotency_key_missing")):
+        sent = chunked(running, content, **{name: without[name]})
+        with running.connection() as connection:
+            connection.send(sent + b"".join(trailer + b"\r\n" for trailer in trailers) + b"\r\n")
+            _, _, body = connection.answer()
+        assert json.loads(body)["code"] == missing
+    assert running.sequence(merchant) == 1
+    with running.connection() as connection:
+        connection.send(chunked(running, content, idempotency_key="own") + b"idempotency-key: other\r\n\r\n" + HEALTH)
+        assert json.loads(connection.answer()[2])["data"]["idempotency_key"] == "own"
+        assert connection.answer()[0] == 200
+
+
+@pytest.mark.parametrize("line", [b"a:\r\n", b"a: %b\r\n" % (b"x" * 5000)], ids=["many", "long"])
+def test_endless_trailers_are_cut_off_and_fill_no_memory(running: Running, line: bytes) -> None:
+    before = resident_bytes()
+    with running.connection() as connection:
+        connection.send(chunked(running, b"{}"))
+        wait_until(lambda: bool(running.server.server_state.tasks))  # the request is being served
+        with suppress(ConnectionError):  # it is closed while the client still sends
+            connection.send_until_answered(repeat(line * (100_000 // len(line)), 380))
+    assert resident_bytes() - before < 20_000_000
+    assert answers_still(running)
+
+
+def test_endless_trailers_are_refused_with_431(running: Running) -> None:
+    with running.connection() as connection:
+        connection.send(chunked(running, b"{}"))
+        wait_until(lambda: bool(running.server.server_state.tasks))
+        connection.send(b"a:\r\n" * 12_000)
+        assert connection.problem() == "headers_too_large"
+        assert connection.is_closed()
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        b"2;" + b"x" * 50_000,
+        b"0" * 50_000,
+        b"1;" + b"x" * 2000 + b"\r\n{\r\n" + (b"1;" + b"x" * 2000 + b"\r\n \r\n") * 200,
+    ],
+    ids=["one extension", "leading zeros", "an extension of each chunk"],
+)
+def test_endless_chunk_sizes_are_refused_with_431(running: Running, endless: bytes) -> None:
+    with running.connection() as connection:
+        connection.send(head(running, transfer_encoding="chunked") + b"\r\n" + endless)
+        assert connection.problem() == "headers_too_large"
+        assert connection.is_closed()
+
+
+def test_chunk_extensions_within_the_limit_are_ignored(running: Running) -> None:
+    merchant = running.open()
+    content = json.dumps(posting(merchant)).encode()
+    with running.connection() as connection:
+        framed = b"%x;a=b;c\r\n%b\r\n0\r\n\r\n" % (len(content), content)
+        connection.send(head(running, transfer_encoding="chunked") + b"\r\n" + framed)
+        assert connection.answer()[0] == 201
+
+
+def test_headers_are_read_only_for_handlers() -> None:
+    call = Call({"method": "GET", "path": "/", "query_string": b"", "headers": [(b"a", b"1"), (b"a", b"2")]}, Limits())
+    assert (call.headers[b"a"], call.sent(b"a")) == (b"2", [b"1", b"2"])
+    with pytest.raises(TypeError):
+        call.headers[b"a"] = b"3"  # type: ignore[index]
+
+
+# ---- connections
+
+
+def test_connections_beyond_the_limit_are_refused(start: Callable[..., Running]) -> None:
+    running = start(connections_max=3)
+    with ExitStack() as stack:
+        running.client.close()
+        connections = [stack.enter_context(running.connection()) for _ in range(4)]
+        for connection in connections[:3]:
+            connection.send(HEALTH)
+            assert connection.answer()[0] == 200
+        status, headers, body = connections[3].answer()
+        assert (status, headers["retry-after"], json.loads(body)["code"]) == (503, "1", "overloaded")
+        assert connections[3].is_closed()
+        connections[0].socket.close()
+        wait_until(lambda: len(running.server.server_state.connections) < 3)
+        again = stack.enter_context(running.connection())
+        again.send(HEALTH)
+        assert again.answer()[0] == 200
+
+
+def test_connections_of_an_address_are_limited_unless_it_is_a_trusted_proxy(start: Callable[..., Running]) -> None:
+    for trusted, status in (("", 503), ("127.0.0.0/8", 200)):
+        running = start(connections_max_per_address=2, trusted_proxies=trusted)
+        with ExitStack() as stack:
+            running.client.close()
+            *_, last = [stack.enter_context(running.connection()) for _ in range(3)]
+            last.send(HEALTH)
+            assert last.answer()[0] == status
+
+
+def test_client_that_reads_nothing_is_disconnected(start: Callable[..., Running]) -> None:
+    running = start(write_timeout_seconds=0.4, keep_alive_seconds=1)
+    with running.connection() as connection:
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.send(b"GET /openapi.json HTTP/1.1\r\nhost: a\r\n\r\n" * 100)
+        wait_until(lambda: bool(running.server.server_state.total_requests))
+        assert len(running.server.server_state.connections) == 1
+        wait_until(lambda: not running.server.server_state.connections)
+    assert answers_still(running)
+
+
+def test_idle_connection_stays_open_longer_than_proxies_keep_it(running: Running) -> None:
+    assert {protocol.timeout_keep_alive for protocol in protocols(running)} == {75}
+
+
+def protocols(running: Running) -> list[Any]:
+    """The connections of a service, of which its client has one."""
+    assert answers_still(running)
+    return list(running.server.server_state.connections)
+
+
 # ---- time
 
 
@@ -243,6 +378,22 @@ def test_the_time_for_headers_is_over_when_they_have_arrived(hurried: Running) -
         b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}x\r\n",
         b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
         b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET /livez\r\n\r\n",
+        b"GET /livez HTTP/0.9\r\n\r\n",
+        b"GET /livez HTTP/2.0\r\nhost: a\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: a\r\nhost: a\r\n\r\n",
+        b"GET /livez HTTP/1.0\r\nhost: a\r\nhost: b\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost:\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: a b\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: a, b\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: a/b\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: a@b\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: a:port\r\n\r\n",
     ],
 )
 def test_what_is_not_http_is_told_so_and_the_connection_ends(running: Running, sent: bytes) -> None:
@@ -250,6 +401,13 @@ def test_what_is_not_http_is_told_so_and_the_connection_ends(running: Running, s
         connection.send(sent)
         assert connection.problem() == "bad_request"
         assert connection.is_closed()
+
+
+@pytest.mark.parametrize("host", [b"a", b"a.example:80", b"127.0.0.1:8015", b"[::1]:8015", b"a_b-c.example.", b"A"])
+def test_usual_hosts_are_accepted(running: Running, host: bytes) -> None:
+    with running.connection() as connection:
+        connection.send(b"GET /livez HTTP/1.1\r\nhost: %b\r\nte: trailers\r\n\r\n" % host)
+        assert connection.answer()[0] == 200
 
 
 def test_broken_chunks_after_good_ones_post_nothing(running: Running) -> None:
@@ -432,6 +590,11 @@ def test_refusal_does_not_wait_for_the_body_and_ends_the_connection(
         connection.send(head(running, path, content_length=1000, **more) + b"\r\n")
         assert connection.problem() == code
         assert connection.is_closed()
+
+
+def resident_bytes() -> int:
+    """The memory of this process, in which the service runs."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -1,11 +1,15 @@
-"""uvicorn's HTTP protocol, with limits on what happens before there is a request: headers too large, or too slow.
+"""uvicorn's HTTP protocol, with limits on everything that is not a body: connections, headers, trailers, chunk sizes.
 
-uvicorn has neither. It also reads on while answers are owed, keeps a connection of which a request was answered before
-it had arrived, drops the body of a request that offers another protocol, and tells of broken framing in plain text, if
-need be in the middle of another answer. Everything after the headers is the shell's.
+uvicorn has no such limits. It also reads on while answers are owed, keeps trailers as if they were headers, keeps a
+connection whose request was answered before it had arrived, drops the body of a request that offers another protocol,
+and answers broken framing in plain text, if need be in the middle of another answer. The shell does the rest.
+
+This module relies on how `HttpToolsProtocol` works inside: its attributes, the order in which httptools calls it, and
+when it pauses reading. So pyproject.toml pins both libraries to the versions it was read for.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sized
 from typing import Any
 
@@ -13,73 +17,129 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from credit_service.doors.http.connections import Connections
+from credit_service.doors.http.framing import framing_fault
 from credit_service.doors.http.problems import MEDIA_TYPE, Problem
 
-LINGER_SECONDS = 2.0
+_LINGER_SECONDS = 2.0
 """Time in which a client may read a refusal while it still sends."""
+_PIECE_BYTES = 4096
+"""Bytes that are parsed at once. They may hold a hundred pipelined requests, so nothing more is parsed meanwhile."""
+_OVERHEAD_PER_BYTE = 8
+"""Bytes of chunk sizes and the like that each byte of a body may cost: clients may send single bytes as chunks."""
 _TICK_SECONDS = 0.001
-"""The loop's timers may be so much early."""
+"""How early the loop's timers may be."""
+_TRAILERS: Any = deque(maxlen=0)
+"""Takes the headers that come after the body, and keeps none of them."""
 
 
 class _PatientFlow(FlowControl):
-    """Reads no further while requests wait for those before them, or a pipeline would grow without end."""
+    """Reads no further while requests of the pipeline wait, or the pipeline would grow without end."""
 
-    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized, resumed: Callable[[], None]) -> None:
         super().__init__(transport)
         self._pipeline = pipeline
+        self._resumed = resumed
 
     def resume_reading(self) -> None:
-        if not self._pipeline:
+        if self.read_paused and not self._pipeline:
             super().resume_reading()
+            self._resumed()
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """Closes a connection whose headers do not end in time or size, with a problem that says so."""
+    """Refuses what is too much, too slow or not HTTP/1.1, with a problem that says so, and closes the connection."""
 
+    limits = Connections(2**31, 2**31)
     headers_max_bytes = 16 * 1024
     header_timeout_seconds = 10.0
 
     def connection_made(self, transport: Any) -> None:
         """A client connected: its first request must come soon."""
         super().connection_made(transport)
-        self.flow = _PatientFlow(transport, self.pipeline)
+        self.flow = _PatientFlow(transport, self.pipeline, self._resumed)
+        self._unparsed = b""  # read, but not parsed yet
+        self._phase = 0  # changes where the headers of a request end, and where its body ends
         self._in_body = False  # between the headers of a request and its end
-        self._ended = False  # whether a request ended in the bytes just read
-        self._header_bytes = 0  # read of headers that have not ended yet
+        self._body_bytes = 0  # of the body so far
+        self._overhead = 0  # bytes of this phase that are not body
+        self._overhead_since = 0  # the same since the last byte of the body
+        self._fault: str | None = None  # what is wrong with the frame of a request
         self._timer: asyncio.TimerHandle | None = None
-        self._looks_at = 0.0  # when the timer does, which is at `_due_at` or sooner
+        self._looks_at = 0.0  # when the timer fires, at `_due_at` or earlier
         self._due_at = 0.0
-        self._late: Callable[[], None] | None = None  # what to do then, unless what is waited for came
+        self._late: Callable[[], None] | None = None  # called at `_due_at`, unless what is awaited came
         self._refusal: Problem | None = None
-        self._listening = True  # to what else is sent
-        self._expect_headers()
+        self._listening = True  # whether what is sent is parsed
+        self._address = self.client[0] if self.client else ""
+        no_room = self.limits.open(self._address)
+        if no_room is None:
+            self._expect_headers()
+        elif self.limits.may_tell:
+            self._refuse(Problem("overloaded", no_room))
+        else:
+            self._listening = False
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client went away."""
+        self.limits.close(self._address)
+        self._listening = False
         self._await_nothing()
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
 
+    def unsent_bytes(self) -> int:
+        """Bytes that wait for the client to read, 0 unless the server waits for it."""
+        waits = self.flow.write_paused or self.transport.is_closing()
+        return self.transport.get_write_buffer_size() if waits else 0
+
+    def abort(self) -> None:
+        """Close the connection and drop what was not sent."""
+        self.transport.abort()
+
+    # ---- parsing
+
     def data_received(self, data: bytes) -> None:
-        """Bytes arrived."""
+        """Bytes arrived. They are parsed piece by piece, unless earlier ones still wait."""
         if not self._listening:
             return
         if not self._in_body:
             self._expect_headers()
-        self._ended = False
-        try:
-            self.parser.feed_data(data)
-        except HttpParserUpgrade as offer:
-            self._pass_over(data[offer.args[0] :])
-        except HttpParserError:
-            self._refuse(Problem("bad_request", "The request is not valid HTTP/1.1."))
-        if self._in_body:
+        self._unparsed = self._unparsed + data if self._unparsed else data
+        self._parse()
+
+    def _resumed(self) -> None:
+        if self._unparsed:  # later, so that other connections have their turn
+            self.loop.call_soon(self._parse)
+
+    def _parse(self) -> None:
+        data, at = self._unparsed, 0
+        while at < len(data) and self._listening and not self.flow.read_paused:
+            piece = data[at : at + _PIECE_BYTES]
+            at += len(piece)
+            try:
+                self._parse_piece(piece)
+            except HttpParserUpgrade as offer:
+                data, at = self._without_offer() + piece[offer.args[0] :] + data[at:], 0
+            except HttpParserError:
+                self._refuse(Problem("bad_request", self._fault or "The request is not valid HTTP/1.1."))
+        self._unparsed = data[at:] if self._listening else b""
+
+    def _parse_piece(self, piece: bytes) -> None:
+        phase, body_bytes = self._phase, self._body_bytes
+        self.parser.feed_data(piece)
+        if self._phase != phase:
+            self._overhead = self._overhead_since = 0
             return
-        # Headers that have ended are measured by the shell, exactly; this is for those that would never end.
-        self._header_bytes = 0 if self._ended else self._header_bytes + len(data)
-        if self._header_bytes > 2 * self.headers_max_bytes:
-            self._refuse(Problem("headers_too_large", f"Headers may have {self.headers_max_bytes} bytes at most."))
+        body = self._body_bytes - body_bytes
+        self._overhead += len(piece) - body
+        self._overhead_since = 0 if body else self._overhead_since + len(piece)
+        most = 2 * self.headers_max_bytes  # the shell measures headers that have ended, exactly
+        if self._overhead_since > most or self._overhead > most + _OVERHEAD_PER_BYTE * self._body_bytes:
+            detail = f"Headers, trailers and chunk extensions may have {self.headers_max_bytes} bytes at most."
+            self._refuse(Problem("headers_too_large", detail))
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -90,55 +150,114 @@ class LimitedProtocol(HttpToolsProtocol):
         """Its headers are complete."""
         if self.parser.should_upgrade():
             return
-        self._stop_expecting()
+        self._fault = framing_fault(self.parser.get_http_version(), self.headers)
+        if self._fault is not None:
+            raise ValueError(self._fault)  # httptools makes an HttpParserError of it
+        self._phase += 1
+        self._await_nothing()
+        scope: Any = self.scope
+        scope["headers"] = tuple(self.headers)
         super().on_headers_complete()
+        self.headers = _TRAILERS
         self._in_body = True
+        self._body_bytes = 0
+
+    def on_body(self, body: bytes) -> None:
+        """A part of its body."""
+        self._body_bytes += len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """It is complete."""
         if self.parser.should_upgrade():
             return
+        self._phase += 1
         self._in_body = False
-        self._ended = True
         super().on_message_complete()
         scope: Any = self.scope
-        scope["credit.arrived"] = True  # so that nobody need watch how long its body takes
+        scope["credit.arrived"] = True  # so the shell needs no timeout for the body
+
+    def _without_offer(self) -> bytes:
+        """The head of a request that offers another protocol (HTTP/2, WebSocket), without the offer, to parse again."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":  # it has no meaning without the offer
+            self._refuse(Problem("bad_request", "This is not a proxy."))
+        lines = [name + b": " + value + b"\r\n" for name, value in self.headers if name != b"upgrade"]
+        self.parser = HttpRequestParser(self)
+        return b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(lines))
+
+    # ---- answers
 
     def on_response_complete(self) -> None:
-        """It was answered."""
-        self.server_state.total_requests += 1
-        if self.transport.is_closing():
+        """A request was answered."""
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
             return
+        self.server_state.total_requests += 1
         self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
-        elif self._refusal is not None:
+        if self._refusal is not None:
             self._tell(self._refusal)
-        elif self._in_body:  # nobody will read the rest of it, so where the next one begins cannot be known
+        elif self._in_body:  # its rest will not be read, so the beginning of the next request is unknown
             self._close_gently()
         elif self._late is None:
             self._await(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
-    def _pass_over(self, rest: bytes) -> None:
-        """Read a request that offers another protocol (HTTP/2, WebSocket) again, as if it did not."""
-        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
-        if method == b"CONNECT":  # offers nothing else
-            self._refuse(Problem("bad_request", "This is not a proxy."))
+    def _refuse(self, problem: Problem) -> None:
+        """Send a problem after all answers that are owed, and read no more."""
+        if not self._listening or self.transport.is_closing():
             return
-        lines = [name + b": " + value + b"\r\n" for name, value in self.headers if name != b"upgrade"]
-        self.parser = HttpRequestParser(self)
-        self.data_received(b"%s %s HTTP/%s\r\n%s\r\n%s" % (method, self.url, version, b"".join(lines), rest))
+        self._listening, self._refusal = False, problem
+        self._await_nothing()
+        latest: Any = self.cycle  # None before the first request, whatever its type says
+        if latest is None or latest.response_complete:
+            self._tell(problem)
+        elif not self._in_body:
+            pass  # it is about the next request: `on_response_complete` sends it
+        elif self.pipeline:
+            self.pipeline.popleft()  # it is about this request, which has not begun
+        elif latest.response_started:
+            self.transport.close()
+        else:
+            latest.disconnected = True
+            latest.message_event.set()
+            self._tell(problem)
+
+    def _tell(self, problem: Problem) -> None:
+        body = problem.body(None)
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", MEDIA_TYPE),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+            *[(name.lower().encode(), value.encode()) for name, value in problem.headers.items()],
+        ]
+        lines = b"".join([b"%b: %b\r\n" % line for line in headers])
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[problem.status], lines, body))
+        self._close_gently()
+
+    def _close_gently(self) -> None:
+        """Close, but read on for a moment: a connection closed at once is reset, and its answer may be lost."""
+        self._await_nothing()
+        self._listening = False
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+
+    # ---- time: one timer for each connection, which looks again if it was early
 
     def _expect_headers(self) -> None:
         if self._late != self._headers_late:
             self._await(self.header_timeout_seconds, self._headers_late)
 
-    def _stop_expecting(self) -> None:
-        self._header_bytes = 0
-        self._await_nothing()
+    def _headers_late(self) -> None:
+        if self.flow.read_paused or self._unparsed:  # the server is late, not the client
+            self._expect_headers()
+            return
+        detail = f"The headers did not arrive within {self.header_timeout_seconds:g} seconds."
+        self._refuse(Problem("request_timeout", detail))
 
     def _await(self, seconds: float, late: Callable[[], None]) -> None:
-        """What comes next has so much time. One timer serves for many requests, and looks again when it was early."""
+        """Call `late` after so many seconds, unless something else is awaited by then."""
         self._due_at, self._late = self.loop.time() + seconds, late
         if self._timer is not None and self._looks_at > self._due_at:
             self._timer.cancel()
@@ -163,48 +282,3 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._late = None
         late()
-
-    def _unset_keepalive_if_required(self) -> None:
-        if self._late == self.timeout_keep_alive_handler:
-            self._await_nothing()
-
-    def _headers_late(self) -> None:
-        if self.flow.read_paused:  # it is us who are late
-            self._expect_headers()
-            return
-        detail = f"The headers did not arrive within {self.header_timeout_seconds:g} seconds."
-        self._refuse(Problem("request_timeout", detail))
-
-    def _refuse(self, problem: Problem) -> None:
-        """Tell of a problem, after all answers that are owed, and read no more."""
-        if not self._listening or self.transport.is_closing():
-            return
-        self._listening, self._refusal = False, problem
-        self._stop_expecting()
-        latest: Any = self.cycle  # None before the first request, whatever its type says
-        if latest is None or latest.response_complete:
-            self._tell(problem)
-        elif not self._in_body:
-            pass  # it is about the next request: `on_response_complete` tells when its turn has come
-        elif self.pipeline:
-            self.pipeline.popleft()  # it is about this one, which still waits for its turn
-        elif latest.response_started:
-            self.transport.close()
-        else:
-            latest.disconnected = True
-            latest.message_event.set()
-            self._tell(problem)
-
-    def _tell(self, problem: Problem) -> None:
-        body = problem.body(None)
-        head = b"content-type: %s\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (MEDIA_TYPE, len(body))
-        self.transport.write(STATUS_LINE[problem.status] + head + body)
-        self._close_gently()
-
-    def _close_gently(self) -> None:
-        """Close, but read on for a moment: a connection closed at once would be reset, with its answer unread."""
-        self._unset_keepalive_if_required()
-        self._listening = False
-        self.flow.resume_reading()
-        self.transport.write_eof()
-        self.loop.call_later(LINGER_SECONDS, self.transport.close)
