@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from credit_service.gate import status
 from credit_service.gate.answers import Answer, shape
 from credit_service.ledger.account import Grant
 from tests.gate.settings import MERCHANT, NOW, SECOND, Setting, account
@@ -260,6 +261,30 @@ async def test_no_more_than_so_many_are_remembered_and_the_oldest_are_forgotten(
     setting.commit(account(0, NOW, merchants[2]))  # what is told anew is young again
     await setting.told(merchants[0])
     assert [setting.gate.cached(merchant) is not None for merchant in merchants] == [True, False, True, False, True]
+
+
+async def test_flood_of_unknown_ids_leaves_answers_of_real_merchants() -> None:
+    setting = Setting(account(5), size=100)
+    await setting.told()
+    for _ in range(201):
+        await setting.told(uuid4())
+    assert setting.gate.cached(MERCHANT) is not None
+    setting.store.away = True
+    setting.clock.now += 20 * SECOND
+    assert await setting.told() == ("enabled", "unavailable")
+
+
+async def test_unknown_merchants_are_cached_up_to_their_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "UNKNOWN_SIZE", 2)
+    merchants = [uuid4() for _ in range(3)]
+    setting = Setting(size=100)
+    for merchant in merchants:
+        await setting.told(merchant)
+    assert [setting.gate.cached(merchant) is not None for merchant in merchants] == [False, True, True]
+    setting.commit(account(1, NOW, merchants[2]))
+    assert await setting.told(merchants[2]) == ("enabled", "available")
+    await setting.told(merchants[0])
+    assert [setting.gate.cached(merchant) is not None for merchant in merchants] == [True, True, True]
 
 
 async def test_an_answer_is_rendered_once_and_not_for_each_question() -> None:

@@ -30,7 +30,10 @@ FailPolicy = Literal["closed", "open"]
 """What counts where nothing is known: the plugin is disabled, or enabled."""
 
 EXCEPTIONS_SECONDS: Final = 5.0
-"""How often the fail policies that accounts have of their own are read again."""
+"""How often the gate reads the accounts' own fail policies again."""
+UNKNOWN_SIZE: Final = 10_000
+"""The most unknown merchants that the gate remembers. They have a cache of their own: anybody can invent ids, and a
+flood of them must not evict the answers of real merchants, which the gate needs while the database is away."""
 _CHANGES: Final = frozenset({PLUGIN_STATUS_CHANGED, ACCOUNT_CREATED})
 _FAILED: Final[Mapping[FailPolicy, str]] = {"closed": "disabled", "open": "enabled"}
 _log = structlog.get_logger()
@@ -82,6 +85,7 @@ class Gate:
         self._storage = Storage(accounts, policy, self._ttl)
         self._counting = Counting(accounts, policy, clock)
         self._known: OrderedDict[UUID, Answer] = OrderedDict()
+        self._unknown: OrderedDict[UUID, Answer] = OrderedDict()  # merchants without an account
         self._trust = 0  # raised when others may have told what was not heard: what was known before is asked again
         self._asking: dict[UUID, _Load] = {}
         self._gathering: _Load | None = None
@@ -92,7 +96,7 @@ class Gate:
 
     def cached(self, merchant_id: UUID) -> Answer | None:
         """The answer, if it is known and still good."""
-        known = self._known.get(merchant_id)
+        known = self._last(merchant_id)
         return known if known is not None and known.until > self._clock() and known.trust == self._trust else None
 
     async def ask(self, merchant_id: UUID) -> Answer:
@@ -137,7 +141,7 @@ class Gate:
             merchant_id = account.merchant_id
             is_due_soon = account.next_due_at is not None and now < account.next_due_at < now + self._ttl
             is_told = self._neighbours is not None and (account.number in changed or is_due_soon)
-            if is_told or merchant_id in self._known or merchant_id in self._asking:
+            if is_told or self._last(merchant_id) is not None or merchant_id in self._asking:
                 answer = of_account(account, now, self._ttl)
                 self._told(answer)
                 if is_told and self._neighbours is not None:
@@ -228,9 +232,12 @@ class Gate:
         if self._shared is None:
             return {}
         found = await self._shared.get(merchant_ids, now)
-        known = self._known
-        # What is earlier than what was seen already is no answer.
-        return {m: answer for m, answer in found.items() if m not in known or answer.version >= known[m].version}
+        # An answer older than the last known one is no answer.
+        return {
+            merchant_id: answer
+            for merchant_id, answer in found.items()
+            if (known := self._last(merchant_id)) is None or answer.version >= known.version
+        }
 
     async def _from_storage(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, Answer]:
         try:
@@ -241,28 +248,37 @@ class Gate:
     def _loaded(self, load: _Load, answer: Answer, trust: int) -> Answer:
         """Keep what was loaded. The store is believed in any case, unless a later answer was told meanwhile."""
         merchant_id, source = answer.merchant_id, answer.source
-        if merchant_id in load.told and (known := self._known.get(merchant_id)) and known.version > answer.version:
+        if merchant_id in load.told and (known := self._last(merchant_id)) and known.version > answer.version:
             return known
         return self._remember(answer, trust)._replace(source=source)
 
     def _told(self, answer: Answer) -> None:
         """Take an answer that a posting brought, unless nobody asks for that merchant or a later one is known."""
         merchant_id = answer.merchant_id
+        known = self._last(merchant_id)
         if (load := self._asking.get(merchant_id)) is not None:
             load.told.add(merchant_id)
-        elif merchant_id not in self._known:
+        elif known is None:
             return
-        known = self._known.get(merchant_id)
         if known is None or known.version <= answer.version:
             self._remember(answer, self._trust)
 
     def _remember(self, answer: Answer, trust: int) -> Answer:
         answer = self._rendered(answer._replace(source="near", trust=trust))
-        self._known[answer.merchant_id] = answer
-        self._known.move_to_end(answer.merchant_id)
-        if len(self._known) > self._size:
-            self._known.popitem(last=False)
+        merchant_id = answer.merchant_id
+        kept, other, size = self._known, self._unknown, self._size
+        if answer.reason == "unknown_merchant":
+            kept, other, size = self._unknown, self._known, min(self._size, UNKNOWN_SIZE)
+        other.pop(merchant_id, None)
+        kept[merchant_id] = answer
+        kept.move_to_end(merchant_id)
+        if len(kept) > size:
+            kept.popitem(last=False)
         return answer
+
+    def _last(self, merchant_id: UUID) -> Answer | None:
+        """The last known answer, good or not."""
+        return self._known.get(merchant_id) or self._unknown.get(merchant_id)
 
     def _rendered(self, answer: Answer) -> Answer:
         return answer._replace(rendered=self._render(answer))
@@ -270,7 +286,7 @@ class Gate:
     def _without_storage(self, merchant_id: UUID) -> Answer:
         """The answer while the store is away: the last one known, or what the fail policy says."""
         now = self._clock()
-        known = self._known.get(merchant_id)
+        known = self._last(merchant_id)
         if known is not None and now - known.as_of <= self._stale:
             return self._rendered(known._replace(reason="unavailable", source="stale"))
         fail: Any = self._fails.get(merchant_id, self._fail)
