@@ -45,7 +45,7 @@ imports: ## Check that each layer imports only what lies below it.
 
 coverage: ## Run the tests and demand that they take every branch of the ledger and of posting.
 	$(RUN) coverage erase
-	$(RUN) coverage run -m pytest -q -n auto tests/ledger tests/laws tests/test_posting.py tests/storage/test_sqlite.py
+	$(RUN) coverage run -m pytest -q -n auto tests/ledger tests/laws tests/posting tests/storage/test_sqlite.py
 	$(RUN) coverage combine --quiet
 	$(RUN) coverage report
 

@@ -13,12 +13,12 @@ from typing import Any
 import asyncpg
 import pytest
 
-from credit_service import posting
 from credit_service.ledger.commands import Command
 from credit_service.ledger.decide import Needs, Outcome, Replayed
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.proof import verify
 from credit_service.ledger.types import CONSUMED
+from credit_service.posting import queue
 from credit_service.storage.accounts import Accounts
 from credit_service.storage.engine import Committed, OutcomeUnknown, StorageError, StorageUnavailable, Work
 from credit_service.storage.postgres import PostgresEngine
@@ -164,7 +164,7 @@ async def test_a_connection_that_is_cut_is_made_again_and_the_posting_posted_onc
 async def test_what_is_decided_behind_a_posting_whose_connection_is_cut_is_posted_after_it_once(
     proxy: Proxy, way: str, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(posting, "AHEAD", 1)  # two commands are two batches already
+    monkeypatch.setattr(queue, "AHEAD", 1)  # two commands are two batches already
     cut, told = WAYS[way][where]
     async with opened(proxy.url) as store:
         store.way = way

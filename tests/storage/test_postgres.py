@@ -15,14 +15,13 @@ import asyncpg
 import pytest
 from sqlalchemy import ClauseElement
 
-from credit_service import posting
 from credit_service.ledger import decide as ledger
 from credit_service.ledger.decide import Needs, Replayed
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.proof import verify
 from credit_service.ledger.refusals import Refused
-from credit_service.posting import Posting
+from credit_service.posting import Posting, batch, queue
 from credit_service.storage import accounts, books, keys, tables, transactions
 from credit_service.storage import postgres_statements as sql
 from credit_service.storage.accounts import Accounts
@@ -280,11 +279,11 @@ def test_a_lane_is_part_of_what_is_stored_and_never_changes():
     assert [lane_of(UUID(int=number)) for number in (0, 1, 2, 2**64, 2**127)] == [5, 3, 9, 6, 1]
 
 
-@pytest.mark.parametrize("ahead", [posting.AHEAD, 2], ids=["seldom ahead", "often ahead"])
+@pytest.mark.parametrize("ahead", [queue.AHEAD, 2], ids=["seldom ahead", "often ahead"])
 async def test_two_stores_that_post_to_the_same_accounts_lose_nothing_and_post_each_key_once(
     harness: PostgresHarness, ahead: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(posting, "AHEAD", ahead)
+    monkeypatch.setattr(queue, "AHEAD", ahead)
     await (await harness.fresh()).close()
     stores = [PostgresEngine(harness.url, timeout_seconds=20) for _ in range(2)]
     conflicts: list[Exception] = []
@@ -517,7 +516,7 @@ async def lane_locked(harness: PostgresHarness) -> AsyncIterator[Callable[[], Aw
 @pytest.fixture
 def in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two commands that wait are two batches already, the second decided ahead."""
-    monkeypatch.setattr(posting, "AHEAD", 1)
+    monkeypatch.setattr(queue, "AHEAD", 1)
 
 
 @pytest.mark.usefixtures("in_halves")
@@ -612,7 +611,7 @@ async def test_what_the_ledger_cannot_decide_ahead_is_told_in_its_turn(
         return ledger_decides(state, command, *more)
 
     ledger_decides = ledger.decide
-    monkeypatch.setattr(posting, "decide", decide)
+    monkeypatch.setattr(batch, "decide", decide)
     async with alone(harness) as store:
         await tell(store, payment("P", 100))
         first, second = await tell_apart(store, use(1, "first"), use(1, "broken"))
