@@ -18,8 +18,7 @@ from structlog.testing import capture_logs
 from credit_service.broker import Broker
 from credit_service.doors.http.keys import Keyring, new_key
 from credit_service.service import Service, first_key
-from credit_service.settings import YAML_FILE, Settings, SettingsError, load
-from credit_service.storage.databases import database_of
+from credit_service.settings import YAML_FILE, Settings, SettingsError, database_of, load
 from credit_service.storage.keys import Keys
 from tests.commands import clean_environment, command
 from tests.doors.keys import key_of

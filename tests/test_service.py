@@ -25,8 +25,7 @@ from credit_service.doors.http.keys import Keyring
 from credit_service.ledger.commands import OpenAccount, trial_key
 from credit_service.ledger.draft import Posted
 from credit_service.service import Service, first_key, serve
-from credit_service.settings import Settings
-from credit_service.storage.databases import database_of
+from credit_service.settings import Settings, database_of
 from credit_service.storage.engine import StorageError
 from credit_service.storage.keys import Keys
 from tests.doors.keys import key_of

@@ -38,9 +38,8 @@ from credit_service.outlets.wake import Wake
 from credit_service.outlets.webhooks import Webhooks
 from credit_service.posting import Posting
 from credit_service.rounds import keep_doing
-from credit_service.settings import Settings
+from credit_service.settings import Settings, database_of
 from credit_service.storage.accounts import Accounts
-from credit_service.storage.databases import database_of
 from credit_service.storage.engine import Committed, Engine, StorageError
 from credit_service.storage.keys import Keys
 from credit_service.storage.letters import Letters

@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
 
 import yaml
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -18,6 +18,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from credit_service import setting_types as types
 from credit_service.ledger.policy import Policy
 from credit_service.setting_types import Credits, Days, PriceList, Rate, Seconds, Share
+
+if TYPE_CHECKING:
+    from credit_service.storage.databases import Database
 
 YAML_FILE = "credit-service.yaml"
 _WORD = re.compile(r"\w{1,64}")
@@ -339,6 +342,22 @@ def load(**given: Any) -> Settings:
     except (OSError, ValueError, yaml.YAMLError) as error:
         fault = f"{YAML_FILE} or .env cannot be read: {' '.join(str(error).split())}"
     raise SettingsError(fault)
+
+
+def database_of(settings: Settings) -> "Database":
+    """The database that the settings name, not opened yet."""
+    from credit_service.storage import databases  # with its drivers, which most commands do not need
+
+    if settings.is_postgres:
+        return databases.PostgresDatabase(
+            settings.database_url.get_secret_value(),
+            settings.posting_streams,
+            settings.database_pool_size,
+            settings.database_timeout_seconds,
+            settings.database_pooled,
+            settings.database_allow_unsafe,
+        )
+    return databases.SQLiteDatabase(settings.database_path)
 
 
 def _is_installed(module: str) -> bool:

@@ -20,8 +20,7 @@ from credit_service import service
 from credit_service.doors.http.keys import new_key
 from credit_service.doors.http.problems import CODES
 from credit_service.doors.http.server import Server
-from credit_service.settings import Settings
-from credit_service.storage.databases import database_of
+from credit_service.settings import Settings, database_of
 from credit_service.storage.keys import Keys
 from tests.served import plain_client
 

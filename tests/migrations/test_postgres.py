@@ -13,9 +13,8 @@ import pytest
 from alembic import command as alembic
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from credit_service.settings import Settings
+from credit_service.settings import Settings, database_of
 from credit_service.storage import migrations, tables
-from credit_service.storage.databases import database_of
 from credit_service.storage.engine import Conflict, SchemaError, StorageUnavailable
 from credit_service.storage.migrations import head, is_migrated_postgres, migrate_postgres
 from credit_service.storage.postgres import connector, name_of

@@ -11,9 +11,9 @@ from alembic.migration import MigrationContext
 from sqlalchemy import URL, Connection, NullPool, create_engine
 
 from credit_service.ledger.proof import verify
-from credit_service.settings import Settings
+from credit_service.settings import Settings, database_of
 from credit_service.storage import migrations, tables
-from credit_service.storage.databases import Database, database_of
+from credit_service.storage.databases import Database
 from credit_service.storage.engine import SchemaError
 from credit_service.storage.keys import Keys
 from credit_service.storage.outbox import Outbox

@@ -13,11 +13,11 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from credit_service.settings import SettingsError, load
+from credit_service.settings import SettingsError, database_of, load
 from credit_service.storage import migrations
 from credit_service.storage import postgres_statements as sql
 from credit_service.storage.accounts import Accounts
-from credit_service.storage.databases import Database, database_of
+from credit_service.storage.databases import Database
 from credit_service.storage.engine import StorageError, StorageUnavailable
 from credit_service.storage.keys import Keys
 from credit_service.storage.postgres import PostgresEngine, connector, name_of

@@ -65,7 +65,7 @@ async def opened(settings: "Settings", *, instead: str, create: bool = False) ->
     `instead` says what to do while a service has it; `create` allows one that is not there yet.
     """
     from credit_service.observability import configure_logs
-    from credit_service.storage.databases import database_of
+    from credit_service.settings import database_of
     from credit_service.storage.engine import InUse, StorageError
 
     configure_logs(settings)

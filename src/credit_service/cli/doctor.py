@@ -78,7 +78,7 @@ def _file(settings: "Settings") -> Iterator[Finding]:
 
 
 def _server(settings: "Settings") -> Iterator[Finding]:
-    from credit_service.storage.databases import database_of
+    from credit_service.settings import database_of
     from credit_service.storage.engine import StorageError
 
     database = database_of(settings)
@@ -95,7 +95,7 @@ def _server(settings: "Settings") -> Iterator[Finding]:
 
 
 def _schema(settings: "Settings") -> Finding:
-    from credit_service.storage.databases import database_of
+    from credit_service.settings import database_of
     from credit_service.storage.engine import StorageError
     from credit_service.storage.tables import REVISION
 

@@ -10,7 +10,7 @@ def migrate(json_: Json = False, database_url: DatabaseUrl = None) -> None:
     """
     import asyncio
 
-    from credit_service.storage.databases import database_of
+    from credit_service.settings import database_of
     from credit_service.storage.engine import StorageError
     from credit_service.storage.tables import REVISION
 

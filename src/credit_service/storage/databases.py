@@ -6,7 +6,7 @@ Alembic takes long to import and is rarely needed, so it is imported only where 
 import asyncio
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import asyncpg
 
@@ -15,9 +15,6 @@ from credit_service.storage.engine import Engine, SchemaError, StorageUnavailabl
 from credit_service.storage.postgres import PostgresEngine, connector, name_of, translated
 from credit_service.storage.sqlite import SQLiteEngine, revision
 from credit_service.storage.tables import REVISION
-
-if TYPE_CHECKING:
-    from credit_service.settings import Settings
 
 MAX_SKEW_SECONDS = 60
 
@@ -50,20 +47,6 @@ class Database(Protocol):
     async def opened(self) -> Engine:
         """An engine that serves it. Raises StorageError, with one line for an operator."""
         ...
-
-
-def database_of(settings: "Settings") -> Database:
-    """The database that the settings name."""
-    if settings.is_postgres:
-        return PostgresDatabase(
-            settings.database_url.get_secret_value(),
-            settings.posting_streams,
-            settings.database_pool_size,
-            settings.database_timeout_seconds,
-            settings.database_pooled,
-            settings.database_allow_unsafe,
-        )
-    return SQLiteDatabase(settings.database_path)
 
 
 class SQLiteDatabase(NamedTuple):
