@@ -122,8 +122,8 @@ def test_the_version_is_said(tmp_path: Path) -> None:
         (
             "migrate --database-url mysql://somebody:secret@host/db",
             "DATABASE_URL: must be the URL of an SQLite file, like sqlite:///credit-service.db, or of a PostgreSQL "
-            "database, like postgresql://user:password@host:5432/credits (what is special in the password written as "
-            "%40).",
+            "database, like postgresql://user:password@host:5432/credits (special characters of the password written "
+            "as %40).",
         ),
         ("serve --workers 2", "--workers 2: an SQLite ledger has one serving process."),
         ("serve --port 70000", "SERVICE_PORT: Input should be less than or equal to 65535."),
