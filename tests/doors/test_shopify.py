@@ -4,6 +4,7 @@ import asyncio
 import json
 from base64 import b64decode
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -63,6 +64,7 @@ class Shop:
         self.running = running
         self.domain = f"{uuid4().hex}.myshopify.com"
         self.merchant = new_merchant()
+        self.number = uuid4().int % 10**18
         if linked:
             self.link()
 
@@ -110,6 +112,12 @@ class Shop:
     @property
     def inbox(self) -> Inbox:
         return self.running.service.inbox
+
+    def bought(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A purchase or subscription with an id of this shop's own."""
+        ((name, kind),) = body.items()
+        gid = kind["admin_graphql_api_id"].rpartition("/")[0]
+        return {name: {**kind, "admin_graphql_api_id": f"{gid}/{self.number}"}}
 
     def catch_up(self) -> None:
         """What the service does by itself, round after round."""
@@ -160,11 +168,11 @@ def test_a_refund_that_comes_first_waits_for_its_order(shop: Shop) -> None:
 
 def test_L11_each_period_of_a_subscription_counts_once_and_every_one_counts(shop: Shop) -> None:
     times = ["2026-01-01T12:00:05Z", "2026-01-20T00:00:00Z", "2026-02-05T00:00:00Z", "2026-02-06T00:00:00Z"]
-    taken = [shop.told("app_subscriptions/update", subscription(updated_at=at)) for at in times]
+    taken = [shop.told("app_subscriptions/update", shop.bought(subscription(updated_at=at))) for at in times]
     assert taken == ["posted", "replayed", "posted", "replayed"]
     assert shop.keys() == [
-        "billing:subscription:1029266977:2026-01-01",
-        "billing:subscription:1029266977:2026-01-31",
+        f"billing:subscription:{shop.number}:2026-01-01",
+        f"billing:subscription:{shop.number}:2026-01-31",
     ]
     assert {one["transaction_type"] for one in shop.history()} == {"SUBSCRIPTION"}
     assert shop.running.balance(shop.merchant) == 1000
@@ -172,15 +180,64 @@ def test_L11_each_period_of_a_subscription_counts_once_and_every_one_counts(shop
 
 def test_a_purchase_is_a_payment(shop: Shop) -> None:
     assert shop.told("app_purchases_one_time/update", purchase(status="PENDING")) == "ignored"
-    assert shop.told("app_purchases_one_time/update", purchase()) == "posted"
-    assert shop.told("app_purchases_one_time/update", purchase()) == "replayed"
+    assert shop.told("app_purchases_one_time/update", shop.bought(purchase())) == "posted"
+    assert shop.told("app_purchases_one_time/update", shop.bought(purchase())) == "replayed"
     (payment,) = shop.history()
     assert (payment["transaction_type"], payment["amount"]) == ("PAYMENT", 1000)
-    assert payment["idempotency_key"] == "billing:payment:1017262355"
+    assert payment["idempotency_key"] == f"billing:payment:{shop.number}"
+
+
+TAKEN = "Another merchant was credited for this purchase or subscription."
+
+
+@pytest.mark.parametrize(
+    ("topic", "body"),
+    [("app_purchases_one_time/update", purchase()), ("app_subscriptions/update", subscription())],
+)
+def test_second_merchant_of_a_purchase_is_refused(topic: str, body: Any, shop: Shop, running: Running) -> None:
+    other, bought = Shop(running), shop.bought(body)
+    assert shop.told(topic, bought) == "posted"
+    for _ in range(2):
+        refused = other.send(topic, bought).json()["data"]
+        assert refused == {"outcome": "refused", "reason": TAKEN, "code": "idempotency_key_reused"}
+    assert other.history() == []
+    assert [letter.code for letter in other.letters()] == ["idempotency_key_reused"]
+    assert shop.told(topic, bought) == "replayed"
+
+
+def test_second_merchant_is_refused_for_every_period_of_a_subscription(shop: Shop, running: Running) -> None:
+    other, topic, later = Shop(running), "app_subscriptions/update", "2026-02-05T00:00:00Z"
+    assert shop.told(topic, shop.bought(subscription())) == "posted"
+    assert other.told(topic, shop.bought(subscription(updated_at=later))) == "refused"
+    assert shop.told(topic, shop.bought(subscription(updated_at=later))) == "posted"
+
+
+def test_shop_linked_to_another_merchant_brings_its_next_period(shop: Shop) -> None:
+    topic, later = "app_subscriptions/update", "2026-02-05T00:00:00Z"
+    assert shop.told(topic, shop.bought(subscription())) == "posted"
+    shop.link(second := new_merchant())
+    assert shop.told(topic, shop.bought(subscription())) == "refused", "this period was credited to the first merchant"
+    assert shop.told(topic, shop.bought(subscription(updated_at=later))) == "posted"
+    assert shop.running.balance(second) == 500
+
+
+def test_shop_under_a_new_name_keeps_its_purchases(shop: Shop, running: Running) -> None:
+    renamed = Shop(running, linked=False)
+    renamed.link(shop.merchant)
+    assert shop.told("app_purchases_one_time/update", shop.bought(purchase())) == "posted"
+    assert renamed.told("app_purchases_one_time/update", shop.bought(purchase())) == "replayed"
+
+
+def test_racing_merchants_of_a_purchase_are_credited_once(running: Running) -> None:
+    shops = [Shop(running) for _ in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        body = shops[0].bought(purchase())
+        told = list(threads.map(lambda shop: shop.told("app_purchases_one_time/update", body), shops))
+    assert sorted(told) == ["posted", *["refused"] * 7]
 
 
 def test_an_uninstalled_shop_keeps_account_and_credits(shop: Shop, running: Running) -> None:
-    assert shop.told("app_purchases_one_time/update", purchase()) == "posted"
+    assert shop.told("app_purchases_one_time/update", shop.bought(purchase())) == "posted"
     assert shop.shown()["uninstalled_at"] is None
     assert shop.told("app/uninstalled", uninstalled(shop.domain)) == "noted"
     assert shop.shown()["uninstalled_at"] is not None
@@ -542,7 +599,7 @@ def test_a_dead_letter_is_replayed_once_what_was_wrong_is_right(
     stranger: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert stranger.told("orders/paid", order(1)) == "parked"
-    assert stranger.told("app_subscriptions/update", subscription(name="New")) == "refused"
+    assert stranger.told("app_subscriptions/update", stranger.bought(subscription(name="New"))) == "refused"
     with monkeypatch.context() as patch:
         later(stranger.running, patch, 7.1)
         stranger.catch_up()
@@ -562,7 +619,7 @@ def test_a_dead_letter_is_replayed_once_what_was_wrong_is_right(
 
 
 def test_a_plan_that_is_sold_no_more_leaves_a_dead_letter(stranger: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert stranger.told("app_subscriptions/update", subscription()) == "parked"
+    assert stranger.told("app_subscriptions/update", stranger.bought(subscription())) == "parked"
     with monkeypatch.context() as patch:
         patch.setitem(stranger.running.service.settings.shopify_plan_credits, "Pro", None)
         stranger.link()

@@ -59,7 +59,8 @@ def back(amount: str, currency: str | None = "GBP") -> Fact:
 
 
 def renewed(period: str, credits: int = 500, at: str = "2026-01-01T12:00:05Z") -> Fact:
-    return Fact(RENEWED, {"subscription_id": "1029266977", "period": period, "credits": credits}, parse_time(at))
+    data = {"subscription_id": "1029266977", "period": period, "credits": credits}
+    return Fact(RENEWED, data, parse_time(at), "gid://shopify/AppSubscription/1029266977")
 
 
 MEANT = [
@@ -94,7 +95,12 @@ MEANT = [
     (
         "app_purchases_one_time/update",
         purchase(),
-        Fact(BOUGHT, {"payment_id": "1017262355", "credits": 1000}, parse_time("2026-01-01T12:00:05Z")),
+        Fact(
+            BOUGHT,
+            {"payment_id": "1017262355", "credits": 1000},
+            parse_time("2026-01-01T12:00:05Z"),
+            "gid://shopify/AppPurchaseOneTime/1017262355",
+        ),
     ),
     (
         "app_purchases_one_time/update",

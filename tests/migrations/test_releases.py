@@ -98,6 +98,7 @@ async def test_rows_of_the_release_before_are_the_same_after_a_migration(
     await Outbox(store).claim("reader", "owner", T0, 1)
     await Shops(store).link("a.myshopify.com", MERCHANT, T0)
     await Shops(store).keep(values.KEPT_ORDER)
+    await Shops(store).claim("gid://shopify/AppPurchaseOneTime/1", "billing:payment:1", MERCHANT, "a.myshopify.com")
     endpoint = WebhookEndpoint("one", "https://one.example/", ("consumed",), T0, await Outbox(store).end())
     await WebhookEndpoints(store).add(endpoint, "whsec_AAAA")
     await WebhookEndpoints(store).add_deliveries(

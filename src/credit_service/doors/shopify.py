@@ -38,11 +38,15 @@ _PERIODS: Final = {"every_30_days": 30, "annual": 365}
 
 
 class Fact(NamedTuple):
-    """A delivery means this inbound event; its data lacks the merchant."""
+    """A delivery means this inbound event; its data lacks the merchant.
+
+    `purchase`: the global id of the purchase or subscription, which only one merchant can be credited for.
+    """
 
     type: str
     data: Mapping[str, Any]
     occurred_at: int | None
+    purchase: str | None = None
 
 
 class Uninstalled(NamedTuple):
@@ -154,7 +158,7 @@ def _subscription_updated(update: SubscriptionUpdate, credits: Credits) -> Meani
         "period": _period(bought),
         "credits": given,
     }
-    return Fact("evt.billing.subscription_renewed", data, parse_time(bought.updated_at))
+    return Fact("evt.billing.subscription_renewed", data, parse_time(bought.updated_at), bought.admin_graphql_api_id)
 
 
 def _period(bought: Subscription) -> str:
@@ -180,7 +184,7 @@ def _purchase_updated(update: PurchaseUpdate, credits: Credits) -> Meaning:
         fault = "SHOPIFY_PURCHASE_CREDITS does not name this purchase."
         raise Invalid([Fault("/app_purchase_one_time/name", "not_allowed", fault)])
     data = {"payment_id": _number(bought.admin_graphql_api_id), "credits": given}
-    return Fact("evt.billing.payment_succeeded", data, parse_time(bought.updated_at))
+    return Fact("evt.billing.payment_succeeded", data, parse_time(bought.updated_at), bought.admin_graphql_api_id)
 
 
 def _uninstalled(shop: UninstalledShop, credits: Credits) -> Meaning:

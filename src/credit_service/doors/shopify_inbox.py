@@ -34,6 +34,7 @@ SUBJECT: Final = "shopify.webhook."
 AT_ONCE = 500
 _DAY = 86_400 * MICROSECONDS
 _ACTOR = "shopify"
+_CLAIMED = "idempotency_key_reused", "Another merchant was credited for this purchase or subscription."
 _log = structlog.get_logger()
 
 
@@ -138,13 +139,17 @@ class Inbox:
             (translated,) = translate(fact.type, data, source)
             if isinstance(translated.command, Invalid):
                 raise translated.command
-            outcome = await self._posting.submit(translated.command)
+            command = translated.command
+            claimed = fact.purchase and not await self._shops.claim(fact.purchase, command.key, merchant_id, one.shop)
+            outcome = None if claimed else await self._posting.submit(command)
         except Invalid as error:
             taken = await self._give_up(one, _faults(error))
         except BadRow:
             taken = await self._give_up(one, [("internal", "The database does not take it.")])
         else:
             match outcome:
+                case None:
+                    taken = await self._give_up(one, [_CLAIMED])
                 case Refused(refusal=refusal):
                     taken = await self._give_up(one, [(refusal.code, refusal.sentence)])
                 case Replayed():

@@ -12,7 +12,7 @@ from credit_service.storage import tables
 from credit_service.storage.engine import Engine
 from credit_service.storage.questions import Ask, Row, asking, number, value
 
-_shops, _deliveries = tables.shops, tables.shopify_deliveries
+_shops, _deliveries, _claims = tables.shops, tables.shopify_deliveries, tables.shopify_claims
 
 
 SHOP: Final = select(_shops).where(_shops.c.domain == value("domain"))
@@ -53,6 +53,12 @@ DUE: Final = (
     .order_by(_deliveries.c.received_at, _deliveries.c.digest)
     .limit(number("limit"))
 )
+CLAIM: Final = (
+    postgresql.insert(_claims)
+    .values({name: value(name) for name in ("name", "merchant_id", "shop")})
+    .on_conflict_do_nothing(index_elements=["name"])
+)
+CLAIMED: Final = select(_claims).where(_claims.c.name == value("name"))
 
 
 class Shop(NamedTuple):
@@ -107,6 +113,21 @@ class Shops:
     async def uninstall(self, domain: str, at: int) -> bool:
         """Note that a linked shop has uninstalled the app. False where it is not linked, or only since then."""
         return await self._engine.write([Ask(UNINSTALL, {"key": domain, "at": at})]) == 1
+
+    async def claim(self, purchase: str, key: str, merchant_id: UUID, shop: str) -> bool:
+        """Note the merchant to whom a purchase or subscription of Shopify's is credited; the first one keeps it.
+
+        `purchase`: its global id. `key`: the natural key of the posting, which also names the period. False if another
+        merchant has this key, or if another merchant has the purchase and through another shop: a shop that is linked
+        anew brings its subscription along, from the next period on.
+        """
+        for name in (purchase, key):
+            row = {"name": name, "merchant_id": merchant_id.bytes, "shop": shop}
+            await self._engine.write([Ask(CLAIM, row)])
+            ((_, holder, through),) = await self._engine.read(asking(Ask(CLAIMED, {"name": name})))
+            if holder != merchant_id.bytes and (name == key or through != shop):
+                return False
+        return True
 
     async def keep(self, one: KeptDelivery) -> bool:
         """Keep a delivery. False where it is kept already."""

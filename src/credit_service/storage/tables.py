@@ -300,6 +300,16 @@ shopify_deliveries = _table(
     _check("hash_length", "length(digest) = 16"),
 )
 Index(None, shopify_deliveries.c.shop)
+
+# The merchant of a purchase or subscription (named by its global id), and of each posting for it (by its natural key).
+shopify_claims = _table(
+    "shopify_claims",
+    Column("name", Text, primary_key=True),
+    _bytes("merchant_id"),
+    _text("shop"),
+    _check("hash_length", "length(merchant_id) = 16"),
+)
+
 webhook_endpoints = _table(
     "webhook_endpoints",
     Column("id", Text, primary_key=True),

@@ -129,7 +129,8 @@ ADVICE: dict[str, Advice] = {
         "grant. The first posting stands, and nothing was posted now.",
         "Do not repeat it. If it is something else that is to be done, it needs a key of its own. If it is the same, "
         "something in it changes from try to try (a time in the metadata, often): send it as it was the first time. A "
-        "refund that waits for its order has used its key, too.",
+        "refund that waits for its order has used its key, too. A dead letter of Shopify's with this code: another "
+        "merchant was credited for this purchase or subscription.",
     ),
     "trial_already_granted": Advice(
         "A merchant has one trial, and this one has had it. Nothing was posted.",

@@ -212,6 +212,16 @@ def upgrade() -> None:
     op.create_index("ix_parked_until", "parked", ["until"], unique=False)
 
     op.create_table(
+        "shopify_claims",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("merchant_id", sa.LargeBinary(), nullable=False),
+        sa.Column("shop", sa.Text(), nullable=False),
+        sa.CheckConstraint("length(merchant_id) = 16", name=op.f("ck_shopify_claims_hash_length")),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_shopify_claims")),
+        sqlite_strict=True,
+    )
+
+    op.create_table(
         "shopify_deliveries",
         sa.Column("digest", sa.LargeBinary(), nullable=False),
         sa.Column("shop", sa.Text(), nullable=False),
