@@ -153,6 +153,7 @@ BESIDE = (
     "event_cursors",
     "gate_policies",
     "shops",
+    "shopify_claims",
     "shopify_deliveries",
     "webhook_endpoints",
     "webhook_deliveries",
@@ -1107,6 +1108,17 @@ class StoreContract:
         await Shops(store).drop([])
         assert await Shops(store).kept(kept.shop) == []
         assert len(await Shops(store).kept(SHOP)) == 1
+
+    async def test_purchase_is_claimed_by_the_first_merchant(self, store: Engine):
+        shops, another = Shops(store), "another.myshopify.com"
+        assert await shops.claim("gid", "period 1", MERCHANT, SHOP)
+        assert await shops.claim("gid", "period 1", MERCHANT, another), "the shop may have another domain now"
+        assert not await shops.claim("gid", "period 2", OTHER, another)
+        assert await shops.claim("gid", "period 2", MERCHANT, SHOP), "the refused claim left nothing"
+        assert not await shops.claim("gid", "period 2", OTHER, SHOP)
+        assert await shops.claim("gid", "period 3", OTHER, SHOP), "the shop may have another merchant now"
+        racing = [shops.claim("raced", "raced", merchant(number), f"{number}") for number in range(8)]
+        assert sorted(await asyncio.gather(*racing)) == [False] * 7 + [True]
 
     async def test_deliveries_are_due_when_their_shop_is_linked_or_they_have_waited_for_long_enough(
         self, store: Engine
