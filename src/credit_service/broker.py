@@ -20,7 +20,6 @@ Bound what is done on it (`asyncio.timeout`): where much could not be sent, nats
 import asyncio
 import contextlib
 import json
-import random
 from collections.abc import Sequence
 from itertools import cycle
 from typing import Final, NamedTuple
@@ -32,6 +31,9 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StreamConfig, StreamSource
 from nats.js.errors import APIError, Error, NotFoundError
+
+from credit_service.backoff import jittered
+from credit_service.supervision import Supervisor
 
 FAILURES: Final = (nats.errors.Error, Error, OSError, TimeoutError)
 """What whoever uses the connection must expect: it was lost, NATS did not answer, or it refused."""
@@ -89,9 +91,9 @@ class Broker:
         """What messages call it: where it is, without user and password."""
         return f"NATS {', '.join([urlsplit(server.url).netloc for server in self._servers])}"
 
-    def start(self) -> None:
+    def start(self, supervisor: Supervisor | None = None) -> None:
         """Begin to connect; returns at once, whether NATS is there or not."""
-        self._task = asyncio.get_running_loop().create_task(self._keep_connected(), name="broker")
+        self._task = (supervisor or Supervisor()).start("nats connection", self._keep_connected)
 
     async def close(self) -> None:
         """Disconnect, and connect no more."""
@@ -210,7 +212,7 @@ class Broker:
             finally:
                 self._connected.clear()
                 await _dropped(client)
-            await asyncio.sleep(random.uniform(_PAUSE_SECONDS / 2, _PAUSE_SECONDS))  # noqa: S311 - jitter, not a secret
+            await asyncio.sleep(jittered(_PAUSE_SECONDS))
 
     async def _connect(self, client: Client, server: _Server) -> None:
         async def told(error: Exception) -> None:

@@ -7,7 +7,8 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,7 @@ from credit_service.storage.outbox import Outbox
 from credit_service.storage.policies import FailPolicies
 from credit_service.storage.shops import Shops
 from credit_service.storage.webhooks import WebhookEndpoints
+from credit_service.supervision import Supervisor
 
 if TYPE_CHECKING:
     from credit_service.broker import Broker
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from credit_service.gate.redis import RedisLevel
 
 _KEY_USE_SECONDS = 60
+"""How often the last uses of API keys are written down."""
 _log = structlog.get_logger()
 
 
@@ -63,6 +66,9 @@ class Service:
     def __init__(self, engine: Engine, settings: Settings, worker: int = 0, workers: int = 1) -> None:
         policy = settings.policy
         self.metrics = Metrics()
+        self.supervisor = Supervisor()
+        faults = "Background tasks that died and are not healthy again"
+        self.metrics.gauge("credits_background_tasks_failing", faults, lambda: len(self.supervisor.faults))
         self.wake = Wake()
         self.redis = _redis_of(settings)
         self.gate = Gate(
@@ -100,7 +106,7 @@ class Service:
         self.auditor = Auditor(Accounts(engine))
         drifting = "Accounts that disagree with their last transaction or their grants"
         self.metrics.gauge("credits_ledger_drift_accounts", drifting, lambda: self.auditor.drifting)
-        self.stream = Stream(outbox, self.wake, settings.service_source, cursor_at)
+        self.stream = Stream(outbox, self.wake, source, cursor_at, self.supervisor)
         self.broker: Broker | None = None
         self.publishing: Reader | None = None
         if url := settings.nats_url.get_secret_value():
@@ -119,6 +125,7 @@ class Service:
             self.stream.follow,
             self.webhooks,
             self.inbox,
+            self.supervisor,
             self.broker,
             self.publishing,
             None if self.redis is None else self.redis.check,
@@ -173,26 +180,26 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def running(self, app: object = None) -> AsyncIterator[None]:
-        """Everything that runs beside the requests; at the end what was queued is posted, and the store closed."""
-        self.posting.start()
-        await self.gate.start()
-        sweeping = keep_sweeping(Accounts(self.engine), self.posting, self.settings.sweep_seconds)
-        tasks = [
-            asyncio.create_task(sweeping, name="sweeper"),
-            asyncio.create_task(self._keep_key_uses(), name="key uses"),
-            asyncio.create_task(self.webhooks.run(), name="webhooks"),
-        ]
-        if accounts := self.settings.audit_accounts_per_second:
-            tasks.append(asyncio.create_task(self.auditor.keep_auditing(accounts), name="auditor"))
-        if self.settings.shopify_webhook_secret is not None:
-            catching_up = keep_doing(self.inbox.catch_up, "shopify_failed", self.settings.sweep_seconds)
-            tasks.append(asyncio.create_task(catching_up, name="shopify"))
+        """Run the background tasks; at the end post what is queued, and close the store."""
+        settings, supervisor = self.settings, self.supervisor
+        self.posting.start(supervisor)
+        await self.gate.start(supervisor)
+        jobs: dict[str, Callable[[], Awaitable[object]]] = {
+            "sweeper": partial(keep_sweeping, Accounts(self.engine), self.posting, settings.sweep_seconds),
+            "key uses": partial(keep_doing, self._keep_key_uses, "key_uses_failed", _KEY_USE_SECONDS),
+            "webhooks": self.webhooks.run,
+        }
+        if accounts := settings.audit_accounts_per_second:
+            jobs["auditor"] = partial(self.auditor.keep_auditing, accounts)
+        if settings.shopify_webhook_secret is not None:
+            jobs["shopify inbox"] = partial(keep_doing, self.inbox.catch_up, "shopify_failed", settings.sweep_seconds)
         if self.broker is not None:
-            self.broker.start()
-            self.consumer.start()
-            tasks.append(asyncio.create_task(self.dead_letters.keep_publishing(), name="dead letters"))
+            self.broker.start(supervisor)
+            self.consumer.start(supervisor)
+            jobs["dead letters"] = self.dead_letters.keep_publishing
         if self.publishing is not None:
-            tasks.append(asyncio.create_task(self.publishing.run(), name="publisher"))
+            jobs["publisher"] = self.publishing.run
+        tasks = [supervisor.start(name, run) for name, run in jobs.items()]
         try:
             yield
         finally:
@@ -215,11 +222,9 @@ class Service:
                 if self.tracing is not None:
                     await self.tracing.close()
 
-    async def _keep_key_uses(self) -> None:
-        while True:
-            await asyncio.sleep(_KEY_USE_SECONDS)
-            with contextlib.suppress(StorageError):
-                await self.keyring.flush()
+    async def _keep_key_uses(self) -> bool:
+        await self.keyring.flush()
+        return False
 
 
 def _redis_of(settings: Settings) -> "RedisLevel | None":
@@ -313,7 +318,7 @@ async def _serve(
             except StorageError:
                 await engine.close()
                 raise
-            beside = asyncio.create_task(MetricsServer(service, settings).serve([own]), name="metrics")
+            beside = service.supervisor.start("metrics server", lambda: MetricsServer(service, settings).serve([own]))
         try:
             await Server(service, settings).serve([listening])
         finally:

@@ -31,6 +31,7 @@ PROMISED = {
     "credits_parked_events": set(),
     "credits_ledger_drift_accounts": set(),
     "credits_storage_up": set(),
+    "credits_background_tasks_failing": set(),
     "credits_webhook_deliveries_total": {"outcome"},
     "credits_webhook_redeliveries_total": set(),
     "credits_webhook_pending": set(),

@@ -1,6 +1,7 @@
 """The queue: streams, batches that share a commit, deadlines, and the end."""
 
 import asyncio
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -16,6 +17,7 @@ from credit_service.storage.engine import (
     OutcomeUnknown,
     StorageUnavailable,
 )
+from credit_service.supervision import Supervisor
 from tests.ledger.telling import (
     MERCHANT,
     payment,
@@ -486,3 +488,31 @@ async def test_draining_without_a_start_ends_at_once():
     await desk.posting.drain()
     with pytest.raises(Overloaded):
         await desk.posting.submit(use(1))
+
+
+# ---- supervision
+
+
+@pytest.mark.parametrize("count", [1, 2 * AHEAD], ids=["alone", "ahead"])
+@timeless
+async def test_a_runner_that_dies_is_restarted_and_answers_its_callers(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = await ahead()
+    answer, broken = attempt.Attempts._answer, [True]
+
+    def dies(*args: Any) -> None:
+        if broken and broken.pop():
+            raise KeyError("a bug")
+        answer(*args)
+
+    monkeypatch.setattr(attempt.Attempts, "_answer", dies)
+    supervisor = Supervisor()
+    desk.posting.start(supervisor)
+    first = await at_once(desk, spends(count))
+    assert [type(outcome) for outcome in first[: (count + 1) // 2]] == [OutcomeUnknown] * ((count + 1) // 2)
+    assert supervisor.critical_faults == {"posting 0": "KeyError"}
+    assert was_posted(await desk.posting.submit(use(1, "later")), "later")
+    await asyncio.sleep(10)
+    assert supervisor.faults == {}
+    await desk.posting.drain()

@@ -110,7 +110,7 @@ def _instant(text: str | None) -> int | None:
 
     if text is None:
         return None
-    if not re.match(TIME, text):
+    if not re.fullmatch(TIME, text):
         raise wrong(f"--expires-at: {SENTENCES[TIME]}")
     try:
         return parse_time(text)

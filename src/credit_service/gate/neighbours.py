@@ -9,6 +9,7 @@ import structlog
 
 from credit_service.gate.answers import Answer
 from credit_service.gate.levels import Channel
+from credit_service.supervision import Supervisor
 
 _RECONNECT_SECONDS: Final = 0.5
 _LAST_WORDS_SECONDS: Final = 1.0
@@ -38,12 +39,11 @@ class Neighbours:
         self._to_tell[answer.merchant_id] = answer
         self._something_to_tell.set()
 
-    def start(self) -> None:
-        """Begin."""
-        loop = asyncio.get_running_loop()
+    def start(self, supervisor: Supervisor) -> None:
+        """Begin to tell and to listen."""
         self._tasks = [
-            loop.create_task(self._keep_telling(), name="gate tells"),
-            loop.create_task(self._keep_listening(), name="gate listens"),
+            supervisor.start("gate sender", self._keep_telling),
+            supervisor.start("gate listener", self._keep_listening),
         ]
 
     async def close(self) -> None:

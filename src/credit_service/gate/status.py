@@ -25,6 +25,7 @@ from credit_service.ledger.policy import Policy
 from credit_service.storage.accounts import Accounts
 from credit_service.storage.engine import StorageError
 from credit_service.storage.policies import FailPolicies
+from credit_service.supervision import Supervisor
 
 FailPolicy = Literal["closed", "open"]
 """What counts where nothing is known: the plugin is disabled, or enabled."""
@@ -164,12 +165,13 @@ class Gate:
 
     # ---- its life
 
-    async def start(self) -> None:
+    async def start(self, supervisor: Supervisor | None = None) -> None:
         """Begin to listen to other processes, and to tell them."""
+        supervisor = supervisor or Supervisor()
         await self._read_exceptions()
-        self._run(self._keep_reading_exceptions())
+        self._beside.add(supervisor.start("gate fail policies", self._keep_reading_exceptions))
         if self._neighbours is not None:
-            self._neighbours.start()
+            self._neighbours.start(supervisor)
 
     async def close(self) -> None:
         """Tell what is still to be told, and end."""

@@ -18,6 +18,7 @@ from credit_service.messages.outbound import encode, event_type
 from credit_service.outlets.wake import Wake
 from credit_service.storage.engine import StorageError
 from credit_service.storage.outbox import Outbox, Position, StoredEvent
+from credit_service.supervision import Supervisor
 
 POLL_SECONDS: Final = 0.5
 """How often the tail looks for what other processes posted, and how long a listener waits before it looks around."""
@@ -127,8 +128,11 @@ class _InAccount:
 class Stream:
     """See the module. `source`: the service's own name (SERVICE_SOURCE). Of one event loop."""
 
-    def __init__(self, outbox: Outbox, wake: Wake, source: str, cursor: Cursor) -> None:
+    def __init__(
+        self, outbox: Outbox, wake: Wake, source: str, cursor: Cursor, supervisor: Supervisor | None = None
+    ) -> None:
         self._outbox = outbox
+        self._supervisor = supervisor or Supervisor()
         self._wake = wake
         self._source = source
         self._cursor = cursor
@@ -178,7 +182,7 @@ class Stream:
         """The tail reads on while somebody listens."""
         self._listeners += 1
         if self._tail is None:
-            self._tail = asyncio.create_task(self._read_on(), name="event stream")
+            self._tail = self._supervisor.start("event stream", self._read_on)
         try:
             yield
         finally:

@@ -10,6 +10,7 @@ merchant belongs to one. A store that decides ahead receives the next batch whil
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from credit_service.ledger.refusals import Refused
 from credit_service.posting.attempt import Attempts, in_time
 from credit_service.posting.submission import Decided, RefusedAt, Submission, Unit
 from credit_service.storage.engine import Committed, Engine, OutcomeUnknown
+from credit_service.supervision import Supervisor
 
 LARGE_BATCH = 200
 """A stream with so many pending commands posts beside the others instead of together with them."""
@@ -85,10 +87,13 @@ class Posting:
         self._draining = False
         self._runners: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
-        """Begin to take batches from the queue."""
-        loop = asyncio.get_running_loop()
-        self._runners = [loop.create_task(self._run(stream), name="posting") for stream in self._streams]
+    def start(self, supervisor: Supervisor | None = None) -> None:
+        """Begin to take batches from the queue; a runner that dies is restarted."""
+        supervisor = supervisor or Supervisor()
+        self._runners = [
+            supervisor.start(f"posting {number}", partial(self._run, stream), critical=True)
+            for number, stream in enumerate(self._streams)
+        ]
 
     async def drain(self) -> None:
         """Refuse new commands, finish the queued ones, and stop; cancelling the wait for it stops nothing."""
@@ -166,6 +171,7 @@ class Posting:
     # ---- from the queue to the store
 
     async def _run(self, stream: _Stream) -> None:
+        stream.may_go.set()  # after a restart, commands may be pending
         while not (self._draining and not stream.queue):
             await stream.may_go.wait()
             stream.may_go.clear()
@@ -187,29 +193,31 @@ class Posting:
         following = self._gather_ahead(stream, batch) if self._queued >= AHEAD else None
         if following is None and len(batch.units) >= 2 * AHEAD:
             batch, following = self._halves(batch)
-        if following is None:
-            await self._attempts.post(batch.units)
-            self._release(batch)
-            return
         loop = asyncio.get_running_loop()
         over = loop.create_future()
-        posting = loop.create_task(self._post_ahead(batch, None, over))
+        if following is None:
+            await self._post(batch, None, over)
+            return
+        posting = loop.create_task(self._post(batch, None, over))
         while following is not None:
             before, after, over = posting, over, loop.create_future()
-            posting = loop.create_task(self._post_ahead(following, after, over))
+            posting = loop.create_task(self._post(following, after, over))
             await before
-            self._release(batch)
-            batch, following = following, self._gather_ahead(stream, following)
+            following = self._gather_ahead(stream, following)
         await posting
-        self._release(batch)
 
-    async def _post_ahead(self, batch: _Batch, after: asyncio.Future[bool] | None, over: asyncio.Future[bool]) -> None:
-        """Post a batch that another one follows; `over` is done at its end at the latest."""
+    async def _post(self, batch: _Batch, after: asyncio.Future[bool] | None, over: asyncio.Future[bool]) -> None:
+        """Post a batch and release its streams; `over` is done at its end at the latest."""
         try:
             await self._attempts.post(batch.units, after=after, over=over)
+        except Exception:  # a fault of this package: it ends the runner, but no caller may wait for ever
+            for unit in batch.units:
+                unit.submission.fail(OutcomeUnknown("The service failed while it posted this."))
+            raise
         finally:
             if not over.done():
                 over.set_result(False)
+            self._release(batch)
 
     def _release(self, batch: _Batch) -> None:
         for taken in batch.streams:

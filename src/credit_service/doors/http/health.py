@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Response
@@ -62,6 +62,13 @@ class PublishingShape(BaseModel):
     lag_seconds: Annotated[float | None, Unsaid, Field(ge=0, examples=[0.021])] = None
 
 
+class BackgroundShape(BaseModel):
+    """The background tasks: which of them died and are not healthy again."""
+
+    status: Literal["ok", "unavailable"]
+    reason: Annotated[str | None, Unsaid] = None
+
+
 class ComponentsShape(BaseModel):
     """Each component."""
 
@@ -69,6 +76,7 @@ class ComponentsShape(BaseModel):
     nats: Annotated[PartShape | None, Unsaid] = None
     publishing: Annotated[PublishingShape | None, Unsaid] = None
     posting: QueueShape
+    background: BackgroundShape
     redis: Annotated[RedisShape | None, Unsaid] = None
 
 
@@ -111,8 +119,16 @@ async def get_health_detailed(call: CallOf, parts: PartsOf) -> Response:
     if parts.publishing is not None:
         components["publishing"] = await _publishing(parts.publishing)
     components["posting"] = {"status": "ok", "queued": parts.posting.queued}
+    dead = parts.supervisor.faults
+    components["background"] = (
+        {"status": "unavailable", "reason": f"{_named(dead)} died."} if dead else {"status": "ok"}
+    )
     status = "ok" if all(component["status"] == "ok" for component in components.values()) else "degraded"
     return respond(answer(call, time.time_ns() // 1000, {"status": status, "components": components}))
+
+
+def _named(faults: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({fault})" for name, fault in faults.items())
 
 
 async def _looked_at(check: Awaitable[object]) -> dict[str, Any]:
@@ -144,6 +160,8 @@ async def readyz(parts: PartsOf) -> Response:
     """The process can take postings."""
     if parts.is_stopping() or parts.posting.draining:
         raise Problem("overloaded", "The service is stopping.")
+    if dead := parts.supervisor.critical_faults:
+        raise Problem("overloaded", f"A background task died and is being restarted: {_named(dead)}.")
     await parts.check_storage()
     return respond(Answer(200, encode({"status": "ok"})))
 

@@ -55,7 +55,7 @@ class RouteTable:
         if found is not None:
             return found
         for route in self._dynamic:
-            if method in route.methods and route.pattern.match(path):
+            if method in route.methods and route.pattern.fullmatch(path):
                 return route
         return None
 
@@ -74,4 +74,4 @@ class RouteTable:
 
     def _at(self, path: str) -> Sequence[Route]:
         static = [route for (_, known), route in self._static.items() if known == path]
-        return static or [route for route in self._dynamic if route.pattern.match(path)]
+        return static or [route for route in self._dynamic if route.pattern.fullmatch(path)]

@@ -36,6 +36,7 @@ from credit_service.storage.policies import FailPolicies
 from credit_service.storage.shops import Shops
 from credit_service.storage.transactions import Transactions
 from credit_service.storage.webhooks import WebhookEndpoints
+from credit_service.supervision import Supervisor
 
 if TYPE_CHECKING:
     from credit_service.broker import Broker
@@ -87,6 +88,7 @@ class Parts:
         follow: Follow,
         webhooks: Webhooks,
         inbox: Inbox,
+        supervisor: Supervisor,
         broker: "Broker | None" = None,
         publishing: Publishing | None = None,
         check_redis: Callable[[], Awaitable[None]] | None = None,
@@ -95,6 +97,7 @@ class Parts:
         self.follow = follow
         self.webhooks = webhooks
         self.inbox = inbox
+        self.supervisor = supervisor
         self.broker = broker
         self.check_redis = check_redis  # raises an error while it is away; None where there is none
         self.is_stopping = is_stopping

@@ -20,6 +20,7 @@ from credit_service.doors.jetstream.pull import Pull
 from credit_service.doors.jetstream.subjects import Subjects, partition_filter, partitioned
 from credit_service.doors.jetstream.taking import Taking
 from credit_service.settings import Settings
+from credit_service.supervision import Supervisor
 
 STREAM: Final = "CREDITS_IN"
 _AGAIN_SECONDS: Final = 1.0
@@ -56,9 +57,9 @@ class Consumer:
         self._task: asyncio.Task[None] | None = None
         self._told: str | None = None
 
-    def start(self) -> None:
+    def start(self, supervisor: Supervisor | None = None) -> None:
         """Begin to take events, as soon as there is a connection."""
-        self._task = asyncio.get_running_loop().create_task(self._keep_consuming(), name="consumer")
+        self._task = (supervisor or Supervisor()).start("consumer", self._keep_consuming)
 
     async def stop(self) -> None:
         """Finish the batch under way, give back what was fetched ahead, and take no more."""
@@ -81,9 +82,6 @@ class Consumer:
             except FAILURES as error:
                 if self._broker.connected:  # else the broker has told
                     self._warn(reason(error))
-                await self._pause(_AGAIN_SECONDS)
-            except Exception as error:
-                _log.error("consumer_failed", exc_info=error)
                 await self._pause(_AGAIN_SECONDS)
 
     # ---- streams and consumers

@@ -6,7 +6,6 @@ makes our own code fail is tried a few times with growing pauses, alone, and the
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
@@ -14,6 +13,7 @@ from typing import Final, NamedTuple
 import structlog
 from nats.aio.msg import Msg
 
+from credit_service.backoff import jittered
 from credit_service.doors.jetstream.reading import Reader, code_of
 from credit_service.doors.jetstream.subjects import Subjects, whole
 from credit_service.ledger.commands import Command
@@ -121,9 +121,9 @@ class Taking:
                 if told is None:
                     told = str(error) or type(error).__name__
                     _log.warning("events_wait", events=len(events), reason=told)
-                if seconds is None or not await pause(_jittered(seconds)):
+                if seconds is None or not await pause(jittered(seconds)):
                     # To whomever: another replica may have a better way to the database.
-                    later = None if seconds is not None else _jittered(_AWAY_SECONDS)
+                    later = None if seconds is not None else jittered(_AWAY_SECONDS)
                     await _each(event.message.nak(later) for event in events)
                     return
                 await _each(event.message.in_progress() for event in events)
@@ -211,7 +211,7 @@ class Taking:
             delivered = _deliveries(event.message)
             _log.error("event_failed", subject=event.subject, delivered=delivered, exc_info=event.failure)
             seconds = min(self._ways.first_pause * 2 ** (delivered - 1), _LONGEST_PAUSE_SECONDS)
-            await event.message.nak(_jittered(seconds))
+            await event.message.nak(jittered(seconds))
             return
         for outcome in event.outcomes or ["refused"]:
             self._metrics.consumed(event.type, outcome)
@@ -253,10 +253,6 @@ def _deliveries(message: Msg) -> int:
     """How often a message was delivered, this time included: NATS says so in the subject of the answer."""
     tokens = message.reply.split(".")
     return int(tokens[4 if len(tokens) == 9 else 6])
-
-
-def _jittered(seconds: float) -> float:
-    return random.uniform(seconds / 2, seconds)  # noqa: S311 - jitter, not a secret
 
 
 async def _each(answers: Iterable[Awaitable[None]]) -> None:
