@@ -1,4 +1,6 @@
-"""The first schema."""
+"""The first schema. A frozen copy of `storage/tables.py` as it was then: later changes are migrations of their own."""
+
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,342 +10,192 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# SQLite's STRICT tables know INTEGER (64 bits), not BIGINT.
-BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-# Keys are ordered by their bytes, whatever the language of the database.
-KEY = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+# SQLite's STRICT tables know INTEGER (64 bits), not BIGINT. Keys are ordered by their bytes.
+TYPES: dict[str, Any] = {
+    "big": sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+    "text": sa.Text(),
+    "key": sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+    "binary": sa.LargeBinary(),
+}
+
+
+def table(name: str, columns: str, primary: str, *, unique: str = "", checks: dict[str, str], **options: Any) -> None:
+    """Create a table. A column is `name:type`, with a question mark where it may be null, `+` where it counts up."""
+    made: list[Any] = []
+    for column in columns.split():
+        called, type_ = column.split(":")
+        kind = type_.rstrip("?+")
+        made.append(sa.Column(called, TYPES[kind], nullable=type_.endswith("?"), autoincrement=type_.endswith("+")))
+    made += [sa.CheckConstraint(sql, name=op.f(f"ck_{name}_{rule}")) for rule, sql in checks.items()]
+    made.append(sa.PrimaryKeyConstraint(*primary.split(), name=op.f(f"pk_{name}")))
+    if unique:
+        made.append(sa.UniqueConstraint(*unique.split(), name=op.f(f"uq_{name}_{'_'.join(unique.split())}")))
+    op.create_table(name, *made, sqlite_strict=True, **options)
+
+
+def index(name: str, on: str, columns: str, where: str | None = None, *, unique: bool = False) -> None:
+    """Create an index, perhaps of some rows alone."""
+    condition = None if where is None else sa.text(where)
+    op.create_index(name, on, columns.split(), unique=unique, sqlite_where=condition, postgresql_where=condition)
 
 
 def upgrade() -> None:
-    op.create_table(
+    table(
         "accounts",
-        sa.Column("number", BIG, autoincrement=False, nullable=False),
-        sa.Column("merchant_id", sa.LargeBinary(), nullable=False),
-        sa.Column("opened_at", BIG, nullable=False),
-        sa.Column("settled_at", BIG, nullable=False),
-        sa.Column("balance", BIG, nullable=False),
-        sa.Column("held", BIG, nullable=False),
-        sa.Column("pending", BIG, nullable=False),
-        sa.Column("debt", BIG, nullable=False),
-        sa.Column("sequence", BIG, nullable=False),
-        sa.Column("announced", BIG, nullable=False),
-        sa.Column("granted", BIG, nullable=False),
-        sa.Column("trial", BIG, nullable=True),
-        sa.Column("episode", BIG, nullable=False),
-        sa.Column("threshold", BIG, nullable=False),
-        sa.Column("low_threshold", BIG, nullable=True),
-        sa.Column("when_insufficient", sa.Text(), nullable=True),
-        sa.Column("overdraft_limit", BIG, nullable=True),
-        sa.Column("total_increases", BIG, nullable=False),
-        sa.Column("total_decreases", BIG, nullable=False),
-        sa.Column("by_type", sa.Text(), nullable=False),
-        sa.Column("carried", sa.Text(), nullable=False),
-        sa.Column("next_due_at", BIG, nullable=True),
-        sa.Column("last_transaction_at", BIG, nullable=True),
-        sa.Column("last_hash", sa.LargeBinary(), nullable=False),
-        sa.CheckConstraint("balance = total_increases - total_decreases", name=op.f("ck_accounts_explained")),
-        sa.CheckConstraint("length(last_hash) = 32 AND length(merchant_id) = 16", name=op.f("ck_accounts_hash_length")),
-        sa.CheckConstraint(
-            "balance BETWEEN -9007199254740991 AND 9007199254740991 AND balance - held - pending BETWEEN -9007199254740991 AND 9007199254740991",
-            name=op.f("ck_accounts_in_range"),
-        ),
-        sa.CheckConstraint(
-            "debt = 0 OR balance - held - pending = -debt", name=op.f("ck_accounts_no_debt_with_credits")
-        ),
-        sa.CheckConstraint(
-            "held >= 0 AND pending >= 0 AND debt >= 0 AND sequence >= 0", name=op.f("ck_accounts_not_negative")
-        ),
-        sa.CheckConstraint("when_insufficient IN ('overdraft', 'partial', 'reject')", name=op.f("ck_accounts_policy")),
-        sa.CheckConstraint("trial BETWEEN 1 AND sequence", name=op.f("ck_accounts_trial_is_one_of_its_own")),
-        sa.PrimaryKeyConstraint("number", name=op.f("pk_accounts")),
-        sa.UniqueConstraint("merchant_id", name=op.f("uq_accounts_merchant_id")),
+        "number:big merchant_id:binary opened_at:big settled_at:big balance:big held:big pending:big debt:big "
+        "sequence:big announced:big granted:big trial:big? episode:big threshold:big low_threshold:big? "
+        "when_insufficient:text? overdraft_limit:big? total_increases:big total_decreases:big by_type:text "
+        "carried:text next_due_at:big? last_transaction_at:big? last_hash:binary",
+        "number",
+        unique="merchant_id",
+        checks={
+            "explained": "balance = total_increases - total_decreases",
+            "hash_length": "length(last_hash) = 32 AND length(merchant_id) = 16",
+            "in_range": "balance BETWEEN -9007199254740991 AND 9007199254740991 AND balance - held - pending BETWEEN "
+            "-9007199254740991 AND 9007199254740991",
+            "no_debt_with_credits": "debt = 0 OR balance - held - pending = -debt",
+            "not_negative": "held >= 0 AND pending >= 0 AND debt >= 0 AND sequence >= 0",
+            "policy": "when_insufficient IN ('overdraft', 'partial', 'reject')",
+            "trial_is_one_of_its_own": "trial BETWEEN 1 AND sequence",
+        },
         postgresql_with={"fillfactor": 60},
-        sqlite_strict=True,
     )
-    op.create_index(
-        "ix_accounts_next_due_at",
-        "accounts",
-        ["next_due_at"],
-        unique=False,
-        sqlite_where=sa.text("next_due_at IS NOT NULL"),
-        postgresql_where=sa.text("next_due_at IS NOT NULL"),
-    )
-
-    op.create_table(
+    index("ix_accounts_next_due_at", "accounts", "next_due_at", "next_due_at IS NOT NULL")
+    table(
         "api_keys",
-        sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("scope", sa.Text(), nullable=False),
-        sa.Column("secret_hash", sa.LargeBinary(), nullable=False),
-        sa.Column("created_at", BIG, nullable=False),
-        sa.Column("expires_at", BIG, nullable=True),
-        sa.Column("revoked_at", BIG, nullable=True),
-        sa.Column("last_used_at", BIG, nullable=True),
-        sa.CheckConstraint("length(secret_hash) = 32", name=op.f("ck_api_keys_hash_length")),
-        sa.CheckConstraint("scope IN ('status', 'read', 'write', 'admin')", name=op.f("ck_api_keys_scope")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
-        sqlite_strict=True,
+        "id:text name:text scope:text secret_hash:binary created_at:big expires_at:big? revoked_at:big? "
+        "last_used_at:big?",
+        "id",
+        checks={
+            "hash_length": "length(secret_hash) = 32",
+            "scope": "scope IN ('status', 'read', 'write', 'admin')",
+        },
     )
-
-    op.create_table(
+    table(
         "dead_letters",
-        sa.Column("id", BIG, autoincrement=True, nullable=False),
-        sa.Column("account", BIG, nullable=True),
-        sa.Column("code", sa.Text(), nullable=False),
-        sa.Column("reason", sa.Text(), nullable=False),
-        sa.Column("at", BIG, nullable=False),
-        sa.Column("kind", sa.Text(), nullable=True),
-        sa.Column("fact", sa.Text(), nullable=True),
-        sa.Column("subject", sa.Text(), nullable=True),
-        sa.Column("original", sa.LargeBinary(), nullable=True),
-        sa.Column("message_hash", sa.LargeBinary(), nullable=True),
-        sa.Column("published_at", BIG, nullable=True),
-        sa.Column("replayed_at", BIG, nullable=True),
-        sa.CheckConstraint(
-            "(kind IS NULL) = (fact IS NULL) AND (kind IS NULL) <> (subject IS NULL) AND (subject IS NULL) = (original IS NULL) AND (subject IS NULL) = (message_hash IS NULL)",
-            name=op.f("ck_dead_letters_fact_or_event"),
-        ),
-        sa.CheckConstraint("length(message_hash) = 16", name=op.f("ck_dead_letters_hash_length")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_dead_letters")),
-        sa.UniqueConstraint("message_hash", name=op.f("uq_dead_letters_message_hash")),
-        sqlite_strict=True,
+        "id:big+ account:big? code:text reason:text at:big kind:text? fact:text? subject:text? original:binary? "
+        "message_hash:binary? published_at:big? replayed_at:big?",
+        "id",
+        unique="message_hash",
+        checks={
+            "fact_or_event": "(kind IS NULL) = (fact IS NULL) AND (kind IS NULL) <> (subject IS NULL) AND (subject IS NULL) = "
+            "(original IS NULL) AND (subject IS NULL) = (message_hash IS NULL)",
+            "hash_length": "length(message_hash) = 16",
+        },
     )
-    op.create_index(
-        "ix_dead_letters_unpublished",
-        "dead_letters",
-        ["id"],
-        unique=False,
-        sqlite_where=sa.text("published_at IS NULL"),
-        postgresql_where=sa.text("published_at IS NULL"),
-    )
-
-    op.create_table(
+    index("ix_dead_letters_unpublished", "dead_letters", "id", "published_at IS NULL")
+    table(
         "event_cursors",
-        sa.Column("reader", sa.Text(), nullable=False),
-        sa.Column("position", sa.Text(), nullable=False),
-        sa.Column("epoch", BIG, nullable=False),
-        sa.Column("owner", sa.Text(), nullable=False),
-        sa.Column("leased_until", BIG, nullable=False),
-        sa.PrimaryKeyConstraint("reader", name=op.f("pk_event_cursors")),
-        sqlite_strict=True,
+        "reader:text position:text epoch:big owner:text leased_until:big",
+        "reader",
+        checks={},
     )
-
-    op.create_table(
+    table(
         "events",
-        sa.Column("lane", BIG, nullable=False),
-        sa.Column("id", BIG, nullable=False),
-        sa.Column("account", BIG, nullable=False),
-        sa.Column("number", BIG, nullable=False),
-        sa.Column("type", sa.Text(), nullable=False),
-        sa.Column("sequence", BIG, nullable=True),
-        sa.Column("available", BIG, nullable=False),
-        sa.Column("at", BIG, nullable=False),
-        sa.Column("detail", sa.Text(), nullable=True),
-        sa.PrimaryKeyConstraint("lane", "id", name=op.f("pk_events")),
-        sqlite_strict=True,
+        "lane:big id:big account:big number:big type:text sequence:big? available:big at:big detail:text?",
+        "lane id",
+        checks={},
     )
-    op.create_index("ix_events_account_number", "events", ["account", "number"], unique=True)
-
-    op.create_table(
+    index("ix_events_account_number", "events", "account number", unique=True)
+    table(
         "gate_policies",
-        sa.Column("merchant_id", sa.LargeBinary(), nullable=False),
-        sa.Column("fail", sa.Text(), nullable=False),
-        sa.CheckConstraint("fail IN ('closed', 'open')", name=op.f("ck_gate_policies_fail")),
-        sa.CheckConstraint("length(merchant_id) = 16", name=op.f("ck_gate_policies_id_length")),
-        sa.PrimaryKeyConstraint("merchant_id", name=op.f("pk_gate_policies")),
-        sqlite_strict=True,
+        "merchant_id:binary fail:text",
+        "merchant_id",
+        checks={
+            "fail": "fail IN ('closed', 'open')",
+            "id_length": "length(merchant_id) = 16",
+        },
     )
-
-    op.create_table(
+    table(
         "given_back",
-        sa.Column("account", BIG, nullable=False),
-        sa.Column("key", KEY, nullable=False),
-        sa.Column("money_micros", BIG, nullable=False),
-        sa.Column("by_money", BIG, nullable=False),
-        sa.Column("credits", BIG, nullable=False),
-        sa.CheckConstraint(
-            "money_micros >= 0 AND by_money >= 0 AND credits >= by_money", name=op.f("ck_given_back_not_negative")
-        ),
-        sa.PrimaryKeyConstraint("account", "key", name=op.f("pk_given_back")),
-        sqlite_strict=True,
+        "account:big key:key money_micros:big by_money:big credits:big",
+        "account key",
+        checks={
+            "not_negative": "money_micros >= 0 AND by_money >= 0 AND credits >= by_money",
+        },
     )
-
-    op.create_table(
+    table(
         "grants",
-        sa.Column("account", BIG, nullable=False),
-        sa.Column("number", BIG, nullable=False),
-        sa.Column("sequence", BIG, nullable=False),
-        sa.Column("category", sa.Text(), nullable=False),
-        sa.Column("priority", BIG, nullable=False),
-        sa.Column("effective_at", BIG, nullable=False),
-        sa.Column("expires_at", BIG, nullable=True),
-        sa.Column("amount", BIG, nullable=False),
-        sa.Column("remaining", BIG, nullable=False),
-        sa.Column("lapses", BIG, nullable=False),
-        sa.Column("open", BIG, nullable=False),
-        sa.CheckConstraint("category IN ('paid', 'promotional')", name=op.f("ck_grants_category")),
-        sa.CheckConstraint("open = CASE WHEN remaining > 0 THEN 1 ELSE 0 END", name=op.f("ck_grants_open")),
-        sa.CheckConstraint("remaining BETWEEN 0 AND amount", name=op.f("ck_grants_remaining")),
-        sa.PrimaryKeyConstraint("account", "number", name=op.f("pk_grants")),
+        "account:big number:big sequence:big category:text priority:big effective_at:big expires_at:big? amount:big "
+        "remaining:big lapses:big open:big",
+        "account number",
+        checks={
+            "category": "category IN ('paid', 'promotional')",
+            "open": "open = CASE WHEN remaining > 0 THEN 1 ELSE 0 END",
+            "remaining": "remaining BETWEEN 0 AND amount",
+        },
         postgresql_with={"fillfactor": 60},
-        sqlite_strict=True,
     )
-    op.create_index(
-        "ix_grants_open",
-        "grants",
-        ["account"],
-        unique=False,
-        sqlite_where=sa.text("open = 1"),
-        postgresql_where=sa.text("open = 1"),
-    )
-
-    op.create_table(
+    index("ix_grants_open", "grants", "account", "open = 1")
+    table(
         "parked",
-        sa.Column("account", BIG, nullable=False),
-        sa.Column("key", KEY, nullable=False),
-        sa.Column("waits_for", sa.Text(), nullable=False),
-        sa.Column("until", BIG, nullable=False),
-        sa.Column("arrived_at", BIG, nullable=False),
-        sa.Column("kind", sa.Text(), nullable=False),
-        sa.Column("fact", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("account", "key", name=op.f("pk_parked")),
-        sqlite_strict=True,
+        "account:big key:key waits_for:text until:big arrived_at:big kind:text fact:text",
+        "account key",
+        checks={},
     )
-    op.create_index("ix_parked_until", "parked", ["until"], unique=False)
-
-    op.create_table(
+    index("ix_parked_until", "parked", "until")
+    table(
         "shopify_claims",
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("merchant_id", sa.LargeBinary(), nullable=False),
-        sa.Column("shop", sa.Text(), nullable=False),
-        sa.CheckConstraint("length(merchant_id) = 16", name=op.f("ck_shopify_claims_hash_length")),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_shopify_claims")),
-        sqlite_strict=True,
+        "name:text merchant_id:binary shop:text",
+        "name",
+        checks={
+            "hash_length": "length(merchant_id) = 16",
+        },
     )
-
-    op.create_table(
+    table(
         "shopify_deliveries",
-        sa.Column("digest", sa.LargeBinary(), nullable=False),
-        sa.Column("shop", sa.Text(), nullable=False),
-        sa.Column("topic", sa.Text(), nullable=False),
-        sa.Column("body", sa.Text(), nullable=False),
-        sa.Column("awaits", sa.Text(), nullable=True),
-        sa.Column("received_at", BIG, nullable=False),
-        sa.CheckConstraint("awaits IN ('link', 'merchant')", name=op.f("ck_shopify_deliveries_awaits")),
-        sa.CheckConstraint("length(digest) = 16", name=op.f("ck_shopify_deliveries_hash_length")),
-        sa.PrimaryKeyConstraint("digest", name=op.f("pk_shopify_deliveries")),
-        sqlite_strict=True,
+        "digest:binary shop:text topic:text body:text awaits:text? received_at:big",
+        "digest",
+        checks={
+            "awaits": "awaits IN ('link', 'merchant')",
+            "hash_length": "length(digest) = 16",
+        },
     )
-    op.create_index("ix_shopify_deliveries_shop", "shopify_deliveries", ["shop"], unique=False)
-
-    op.create_table(
+    index("ix_shopify_deliveries_shop", "shopify_deliveries", "shop")
+    table(
         "shops",
-        sa.Column("domain", sa.Text(), nullable=False),
-        sa.Column("merchant_id", sa.LargeBinary(), nullable=False),
-        sa.Column("linked_at", BIG, nullable=False),
-        sa.Column("unlinked_at", BIG, nullable=True),
-        sa.Column("uninstalled_at", BIG, nullable=True),
-        sa.CheckConstraint("length(merchant_id) = 16", name=op.f("ck_shops_hash_length")),
-        sa.PrimaryKeyConstraint("domain", name=op.f("pk_shops")),
-        sqlite_strict=True,
+        "domain:text merchant_id:binary linked_at:big unlinked_at:big? uninstalled_at:big?",
+        "domain",
+        checks={
+            "hash_length": "length(merchant_id) = 16",
+        },
     )
-
-    op.create_table(
+    table(
         "transactions",
-        sa.Column("account", BIG, nullable=False),
-        sa.Column("sequence", BIG, nullable=False),
-        sa.Column("operation", sa.Text(), nullable=False),
-        sa.Column("type", sa.Text(), nullable=False),
-        sa.Column("amount", BIG, nullable=False),
-        sa.Column("shortfall", BIG, nullable=False),
-        sa.Column("balance_before", BIG, nullable=False),
-        sa.Column("balance_after", BIG, nullable=False),
-        sa.Column("debt_after", BIG, nullable=False),
-        sa.Column("key", KEY, nullable=False),
-        sa.Column("content", sa.LargeBinary(), nullable=False),
-        sa.Column("reference_type", sa.Text(), nullable=True),
-        sa.Column("reference_id", sa.Text(), nullable=True),
-        sa.Column("metadata", sa.Text(), nullable=True),
-        sa.Column("salt", sa.LargeBinary(), nullable=True),
-        sa.Column("personal_hash", sa.LargeBinary(), nullable=True),
-        sa.Column("total_micros", BIG, nullable=True),
-        sa.Column("currency", sa.Text(), nullable=True),
-        sa.Column("draws", sa.Text(), nullable=False),
-        sa.Column("reverses", BIG, nullable=True),
-        sa.Column("actor", sa.Text(), nullable=False),
-        sa.Column("correlation_id", sa.Text(), nullable=True),
-        sa.Column("occurred_at", BIG, nullable=False),
-        sa.Column("created_at", BIG, nullable=False),
-        sa.Column("hash", sa.LargeBinary(), nullable=False),
-        sa.CheckConstraint(
-            "balance_after = balance_before + CASE operation WHEN 'INCREASE' THEN amount ELSE -amount END",
-            name=op.f("ck_transactions_explained"),
-        ),
-        sa.CheckConstraint("length(hash) = 32", name=op.f("ck_transactions_hash_length")),
-        sa.CheckConstraint(
-            "sequence >= 1 AND amount >= 0 AND shortfall >= 0 AND debt_after >= 0",
-            name=op.f("ck_transactions_not_negative"),
-        ),
-        sa.CheckConstraint("operation IN ('INCREASE', 'DECREASE')", name=op.f("ck_transactions_operation")),
-        sa.CheckConstraint(
-            "(reference_type IS NULL) = (reference_id IS NULL)", name=op.f("ck_transactions_reference_whole")
-        ),
-        sa.PrimaryKeyConstraint("account", "sequence", name=op.f("pk_transactions")),
-        sa.UniqueConstraint("account", "key", name=op.f("uq_transactions_account_key")),
-        sqlite_strict=True,
+        "account:big sequence:big operation:text type:text amount:big shortfall:big balance_before:big "
+        "balance_after:big debt_after:big key:key content:binary reference_type:text? reference_id:text? "
+        "metadata:text? salt:binary? personal_hash:binary? total_micros:big? currency:text? draws:text reverses:big? "
+        "actor:text correlation_id:text? occurred_at:big created_at:big hash:binary",
+        "account sequence",
+        unique="account key",
+        checks={
+            "explained": "balance_after = balance_before + CASE operation WHEN 'INCREASE' THEN amount ELSE -amount END",
+            "hash_length": "length(hash) = 32",
+            "not_negative": "sequence >= 1 AND amount >= 0 AND shortfall >= 0 AND debt_after >= 0",
+            "operation": "operation IN ('INCREASE', 'DECREASE')",
+            "reference_whole": "(reference_type IS NULL) = (reference_id IS NULL)",
+        },
+    )
+    table(
+        "webhook_deliveries",
+        "endpoint:text number:big type:text account:big? event:big? redelivers:big? state:text attempts:big "
+        "next_at:big? status:big? error:text? created_at:big ended_at:big?",
+        "endpoint number",
+        checks={
+            "ended": "(ended_at IS NULL) = (state = 'pending') AND (next_at IS NULL) = (state <> 'pending')",
+            "event_whole": "(account IS NULL) = (event IS NULL)",
+            "state": "state IN ('pending', 'delivered', 'failed')",
+        },
+    )
+    index("ix_webhook_deliveries_pending", "webhook_deliveries", "endpoint next_at", "state = 'pending'")
+    table(
+        "webhook_endpoints",
+        "id:text url:text event_types:text? secrets:text created_at:big position:text deliveries:big "
+        "failing_since:big? disabled_at:big? disabled_reason:text? deleted_at:big?",
+        "id",
+        checks={
+            "disabled_for_a_reason": "(disabled_at IS NULL) = (disabled_reason IS NULL)",
+        },
     )
     if op.get_bind().dialect.name == "postgresql":  # docs/decisions/0032
         op.execute("ALTER TABLE transactions ALTER COLUMN account SET (n_distinct = -0.1)")
-
-    op.create_table(
-        "webhook_deliveries",
-        sa.Column("endpoint", sa.Text(), nullable=False),
-        sa.Column("number", BIG, nullable=False),
-        sa.Column("type", sa.Text(), nullable=False),
-        sa.Column("account", BIG, nullable=True),
-        sa.Column("event", BIG, nullable=True),
-        sa.Column("redelivers", BIG, nullable=True),
-        sa.Column("state", sa.Text(), nullable=False),
-        sa.Column("attempts", BIG, nullable=False),
-        sa.Column("next_at", BIG, nullable=True),
-        sa.Column("status", BIG, nullable=True),
-        sa.Column("error", sa.Text(), nullable=True),
-        sa.Column("created_at", BIG, nullable=False),
-        sa.Column("ended_at", BIG, nullable=True),
-        sa.CheckConstraint(
-            "(ended_at IS NULL) = (state = 'pending') AND (next_at IS NULL) = (state <> 'pending')",
-            name=op.f("ck_webhook_deliveries_ended"),
-        ),
-        sa.CheckConstraint("(account IS NULL) = (event IS NULL)", name=op.f("ck_webhook_deliveries_event_whole")),
-        sa.CheckConstraint("state IN ('pending', 'delivered', 'failed')", name=op.f("ck_webhook_deliveries_state")),
-        sa.PrimaryKeyConstraint("endpoint", "number", name=op.f("pk_webhook_deliveries")),
-        sqlite_strict=True,
-    )
-    op.create_index(
-        "ix_webhook_deliveries_pending",
-        "webhook_deliveries",
-        ["endpoint", "next_at"],
-        unique=False,
-        sqlite_where=sa.text("state = 'pending'"),
-        postgresql_where=sa.text("state = 'pending'"),
-    )
-
-    op.create_table(
-        "webhook_endpoints",
-        sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("url", sa.Text(), nullable=False),
-        sa.Column("event_types", sa.Text(), nullable=True),
-        sa.Column("secrets", sa.Text(), nullable=False),
-        sa.Column("created_at", BIG, nullable=False),
-        sa.Column("position", sa.Text(), nullable=False),
-        sa.Column("deliveries", BIG, nullable=False),
-        sa.Column("failing_since", BIG, nullable=True),
-        sa.Column("disabled_at", BIG, nullable=True),
-        sa.Column("disabled_reason", sa.Text(), nullable=True),
-        sa.Column("deleted_at", BIG, nullable=True),
-        sa.CheckConstraint(
-            "(disabled_at IS NULL) = (disabled_reason IS NULL)", name=op.f("ck_webhook_endpoints_disabled_for_a_reason")
-        ),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_endpoints")),
-        sqlite_strict=True,
-    )
