@@ -25,7 +25,7 @@ from credit_service.ledger.commands import Command, OpenAccount, trial_key
 from credit_service.ledger.types import MANUAL, ORDER_PAID
 from credit_service.storage.accounts import AccountQuery, Accounts
 from credit_service.storage.policies import FailPolicies
-from credit_service.storage.sqlite import SQLiteEngine
+from credit_service.storage.sqlite.engine import SQLiteEngine
 from credit_service.storage.transactions import TransactionQuery, Transactions
 
 MERCHANTS = 10_000

@@ -21,7 +21,7 @@ from credit_service.ledger.types import DECREASE, USAGE
 from credit_service.posting import Posting
 from credit_service.storage.engine import Engine
 from credit_service.storage.migrations import migrate
-from credit_service.storage.sqlite import SQLiteEngine
+from credit_service.storage.sqlite.engine import SQLiteEngine
 
 MERCHANTS = 1_000
 CALLERS, HANDED_OVER = 8, 1_000

@@ -13,7 +13,6 @@ from uuid import UUID
 
 import asyncpg
 import uvloop
-from sqlalchemy import Table
 
 from benchmarks.ledger import Ledger
 from benchmarks.measure import Figure, figure, interleaved, ratio
@@ -22,15 +21,17 @@ from benchmarks.opponents.pools import pool
 from benchmarks.postgres import STREAMS, open_ledger, opened, server
 from credit_service.ledger import proof
 from credit_service.service import quieten_garbage_collection
-from credit_service.storage import postgres, tables
-from credit_service.storage import postgres_statements as sql
+from credit_service.storage import tables
 from credit_service.storage.engine import Committed
+from credit_service.storage.postgres import statements as sql
+from credit_service.storage.postgres.batch import DecidedBatch, TableRows
+from credit_service.storage.postgres.engine import PostgresEngine
 from credit_service.storage.questions import Row
 from tests.servers.postgres import Databases
 
 BATCH = 1_000
 CLIENTS = 8
-Written = list[tuple[Table, str, Sequence[Row]]]
+Written = Sequence[TableRows]
 """What a batch wrote, table by table, and how."""
 
 
@@ -161,20 +162,18 @@ def _noting() -> Iterator[list[Written]]:
     """Note what every batch writes; not what is decided and comes to nothing."""
     written: list[Written] = []
     made: dict[int, Written] = {}
-    store: Any = postgres.PostgresEngine
-    post, decide = store.post, store._decided
+    post, decide = PostgresEngine.post, DecidedBatch.__init__
 
-    def decided(*arguments: Any) -> Any:
-        batch = decide(*arguments)
+    def decided(batch: DecidedBatch, *arguments: Any) -> None:
+        decide(batch, *arguments)
         made[id(batch.writes)] = batch.parts
-        return batch
 
     async def posted(*arguments: Any) -> Committed:
         committed: Committed = await post(*arguments)
         written.append(made.pop(id(committed.writes)))
         return committed
 
-    with patch.multiple(store, post=posted, _decided=decided):
+    with patch.object(PostgresEngine, "post", posted), patch.object(DecidedBatch, "__init__", decided):
         yield written
 
 

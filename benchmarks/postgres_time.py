@@ -18,8 +18,8 @@ from benchmarks.ledger import Ledger
 from benchmarks.measure import Figure, figure
 from benchmarks.postgres import open_ledger, server
 from credit_service.ledger.commands import Post
-from credit_service.storage import postgres
 from credit_service.storage.engine import Committed, Work
+from credit_service.storage.postgres import batch
 
 T = TypeVar("T")
 BATCH = 1_000
@@ -77,7 +77,7 @@ class _Watch:
     def __init__(self, ledger: Ledger, *, explain: bool = False) -> None:
         store: Any = ledger.store
         self._store = store
-        self._line = self._store._lines[0]
+        self._line = self._store._posting[0]
         self.explains = explain
         self._ours: dict[str, float] = defaultdict(float)  # seconds of our processor
         self._wait: dict[str, float] = defaultdict(float)  # seconds that it had nothing to do
@@ -87,12 +87,12 @@ class _Watch:
     def looking(self) -> Iterator[None]:
         """Watch until the end of the context."""
         whole: Callable[..., Awaitable[Committed]] = self._store.post
-        ask: Callable[..., Awaitable[Any]] = self._line.ask
+        ask: Callable[..., Awaitable[Any]] = self._line.fetch_one
 
         def post(needs: Any, work: Work, *more: Any) -> Awaitable[Committed]:
             return whole(needs, self._timed("decide", work), *more)
 
-        connection = self._line.connection
+        connection = self._line.raw
 
         async def asked(statement: str, values: Sequence[Any]) -> Any:
             if self.explains:
@@ -104,15 +104,15 @@ class _Watch:
 
         with (
             patch.object(self._store, "post", post),
-            patch.object(postgres, "_parts", self._timed("making rows", postgres._parts)),
-            patch.object(self._line, "ask", asked),
-            patch.object(self._line, "connection", _Connection(connection, self)),
+            patch.object(batch, "_parts", self._timed("making rows", batch._parts)),
+            patch.object(self._line, "fetch_one", asked),
+            patch.object(self._line, "raw", _Connection(connection, self)),
         ):
             yield
 
     def served(self) -> float:
         """Seconds of the processor that the server's process has used for our connection."""
-        pid = self._line.connection.get_server_pid()
+        pid = self._line.raw.get_server_pid()
         try:
             return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[0]) / 1e9
         except FileNotFoundError:  # it is on another machine

@@ -17,7 +17,7 @@ from uuid import UUID
 from credit_service.ledger.commands import Post
 from credit_service.ledger.policy import Policy
 from credit_service.posting import Posting, RefusedAt
-from credit_service.storage.sqlite import SQLiteEngine
+from credit_service.storage.sqlite.engine import SQLiteEngine
 from tests.ledger.telling import add, use
 from tests.storage.values import of
 

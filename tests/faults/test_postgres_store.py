@@ -21,7 +21,7 @@ from credit_service.ledger.types import CONSUMED
 from credit_service.posting import queue
 from credit_service.storage.accounts import Accounts
 from credit_service.storage.engine import Committed, OutcomeUnknown, StorageError, StorageUnavailable, Work
-from credit_service.storage.postgres import PostgresEngine
+from credit_service.storage.postgres.engine import PostgresEngine
 from credit_service.storage.transactions import TransactionQuery, Transactions
 from tests.ledger.telling import MERCHANT, payment, use
 from tests.servers.postgres import Databases
@@ -45,6 +45,13 @@ class Told(PostgresEngine):
 
     def __init__(self, url: str, **more: Any) -> None:
         super().__init__(url, **more)
+        self._layer = self.optimistic
+        self._write, self._commit = self.locked._write, self.locked.commit
+        self.locked._write = self._halted_write  # type: ignore[method-assign, assignment]
+        self.locked.commit = self._halted_commit  # type: ignore[method-assign]
+        if self._layer is not None:
+            self._send = self._layer._send
+            self._layer._send = self._halted_send  # type: ignore[method-assign, assignment]
         self.told: list[str] = []
         self.before_write: Callable[[], object] = lambda: None
         self.before_commit: Callable[[], object] = lambda: None
@@ -52,32 +59,30 @@ class Told(PostgresEngine):
         self.spoiled = False
 
     async def post(self, needs: Sequence[Needs], work: Work, *more: Any) -> Committed:
-        if self.way != "remembered":
-            self._remembered.clear()
+        self.optimistic = None if self.way == "locked" else self._layer
+        if self.way == "loaded" and self._layer is not None:
+            self._layer.recent.clear()
         try:
             return await super().post(needs, work, *more)
         except Exception as error:
             self.told.append(type(error).__name__)
             raise
 
-    def _may_go_unlocked(self, *arguments: Any) -> bool:
-        return self.way != "locked" and super()._may_go_unlocked(*arguments)
-
-    async def _write_unless_changed(self, *arguments: Any) -> Any:
+    async def _halted_send(self, *arguments: Any) -> Any:
         self.before_lone_write()
-        return await super()._write_unless_changed(*arguments)
+        return await self._send(*arguments)
 
-    async def _write_rows(self, *arguments: Any) -> Any:
+    async def _halted_write(self, *arguments: Any) -> Any:
         self.before_write()
-        return await super()._write_rows(*arguments)
+        return await self._write(*arguments)
 
-    async def _commit(self, connection: Any) -> Any:
+    async def _halted_commit(self, connection: Any) -> Any:
         self.before_commit()
         if self.spoiled:
             self.spoiled = False
             with suppress(asyncpg.DivisionByZeroError):
                 await connection.execute("SELECT 1 / 0")
-        return await super()._commit(connection)
+        return await self._commit(connection)
 
 
 @pytest.fixture
@@ -97,9 +102,11 @@ async def opened(url: str, **more: Any) -> AsyncIterator[Told]:
     store = Told(url, **{"timeout_seconds": 20, **more})  # on a machine that has much else to do, too
     try:
         if "127.0.0.1:1/" not in url:
+            store.way = "remembered"
             await tell(store, payment("P", 100))
             await tell(store, use(1))
             assert await Transactions(store).count(ALL) == 2
+            store.way = "locked"
         yield store
     finally:
         await store.close()
@@ -190,7 +197,7 @@ async def test_reads_on_connections_that_were_cut_are_read_again(proxy: Proxy) -
             assert await Transactions(store).count(ALL) == 2
             proxy.cut()
             await store.check()
-            store._read_at = float("-inf")
+            store.clock._measured_at = float("-inf")
             proxy.cut()
             assert await store.now() > 0
 
@@ -247,7 +254,7 @@ async def test_a_read_that_met_silence_leaves_no_connection_behind_that_others_w
         proxy.hold()
         with pytest.raises(StorageUnavailable, match="did not answer in time"):
             await Transactions(store).count(ALL)
-        assert store._readers._free == []
+        assert store._reads._free == []
         proxy.release()
         assert await soon(lambda: Transactions(store).count(ALL)) == 2
 

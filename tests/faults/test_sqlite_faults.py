@@ -31,7 +31,7 @@ from credit_service.storage.accounts import Accounts
 from credit_service.storage.engine import Conflict, OutcomeUnknown, StorageUnavailable
 from credit_service.storage.keys import Keys
 from credit_service.storage.migrations import migrate
-from credit_service.storage.sqlite import SQLiteEngine
+from credit_service.storage.sqlite.engine import SQLiteEngine
 from credit_service.storage.transactions import TransactionQuery, Transactions
 from tests.faults import poster
 from tests.ledger.telling import MERCHANT, T0, payment, use
@@ -328,7 +328,7 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 HOLD = """
 import sys
 from pathlib import Path
-from credit_service.storage.sqlite import SQLiteEngine
+from credit_service.storage.sqlite.engine import SQLiteEngine
 store = SQLiteEngine(Path(sys.argv[1]))
 print("open", flush=True)
 sys.stdin.read()

@@ -17,8 +17,8 @@ from credit_service.settings import Settings, database_of
 from credit_service.storage import migrations, tables
 from credit_service.storage.engine import Conflict, SchemaError, StorageUnavailable
 from credit_service.storage.migrations import head, is_migrated_postgres, migrate_postgres
-from credit_service.storage.postgres import connector, name_of
-from credit_service.storage.postgres_statements import LOCKS
+from credit_service.storage.postgres.connections import connector, name_of
+from credit_service.storage.postgres.statements import LOCKS
 from tests.commands import Ran, command
 from tests.migrations.releases import next_release
 from tests.servers.postgres import Databases

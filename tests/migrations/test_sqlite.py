@@ -16,7 +16,7 @@ from sqlalchemy import URL, NullPool, create_engine
 from credit_service.storage import migrations, tables
 from credit_service.storage.engine import Conflict, InUse, SchemaError, StorageUnavailable
 from credit_service.storage.migrations import head, migrate
-from credit_service.storage.sqlite import locked, revision
+from credit_service.storage.sqlite.engine import locked, revision
 
 Catalogue = dict[tuple[str, str], Any]
 

@@ -17,7 +17,7 @@ from credit_service.outlets.wake import Wake
 from credit_service.posting import Posting
 from credit_service.storage.engine import Committed, Engine, Writes
 from credit_service.storage.outbox import Outbox, StoredEvent
-from credit_service.storage.postgres import lane_of
+from credit_service.storage.postgres.lanes import lane_of
 from tests.ledger.telling import T0, days, opening, order, payment, refund, use
 from tests.storage import values
 from tests.storage.contract import Clock, merchant

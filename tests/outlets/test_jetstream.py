@@ -15,7 +15,7 @@ from credit_service.outlets.reader import Undelivered
 from credit_service.posting import Posting
 from credit_service.storage.engine import Engine
 from credit_service.storage.outbox import Outbox
-from credit_service.storage.postgres import PostgresEngine
+from credit_service.storage.postgres.engine import PostgresEngine
 from tests.ledger.telling import opening, order, use
 from tests.outlets.publishing import (
     SOURCE,
@@ -219,9 +219,15 @@ def cluster(new_nats: Callable[..., Nats]) -> list[Nats]:
 class SlowStore(PostgresEngine):
     """A store whose commits take their time, each another."""
 
-    async def _commit(self, connection: Any) -> None:
-        await asyncio.sleep(random.uniform(0, 0.05))
-        await super()._commit(connection)
+    def __init__(self, url: str) -> None:
+        super().__init__(url, optimistic=False)
+        commit = self.locked.commit
+
+        async def slow(connection: Any) -> None:
+            await asyncio.sleep(random.uniform(0, 0.05))
+            await commit(connection)
+
+        self.locked.commit = slow  # type: ignore[method-assign]
 
 
 @only_on("postgres")

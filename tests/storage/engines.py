@@ -18,8 +18,8 @@ import pytest
 
 from credit_service.storage.engine import Engine
 from credit_service.storage.migrations import migrate_postgres
-from credit_service.storage.postgres import PostgresEngine
-from credit_service.storage.sqlite import SQLiteEngine
+from credit_service.storage.postgres.engine import PostgresEngine
+from credit_service.storage.sqlite.engine import SQLiteEngine
 from tests.servers.postgres import Databases
 from tests.storage.files import new_file
 

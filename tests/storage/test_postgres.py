@@ -23,12 +23,14 @@ from credit_service.ledger.proof import verify
 from credit_service.ledger.refusals import Refused
 from credit_service.posting import Posting, batch, queue
 from credit_service.storage import accounts, books, keys, tables, transactions
-from credit_service.storage import postgres_statements as sql
 from credit_service.storage.accounts import Accounts
 from credit_service.storage.engine import BadRow, Committed, Conflict, Engine, Work
 from credit_service.storage.keys import Keys
-from credit_service.storage.postgres import PostgresEngine, lane_of
-from credit_service.storage.remembered import Commit
+from credit_service.storage.postgres import statements as sql
+from credit_service.storage.postgres.engine import PostgresEngine
+from credit_service.storage.postgres.lanes import lane_of
+from credit_service.storage.postgres.optimistic_statements import LAG_MICROS
+from credit_service.storage.recent import CommitState
 from credit_service.storage.transactions import TransactionQuery, Transactions
 from tests.ledger.telling import MERCHANT, T0, add, payment, refund, use
 from tests.servers.postgres import Databases
@@ -44,21 +46,25 @@ class HaltingStore(PostgresEngine):
     goes_on: asyncio.Event | None = None
     has_stopped = asyncio.Event()
 
-    def _may_go_unlocked(self, *arguments: Any) -> bool:
-        return self.goes_on is None and super()._may_go_unlocked(*arguments)
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__(url, **options)
+        commit = self.locked.commit
 
-    async def _commit(self, connection: Any) -> None:
-        if self.goes_on is not None:
-            self.has_stopped.set()
-            await self.goes_on.wait()
-        await super()._commit(connection)
+        async def halted(connection: Any) -> None:
+            if self.goes_on is not None:
+                self.has_stopped.set()
+                await self.goes_on.wait()
+            await commit(connection)
+
+        self.locked.commit = halted  # type: ignore[method-assign]
 
 
 class PostgresHarness:
     """See `tests.storage.contract.Harness`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, optimistic: bool = True) -> None:
         self.url = url
+        self.optimistic = optimistic
         self.clock = Clock()
         self._beneath: Any = None  # a connection, since to make one takes longer than most tests
 
@@ -68,12 +74,18 @@ class PostgresHarness:
 
     def open(self) -> HaltingStore:
         numbers = count(1)
-        return HaltingStore(self.url, clock=self.clock, draw_number=lambda: next(numbers), timeout_seconds=20)
+        return HaltingStore(
+            self.url,
+            optimistic=self.optimistic,
+            clock=self.clock,
+            draw_number=lambda: next(numbers),
+            timeout_seconds=20,
+        )
 
     async def renewed(self, store: Engine) -> Engine:
         assert isinstance(store, HaltingStore)
         await self._empty()
-        store._draw_number = count(1).__next__
+        store.locked._draw_number = count(1).__next__
         return store
 
     async def reopened(self, store: Engine) -> HaltingStore:
@@ -89,10 +101,12 @@ class PostgresHarness:
         assert isinstance(store, HaltingStore)
         store.has_stopped = asyncio.Event()
         store.goes_on = asyncio.Event()
+        optimistic, store.optimistic = store.optimistic, None  # which would commit in the statement that writes
         try:
             yield
             await store.has_stopped.wait()
         finally:
+            store.optimistic = optimistic
             store.goes_on.set()
 
     async def beneath(self) -> Any:
@@ -126,7 +140,17 @@ async def harness(database: str) -> AsyncIterator[PostgresHarness]:
 
 
 class TestPostgres(StoreContract):
-    """The contract, on PostgreSQL."""
+    """The contract, with the optimistic way on."""
+
+
+class TestPostgresLocked(StoreContract):
+    """The contract, with the locked way alone."""
+
+    @pytest.fixture
+    async def harness(self, database: str) -> AsyncIterator[PostgresHarness]:
+        harness = PostgresHarness(database, optimistic=False)
+        yield harness
+        await harness.close()
 
 
 # ---- asking
@@ -357,21 +381,31 @@ class Interrupted(PostgresEngine):
     loads = 0
     decisions = 0
 
-    def _decided(self, *arguments: Any) -> Any:
-        self.decisions += 1
-        return super()._decided(*arguments)
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__(url, **options)
+        assert self.optimistic is not None
+        self.layer = self.optimistic
+        load_few, load_many, note = self.locked.load_few, self.locked._load_many, self.layer.note
 
-    async def _load_few(self, *arguments: Any) -> Any:
-        loaded = await super()._load_few(*arguments)
-        self.loads += 1
-        if self.interruption is not None:
-            interruption, self.interruption = self.interruption, None
-            await interruption()
-        return loaded
+        async def loaded_few(*arguments: Any) -> Any:
+            loaded = await load_few(*arguments)
+            self.loads += 1
+            if self.interruption is not None:
+                interruption, self.interruption = self.interruption, None
+                await interruption()
+            return loaded
 
-    async def _load_many(self, *arguments: Any) -> Any:
-        self.loads += 1
-        return await super()._load_many(*arguments)
+        async def loaded_many(*arguments: Any) -> Any:
+            self.loads += 1
+            return await load_many(*arguments)
+
+        def noted(*arguments: Any) -> None:
+            self.decisions += 1
+            note(*arguments)
+
+        self.locked.load_few = loaded_few  # type: ignore[method-assign, assignment]
+        self.locked._load_many = loaded_many  # type: ignore[method-assign, assignment]
+        self.layer.note = noted  # type: ignore[method-assign, assignment]
 
 
 @asynccontextmanager
@@ -411,7 +445,7 @@ async def test_a_posting_is_decided_anew_where_another_was_faster(
     harness: PostgresHarness, others: list[Any], remembered: bool
 ):
     other = await harness.fresh()
-    store = Interrupted(harness.url, timeout_seconds=20)
+    store = Interrupted(harness.url, timeout_seconds=20, clock=harness.clock)
     try:
         if remembered:
             await tell(store, payment("P", 100))
@@ -423,20 +457,20 @@ async def test_a_posting_is_decided_anew_where_another_was_faster(
         replayed = others[0].key == "mine"
         assert isinstance(outcome, Replayed if replayed else Posted)
         again = remembered and replayed  # a repeat, for all that the database said
-        assert _wary(store) == ([] if again else [100]), "it goes on with locks for a while"
+        assert _locked_next(store) == ([] if again else [100]), "it goes on with locks for a while"
         await books_are_right(harness, store)
         account = (await Accounts(store).load([MERCHANT], 0))[MERCHANT].account
         assert account.balance == 100 - 3 - (5 if others[0].key == "other" else 0)
         await tell(store, use(1))
-        assert _wary(store) == ([] if again else [99]), "what came to nothing is forgotten"
+        assert _locked_next(store) == ([] if again else [99]), "what came to nothing is forgotten"
     finally:
         await store.close()
         await other.close()
 
 
-def _wary(store: PostgresEngine) -> list[int]:
-    """For how many postings more each stream locks first, of those that do."""
-    return [stream.wary for stream in store._streams if stream.wary]
+def _locked_next(store: Interrupted) -> list[int]:
+    """How many more postings of each stream go the locked way, of those that do."""
+    return [stream.locked_next for stream in store.layer.streams if stream.locked_next]
 
 
 async def test_what_a_store_wrote_last_it_need_not_load(harness: PostgresHarness):
@@ -452,21 +486,21 @@ async def test_what_a_store_wrote_last_it_need_not_load(harness: PostgresHarness
         assert store.loads == 1, "of the merchant who was not known"
         held = await Accounts(store).load(merchants, 0)
         assert [held[merchant].account.balance for merchant in merchants] == [93, *[95] * 39]
-        assert _wary(store) == []
+        assert _locked_next(store) == []
         await books_are_right(harness, store)
 
 
 @pytest.mark.parametrize("many", [1, 60, 150])
 async def test_what_is_remembered_replays_and_refuses_nothing_without_asking(harness: PostgresHarness, many: int):
     other = await harness.fresh()
-    store = Interrupted(harness.url, timeout_seconds=20)
+    store = Interrupted(harness.url, timeout_seconds=20, clock=harness.clock)
     merchants = [UUID(int=number) for number in range(1, many + 1)]
     try:
         await tell(store, *[of(merchant, payment("P", 10)) for merchant in merchants])
         used = [of(merchant, use(1, "key")) for merchant in merchants]
         await tell(store, *used)
         assert [type(one) for one in await tell(store, *used)] == [Replayed] * many
-        assert _wary(store) == [], "a repeat is nobody else's doing"
+        assert _locked_next(store) == [], "a repeat is nobody else's doing"
         await tell(other, of(merchants[0], payment("Q", 90)))
         assert [type(one) for one in await tell(store, of(merchants[0], use(99, "all")))] == [Posted]
         await tell(other, of(merchants[0], use(1, "last")), *[of(one, use(9, "last")) for one in merchants[1:]])
@@ -480,14 +514,14 @@ async def test_what_is_remembered_replays_and_refuses_nothing_without_asking(har
 async def test_a_version_that_another_server_gave_out_again_is_not_the_one_that_is_remembered(harness: PostgresHarness):
     """A server that takes another's place may lack the last postings, and goes on with the numbers that these had."""
     other = await harness.fresh()
-    store = Interrupted(harness.url, timeout_seconds=20)
+    store = Interrupted(harness.url, timeout_seconds=20, clock=harness.clock)
     try:
         await tell(store, payment("P", 100))
         await tell(other, use(30))
         beneath = await harness.beneath()
-        known = store._remembered._accounts[MERCHANT.int]
+        known = store.layer.recent._accounts[MERCHANT.int]
         version = await beneath.fetchval("SELECT xmin FROM accounts")
-        store._remembered._accounts[MERCHANT.int] = known._replace(commit=Commit(version))
+        store.layer.recent._accounts[MERCHANT.int] = known._replace(commit=CommitState(version))
         (outcome,) = await tell(store, use(1))
         assert isinstance(outcome, Posted)
         assert outcome.account.balance == 69
@@ -532,7 +566,7 @@ async def test_a_posting_is_decided_on_what_the_one_before_it_will_leave_while_t
             await somebody_waits()
             assert store.decisions == 2
         assert [type(outcome) for outcome in await told] == [Posted, Posted]
-        assert (store.decisions, store.loads, _wary(store)) == (2, 0, [])
+        assert (store.decisions, store.loads, _locked_next(store)) == (2, 0, [])
         await books_are_right(harness, store)
 
 
@@ -543,7 +577,7 @@ async def test_what_was_decided_ahead_on_what_came_to_nothing_is_decided_anew(
     harness: PostgresHarness, others: list[Any], second: UUID
 ):
     other = await harness.fresh()
-    store = Interrupted(harness.url, timeout_seconds=20)
+    store = Interrupted(harness.url, timeout_seconds=20, clock=harness.clock)
     try:
         await tell(store, payment("P", 100), of(SAME_LANE, payment("Q", 100)))
         await tell(other, *others)
@@ -560,24 +594,36 @@ async def test_a_lane_whose_last_event_is_another_than_is_remembered_gets_no_gap
     lane = lane_of(MERCHANT)
     async with alone(harness) as store:
         await tell(store, payment("P", 100))
-        store._last[lane] = store._last[lane]._replace(id=9)
+        store.layer.last_events[lane] = store.layer.last_events[lane]._replace(id=9)
         assert isinstance((await tell(store, use(1)))[0], Posted)
         await books_are_right(harness, store)
 
 
 @pytest.mark.usefixtures("in_halves")
-async def test_what_was_decided_ahead_is_decided_anew_where_what_came_before_it_took_long(harness: PostgresHarness):
-    class Slow(Interrupted):
-        async def _write_unless_changed(self, *arguments: Any) -> Any:
-            written = await super()._write_unless_changed(*arguments)
-            await asyncio.sleep(sql.LAG_MICROS / 1e6)
-            return written
+async def test_batch_decided_ahead_is_decided_again_if_its_turn_came_late(harness: PostgresHarness):
+    class Late(Interrupted):
+        def __init__(self, url: str, **options: Any) -> None:
+            super().__init__(url, **options)
+            send, estimate = self.layer._send, self.clock.estimate
+            self.lag = 0
 
-    async with alone(harness, Slow) as store:
+            async def sent(*arguments: Any) -> Any:
+                written = await send(*arguments)
+                self.lag = LAG_MICROS
+                return written
+
+            def late() -> int:
+                lag, self.lag = self.lag, 0
+                return estimate() + lag
+
+            self.layer._send = sent  # type: ignore[method-assign, assignment]
+            self.clock.estimate = late  # type: ignore[method-assign]
+
+    async with alone(harness, Late, clock=harness.clock) as store:
         await tell(store, payment("P", 100))
         store.decisions = 0
         assert [type(one) for one in await tell_apart(store, use(1, "a"), use(1, "b"))] == [Posted, Posted]
-        assert (store.decisions, _wary(store)) == (3, []), "the second twice, and nobody else is to blame"
+        assert (store.decisions, _locked_next(store)) == (3, []), "the second batch twice, without a conflict"
         await books_are_right(harness, store)
 
 
@@ -629,7 +675,7 @@ async def test_L7_what_waited_for_its_lane_is_decided_anew_by_the_time_it_is_the
     async with alone(harness) as store:
         await tell(store, payment("P", 100))
         if not remembered:
-            store._remembered.clear()
+            store.layer.recent.clear()
         async with lane_locked(harness) as somebody_waits:
             told = asyncio.create_task(tell(store, use(1)))
             await somebody_waits()
@@ -671,13 +717,13 @@ async def test_the_time_of_what_is_remembered_is_the_databases(harness: Postgres
         before = await store.now()
         match what:
             case "old":
-                store._read_at -= 11
-                store._read_at_time -= 11
+                store.clock._measured_at -= 11
+                store.clock._measured_at_time -= 11
             case "set":
-                store._read_at_time += 3600
+                store.clock._measured_at_time += 3600
             case "suspended":
-                store._read_at_time -= 3600
-        store._clock_offset += 10**12
+                store.clock._measured_at_time -= 3600
+        store.clock._offset += 10**12
         await tell(store, use(1))
         assert store.loads == 1
         ((_, last),) = await Transactions(store).page(TransactionQuery(), None, 1)
@@ -686,7 +732,7 @@ async def test_the_time_of_what_is_remembered_is_the_databases(harness: Postgres
 
 async def test_an_account_that_two_open_at_once_is_opened_once(harness: PostgresHarness):
     other = await harness.fresh()
-    store = Interrupted(harness.url, timeout_seconds=20)
+    store = Interrupted(harness.url, timeout_seconds=20, clock=harness.clock)
     try:
         store.interruption = lambda: tell(other, payment("P", 100))
         (outcome,) = await tell(store, payment("Q", 10))

@@ -15,12 +15,13 @@ from structlog.testing import capture_logs
 
 from credit_service.settings import SettingsError, database_of, load
 from credit_service.storage import migrations
-from credit_service.storage import postgres_statements as sql
 from credit_service.storage.accounts import Accounts
 from credit_service.storage.databases import Database
 from credit_service.storage.engine import StorageError, StorageUnavailable
 from credit_service.storage.keys import Keys
-from credit_service.storage.postgres import PostgresEngine, connector, name_of
+from credit_service.storage.postgres import statements as sql
+from credit_service.storage.postgres.connections import connector, name_of
+from credit_service.storage.postgres.engine import PostgresEngine
 from tests.commands import command
 from tests.servers.postgres import Databases, Postgres
 from tests.servers.proxy import Proxy

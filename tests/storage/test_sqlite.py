@@ -14,13 +14,14 @@ import pytest
 from sqlalchemy import ClauseElement
 
 from credit_service.ledger.decide import Replayed, needs
-from credit_service.storage import accounts, books, keys, sqlite, tables, transactions
-from credit_service.storage import sqlite_statements as sql
+from credit_service.storage import accounts, books, keys, tables, transactions
 from credit_service.storage.accounts import Accounts
 from credit_service.storage.engine import Engine, Loaded, StorageUnavailable, Writes
 from credit_service.storage.keys import Keys
 from credit_service.storage.questions import Ask, Find, Question, Read
-from credit_service.storage.sqlite import SQLiteEngine
+from credit_service.storage.sqlite import engine as sqlite_engine
+from credit_service.storage.sqlite import statements as sql
+from credit_service.storage.sqlite.engine import SQLiteEngine
 from tests.ledger.telling import MERCHANT, T0, payment, use
 from tests.storage import values
 from tests.storage.contract import Clock, StoreContract, tell
@@ -186,14 +187,14 @@ async def test_a_read_of_several_statements_sees_one_commit(
 ):
     due = values.account(1, granted=1, balance=5, total_increases=5, next_due_at=T0)
     await store.post([], lambda loaded: values.writes(due, grants=[values.grant(expires_at=T0 + 1)]))
-    original = sqlite._answer
+    original = sqlite_engine._answer
 
     def late(connection: sqlite3.Connection, question: Question) -> Any:
         if isinstance(question, Find) and question.table is tables.grants:
             below(harness, "UPDATE grants SET remaining = 1", "UPDATE accounts SET balance = 1, total_decreases = 4")
         return original(connection, question)
 
-    monkeypatch.setattr(sqlite, "_answer", late)
+    monkeypatch.setattr(sqlite_engine, "_answer", late)
     held = (await Accounts(store).load([MERCHANT], T0))[MERCHANT]
     assert (held.account.balance, held.grants[0].remaining) == (5, 5)
     held = (await Accounts(store).load([MERCHANT], T0))[MERCHANT]
@@ -343,9 +344,9 @@ async def test_what_it_could_not_write_it_does_not_remember(tmp_path: Path):
 
     try:
         await tell(store, payment("P", 100))
-        assert store._remembered.recall([needs(use(1))]) != {}
+        assert store._recent.find([needs(use(1))]) != {}
         with pytest.raises(ArithmeticError):
             await store.post([needs(use(1))], fail)
-        assert store._remembered.recall([needs(use(1))]) == {}
+        assert store._recent.find([needs(use(1))]) == {}
     finally:
         await store.close()

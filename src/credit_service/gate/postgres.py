@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from credit_service.gate.answers import Answer, line_of
-from credit_service.storage.postgres import connector
+from credit_service.storage.postgres.connections import connector
 
 _CHANNEL: Final = "credits_plugin_status"
 _SILENCE_SECONDS: Final = 5.0

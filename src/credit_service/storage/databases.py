@@ -10,10 +10,12 @@ from typing import NamedTuple, Protocol
 
 import asyncpg
 
-from credit_service.storage import postgres_statements as sql
 from credit_service.storage.engine import Engine, SchemaError, StorageUnavailable
-from credit_service.storage.postgres import PostgresEngine, connector, name_of, translated
-from credit_service.storage.sqlite import SQLiteEngine, revision
+from credit_service.storage.postgres import statements as sql
+from credit_service.storage.postgres.connections import connector, name_of
+from credit_service.storage.postgres.engine import PostgresEngine
+from credit_service.storage.postgres.errors import translated
+from credit_service.storage.sqlite.engine import SQLiteEngine, revision
 from credit_service.storage.tables import REVISION
 
 MAX_SKEW_SECONDS = 60

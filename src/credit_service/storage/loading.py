@@ -1,7 +1,7 @@
-"""What a posting needs, gathered from the rows that an engine found for it.
+"""Gathers what a posting needs from the rows that an engine finds for it.
 
-An engine locks, finds what `questions` ask for (or, in its own way, what they come to), and hands it over: how that
-becomes the records on which `decide` works is the same for all.
+An engine locks, answers `questions` (or finds the same rows by a statement of its own), and hands the rows over. How
+they become the records on which `decide` works is the same for all engines.
 """
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -16,37 +16,38 @@ from credit_service.ledger.draft import burn_down_order
 from credit_service.storage import rows, tables
 from credit_service.storage.engine import Loaded, Record
 from credit_service.storage.questions import Find, Row
-from credit_service.storage.remembered import Commit, Recalled
+from credit_service.storage.recent import CommitState, RecentAccount
 
-_NOTHING: Final[Mapping[int, Recalled]] = {}
+_NONE: Final[Mapping[int, RecentAccount]] = {}
 
 
 class Loading:
-    """What is loaded for one batch. `accounts` comes first, `drawn` last; the others in any order.
+    """What is loaded for one batch. Hand over the accounts first and what was drawn last; the others in any order.
 
-    What is `recalled` is not loaded, but for what was recorded under the keys, or `unseen` may be asked for elsewhere.
+    Of `recent` accounts only the transactions of their keys are loaded; `unseen` are those keys, which an engine may
+    look up in another way.
     """
 
-    def __init__(self, needs: Sequence[Needs], recalled: Mapping[int, Recalled] = _NOTHING) -> None:
+    def __init__(self, needs: Sequence[Needs], recent: Mapping[int, RecentAccount] = _NONE) -> None:
         self._needs = needs
         self.accounts: dict[UUID, Account] = {}
         self._by_number: dict[int, Record] = {}
         self.records: dict[UUID, Record] = {}
-        self.commits: dict[int, Commit] = {}  # that wrote the rows of accounts, by number, where they are known
-        self.unseen: list[tuple[int, str]] = []  # keys of what is recalled, with their accounts
-        if recalled:
-            self._recall(recalled)
+        self.commits: dict[int, CommitState] = {}  # by account number: the posting that wrote its row, if known
+        self.unseen: list[tuple[int, str]] = []  # of recent accounts: account number and key
+        if recent:
+            self._take_recent(recent)
         self.merchants = {need.merchant_id.bytes: need.merchant_id for need in self._needs}
 
-    def _recall(self, recalled: Mapping[int, Recalled]) -> None:
+    def _take_recent(self, recent: Mapping[int, RecentAccount]) -> None:
         rest: list[Needs] = []
         for need in self._needs:
-            if (known := recalled.get(need.merchant_id.int)) is None:
+            if (known := recent.get(need.merchant_id.int)) is None:
                 rest.append(need)
             else:
                 self.unseen.append((known.account.number, need.key))
         self._needs = rest
-        for commit, account, grants in recalled.values():
+        for commit, account, grants in recent.values():
             self.accounts[account.merchant_id] = account
             self.commits[account.number] = commit
             record = Record(account, account.number)
@@ -54,7 +55,7 @@ class Loading:
             record.grants = grants
 
     def questions(self, draw_number: Callable[[], int]) -> Generator[Find, Iterable[Row], None]:
-        """Everything that is needed, one question after the other; is sent what was found."""
+        """All questions, one after the other; receives the rows of each."""
         merchants = [(place,) for place in self.merchants]
         self.found_accounts((yield Find(tables.accounts, ("merchant_id",), merchants)), draw_number)
         if not self.accounts:
@@ -77,7 +78,7 @@ class Loading:
             self.found_trials((yield Find(tables.transactions, ("account", "sequence"), trials)))
 
     def found_accounts(self, found: Iterable[Row], draw_number: Callable[[], int]) -> None:
-        """Take the rows of `accounts` of `merchants`; whoever has none is given a number to open one."""
+        """Take the rows of accounts of `merchants`; a merchant without one gets a number for a new one."""
         accounts = self.accounts
         for row in found:
             merchant = self.merchants[row[1]]
@@ -89,15 +90,15 @@ class Loading:
                 self.records[merchant] = self._by_number[account.number] = Record(account, account.number)
 
     def keys(self) -> set[tuple[UUID, str]]:
-        """Under which keys a transaction may be recorded, by merchant."""
+        """The keys under which a transaction may be recorded, with their merchants."""
         return {(need.merchant_id, key) for need in self._needs for key in (need.key, need.source) if key}
 
     def sources(self) -> set[tuple[UUID, str]]:
-        """The orders and payments that are refunded, by merchant and key."""
+        """The keys of the orders and payments that are refunded, with their merchants."""
         return {(need.merchant_id, need.source) for need in self._needs if need.source}
 
     def trials(self) -> set[UUID]:
-        """The merchants whose trial is needed, which may have been granted under any key."""
+        """The merchants whose trial is needed: it may have been granted under any key."""
         return {need.merchant_id for need in self._needs if need.trial}
 
     def found_grants(self, found: Iterable[Row]) -> None:
@@ -112,24 +113,24 @@ class Loading:
             self._by_number[row[0]].parked[parked.key] = parked
 
     def found_firsts(self, found: Iterable[Row]) -> None:
-        """Take the rows of transactions that were recorded under `keys`."""
+        """Take the rows of transactions that are recorded under `keys`."""
         for row in found:
             first = self._transaction(row)
             self._by_number[row[0]].firsts[first.key] = first
 
     def found_trials(self, found: Iterable[Row]) -> None:
-        """Take the rows of the trials of `trials`."""
+        """Take the rows of the trial transactions of `trials`."""
         for row in found:
             self._by_number[row[0]].trial = self._transaction(row)
 
     def found_given_back(self, found: Iterable[Row]) -> None:
-        """Take the rows of what was given back of `sources`."""
+        """Take the rows of `given_back` of `sources`."""
         for row in found:
             back = rows.given_back(row)
             self._by_number[row[0]].given_back[back.key] = back
 
     def drawn(self) -> Find:
-        """The grants on which the sources had drawn."""
+        """The question for the grants on which the sources drew."""
         places = {
             (source.account, number)
             for need in self._needs
@@ -146,16 +147,16 @@ class Loading:
 
     def _transaction(self, row: Row) -> Transaction:
         account = self._by_number[row[0]].account
-        assert account is not None, "only accounts that there are have transactions"
+        assert account is not None, "a transaction has an account"
         return rows.transaction(account.merchant_id, row)
 
     @property
     def granted(self) -> dict[int, int]:
-        """The accounts that were there before, with the number of their last grant."""
+        """The accounts that existed before, with the number of their last grant."""
         return {account.number: account.granted for account in self.accounts.values()}
 
     def loaded(self, now: int) -> Loaded:
-        """All of it, to be decided on at this time."""
+        """All that was loaded, to be decided on at this time."""
         return Loaded(now, self.records)
 
 

@@ -20,10 +20,10 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from credit_service.storage import tables
 from credit_service.storage.engine import SchemaError
-from credit_service.storage.postgres import connector, name_of
-from credit_service.storage.postgres import translated as postgres_translated
-from credit_service.storage.postgres_statements import LOCKS
-from credit_service.storage.sqlite import locked, translated
+from credit_service.storage.postgres.connections import connector, name_of
+from credit_service.storage.postgres.errors import translated as postgres_translated
+from credit_service.storage.postgres.statements import LOCKS
+from credit_service.storage.sqlite.engine import locked, translated
 
 HERE = Path(__file__).parent
 _CONNECT_SECONDS = 10

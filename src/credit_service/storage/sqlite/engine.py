@@ -23,7 +23,6 @@ from uuid import UUID
 
 from credit_service.ledger.decide import Needs
 from credit_service.storage import books, rows, tables
-from credit_service.storage import sqlite_statements as sql
 from credit_service.storage.engine import (
     BadRow,
     Books,
@@ -38,7 +37,8 @@ from credit_service.storage.engine import (
 )
 from credit_service.storage.loading import Loading
 from credit_service.storage.questions import Ask, Find, Question, Read, Row, answered
-from credit_service.storage.remembered import Commit, Recalled, Remembered
+from credit_service.storage.recent import STORED, RecentAccount, RecentAccounts
+from credit_service.storage.sqlite import statements as sql
 
 T = TypeVar("T")
 
@@ -64,8 +64,6 @@ _WRITER: Final = (
     "secure_delete = ON",  # what was erased or deleted must not stay readable in the file
 )
 _READER: Final = ("query_only = 1", "cache_size = -65536")
-_COMMITTED: Final = Commit(0)
-"""What is remembered: nothing that is not committed, and one connection needs no versions."""
 
 
 @contextmanager
@@ -115,7 +113,7 @@ class SQLiteEngine:
         self._lock = _take_lock(self._path)
         self._readers: list[sqlite3.Connection] = []
         self._local = threading.local()
-        self._remembered = Remembered()
+        self._recent = RecentAccounts()
         self._version = 0  # of the file, which changes when another connection writes to it
         self._writing = ThreadPoolExecutor(1, "sqlite-writer")
         self._reading = ThreadPoolExecutor(4, "sqlite-reader")
@@ -139,19 +137,19 @@ class SQLiteEngine:
 
     def _post(self, needs: Sequence[Needs], work: Work) -> Committed:
         with self._transaction():
-            loading = Loading(needs, self._recalled(needs))
+            loading = Loading(needs, self._recent_of(needs))
             writes = work(self._load(loading))
             places = self._write_rows(writes, loading.granted)
-        self._remembered.keep(loading.records.items(), writes.accounts, _COMMITTED)
+        self._recent.note(loading.records.items(), writes.accounts, STORED)
         return Committed(writes, places)
 
-    def _recalled(self, needs: Sequence[Needs]) -> Mapping[int, Recalled]:
+    def _recent_of(self, needs: Sequence[Needs]) -> Mapping[int, RecentAccount]:
         """What need not be loaded; nothing, where somebody has written past this process."""
         (version,) = self._writer.execute("PRAGMA data_version").fetchone()
         if version != self._version:
-            self._remembered.clear()
+            self._recent.clear()
             self._version = version
-        return self._remembered.recall(needs)
+        return self._recent.find(needs)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -174,7 +172,7 @@ class SQLiteEngine:
             raise OutcomeUnknown(str(error)) from error
 
     def _roll_back(self) -> None:
-        self._remembered.clear()  # where the commit failed, only the database can tell what it has
+        self._recent.clear()  # where the commit failed, only the database can tell what it has
         if self._writer.in_transaction:  # after some errors SQLite has done it by itself
             self._writer.execute("ROLLBACK")
 

@@ -1,0 +1,1 @@
+"""The ledger in a PostgreSQL database, for any number of processes and hosts."""

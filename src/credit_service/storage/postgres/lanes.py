@@ -1,0 +1,24 @@
+"""Lanes: the shares of merchants whose events stand in one order, each locked by one posting at a time."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final
+from uuid import UUID
+from zlib import crc32
+
+LANES: Final = 16
+
+
+def lane_of(merchant_id: UUID) -> int:
+    """The lane of a merchant's postings and events. It is part of what is stored, so it may never change."""
+    return _lane_of(merchant_id.int)
+
+
+@lru_cache(maxsize=20_000)  # each posting asks three times
+def _lane_of(number: int) -> int:
+    return crc32(number.to_bytes(16)) % LANES
+
+
+def lanes_of(merchant_ids: Iterable[UUID]) -> list[int]:
+    """The lanes of these merchants, ascending."""
+    return sorted({lane_of(merchant_id) for merchant_id in merchant_ids})
