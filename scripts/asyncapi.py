@@ -10,7 +10,7 @@ from credit_service import __version__
 from credit_service.messages.catalogue import CATALOGUE, IN, OUT, EventType
 from credit_service.messages.envelope import MEDIA_TYPE, CloudEvent
 from credit_service.messages.fields import Body
-from credit_service.messages.outbound import Event, Payload
+from credit_service.messages.outbound import OutboundEvent, Payload
 from scripts.examples import example
 
 _SCHEMAS: Final = "#/components/schemas/"
@@ -60,7 +60,7 @@ def _operation(kind: EventType) -> dict[str, Any]:
 
 
 def _message(kind: EventType) -> dict[str, Any]:
-    envelope = CloudEvent if kind.direction == "in" else Event
+    envelope = CloudEvent if kind.direction == "in" else OutboundEvent
     said = {
         "type": "object",
         "properties": {"type": {"const": kind.name}, "data": {"$ref": _SCHEMAS + kind.data.__name__}},
@@ -81,9 +81,9 @@ def _schemas() -> dict[str, Any]:
     models = [kind.data for kind in IN if issubclass(kind.data, Body)]
     read = [(model, "validation") for model in (CloudEvent, *models)]
     understood: dict[str, Any] = models_json_schema(read, ref_template=_SCHEMAS + "{model}")[1]["$defs"]  # type: ignore[arg-type]
-    structs = [Event[Payload], *(kind.data for kind in OUT)]
+    structs = [OutboundEvent[Payload], *(kind.data for kind in OUT)]
     _, told = msgspec.json.schema_components(structs, ref_template=_SCHEMAS + "{name}")
-    told["Event"] = told.pop("Event_Payload_") | {"title": "Event"}
+    told["OutboundEvent"] = told.pop("OutboundEvent_Payload_") | {"title": "OutboundEvent"}
     both = set(understood) & set(told)
     assert not both, f"two schemas of one name: {both}"
     return understood | told

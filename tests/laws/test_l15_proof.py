@@ -10,7 +10,7 @@ from hypothesis import given
 
 from credit_service.ledger.account import Account, Grant, Transaction
 from credit_service.ledger.policy import Policy
-from credit_service.ledger.proof import Fault, chain, verify
+from credit_service.ledger.proof import Discrepancy, chain, verify
 from tests.laws.stories import Step, grant_stories, play, policies, stories
 from tests.ledger.book import Book
 from tests.ledger.telling import add, days, opening, order, payment, refund, use
@@ -39,7 +39,7 @@ def faults(
     account: Account | None = None,
     grants: Iterable[Grant] | None = None,
     transactions: Iterable[Transaction] | None = None,
-) -> list[Fault]:
+) -> list[Discrepancy]:
     """What verification finds in a book of which something was exchanged."""
     assert book.account is not None
     return list(
@@ -137,7 +137,7 @@ def test_L15_a_transaction_that_is_missing_doubled_or_out_of_place_is_found() ->
 
 def test_L15_a_history_that_was_cut_short_or_emptied_is_found() -> None:
     book = a_long_story()
-    assert Fault(None, "the account's hash is not what its transactions and grants say") in faults(
+    assert Discrepancy(None, "the account's hash is not what its transactions and grants say") in faults(
         book, transactions=book.transactions[:-1]
     )
     assert faults(book, transactions=[]) != []
@@ -154,14 +154,16 @@ def test_L15_an_account_that_is_not_what_its_transactions_say_is_found(field: st
     found = faults(book, account=book.account._replace(**changes))
     assert {fault.sequence for fault in found} == {None}
     name = {"last_hash": "hash", "carried": "debt"}.get(field, field)
-    assert Fault(None, f"the account's {name} is not what its transactions and grants say") in found
+    assert Discrepancy(None, f"the account's {name} is not what its transactions and grants say") in found
 
 
 def test_L15_a_grant_that_is_not_what_the_transactions_drew_is_found() -> None:
     book = a_long_story()
     for number, grant in book.grants.items():
         forged = {**book.grants, number: grant._replace(remaining=grant.remaining + 1)}
-        assert Fault(None, "the grants are not what the transactions drew") in faults(book, grants=forged.values())
+        assert Discrepancy(None, "the grants are not what the transactions drew") in faults(
+            book, grants=forged.values()
+        )
     one_more = next(iter(book.grants.values()))._replace(number=99, remaining=5)
     assert faults(book, grants=[*book.grants.values(), one_more]) != []
     assert faults(book, grants=[]) != []
@@ -193,7 +195,7 @@ def test_L15_an_erased_transaction_cannot_be_given_other_data() -> None:
     for forgery in ({"metadata": "{}"}, {"salt": b"s"}, {"metadata": "{}", "salt": b"s"}):
         forged = list(book.transactions)
         forged[erased] = forged[erased]._replace(**forgery)
-        assert faults(book, transactions=forged) == [Fault(erased + 1, "the metadata does not match its hash")]
+        assert faults(book, transactions=forged) == [Discrepancy(erased + 1, "the metadata does not match its hash")]
 
 
 def test_L15_metadata_without_a_salt_verifies_too() -> None:
@@ -214,4 +216,4 @@ def test_L15_a_forger_who_recomputes_the_whole_chain_is_betrayed_by_the_sums() -
         forged.append(more._replace(hash=previous))
     assert book.account is not None
     found = faults(book, account=book.account._replace(last_hash=previous), transactions=forged)
-    assert Fault(4, "balance_after is not balance_before and the amount") in found
+    assert Discrepancy(4, "balance_after is not balance_before and the amount") in found

@@ -11,7 +11,7 @@ from credit_service.ledger.commands import Command
 from credit_service.ledger.decide import Outcome, State, Waiting, decide, needs
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
-from credit_service.ledger.proof import Fault, verify
+from credit_service.ledger.proof import Discrepancy, verify
 from credit_service.ledger.refusals import Refused
 from credit_service.ledger.settle import Standing, standing_at
 from tests.ledger.telling import T0
@@ -119,7 +119,7 @@ class Book:
             self.dead_letters,
         )
 
-    def faults(self) -> list[Fault]:
+    def faults(self) -> list[Discrepancy]:
         """What verification finds."""
         assert self.account is not None
         return list(verify(self.account, self.grants.values(), self.transactions))

@@ -11,7 +11,7 @@ import pytest
 from credit_service.ledger import addresses
 from credit_service.ledger.account import Reference, Transaction
 from credit_service.ledger.policy import Policy
-from credit_service.ledger.proof import Fault, canonical, chain, personal_hash, verify
+from credit_service.ledger.proof import Discrepancy, canonical, chain, personal_hash, verify
 from tests.ledger.book import Book
 from tests.ledger.telling import add, opening, order, use
 
@@ -168,10 +168,10 @@ def test_verification_names_what_is_wrong_and_where(index: int, change: dict[str
     at = forged[index].sequence
     if fault is None:
         assert [one for one in found if one.sequence == at] == []
-        assert Fault(None, "the grants are not what the transactions drew") in found
+        assert Discrepancy(None, "the grants are not what the transactions drew") in found
     else:
-        assert Fault(at, fault) in found
-    assert "the hash does not match the transaction and its predecessor" not in {one.fault for one in found}
+        assert Discrepancy(at, fault) in found
+    assert "the hash does not match the transaction and its predecessor" not in {one.sentence for one in found}
 
 
 def test_a_broken_link_is_named_at_the_transaction_that_no_longer_fits() -> None:
@@ -179,7 +179,7 @@ def test_a_broken_link_is_named_at_the_transaction_that_no_longer_fits() -> None
     forged = [book.transactions[0]._replace(actor="somebody else"), *book.transactions[1:]]
     assert book.account is not None
     fault = "the hash does not match the transaction and its predecessor"
-    assert list(verify(book.account, book.grants.values(), forged)) == [Fault(1, fault)]
+    assert list(verify(book.account, book.grants.values(), forged)) == [Discrepancy(1, fault)]
 
 
 def test_the_last_credit_of_a_grant_is_not_forgotten() -> None:

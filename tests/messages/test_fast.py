@@ -14,11 +14,11 @@ from credit_service.messages import strict_json
 from credit_service.messages.envelope import read, read_fast
 from credit_service.messages.fast import decoder
 from credit_service.messages.faults import Invalid
-from credit_service.messages.inbound import CATALOGUE, Source, translate, translate_fast
+from credit_service.messages.inbound import CATALOGUE, EventContext, translate, translate_fast
 from tests.messages import bodies
 from tests.messages.bodies import MERCHANT
 
-SOURCE = Source("key:a", "c", 17)
+CONTEXT = EventContext("key:a", "c", 17)
 Model = type[BaseModel]
 
 fast_posting, fast_batch = decoder(PostingBody), decoder(BatchBody)
@@ -59,9 +59,9 @@ def test_a_batch_is_understood_alike(body: bytes) -> None:
 @given(st.sampled_from(sorted(CATALOGUE)).flatmap(lambda t: st.tuples(st.just(t), data_of(t))))
 def test_the_data_of_an_event_means_the_same_commands(typed: tuple[str, bytes]) -> None:
     type_, data = typed
-    fast = translate_fast(type_, data, SOURCE)
+    fast = translate_fast(type_, data, CONTEXT)
     if fast is not None:
-        assert without_salt(fast) == without_salt(translate(type_, strict_json.parse(data, 32), SOURCE))
+        assert without_salt(fast) == without_salt(translate(type_, strict_json.parse(data, 32), CONTEXT))
 
 
 def data_of(type_: str) -> st.SearchStrategy[bytes]:

@@ -21,7 +21,7 @@ from credit_service.ledger.commands import (
 from credit_service.ledger.types import MANUAL
 from credit_service.messages.faults import Invalid
 from credit_service.messages.fields import parse_time
-from credit_service.messages.inbound import CATALOGUE, Source, Translated, merchant_of, translate
+from credit_service.messages.inbound import CATALOGUE, EventContext, Translated, merchant_of, translate
 from tests.messages.bodies import MERCHANT
 
 CREATED = "evt.merchant.created"
@@ -33,7 +33,7 @@ PAYMENT_REFUNDED = "evt.billing.payment_refunded"
 RENEWED = "evt.billing.subscription_renewed"
 ADJUSTED = "cmd.credits.manual_adjustment"
 
-SOURCE = Source("key:a", "walk", 17)
+CONTEXT = EventContext("key:a", "walk", 17)
 LEAST: dict[str, dict[str, Any]] = {
     CREATED: {},
     TRIAL: {"trial_id": "t", "credits": 5},
@@ -53,14 +53,14 @@ def data(type_: str, **changed: Any) -> dict[str, Any]:
 
 
 def one(type_: str, **changed: Any) -> Any:
-    (translated,) = translate(type_, data(type_, **changed), SOURCE)
+    (translated,) = translate(type_, data(type_, **changed), CONTEXT)
     assert translated.order_id is None
     return translated.command
 
 
 def refused(type_: str, said: Any) -> list[tuple[str, str]]:
     with pytest.raises(Invalid) as invalid:
-        translate(type_, said, SOURCE)
+        translate(type_, said, CONTEXT)
     return [(fault.pointer, fault.code) for fault in invalid.value.faults]
 
 
@@ -186,7 +186,7 @@ def test_the_order_that_a_refund_names_is_found_as_a_number_and_as_text() -> Non
 @pytest.mark.parametrize("name", ["credits", "credits_used", "credits_to_use"])
 def test_credits_have_three_names_and_are_said_by_one_of_them(type_: str, name: str) -> None:
     said = data(type_, **{"credits": None, name: 9})
-    (translated,) = translate(type_, said, SOURCE)
+    (translated,) = translate(type_, said, CONTEXT)
     assert translated.command.credits == 9  # type: ignore[union-attr]
     other = "credits" if name != "credits" else "credits_used"
     names = [one for one in ("credits", "credits_used", "credits_to_use") if one in (name, other)]
@@ -261,7 +261,7 @@ def test_a_field_that_nobody_knows_is_refused(type_: str) -> None:
 
 def items(*entries: Any, **changed: Any) -> list[Translated]:
     said = {"merchant_id": MERCHANT, "order_items": list(entries), **changed}
-    return translate(PAID, said, SOURCE)
+    return translate(PAID, said, CONTEXT)
 
 
 def test_several_orders_are_a_fact_each() -> None:
@@ -314,7 +314,7 @@ def test_an_adjustment_needs_a_visible_reason(reason: str | None) -> None:
 
 
 def test_an_authenticated_adjustment_is_its_callers() -> None:
-    by_broker, by_http = (SOURCE._replace(authenticated=known) for known in (False, True))
+    by_broker, by_http = (CONTEXT._replace(authenticated=known) for known in (False, True))
     one, other = (translate(ADJUSTED, data(ADJUSTED), source)[0].command for source in (by_broker, by_http))
     assert isinstance(one, Post)
     assert isinstance(other, Post)
@@ -324,12 +324,18 @@ def test_an_authenticated_adjustment_is_its_callers() -> None:
 
 
 def test_an_adjustments_content_is_its_data_without_the_envelope() -> None:
-    def content(source: Source = SOURCE, **changed: Any) -> tuple[bytes, str | None]:
-        (translated,) = translate(ADJUSTED, data(ADJUSTED, **changed), source)
+    def content(context: EventContext = CONTEXT, **changed: Any) -> tuple[bytes, str | None]:
+        (translated,) = translate(ADJUSTED, data(ADJUSTED, **changed), context)
         assert isinstance(translated.command, Post)
         return translated.command.content, translated.command.metadata
 
-    assert content() == content(Source("key:b", None, None)) == content(Source("key:b", None, None, authenticated=True))
+    assert (
+        content()
+        == content(EventContext("key:b", None, None))
+        == content(EventContext("key:b", None, None, authenticated=True))
+    )
+    assert content() == content(EventContext("key:b", None, None))
+    assert content() == content(EventContext("key:b", None, None, authenticated=True))
     assert content() == content(merchant_id=MERCHANT.upper())
     changes: list[dict[str, Any]] = [
         {"credits": 6},

@@ -18,7 +18,15 @@ from credit_service.ledger.account import Announcement, Reference
 from credit_service.ledger.addresses import EVENT, Address, parse
 from credit_service.ledger.announcements import OF_A_TRANSACTION
 from credit_service.ledger.types import ANNOUNCED, TransactionType, announced_by
-from credit_service.messages.outbound import PAYLOADS, PREFIX, Event, OfTransaction, encode, event_id, event_type
+from credit_service.messages.outbound import (
+    PAYLOADS,
+    PREFIX,
+    OfTransaction,
+    OutboundEvent,
+    encode,
+    event_id,
+    event_type,
+)
 from credit_service.storage.outbox import StoredEvent
 from tests.laws.stories import Step, play, stories
 from tests.ledger.book import Book
@@ -44,7 +52,7 @@ def events(book: Book) -> list[Any]:
 @lru_cache
 def schema_of(type_: str) -> Any:
     """What judges an event of a type."""
-    event: Any = Event
+    event: Any = OutboundEvent
     return jsonschema_rs.validator_for(msgspec.json.schema(event[PAYLOADS[type_]]), validate_formats=True)
 
 

@@ -21,7 +21,7 @@ from credit_service.ledger.refusals import Refused
 from credit_service.messages.content import Limits
 from credit_service.messages.dead_letters import undeliverable
 from credit_service.messages.faults import Fault, Invalid
-from credit_service.messages.inbound import Source, translate
+from credit_service.messages.inbound import EventContext, translate
 from credit_service.observability import Metrics
 from credit_service.posting import Posting
 from credit_service.settings import Settings
@@ -134,7 +134,7 @@ class Inbox:
     async def _apply(self, one: KeptDelivery, fact: Fact, merchant_id: UUID, correlation_id: str | None) -> Taken:
         said = {name: value for name, value in fact.data.items() if value is not None}
         data = {"merchant_id": str(merchant_id), "metadata": {"shop": one.shop}, **said}
-        source = Source(_ACTOR, correlation_id, fact.occurred_at, self._limits)
+        source = EventContext(_ACTOR, correlation_id, fact.occurred_at, self._limits)
         try:
             (translated,) = translate(fact.type, data, source)
             if isinstance(translated.command, Invalid):

@@ -7,7 +7,7 @@ in the hash chain, and lists what happened to every grant. What should happen is
 
 from bisect import insort
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from credit_service.ledger import proof
 from credit_service.ledger.account import (
@@ -51,9 +51,6 @@ class Posted(NamedTuple):
     parked: Parked | None
     unparked: tuple[str, ...]
     dead_letters: tuple[DeadLetter, ...]
-
-
-_REMAINING: Final = Grant._fields.index("remaining")
 
 
 def burn_down_order(grant: Grant) -> tuple[int, float, bool, int, int]:
@@ -161,8 +158,17 @@ class Draft:
 
     def change_grant(self, grant: Grant, change: int) -> Grant:
         """Put credits into a grant, or take them out, and list it among the draws. Returns the grant after it."""
-        # Each spend makes one, and _replace would take four times as long.
-        after = Grant._make((*grant[:_REMAINING], grant.remaining + change, grant.lapses))
+        after = Grant(  # `_replace` takes 1.5 µs longer: 6 % of deciding a spend
+            grant.number,
+            grant.sequence,
+            grant.category,
+            grant.priority,
+            grant.effective_at,
+            grant.expires_at,
+            grant.amount,
+            grant.remaining + change,
+            grant.lapses,
+        )
         self._keep(grant, after)
         self.draws.append((grant.number, change))
         if grant.effective_at > self.at:
@@ -243,6 +249,7 @@ class Draft:
         self.sequence += 1
         occurred_at = command.occurred_at
         metadata, salt = command.metadata, command.salt
+        # In the order of Transaction. Its hash needs them first, and `_replace` of the hash adds 20 % to a decision.
         fields = (
             self.account.number,
             self.account.merchant_id,

@@ -44,8 +44,8 @@ def canonical(fields: tuple[Any, ...]) -> bytes:
     (
         account, merchant_id, sequence, operation, type_, amount, shortfall, balance_before, balance_after, debt_after,
         key, content, reference, _metadata, _salt, personal, total_micros, currency, draws, reverses,
-        actor, correlation_id, occurred_at, created_at,
-    ) = fields[:24]  # fmt: skip
+        actor, correlation_id, occurred_at, created_at, *_hash,
+    ) = fields  # fmt: skip
     transaction_ids = addresses.prefix(account, addresses.TRANSACTION)
     grant_ids = addresses.prefix(account, addresses.GRANT)
     merchant = addresses.merchant_text(merchant_id.int)
@@ -65,14 +65,14 @@ def chain(previous: bytes, fields: tuple[Any, ...]) -> bytes:
     return sha256(previous + canonical(fields)).digest()
 
 
-class Fault(NamedTuple):
+class Discrepancy(NamedTuple):
     """Something wrong in an account's books, and the sequence of the transaction where it shows, if one does."""
 
     sequence: int | None
-    fault: str
+    sentence: str
 
 
-def verify(account: Account, grants: Iterable[Grant], transactions: Iterable[Transaction]) -> Iterator[Fault]:
+def verify(account: Account, grants: Iterable[Grant], transactions: Iterable[Transaction]) -> Iterator[Discrepancy]:
     """All faults in one account's books: chain, sums, grants and debt, recomputed from its transactions alone.
 
     `grants`: all of the account's, spent ones included. `transactions`: all of them, by sequence.
@@ -91,9 +91,9 @@ def verify(account: Account, grants: Iterable[Grant], transactions: Iterable[Tra
         by_type[transaction.type] = (count + 1, added, taken)
         _draw(remaining, transaction.draws)
         if any(left < 0 for left in remaining.values()):
-            yield Fault(transaction.sequence, "a grant is drawn below zero")
+            yield Discrepancy(transaction.sequence, "a grant is drawn below zero")
         if sum(remaining.values()) - transaction.debt_after != transaction.balance_after:
-            yield Fault(transaction.sequence, "balance_after is not the open grants less the debt")
+            yield Discrepancy(transaction.sequence, "balance_after is not the open grants less the debt")
         # A grant spent to the end is forgotten until credits come back to it, so that long histories stay cheap.
         for number, _ in transaction.draws:
             if remaining.get(number) == 0:
@@ -108,25 +108,25 @@ def _draw(remaining: dict[int, int], draws: Iterable[Draw]) -> None:
         remaining[number] = remaining.get(number, 0) + change
 
 
-def _check(transaction: Transaction, last: Transaction | None, previous_hash: bytes) -> Iterator[Fault]:
+def _check(transaction: Transaction, last: Transaction | None, previous_hash: bytes) -> Iterator[Discrepancy]:
     sequence = transaction.sequence
     expected_sequence, balance, created_at = (
         (last.sequence + 1, last.balance_after, last.created_at) if last else (1, 0, transaction.created_at)
     )
     if sequence != expected_sequence:
-        yield Fault(sequence, f"sequence {expected_sequence} is missing")
+        yield Discrepancy(sequence, f"sequence {expected_sequence} is missing")
     if transaction.hash != chain(previous_hash, transaction):
-        yield Fault(sequence, "the hash does not match the transaction and its predecessor")
+        yield Discrepancy(sequence, "the hash does not match the transaction and its predecessor")
     if transaction.balance_before != balance:
-        yield Fault(sequence, "balance_before is not the previous balance_after")
+        yield Discrepancy(sequence, "balance_before is not the previous balance_after")
     signed = transaction.amount if transaction.operation == INCREASE else -transaction.amount
     if transaction.balance_after != transaction.balance_before + signed:
-        yield Fault(sequence, "balance_after is not balance_before and the amount")
+        yield Discrepancy(sequence, "balance_after is not balance_before and the amount")
     if transaction.created_at < created_at:
-        yield Fault(sequence, "created_at lies before the previous transaction")
+        yield Discrepancy(sequence, "created_at lies before the previous transaction")
     personal = personal_hash(transaction.metadata, transaction.salt)
     if not is_erased(transaction) and transaction.personal_hash != personal:
-        yield Fault(sequence, "the metadata does not match its hash")
+        yield Discrepancy(sequence, "the metadata does not match its hash")
 
 
 def _check_account(
@@ -135,7 +135,7 @@ def _check_account(
     last: Transaction | None,
     remaining: dict[int, int],
     by_type: Mapping[str, TypeTotal],
-) -> Iterator[Fault]:
+) -> Iterator[Discrepancy]:
     # Debt can be paid by time alone (a grant begins); those draws wait in the account for the next transaction.
     debt = (last.debt_after if last else 0) + sum(change for _, change in account.carried)
     _draw(remaining, account.carried)
@@ -155,7 +155,7 @@ def _check_account(
     }
     for name, (stored, computed) in expected.items():
         if stored != computed:
-            yield Fault(None, f"the account's {name} is not what its transactions and grants say")
+            yield Discrepancy(None, f"the account's {name} is not what its transactions and grants say")
     stored_grants = {grant.number: grant.remaining for grant in open_grants}
     if stored_grants != {number: left for number, left in remaining.items() if left}:
-        yield Fault(None, "the grants are not what the transactions drew")
+        yield Discrepancy(None, "the grants are not what the transactions drew")

@@ -84,7 +84,8 @@ def own_draws(decrease: Transaction) -> tuple[int, tuple[Draw, ...]]:
     first = len(decrease.draws)
     while covered:
         first -= 1
-        covered += decrease.draws[first][1]
+        _, change = decrease.draws[first]
+        covered += change
     return uncovered, decrease.draws[first:]
 
 

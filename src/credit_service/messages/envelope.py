@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from credit_service.messages.content import DEFAULT_LIMITS, Limits
 from credit_service.messages.faults import Fault, Invalid, of_validation
 from credit_service.messages.fields import Body, Time, parse_time
-from credit_service.messages.inbound import CATALOGUE, Source, Translated, translate, translate_fast
+from credit_service.messages.inbound import CATALOGUE, EventContext, Translated, translate, translate_fast
 from credit_service.messages.patterns import JSON_TYPE
 
 MEDIA_TYPE = "application/cloudevents+json"
@@ -67,7 +67,7 @@ def read(
 ) -> Read:
     """An event from its JSON value, in either envelope. `correlation_id` counts if the event has none of its own.
 
-    `authenticated`: see `inbound.Source`.
+    `authenticated`: see `inbound.EventContext`.
     """
     id_ = type_ = None
     if isinstance(value, dict):
@@ -83,8 +83,8 @@ def read(
             correlation_id = own
         _known(event.type)
         occurred_at = None if event.time is None else parse_time(event.time)
-        source = Source(actor, correlation_id, occurred_at, limits, authenticated)
-        return Read(id_, known_type, translate(event.type, event.data, source))
+        context = EventContext(actor, correlation_id, occurred_at, limits, authenticated)
+        return Read(id_, known_type, translate(event.type, event.data, context))
     except ValidationError as error:
         return Read(id_, known_type, [], Invalid(of_validation(error)))
     except Invalid as error:
@@ -162,8 +162,8 @@ def read_fast(
         if event.time is not None and not _TIME.fullmatch(event.time):
             return None
         occurred_at = None if event.time is None else parse_time(event.time)
-        source = Source(actor, correlation_id, occurred_at, limits, authenticated)
-        commands = translate_fast(event.type, data, source)
+        context = EventContext(actor, correlation_id, occurred_at, limits, authenticated)
+        commands = translate_fast(event.type, data, context)
         return None if commands is None else Read(event.id, event.type, commands)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
         return None

@@ -59,12 +59,12 @@ from credit_service.messages.fields import (
 from credit_service.messages.patterns import PRINTABLE
 
 
-class _Event(Body):
+class _EventData(Body):
     merchant_id: Uuid
     metadata: Metadata | None = None
 
 
-class _WithCredits(_Event):
+class _WithCredits(_EventData):
     """`credits`, `credits_used` and `credits_to_use` mean the same."""
 
     credits: Credits | None = None
@@ -72,7 +72,7 @@ class _WithCredits(_Event):
     credits_to_use: Credits | None = None
 
 
-class MerchantCreated(_Event):
+class MerchantCreated(_EventData):
     """A merchant exists: opens the account and grants the trial."""
 
 
@@ -140,7 +140,7 @@ class SubscriptionRenewedEvent(_WithCredits):
     expires_at: Time | None = None
 
 
-class ManualAdjustmentEvent(_Event):
+class ManualAdjustmentEvent(_EventData):
     """An administrator adjusts the credits; unlike a fact this can be refused."""
 
     adjustment_id: Id
@@ -150,7 +150,7 @@ class ManualAdjustmentEvent(_Event):
     admin_id: Annotated[str, Field(min_length=1, max_length=200, pattern=PRINTABLE)]
 
 
-class Source(NamedTuple):
+class EventContext(NamedTuple):
     """Where an event comes from: what all its commands carry.
 
     `authenticated`: the door knows the actor by an API key, so no event may name another one.
@@ -170,40 +170,40 @@ class Translated(NamedTuple):
     order_id: str | None = None
 
 
-def translate(type_: str, data: Any, source: Source) -> list[Translated]:
+def translate(type_: str, data: Any, context: EventContext) -> list[Translated]:
     """The commands that an event of a known type means. Raises Invalid when its data is malformed as a whole."""
     kind = CATALOGUE[type_]
     try:
         event = kind.model.model_validate(data)
     except ValidationError as error:
         raise Invalid(of_validation(error, ["data"])) from None
-    return kind.commands(event, source)
+    return kind.commands(event, context)
 
 
-def translate_fast(type_: str, data: bytes, source: Source) -> list[Translated] | None:
+def translate_fast(type_: str, data: bytes, context: EventContext) -> list[Translated] | None:
     """As `translate`, from the bytes of well-formed data; None where that is not sure."""
     event = CATALOGUE[type_].fast(data)
     if event is None:
         return None
     try:
-        return CATALOGUE[type_].commands(event, source)
+        return CATALOGUE[type_].commands(event, context)
     except (Invalid, ValueError):
         return None
 
 
-def _common(event: Any, source: Source, key: str, *content: str | int | None) -> dict[str, Any]:
+def _common(event: Any, context: EventContext, key: str, *content: str | int | None) -> dict[str, Any]:
     """What every command of an event carries."""
-    most = source.limits.key
+    most = context.limits.key
     if len(key) > most:
         raise Invalid([Fault("/data", "too_long", f"The ids make a key of more than {most} characters.")])
-    metadata, salt = metadata_text(event.metadata, source.limits, "/data/metadata")
+    metadata, salt = metadata_text(event.metadata, context.limits, "/data/metadata")
     return {
         "merchant_id": uuid(event.merchant_id),
         "key": key,
-        "content": fingerprint(*content, source.occurred_at),
-        "actor": source.actor,
-        "correlation_id": source.correlation_id,
-        "occurred_at": source.occurred_at,
+        "content": fingerprint(*content, context.occurred_at),
+        "actor": context.actor,
+        "correlation_id": context.correlation_id,
+        "occurred_at": context.occurred_at,
         "metadata": metadata,
         "salt": salt,
         "opens": True,
@@ -230,22 +230,22 @@ def _micros(money: Any) -> int | None:
     return None if money is None else money_micros(money)
 
 
-def _merchant_created(event: MerchantCreated, source: Source) -> list[Translated]:
+def _merchant_created(event: MerchantCreated, context: EventContext) -> list[Translated]:
     merchant_id = uuid(event.merchant_id)
-    return [Translated(OpenAccount(**_common(event, source, trial_key(merchant_id))))]
+    return [Translated(OpenAccount(**_common(event, context, trial_key(merchant_id))))]
 
 
-def _trial_started(event: TrialStartedEvent, source: Source) -> list[Translated]:
+def _trial_started(event: TrialStartedEvent, context: EventContext) -> list[Translated]:
     credits, trial_id = _required_credits(event), id_text(event.trial_id)
-    common = _common(event, source, trial_key(uuid(event.merchant_id)), credits, trial_id)
+    common = _common(event, context, trial_key(uuid(event.merchant_id)), credits, trial_id)
     return [Translated(TrialStarted(**common, credits=credits, trial_id=trial_id))]
 
 
-def _order_paid(event: OrderPaidEvent, source: Source) -> list[Translated]:
+def _order_paid(event: OrderPaidEvent, context: EventContext) -> list[Translated]:
     if event.order_items is None:
         if event.order_id is None:
             raise Invalid([Fault("/data/order_id", "required", "An order event names order_id or order_items.")])
-        return [Translated(_order(event, event.merchant_id, event, source))]
+        return [Translated(_order(event, event.merchant_id, event, context))]
     single = ("order_id", "total", "credits", "credits_used", "credits_to_use", "metadata")
     faults = [
         Fault(f"/data/{name}", "not_allowed", "With order_items this is said in each of them.")
@@ -254,15 +254,15 @@ def _order_paid(event: OrderPaidEvent, source: Source) -> list[Translated]:
     ]
     if faults:
         raise Invalid(faults)
-    return [_order_item(event, index, item, source) for index, item in enumerate(event.order_items)]
+    return [_order_item(event, index, item, context) for index, item in enumerate(event.order_items)]
 
 
-def _order_item(event: OrderPaidEvent, index: int, item: Any, source: Source) -> Translated:
+def _order_item(event: OrderPaidEvent, index: int, item: Any, context: EventContext) -> Translated:
     path: list[str | int] = ["data", "order_items", index]
     named = item.get("order_id") if isinstance(item, dict) else None
     order_id = id_text(named) if isinstance(named, str | int) and not isinstance(named, bool) else None
     try:
-        return Translated(_order(OrderItem.model_validate(item), event.merchant_id, event, source), order_id)
+        return Translated(_order(OrderItem.model_validate(item), event.merchant_id, event, context), order_id)
     except ValidationError as error:
         return Translated(Invalid(of_validation(error, path)), order_id)
     except Invalid as error:
@@ -273,12 +273,12 @@ def _order_item(event: OrderPaidEvent, index: int, item: Any, source: Source) ->
         return Translated(Invalid(faults), order_id)
 
 
-def _order(order: Any, merchant_id: str, event: OrderPaidEvent, source: Source) -> OrderPaid:
+def _order(order: Any, merchant_id: str, event: OrderPaidEvent, context: EventContext) -> OrderPaid:
     credits, total, order_id = _credits(order), _micros(order.total), id_text(order.order_id)
     if credits is None and total is None:
         raise Invalid([Fault("/data/total", "required", "An order says its total or its credits.")])
     currency = order.currency or event.currency
-    common = _common(_Ordered(merchant_id, order.metadata), source, order_key(order_id), credits, total, currency)
+    common = _common(_Ordered(merchant_id, order.metadata), context, order_key(order_id), credits, total, currency)
     return OrderPaid(**common, order_id=order_id, credits=credits, total_micros=total, currency=currency)
 
 
@@ -287,7 +287,7 @@ class _Ordered(NamedTuple):
     metadata: Mapping[str, Any] | None
 
 
-def _order_refunded(event: OrderRefundedEvent, source: Source) -> list[Translated]:
+def _order_refunded(event: OrderRefundedEvent, context: EventContext) -> list[Translated]:
     credits, amount = _credits(event), _micros(event.refund_amount)
     refund_id = id_text(event.refund_id)
     order_id = None if event.order_id is None else id_text(event.order_id)
@@ -297,7 +297,7 @@ def _order_refunded(event: OrderRefundedEvent, source: Source) -> list[Translate
         raise Invalid([Fault("/data/refund_amount", "required", "A refund says its refund_amount or its credits.")])
     total = _micros(event.order_total)
     key = natural_key(ORDER_REFUNDED, refund_id=refund_id)
-    common = _common(event, source, key, order_id, credits, amount, total, event.currency)
+    common = _common(event, context, key, order_id, credits, amount, total, event.currency)
     fact = OrderRefunded(
         **common,
         refund_id=refund_id,
@@ -310,20 +310,20 @@ def _order_refunded(event: OrderRefundedEvent, source: Source) -> list[Translate
     return [Translated(fact)]
 
 
-def _payment_succeeded(event: PaymentSucceededEvent, source: Source) -> list[Translated]:
+def _payment_succeeded(event: PaymentSucceededEvent, context: EventContext) -> list[Translated]:
     credits, payment_id = _required_credits(event), id_text(event.payment_id)
     expires_at = None if event.expires_at is None else parse_time(event.expires_at)
-    common = _common(event, source, payment_key(payment_id), credits, expires_at)
+    common = _common(event, context, payment_key(payment_id), credits, expires_at)
     return [Translated(PaymentSucceeded(**common, credits=credits, payment_id=payment_id, expires_at=expires_at))]
 
 
-def _payment_refunded(event: PaymentRefundedEvent, source: Source) -> list[Translated]:
+def _payment_refunded(event: PaymentRefundedEvent, context: EventContext) -> list[Translated]:
     credits, payment_id, refund_id = _required_credits(event), id_text(event.payment_id), id_text(event.refund_id)
-    common = _common(event, source, natural_key(PAYMENT_REFUNDED, refund_id=refund_id), credits, payment_id)
+    common = _common(event, context, natural_key(PAYMENT_REFUNDED, refund_id=refund_id), credits, payment_id)
     return [Translated(PaymentRefunded(**common, credits=credits, payment_id=payment_id, refund_id=refund_id))]
 
 
-def _subscription_renewed(event: SubscriptionRenewedEvent, source: Source) -> list[Translated]:
+def _subscription_renewed(event: SubscriptionRenewedEvent, context: EventContext) -> list[Translated]:
     named = [name for name in (event.period, event.renewal_id) if name is not None]
     if len(named) != 1:
         message = "A renewal says its period or its renewal_id, one of them: it is what makes it count once."
@@ -332,20 +332,20 @@ def _subscription_renewed(event: SubscriptionRenewedEvent, source: Source) -> li
     period = id_text(named[0])
     expires_at = None if event.expires_at is None else parse_time(event.expires_at)
     key = natural_key(SUBSCRIPTION, subscription_id=subscription_id, period=period)
-    common = _common(event, source, key, credits, expires_at)
+    common = _common(event, context, key, credits, expires_at)
     fact = SubscriptionRenewed(**common, credits=credits, subscription_id=subscription_id, expires_at=expires_at)
     return [Translated(fact)]
 
 
-def _manual_adjustment(event: ManualAdjustmentEvent, source: Source) -> list[Translated]:
+def _manual_adjustment(event: ManualAdjustmentEvent, context: EventContext) -> list[Translated]:
     adjustment_id = id_text(event.adjustment_id)
     reference = Reference("adjustment", adjustment_id)
     # The told admin_id stands in the metadata, so through each door it is part of the content (L3).
     asked = {**(event.metadata or {}), "reason": event.reason, "admin_id": event.admin_id}
-    if not source.authenticated:
-        source = source._replace(actor=f"admin:{event.admin_id}")
+    if not context.authenticated:
+        context = context._replace(actor=f"admin:{event.admin_id}")
     key = natural_key(MANUAL, adjustment_id=adjustment_id)
-    common = _common(_Ordered(event.merchant_id, asked), source, key)
+    common = _common(_Ordered(event.merchant_id, asked), context, key)
     # This is a command, so its content is what the sender asks for, and nothing of the envelope (L3).
     operation, amount = event.operation_type, event.credits
     common["content"] = command_content(operation, MANUAL, amount, reference, None)
@@ -361,7 +361,7 @@ class Kind(NamedTuple):
     """
 
     model: type[Body]
-    commands: Callable[[Any, Source], list[Translated]]
+    commands: Callable[[Any, EventContext], list[Translated]]
     key: str
     fast: Callable[[bytes], Any]
     scope: str
@@ -369,7 +369,7 @@ class Kind(NamedTuple):
 
 def _kind(
     model: type[Body],
-    commands: Callable[[Any, Source], list[Translated]],
+    commands: Callable[[Any, EventContext], list[Translated]],
     type_: TransactionType,
     scope: str = "write",
 ) -> Kind:

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Final, Generic, Literal, TypeVar, cast
 from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 
 from credit_service.ledger import addresses, announcements
-from credit_service.ledger.account import Transaction
 from credit_service.ledger.types import ANNOUNCED, TransactionType, announced_by
 from credit_service.messages.fields import format_time
 from credit_service.messages.shapes import encode as as_json
@@ -27,7 +26,7 @@ Amount = Annotated[int, Meta(description="Whole credits.", ge=0)]
 PluginStatus = Literal["enabled", "disabled"]
 
 
-class Reference(Struct, frozen=True):
+class EventReference(Struct, frozen=True):
     """What a transaction is about, in its sender's words."""
 
     type: str
@@ -47,7 +46,7 @@ class Payload(Struct, frozen=True):
     balance_before: Credits | None
     balance_after: Credits | None
     available: Annotated[int, Meta(description="Credits that can be spent after it; negative: that much is owed.")]
-    reference: Reference | None
+    reference: EventReference | None
     correlation_id: str | None
 
 
@@ -128,7 +127,7 @@ PAYLOADS: Final[Mapping[str, type[Payload]]] = {
 Data = TypeVar("Data", bound=Payload)
 
 
-class Event(Struct, Generic[Data], frozen=True, kw_only=True):
+class OutboundEvent(Struct, Generic[Data], frozen=True, kw_only=True):
     """A CloudEvent (version 1.0, JSON format, structured mode) that tells of an account.
 
     `sequence` numbers the events of one account 1, 2, 3 … without a gap, as the extension of this name asks for it.
@@ -156,7 +155,7 @@ def event_type(stored: StoredEvent) -> str:
     return PREFIX + stored.announcement.type
 
 
-def cloud_event(stored: StoredEvent, source: str) -> Event[Payload]:
+def cloud_event(stored: StoredEvent, source: str) -> OutboundEvent[Payload]:
     """The event that tells of an announcement; `source` is the service's own name (SERVICE_SOURCE)."""
     told, account = stored.announcement, stored.account
     merchant_id = str(stored.merchant_id)
@@ -164,13 +163,13 @@ def cloud_event(stored: StoredEvent, source: str) -> Event[Payload]:
     posted: tuple[Any, ...] = _NOTHING
     if cause is not None:
         transaction_id = addresses.text(account, addresses.TRANSACTION, cause.sequence)
-        # type, amount, shortfall, balance_before and balance_after stand side by side.
-        posted = (transaction_id, cause.sequence, *cause[_TYPE : _TYPE + 5])
-        reference = None if cause.reference is None else Reference(*cause.reference)
+        change = (cause.amount, cause.shortfall, cause.balance_before, cause.balance_after)
+        posted = (transaction_id, cause.sequence, cause.type, *change)
+        reference = None if cause.reference is None else EventReference(*cause.reference)
         correlation_id = cause.correlation_id
     account_id = addresses.text(account, addresses.ACCOUNT, 0)
     common = (merchant_id, account_id, *posted, told.available, reference, correlation_id)
-    return Event(
+    return OutboundEvent(
         id=event_id(account, told.number),
         source=source,
         type=event_type(stored),
@@ -182,7 +181,6 @@ def cloud_event(stored: StoredEvent, source: str) -> Event[Payload]:
     )
 
 
-_TYPE: Final = Transaction._fields.index("type")
 _NOTHING: Final = (None,) * 7
 
 
