@@ -4,14 +4,10 @@ Admission comes before, so only admitted callers fill memory. Handlers come afte
 """
 
 import asyncio
-import contextlib
 
 from credit_service.doors.http.call import Call, Receive
 from credit_service.doors.http.problems import Problem
 from credit_service.settings import Settings
-
-_LINGER_SECONDS = 2.0
-"""Time in which a client may read its refusal while it still sends."""
 
 
 class Bodies:
@@ -72,11 +68,3 @@ class Bodies:
 
 def _too_large(limit: int) -> Problem:
     return Problem("body_too_large", f"The body may have {limit} bytes at most.")
-
-
-async def linger(receive: Receive) -> None:
-    """Read on for a moment. If the server closed while the client sends, the client could not read the answer."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_LINGER_SECONDS):
-            while (await receive()).get("more_body", False):
-                pass

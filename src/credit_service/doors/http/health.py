@@ -13,6 +13,7 @@ from credit_service.doors.http.call import Answer
 from credit_service.doors.http.openapi import problems
 from credit_service.doors.http.problems import Problem
 from credit_service.doors.http.routes import CallOf, Meta, Parts, PartsOf, Publishing, Unsaid, answer, respond, router
+from credit_service.doors.http.single_flight import single_flight
 from credit_service.ledger.settle import standing_at
 from credit_service.messages.shapes import encode
 from credit_service.storage.accounts import AccountQuery
@@ -162,8 +163,13 @@ async def readyz(parts: PartsOf) -> Response:
         raise Problem("overloaded", "The service is stopping.")
     if dead := parts.supervisor.critical_faults:
         raise Problem("overloaded", f"A background task died and is being restarted: {_named(dead)}.")
-    await parts.check_storage()
+    await _check_storage(parts)
     return respond(Answer(200, encode({"status": "ok"})))
+
+
+@single_flight
+async def _check_storage(parts: Parts) -> None:
+    await parts.check_storage()
 
 
 @bare.get(
@@ -177,6 +183,12 @@ async def metrics(parts: PartsOf) -> Response:
     """What Prometheus may ask, in its text format."""
     if not parts.settings.metrics_enabled:
         raise Problem("not_found", "Metrics are turned off (METRICS_ENABLED).")
+    return Response(await _scraped(parts), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@single_flight
+async def _scraped(parts: Parts) -> bytes:
+    """All metrics, in the text format of Prometheus."""
     balances: list[tuple[str, int]] = []
     try:
         parts.metrics.stored(await parts.gate.totals(), await parts.accounts.parked_count())
@@ -187,7 +199,7 @@ async def metrics(parts: PartsOf) -> Response:
     except StorageError:
         parts.metrics.storage_away()
     parts.metrics.balances = balances
-    return Response(parts.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return parts.metrics.text()
 
 
 async def _balances(parts: Parts) -> AsyncIterator[tuple[str, int]]:

@@ -64,12 +64,14 @@ class LimitedProtocol(HttpToolsProtocol):
         self._body_bytes = 0  # of the body so far
         self._overhead = 0  # bytes of this phase that are not body
         self._overhead_since = 0  # the same since the last byte of the body
+        self._serving: Any = None  # the request that is being answered; `cycle` is the last one that arrived
         self._fault: str | None = None  # what is wrong with the frame of a request
         self._timer: asyncio.TimerHandle | None = None
         self._looks_at = 0.0  # when the timer fires, at `_due_at` or earlier
         self._due_at = 0.0
         self._late: Callable[[], None] | None = None  # called at `_due_at`, unless what is awaited came
         self._refusal: Problem | None = None
+        self._gently = False  # whether to close gently after the answer that is being sent
         self._listening = True  # whether what is sent is parsed
         self._address = self.client[0] if self.client else ""
         no_room = self.limits.open(self._address)
@@ -88,6 +90,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._await_nothing()
         if self._timer is not None:
             self._timer.cancel()
+        if self._serving is not None:  # uvicorn tells only the last request that arrived
+            self._serving.disconnected = True
+            self._serving.message_event.set()
         super().connection_lost(exc)
 
     def unsent_bytes(self) -> int:
@@ -157,7 +162,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self._await_nothing()
         scope: Any = self.scope
         scope["headers"] = tuple(self.headers)
+        scope["credit.close_gently"] = self._keep_for_closing
         super().on_headers_complete()
+        if not self.pipeline:
+            self._serving = self.cycle
         self.headers = _TRAILERS
         self._in_body = True
         self._body_bytes = 0
@@ -191,16 +199,21 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """A request was answered."""
         if self.pipeline or self.transport.is_closing():
+            self._serving = self.pipeline[-1][0] if self.pipeline else None
             super().on_response_complete()
             return
         self.server_state.total_requests += 1
         self.flow.resume_reading()
         if self._refusal is not None:
             self._tell(self._refusal)
-        elif self._in_body:  # its rest will not be read, so the beginning of the next request is unknown
+        elif self._in_body or self._gently:  # where a rest is not read, the next request has no known beginning
             self._close_gently()
         elif self._late is None:
             self._await(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _keep_for_closing(self) -> None:
+        """Close gently after this answer, where uvicorn would close at once for its `Connection: close`."""
+        self._gently = self._serving.keep_alive = True
 
     def _refuse(self, problem: Problem) -> None:
         """Send a problem after all answers that are owed, and read no more."""
@@ -238,7 +251,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _close_gently(self) -> None:
         """Close, but read on for a moment: a connection closed at once is reset, and its answer may be lost."""
         self._await_nothing()
-        self._listening = False
+        self._listening, self._unparsed = False, b""
         self.flow.resume_reading()
         self.transport.write_eof()
         self.loop.call_later(_LINGER_SECONDS, self.transport.close)

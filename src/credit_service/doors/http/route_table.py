@@ -17,7 +17,7 @@ class Route(NamedTuple):
 
     `template` is its path with names for the variable parts. `scope` is the scope that a caller needs, None for public
     routes. `is_counted`: whether requests count against the rate limits. `stale_seconds`: how long a key that was valid
-    stays valid while the store is away. `hot`: handlers that answer before FastAPI, by media type.
+    stays valid while the store is away. `hot`: handlers that answer before FastAPI, by media type; of GET by b"".
     """
 
     template: str

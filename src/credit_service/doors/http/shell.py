@@ -11,7 +11,7 @@ from time import perf_counter
 import structlog
 
 from credit_service.doors.http.admission import Admission
-from credit_service.doors.http.bodies import Bodies, linger
+from credit_service.doors.http.bodies import Bodies
 from credit_service.doors.http.call import Answer, Application, Call, Message, Receive, Scope, Send, problem_answer
 from credit_service.doors.http.keys import Keyring
 from credit_service.doors.http.problems import Problem, of_exception
@@ -46,19 +46,17 @@ class Reply:
             message["headers"] = headers
         await self._send(message)
 
-    async def whole(self, answer: Answer, *, is_last: bool = True) -> None:
-        """Send a complete answer. Without `is_last` the connection stays open until the caller ends it."""
+    async def whole(self, answer: Answer, closing: Callable[[], None] | None = None) -> None:
+        """Send a complete answer. `closing` is called before its end."""
         status, body, headers, media_type = answer
         told = [*headers, *self._call.answer_headers, *self._call.limit_headers]
         if status != 304:
             told = [(b"content-type", media_type), (b"content-length", b"%d" % len(body)), *told]
         self._begin(status)
         await self._send({"type": "http.response.start", "status": status, "headers": told})
-        await self._send({"type": "http.response.body", "body": body, "more_body": not is_last})
-
-    async def end(self) -> None:
-        """End an answer that was sent without `is_last`."""
-        await self._send({"type": "http.response.body", "body": b""})
+        if closing is not None:
+            closing()
+        await self._send({"type": "http.response.body", "body": body})
 
     def _begin(self, status: int) -> None:
         self.status, self.begun_at = status, perf_counter()
@@ -118,15 +116,12 @@ class Shell:
                 raise
             # The server cancels requests when it stops and has waited long enough.
             problem = of_exception(OutcomeUnknown() if isinstance(error, asyncio.CancelledError) else error)
-            is_whole = call.is_read or "credit.arrived" in scope
-            if not is_whole or problem.code in _CLOSING:
+            closing = None
+            if problem.code in _CLOSING or not (call.is_read or "credit.arrived" in scope):
+                # The rest of the body is not read, so no later request of the connection can be.
                 problem.headers["Connection"] = "close"
-            if is_whole:
-                await reply.whole(problem_answer(problem, call.request_id))
-            else:  # the rest of the body is not read, so no later request of the connection can be
-                await reply.whole(problem_answer(problem, call.request_id), is_last=False)
-                await linger(receive)
-                await reply.end()
+                closing = scope.get("credit.close_gently")
+            await reply.whole(problem_answer(problem, call.request_id), closing)
 
     async def _serve(self, scope: Scope, receive: Receive, reply: Reply, call: Call, route: Route | None) -> None:
         self._check_size(scope)
@@ -135,7 +130,7 @@ class Shell:
             raise self._routes.missing(call.method, call.path)
         call.body = await self._bodies.read(call, receive, route.body_max_bytes, arrived="credit.arrived" in scope)
         call.is_read = True
-        hot = route.hot.get(call.media_type) if route.hot else None
+        hot = route.hot.get(b"" if call.method == "GET" else call.media_type) if route.hot else None
         if hot is not None:
             answering = hot(call)
             if answering is not None and (answer := await answering) is not None:
