@@ -7,10 +7,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from scripts import asyncapi, errors, events_reference, http_reference, openapi, settings
+from scripts import architecture, asyncapi, errors, events_reference, http_reference, openapi, settings
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES: dict[str, Callable[[], str]] = {
+    "architecture.md": architecture.page,
+    "architecture.svg": architecture.picture,
     "openapi.json": openapi.text,
     "http.md": http_reference.page,  # of the document that was just written
     "errors.md": errors.page,
