@@ -368,7 +368,7 @@ class Model:
                 total = Fraction(fact.order_total_micros, 1_000_000)
             if total is None:
                 raise No("validation_failed")
-            money = Fraction(fact.refund_micros or 0, 1_000_000)
+            money = Fraction(fact.refund_amount_micros or 0, 1_000_000)
             so_far = money + sum(refund.money for refund in earlier if refund.money is not None)
             due = posted if so_far >= total else floor(posted * min(so_far, total) / total)
             worth = max(0, due - sum(refund.credits for refund in earlier if refund.money is not None))

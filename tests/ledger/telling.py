@@ -172,7 +172,7 @@ def refund(
             refund_id=refund_id,
             order_id=order_id,
             credits=credits,
-            refund_micros=micros(money),
+            refund_amount_micros=micros(money),
             order_total_micros=micros(order_total),
             currency=currency,
         )

@@ -108,7 +108,7 @@ def test_without_metadata_there_is_no_salt(type_: str) -> None:
                 "refund_id": "r",
                 "order_id": "1",
                 "credits": None,
-                "refund_micros": 10_000_000,
+                "refund_amount_micros": 10_000_000,
                 "order_total_micros": None,
                 "currency": None,
             },
@@ -147,7 +147,7 @@ def test_all_that_an_event_may_say_is_kept() -> None:
     order = one(PAID, order_id=7, total=Decimal("149.90"), credits=3, currency="GBP")
     assert (order.order_id, order.credits, order.total_micros, order.currency) == ("7", 3, 149_900_000, "GBP")
     refund = one(REFUNDED, refund_amount=1, order_total="2.5", credits=1, currency="EUR")
-    assert (refund.refund_micros, refund.order_total_micros, refund.credits) == (1_000_000, 2_500_000, 1)
+    assert (refund.refund_amount_micros, refund.order_total_micros, refund.credits) == (1_000_000, 2_500_000, 1)
     assert refund.currency == "EUR"
     until = "2999-01-01T00:00:00Z"
     assert one(PAYMENT, expires_at=until).expires_at == parse_time(until)

@@ -106,7 +106,7 @@ FULL_REFUND = refund(
     salt=b"\xff" * 16,
     opens=True,
     credits=MAX_CREDITS,
-    refund_micros=LARGEST_MONEY,
+    refund_amount_micros=LARGEST_MONEY,
     order_total_micros=LARGEST_MONEY,
     currency="EUR",
 )

@@ -4,6 +4,7 @@ A command can be refused for want of credits. A fact already happened, so it can
 worth (L5). A fact's key is natural, made from the fact itself; a command's key is its caller's.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, Final
@@ -158,7 +159,7 @@ class OrderRefunded(Fact):
     refund_id: str
     order_id: str | None = None
     credits: int | None = None
-    refund_micros: int | None = None
+    refund_amount_micros: int | None = None
     order_total_micros: int | None = None
     currency: str | None = None
 
@@ -172,6 +173,10 @@ class PaymentRefunded(Fact):
     refund_id: str
     payment_id: str
     credits: int
+
+
+REFUNDS: Final[Mapping[str, type[Fact]]] = {fact.type.lower(): fact for fact in (OrderRefunded, PaymentRefunded)}
+"""The facts that may wait for what they refund (L8), by the name that storage gives them and that ends their event."""
 
 
 def trial_key(merchant_id: UUID) -> str:

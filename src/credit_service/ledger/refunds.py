@@ -27,7 +27,7 @@ def refund_order(draft: Draft, fact: OrderRefunded, order: Transaction, given: G
         total = order.total_micros if order.total_micros is not None else fact.order_total_micros
         if total is None:
             return Refused(Refusal.ORDER_HAS_NO_TOTAL, {"pointer": "/order_total"})
-        refunded = given.money_micros + (fact.refund_micros or 0)
+        refunded = given.money_micros + (fact.refund_amount_micros or 0)
         due = order.amount if refunded >= total else order.amount * refunded // total
         wanted = max(0, due - given.by_money)
         amount = min(wanted, left)
@@ -52,7 +52,7 @@ def refund_order(draft: Draft, fact: OrderRefunded, order: Transaction, given: G
         fact,
         shortfall=wanted - amount,
         reference=order.reference,
-        total_micros=fact.refund_micros,
+        total_micros=fact.refund_amount_micros,
         currency=fact.currency,
     )
 

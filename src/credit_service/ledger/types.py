@@ -94,6 +94,9 @@ TYPES: Final[Mapping[TransactionType, TypeRow]] = {
 REFUNDABLE: Final = frozenset({row.refunds for row in TYPES.values() if row.refunds})
 """Types whose refunds may arrive first, and then wait (L8)."""
 
+CLAW_BACKS: Final = frozenset({name for name, row in TYPES.items() if row.refunds and DECREASE in row.operations})
+"""Types that take credits back from the grant that brought them, also before it is effective."""
+
 BY_TIME: Final = frozenset({name for name, row in TYPES.items() if row.by_time})
 """Types that time alone posts (L7)."""
 

@@ -6,14 +6,16 @@ its fact, of which the event is made again here: read once more, it means the sa
 
 import json
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import fields
 from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
 
-from credit_service.ledger.commands import Fact, OrderRefunded, PaymentRefunded
+from credit_service.ledger.commands import REFUNDS, Command
 from credit_service.messages.fields import format_time
+from credit_service.messages.inbound import CATALOGUE
 from credit_service.messages.shapes import encode
 from credit_service.storage.letters import Letter, LetterQuery, Undeliverable
 
@@ -21,11 +23,9 @@ SUBJECT: Final = "dlq.credits."
 """What stands before the subject of an event where its dead letter is published."""
 _LONGEST_REASON = 2_000
 _MICROS = Decimal(1_000_000)
-_SUBJECTS: Final[Mapping[type[Fact], tuple[str, str]]] = {
-    OrderRefunded: ("evt.shopify.webhook.order_refunded", "order_refunded"),
-    PaymentRefunded: ("evt.billing.payment_refunded", "payment_refunded"),
-}
-"""The event that a fact came by, and what storage calls its kind."""
+_SUBJECTS: Final = {kind: next(subject for subject in CATALOGUE if subject.endswith(f".{kind}")) for kind in REFUNDS}
+"""The event that brought a parked refund, by the kind that storage gives it."""
+_COMMON: Final = {field.name for field in fields(Command)}
 
 
 def undeliverable(subject: str, original: bytes, faults: Iterable[tuple[str, str]], at: int) -> Undeliverable:
@@ -41,13 +41,13 @@ def undeliverable(subject: str, original: bytes, faults: Iterable[tuple[str, str
 
 def about(code: str | None, subject: str | None, *, unreplayed: bool = False) -> LetterQuery:
     """The question for dead letters of a code, of a subject."""
-    kinds = dict(_SUBJECTS.values())
+    kinds = {name: kind for kind, name in _SUBJECTS.items()}
     return LetterQuery(code, subject, None if subject is None else kinds.get(subject), unreplayed)
 
 
 def subject_of(letter: Letter) -> str:
     """The subject of the event that was put aside."""
-    return letter.subject or _SUBJECTS[type(letter.fact)][0]
+    return letter.subject or _SUBJECTS[letter.fact.type.lower()]
 
 
 def original_of(letter: Letter) -> bytes:
@@ -100,20 +100,14 @@ def _said(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _data(fact: Any) -> dict[str, Any]:
-    common = {
+    data: dict[str, Any] = {
         "merchant_id": str(fact.merchant_id),
-        "refund_id": fact.refund_id,
-        "credits": fact.credits,
         "metadata": None if fact.metadata is None else msgspec.Raw(fact.metadata.encode()),
     }
-    if isinstance(fact, PaymentRefunded):
-        return common | {"payment_id": fact.payment_id}
-    return common | {
-        "order_id": fact.order_id,
-        "refund_amount": _money(fact.refund_micros),
-        "order_total": _money(fact.order_total_micros),
-        "currency": fact.currency,
-    }
+    for name in [field.name for field in fields(fact) if field.name not in _COMMON]:
+        value = getattr(fact, name)
+        data[name.removesuffix("_micros")] = _money(value) if name.endswith("_micros") else value
+    return data
 
 
 def _money(micros: int | None) -> str | None:

@@ -303,7 +303,7 @@ def _order_refunded(event: OrderRefundedEvent, context: EventContext) -> list[Tr
         refund_id=refund_id,
         order_id=order_id,
         credits=credits,
-        refund_micros=amount,
+        refund_amount_micros=amount,
         order_total_micros=total,
         currency=event.currency,
     )

@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import LargeBinary, Select, bindparam, case, func, literal_column, or_, select
 
 from credit_service.ledger.account import GENESIS, Account, Grant, Parked
+from credit_service.ledger.types import BY_TIME, CLAW_BACKS
 from credit_service.storage import rows, tables
 from credit_service.storage.engine import Engine
 from credit_service.storage.loading import open_grants
@@ -105,13 +106,17 @@ def _parked_listing(*, further: bool) -> Select[Any]:
     return statement.limit(number("limit"))
 
 
+def _literals(types: Iterable[str]) -> list[Any]:
+    return [literal_column(f"'{type_}'") for type_ in sorted(types)]
+
+
 _later = _transactions.alias("later")
 _next = (
     select(_later.c.sequence)
     .where(
         _later.c.account == value("account"),
         _later.c.sequence > value("sequence"),
-        _later.c.type != literal_column("'EXPIRY'"),
+        _later.c.type.not_in(_literals(BY_TIME)),
     )
     .order_by(_later.c.sequence)
     .limit(ONE)
@@ -129,10 +134,10 @@ PENDING_THEN: Final = select(_grants.c.number, _grants.c.amount).where(
     _grants.c.sequence <= value("sequence"),
     _grants.c.effective_at > value("at"),
 )
-PAYMENTS_REFUNDED: Final = select(_transactions.c.draws).where(
+CLAWED_BACK: Final = select(_transactions.c.draws).where(
     _transactions.c.account == value("account"),
     _transactions.c.sequence <= value("sequence"),
-    _transactions.c.type == literal_column("'PAYMENT_REFUNDED'"),
+    _transactions.c.type.in_(_literals(CLAW_BACKS)),
 )
 
 
@@ -221,7 +226,7 @@ class Accounts:
             ((lapsed,),) = yield Ask(LAPSED_SINCE, values)
             pending: dict[int, int] = dict((yield Ask(PENDING_THEN, values)))
             if pending:  # before it begins, only a refund of its payment draws on a grant
-                for (draws,) in (yield Ask(PAYMENTS_REFUNDED, values)):
+                for (draws,) in (yield Ask(CLAWED_BACK, values)):
                     for grant, change in rows.draws(draws):
                         if grant in pending:
                             pending[grant] += change

@@ -6,7 +6,6 @@ from uuid import UUID
 
 import msgspec
 
-from credit_service.ledger import commands
 from credit_service.ledger.account import (
     Account,
     Announcement,
@@ -19,14 +18,10 @@ from credit_service.ledger.account import (
     Transaction,
     TypeTotal,
 )
+from credit_service.ledger.commands import REFUNDS
 from credit_service.storage.questions import Row
 
-_FACTS: Final = {
-    "order_refunded": commands.OrderRefunded,
-    "payment_refunded": commands.PaymentRefunded,
-}
 BY_TYPE: Final = Account._fields.index("by_type")
-_KINDS: Final = {fact: kind for kind, fact in _FACTS.items()}
 
 
 draws: Final = msgspec.json.Decoder(tuple[Draw, ...]).decode
@@ -126,7 +121,7 @@ def dead_letter_row(account_number: int, letter: DeadLetter) -> Row:
 
 
 def _fact_columns(fact: Any) -> Row:
-    return (_KINDS[type(fact)], fact_text(fact))
+    return (fact.type.lower(), fact_text(fact))
 
 
 def fact_text(fact: Any) -> str:
@@ -136,4 +131,4 @@ def fact_text(fact: Any) -> str:
 
 def fact(kind: str, text: str) -> Any:
     """A fact from its kind and its text."""
-    return msgspec.json.decode(text, type=_FACTS[kind])
+    return msgspec.json.decode(text, type=REFUNDS[kind])
