@@ -45,14 +45,14 @@ def open_accounts(server: Server, number: int) -> Sequence[UUID]:
     return merchants
 
 
-def spend(server: Server, merchant: UUID) -> bytes:
-    """The request that spends a credit of this merchant, with a key of its own."""
+def spend(server: Server, merchant: UUID, amount: int = 1) -> bytes:
+    """The request that spends credits of this merchant, with a key of its own."""
     number = next(_numbers)
     body = {
         "merchant_id": str(merchant),
         "operation_type": "DECREASE",
         "transaction_type": "USAGE",
-        "amount": 1,
+        "amount": amount,
         "reference": {"type": "message", "id": str(number)},
     }
     return post(

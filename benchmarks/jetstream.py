@@ -1,8 +1,9 @@
-"""Events over JetStream: what committing them costs over only fetching and decoding them, and publishing to postings.
+"""Events over JetStream: committing them over only fetching and decoding them; and publishing beside postings.
 
-Both ways of the first fetch, decode and acknowledge the same stream with the same code; one of them posts what it says.
-Of the second, the postings come over HTTP, to a service that publishes and to one that does not; a round begins when
-all of the round before is published.
+In the first part both ways fetch, decode and acknowledge the same stream with the same code; one of them posts. In the
+second part the postings come over HTTP, to a service that publishes and to one that does not; a round begins when all
+events of the round before are published. Every hundredth posting exhausts an account, so that urgent events leave
+under full load. Their lag is from the posting to the time at which NATS stored the event.
 """
 
 import asyncio
@@ -11,16 +12,19 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.request import urlopen
 from uuid import UUID
 
+from nats.js.api import AckPolicy, ConsumerConfig
+
 from benchmarks import postgres
 from benchmarks.client import HOST, load
 from benchmarks.http_spend import CONNECTIONS, open_accounts, spend
-from benchmarks.ledger import MERCHANTS, Ledger, folder, open_ledger
-from benchmarks.measure import Figure, figure, interleaved, ratio
+from benchmarks.ledger import MERCHANTS, POLICY, Ledger, folder, open_ledger
+from benchmarks.measure import Figure, figure, interleaved, percentile, ratio
 from benchmarks.servers import Server, running
 from credit_service.broker import Broker
 from credit_service.doors.jetstream.consumer import Consumer
@@ -28,10 +32,12 @@ from credit_service.doors.jetstream.subjects import Subjects
 from credit_service.doors.jetstream.taking import Event, Taking
 from credit_service.observability import Metrics
 from credit_service.settings import load as settings_with
+from credit_service.storage.letters import Letters
 from tests.servers.nats import broker, connected
 from tests.servers.postgres import Databases
 
 PAID = "evt.shopify.webhook.order_paid"
+URGENT = "evt.credits.plugin_status_changed"
 BATCH = 1_000
 ENGINES = ("SQLite", "PostgreSQL")
 
@@ -124,7 +130,7 @@ async def _rate(url: str, ledger: Ledger, kind: type[CountedTaking], number: int
     settings = settings_with(nats_consumer=name, nats_batch_size=BATCH)
     connection, subjects = Broker(url, name=name), Subjects({})
     async with ledger.posting(max_batch=BATCH) as posting:
-        taking = kind(number, ledger.store, posting, Metrics(), subjects, settings)
+        taking = kind(number, Letters(ledger.store), posting, Metrics(), subjects, settings)
         consumer = Consumer(connection, subjects, taking, settings)
         connection.start()
         await connection.jetstream()
@@ -167,18 +173,54 @@ async def _slowed(engine: str, stack: ExitStack, ledgers: Sequence[str | None], 
         seen[name].published.clear()
         seen[name].cpu.clear()
     rates = await interleaved(rounds, ways)
+    lags = await _urgent_lags(url, engine)
     what = f"postings over HTTP, {CONNECTIONS} connections, {engine}"
     return [
         ratio(f"{what}: publishing over not publishing", rates["publishing"], rates["not publishing"], owed=0.9),
         *[figure(f"{what}, {name}", rates[name], "/s") for name in rates],
         *[figure(f"processor time of a posting, {engine}, {name}", seen[name].cpu, "µs") for name in rates],
         figure(f"published meanwhile, {engine}", seen["publishing"].published, "/s"),
+        figure(f"lag of urgent events under load, {engine}", lags, "ms"),
+        Figure(
+            *(
+                f"99th percentile of the lag of urgent events, {engine}",
+                percentile(lags, 99),
+                "ms",
+                min(lags),
+                max(lags),
+            ),
+            owed=250,
+            less_is_better=True,
+        ),
     ]
+
+
+async def _urgent_lags(url: str, source: str) -> list[float]:
+    """The lag in ms of each event that says that a plugin was disabled."""
+    lags = []
+    async with connected(url) as nats:
+        config = ConsumerConfig(ack_policy=AckPolicy.NONE)
+        changes = await nats.jetstream().pull_subscribe(URGENT, stream="CREDITS", config=config)
+        left = (await changes.consumer_info()).num_pending or 0
+        while left > 0:
+            for message in await changes.fetch(min(left, 500), timeout=10):
+                left = message.metadata.num_pending
+                event = json.loads(message.data)
+                if event["source"] == source and event["data"]["current_status"] == "disabled":
+                    posted_at = datetime.fromisoformat(event["time"])
+                    lags.append((message.metadata.timestamp - posted_at).total_seconds() * 1e3)
+    return lags
 
 
 async def _posted(server: Server, merchants: Sequence[UUID], number: int, seen: Seen) -> float:
     """Postings a second; what else is seen meanwhile is noted."""
-    requests = [spend(server, merchants[index % len(merchants)]) for index in range(number)]
+    exhausted = iter(open_accounts(server, number // 100 + 1))
+    requests = [
+        spend(server, merchants[index % len(merchants)])
+        if index % 100
+        else spend(server, next(exhausted), POLICY.trial_credits)
+        for index in range(number)
+    ]
     before, cpu = _count(server), server.cpu_seconds()
     ran = load(server.port, requests, CONNECTIONS, 201)
     seen.cpu.append((server.cpu_seconds() - cpu) / number * 1e6)

@@ -82,6 +82,7 @@ class Service:
             fail=settings.gate_fail,
             size=settings.plugin_status_cache_size,
             render=plugin_status.render,
+            on_heard=self.wake.committed_elsewhere,
         )
         self.posting = Posting(
             engine,

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -222,40 +221,16 @@ async def test_what_others_announce_in_lanes_of_their_own_is_found_by_looking_no
     }
 
 
-@pytest.mark.parametrize(
-    ("spent_seconds", "age_seconds", "rest_seconds"), [(0.01, 0, 0.5), (0.6, 0, 0.6), (9, 0, 1), (0.1, 11, 0.1)]
-)
-async def test_while_postings_come_in_it_rests_as_long_as_a_page_took_that_was_at_hand(
-    store: Engine,
-    clock: Clock,
-    monkeypatch: pytest.MonkeyPatch,
-    spent_seconds: float,
-    age_seconds: int,
-    rest_seconds: float,
-) -> None:
-    counted = Counted(store, monkeypatch)
-    await tell(store, counted.wake, opening())
-    await counted.reader.once()
-    await tell(store, counted.wake, use(1))
-    counted.meanwhile = lambda: counted.wake.committed()
-    clock.now += age_seconds * 1_000_000
-    instants = iter([100.0, 100.0 + spent_seconds])
-    with monkeypatch.context() as patch:
-        patch.setattr("credit_service.outlets.reader.time", SimpleNamespace(perf_counter=lambda: next(instants)))
-        assert not await counted.reader.once()
-    assert counted.reader._rest_seconds == pytest.approx(rest_seconds)
-
-
-@pytest.mark.parametrize(("many", "rest_seconds"), [(49, 0.02), (50, 0.5)])
-async def test_where_many_were_just_posted_more_is_awaited_though_none_came_meanwhile(
-    store: Engine, monkeypatch: pytest.MonkeyPatch, many: int, rest_seconds: float
+@pytest.mark.parametrize(("many", "most_seconds"), [(49, 0.02), (50, 0.5)])
+async def test_large_page_from_memory_is_followed_by_a_longer_rest(
+    store: Engine, monkeypatch: pytest.MonkeyPatch, many: int, most_seconds: float
 ) -> None:
     counted = Counted(store, monkeypatch)
     await tell(store, counted.wake, payment("P", 1000))
     await counted.reader.once()
     await tell(store, counted.wake, *[use(1) for _ in range(many)])
     assert not await counted.reader.once()
-    assert counted.reader._rest_seconds == rest_seconds
+    assert counted.reader._rest_seconds[1] == most_seconds
     (cursor,) = await Outbox(store).cursors()
     assert sum(cursor.position) == len(counted.taken), "the cursor is where it is delivered to"
 
@@ -268,7 +243,7 @@ async def test_what_is_left_when_no_more_comes_in_is_delivered_at_once(
     await counted.reader.once()
     await tell(store, counted.wake, *[use(1) for _ in range(160)])
     assert [await counted.reader.once() for _ in range(3)] == [False, True, False]
-    assert counted.reader._rest_seconds == 0.02
+    assert counted.reader._rest_seconds == (0.02, 0.02)
     assert len(counted.taken) == 3 + 160
 
 
@@ -276,7 +251,7 @@ async def test_while_postings_come_in_the_cursor_moves_once_for_many_pages(
     store: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(store, monkeypatch, page=5)
-    counted.meanwhile = lambda: counted.wake.committed()
+    counted.meanwhile = lambda: counted.wake.send()
     moved = []
 
     async def position() -> int:
@@ -297,7 +272,6 @@ async def test_while_postings_come_in_the_cursor_moves_once_for_many_pages(
 async def test_after_a_full_page_a_reader_goes_on_though_nothing_is_posted_any_more(
     store: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("credit_service.outlets.reader._GATHER_MORE_SECONDS", 0.01)
     counted = Counted(store, monkeypatch, page=60)
     await tell(store, counted.wake, payment("P", 1000))
     await counted.reader.once()
@@ -340,7 +314,7 @@ async def test_a_cursor_that_lags_behind_is_moved_when_the_reader_lets_go(
     store: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(store, monkeypatch)
-    counted.meanwhile = lambda: counted.wake.committed()
+    counted.meanwhile = lambda: counted.wake.send()
     running = asyncio.create_task(counted.reader.run())
     await tell(store, counted.wake, opening())
     await counted.took(1)

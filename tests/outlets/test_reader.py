@@ -5,18 +5,22 @@ Leases go by the store's clock, which the tests move; only renewing one goes by 
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from credit_service.ledger.account import Announcement
+from credit_service.ledger.announcements import PLUGIN_STATUS_CHANGED
+from credit_service.ledger.types import CONSUMED
 from credit_service.outlets.reader import Reader, Undelivered
 from credit_service.outlets.wake import Wake
-from credit_service.storage.engine import Engine, StorageUnavailable
-from credit_service.storage.outbox import Outbox, StoredEvent
+from credit_service.storage.engine import Committed, Engine, StorageUnavailable, Writes
+from credit_service.storage.outbox import Claim, Outbox, StoredEvent
 from tests.ledger.telling import opening, use
+from tests.posting.desk import now, timeless
 from tests.resting import rest_by
+from tests.storage import values
 from tests.storage.contract import Clock, merchant, tell
 from tests.storage.engines import opened
 from tests.storage.values import of
@@ -295,40 +299,120 @@ async def test_a_stop_between_delivery_and_commit_repeats_nothing(store: Engine,
 
 
 @pytest.mark.parametrize(
-    ("commits", "spent_seconds", "age_seconds", "more", "rest_seconds"),
+    ("commits", "page", "spent_seconds", "more", "rest_seconds"),
     [
-        (0, 0.1, 0, True, 0.02),
-        (1, 0.05, 10, False, 0.7),
-        (1, 0.1, 11, False, 0.1),
-        (1, 0.001, 0, False, 0.02),
-        (1, 5, 0, False, 1),
+        (0, 5, 0.1, True, (0.02, 0.02)),  # idle
+        (1, 50, 0.05, False, (0.15, 0.5)),
+        (1, 50, 0.3, False, (0.3, 0.5)),
+        (1, 5, 0.001, False, (0.02, 0.02)),  # a backlog
+        (1, 5, 0.3, False, (0.3, 0.3)),
+        (1, 5, 9, False, (1, 1)),
     ],
 )
-async def test_while_this_process_posts_it_rests_fourteen_times_as_long_as_a_page_took_unless_it_is_late(
+async def test_rest_depends_on_postings_backlog_and_work(
     store: Engine,
-    clock: Clock,
-    monkeypatch: pytest.MonkeyPatch,
     commits: int,
+    page: int,
     spent_seconds: float,
-    age_seconds: int,
     more: bool,
-    rest_seconds: float,
+    rest_seconds: tuple[float, float],
 ):
     await announce(store, 5)
-    clock.now += age_seconds * 1_000_000
     wake = Wake()
     instants = iter([100.0, 100.0 + spent_seconds])
 
     class Posting(Receiver):
         async def deliver(self, events: Sequence[StoredEvent]) -> None:
             for _ in range(commits):
-                wake.committed()
+                wake.send()
 
-    one = reader(store, Posting(), wake=wake, page=5)
-    with monkeypatch.context() as patch:
-        patch.setattr("credit_service.outlets.reader.time", SimpleNamespace(perf_counter=lambda: next(instants)))
-        assert await one.once() is more
+    one = reader(store, Posting(), wake=wake, page=page, timer=lambda: next(instants))
+    assert await one.once() is more
     assert one._rest_seconds == pytest.approx(rest_seconds)
+
+
+# ---- under full load, on a loop in which waiting takes no time
+
+
+class MemoryOutbox:
+    """An outbox of one lane, its one cursor, and commits that announce an event each."""
+
+    lanes = 1
+
+    def __init__(self) -> None:
+        self.stored: list[StoredEvent] = []
+        self.wake = Wake()
+        self.looks = 0
+
+    def commit(self, type_: str, *, elsewhere: bool = False) -> None:
+        """Announce an event; `elsewhere`: in another process, which reports it only if it is urgent."""
+        number = len(self.stored) + 1
+        account = values.account(1, merchant(0))
+        announcement = Announcement(number, type_, None, 0, round(now() * 1_000_000))
+        self.stored.append(StoredEvent(0, number, 1, merchant(0), announcement, None))
+        if not elsewhere:
+            writes = Writes()
+            writes.accounts[1] = account
+            writes.announcements = [(1, announcement)]
+            self.wake.committed(Committed(writes, [(0, number)]))
+        elif type_ == PLUGIN_STATUS_CHANGED:
+            self.wake.committed_elsewhere()
+
+    async def now(self) -> int:
+        return round(now() * 1_000_000)
+
+    async def claim(self, name: str, owner: str, at: int, lease_seconds: float) -> Claim:
+        return Claim(name, owner, 1, (0,), at + round(lease_seconds * 1_000_000))
+
+    async def advance(self, claim: Claim, reached: Any, at: int, lease_seconds: float) -> Claim:
+        return claim._replace(position=reached, leased_until=at + round(lease_seconds * 1_000_000))
+
+    async def release(self, claim: Claim) -> None:
+        pass
+
+    async def events(self, position: tuple[int, ...], limit: int) -> list[StoredEvent]:
+        self.looks += 1
+        return self.stored[position[0] : position[0] + limit]
+
+
+async def lags(per_second: int, *, elsewhere: bool = False) -> tuple[dict[str, list[float]], int]:
+    """Post for ten seconds, every 97th event urgent; how long each event took to its receiver, and the pages."""
+    outbox: Any = MemoryOutbox()
+    took: dict[str, list[float]] = {CONSUMED: [], PLUGIN_STATUS_CHANGED: []}
+    pages = 0
+
+    async def deliver(events: Sequence[StoredEvent]) -> None:
+        nonlocal pages
+        pages += 1
+        await asyncio.sleep(0.005 + 0.00005 * len(events))  # as long as a page takes on a busy service
+        for event in events:
+            took[event.announcement.type].append(now() - event.announcement.at / 1_000_000)
+
+    one = Reader(outbox, NAME, deliver, wake=outbox.wake, page=1000, timer=now)
+    running = asyncio.create_task(one.run())
+    await asyncio.sleep(1)
+    for number in range(10 * per_second):
+        outbox.commit(CONSUMED if number % 97 else PLUGIN_STATUS_CHANGED, elsewhere=elsewhere)
+        await asyncio.sleep(1 / per_second)
+    await asyncio.sleep(2)
+    await cancelled(running)
+    assert sum(map(len, took.values())) == 10 * per_second
+    return took, pages
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["own", "of another process"])
+@pytest.mark.parametrize("per_second", [20, 500, 3_000, 6_000])
+@timeless
+async def test_urgent_events_leave_within_250_ms_under_any_load(per_second: int, elsewhere: bool) -> None:
+    took, _ = await lags(per_second, elsewhere=elsewhere)
+    assert max(took[PLUGIN_STATUS_CHANGED]) < 0.25
+    assert max(took[CONSUMED]) < 1.1
+
+
+@timeless
+async def test_pages_are_few_under_full_load_although_urgent_events_are_many() -> None:
+    _, pages = await lags(3_000)
+    assert pages < 10 * 10
 
 
 async def test_an_idle_reader_keeps_its_claim_and_is_woken_by_a_commit(store: Engine, clock: Clock):
@@ -343,10 +427,10 @@ async def test_an_idle_reader_keeps_its_claim_and_is_woken_by_a_commit(store: En
     await until(is_idle)
     before = await leased_until(store)
     clock.now += 2_500_001
-    wake.committed()  # which another reader may have been quicker to see
+    wake.send()  # which another reader may have been quicker to see
     await renewed(store, before)
     await tell(store, of(merchant(0), opening()))
-    wake.committed()
+    wake.send()
     await receiver.took(3)
     await cancelled(task)
     (cursor,) = await Outbox(store).cursors()

@@ -134,7 +134,7 @@ async def test_a_commit_of_this_process_is_told_without_waiting_for_the_next_loo
         monkeypatch.setattr(stream, "POLL_SECONDS", 3600)
         for count in range(2, 6):
             outbox.post(0)
-            wake.committed()
+            wake.send()
             await told.until(count)
 
 
@@ -216,7 +216,7 @@ async def test_listeners_that_come_and_go_while_events_do_each_hear_them_all_onc
     async def post() -> None:
         for number in range(600):
             outbox.post(number % ACCOUNTS)
-            wake.committed()
+            wake.send()
             await asyncio.sleep(0)
 
     async def listen(account: int | None, count: int, stays: int) -> Told:

@@ -54,7 +54,8 @@ class Gate:
     """Answers plugin status.
 
     `shared`: the level that processes share. `channel`: how they tell each other of changes. `render` turns an answer
-    into what a door sends, once for each answer and not for each question. Spans in seconds; `clock` gives microseconds
+    into what a door sends, once for each answer and not for each question. `on_heard` is called for each change that
+    another process reports. Spans in seconds; `clock` gives microseconds
     since 1970. Start it with `start` inside a running loop, stop it with `close`; without, it hears of no other process
     and no account has a fail policy of its own.
     """
@@ -73,7 +74,9 @@ class Gate:
         fail: FailPolicy = "closed",
         size: int = 100_000,
         render: Callable[[Answer], Any] = lambda answer: None,
+        on_heard: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_heard = on_heard
         self._fail_policies = fail_policies
         self._clock = clock
         self._ttl = int(ttl_seconds * MICROSECONDS)
@@ -153,6 +156,7 @@ class Gate:
         answer = answer_in(line, self._clock(), self._ttl)
         if answer is not None:
             self._told(answer)
+            self._on_heard()
 
     def distrust(self) -> None:
         """Messages may have been missed: ask again for all that is known. It still counts as the last known."""

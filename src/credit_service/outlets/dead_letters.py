@@ -10,7 +10,7 @@ from nats.js import JetStreamContext
 
 from credit_service.broker import FAILURES, Broker, StreamConflict, reason
 from credit_service.messages import dead_letters
-from credit_service.outlets.wake import Wake
+from credit_service.outlets.wake import Signal
 from credit_service.rounds import NotNow, keep_doing
 from credit_service.storage.letters import Letter, Letters
 
@@ -28,12 +28,12 @@ class DeadLetters:
     def __init__(self, letters: Letters, broker: Broker) -> None:
         self._letters = letters
         self._broker = broker
-        self._wake = Wake()
+        self._wake = Signal()
         self._seen = 0
 
     def wake(self) -> None:
         """Report new dead letters, so that they are published at once."""
-        self._wake.committed()
+        self._wake.send()
 
     async def keep_publishing(self) -> NoReturn:
         """Publish for ever. Polls as well, for the letters of other processes."""
@@ -44,7 +44,7 @@ class DeadLetters:
 
     async def _publish_some(self) -> bool:
         """Publish the oldest pending letters; returns whether there may be more. Raises NotNow and StorageError."""
-        self._seen = self._wake.commits
+        self._seen = self._wake.count
         letters = await self._letters.unpublished(_AT_ONCE)
         if not letters:
             return False

@@ -15,7 +15,7 @@ from uuid import UUID
 import structlog
 
 from credit_service.messages.outbound import encode, event_type
-from credit_service.outlets.wake import Wake
+from credit_service.outlets.wake import Signal, Wake
 from credit_service.storage.engine import StorageError
 from credit_service.storage.outbox import Outbox, Position, StoredEvent
 from credit_service.supervision import Supervisor
@@ -140,14 +140,14 @@ class Stream:
         self._listeners = 0
         self._tail: asyncio.Task[None] | None = None
         self._chunks: deque[_Chunk] = deque(maxlen=_KEPT)  # the newest of all that the tail read
-        self._news = Wake()  # its count is the number of the next chunk
+        self._news = Signal()  # its count is the number of the next chunk
         self._closed = False
 
     def close(self) -> None:
         """End all streams, since the service stops."""
         self._closed = True
         self._chunks.clear()
-        self._news.committed()
+        self._news.send()
 
     async def follow(self, account: int | None, position: Position) -> AsyncGenerator[bytes]:
         """Lines of events after a position, of one account or of all, until `close`.
@@ -161,17 +161,17 @@ class Stream:
         with self._listening():
             while not self._closed:
                 # What the tail hands out from here on follows on what is read until then.
-                mark, has_begun = self._news.commits, bool(self._chunks)
+                mark, has_begun = self._news.count, bool(self._chunks)
                 more = True
                 while more:
                     told, more = await self._page(place)
                     yield told
-                while has_begun and mark >= self._news.commits - len(self._chunks):
-                    if mark == self._news.commits:
+                while has_begun and mark >= self._news.count - len(self._chunks):
+                    if mark == self._news.count:
                         told = b""
                         await self._news.wait(mark, POLL_SECONDS)
                     else:
-                        told = place.take_chunk(self._chunks[mark - self._news.commits])
+                        told = place.take_chunk(self._chunks[mark - self._news.count])
                         mark += 1
                     yield told
                 if not has_begun:
@@ -198,7 +198,7 @@ class Stream:
             async with self._catching_up:
                 found = await place.read(self._outbox)
         except StorageError:
-            await self._news.wait(self._news.commits, _AWAY_SECONDS)
+            await self._news.wait(self._news.count, _AWAY_SECONDS)
             return b"", not self._closed
         return place.take(map(self._event, found)), len(found) == _PAGE and not self._closed
 
@@ -206,7 +206,7 @@ class Stream:
         """Hand out what is posted, from now on."""
         position: Position | None = None
         while not self._closed:
-            seen = self._wake.commits
+            seen = self._wake.count
             try:
                 if position is None:
                     position = await self._outbox.end()
@@ -229,7 +229,7 @@ class Stream:
             after = _moved(after, event.lane, event.id)
             told.append(_lines(self._cursor(None, after), event.told))
         self._chunks.append(_Chunk(before, after, events, b"".join(told)))
-        self._news.committed()
+        self._news.send()
         return after
 
     def _event(self, stored: StoredEvent) -> _Event:

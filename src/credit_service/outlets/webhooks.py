@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from credit_service.ledger.account import DAY, MICROSECONDS
 from credit_service.outlets.reader import LEASE_SECONDS, position_after
 from credit_service.outlets.targets import Targets
-from credit_service.outlets.wake import Wake
+from credit_service.outlets.wake import Signal
 from credit_service.rounds import keep_doing
 from credit_service.storage.engine import StorageError
 from credit_service.storage.outbox import Claim, Outbox, Position, StoredEvent
@@ -57,7 +57,7 @@ class Webhooks:
         self._targets = targets
         self._source = source
         self._told = told
-        self._wake = Wake()
+        self._wake = Signal()
         self._seen = 0
         self._has_endpoints = False
         self._owner = f"{socket.gethostname()}/{os.getpid()}/{token_hex(4)}"
@@ -74,11 +74,11 @@ class Webhooks:
     def committed(self) -> None:
         """Something was posted."""
         if self._claim is not None:
-            self._wake.committed()
+            self._wake.send()
 
     def changed(self) -> None:
         """An endpoint was registered or changed, or something is to be sent to it."""
-        self._wake.committed()
+        self._wake.send()
 
     async def run(self) -> NoReturn:
         """Send for ever. Cancelled, it lets another process go on at once."""
@@ -96,7 +96,7 @@ class Webhooks:
 
     async def once(self) -> bool:
         """Make deliveries of what is new, and see to it that those that are due are sent. True where there is more."""
-        self._seen = self._wake.commits
+        self._seen = self._wake.count
         more = await self._prune()
         endpoints = await self._endpoints.all()
         self._has_endpoints = bool(endpoints)
