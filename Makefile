@@ -1,6 +1,6 @@
-# Nothing needs installing by hand: scripts/uv finds or fetches uv, and uv brings .venv in line with uv.lock.
-# A lock that no longer fits pyproject.toml is an error (--locked), never silently renewed.
-# Pass more to a command with ARGS: make run ARGS="--port 9000", make test ARGS="tests/laws -k L7".
+# You install nothing by hand: scripts/uv finds or downloads uv, and uv installs what uv.lock names into .venv.
+# uv stops with an error when uv.lock does not match pyproject.toml (--locked). It never changes the lock by itself.
+# ARGS passes more arguments to a command: make run ARGS="--port 9000", make test ARGS="tests/laws -k L7".
 
 UV := scripts/uv
 RUN := $(UV) run --locked
@@ -12,57 +12,59 @@ RUN := $(UV) run --locked
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-# uv run adds what is missing and removes nothing, so without --exact this never takes the development tools away.
-run: ## Start the service on this machine, with SQLite and nothing else to install.
+# Without --exact, uv run adds missing packages and removes none. So this target keeps the development tools.
+run: ## Start the service on this machine with SQLite.
 	$(RUN) --no-dev credit-service serve $(ARGS)
 
-stack: ## Start two services on PostgreSQL, NATS and Valkey, without Docker; Ctrl-C ends it all.
+stack: ## Start two services on PostgreSQL, NATS and Valkey without Docker; Ctrl-C stops everything.
 	$(RUN) python -m scripts.stack $(ARGS)
 
-image: ## Build the image credit-service with Docker.
+image: ## Build the Docker image credit-service.
 	docker build --file deploy/Dockerfile --tag credit-service $(ARGS) .
 
 test: ## Run the whole test suite, in parallel.
 	$(RUN) pytest -q -n auto $(ARGS)
 
-check: lock format lint types imports coverage mutate ## Run every quality gate that CI runs.
-	@echo "make check: all gates passed"
+check: lock format lint types imports test coverage mutate ## Run everything that CI runs: quality checks and tests.
+	@echo "make check: all checks passed"
 
-lock: ## Check that uv.lock fits pyproject.toml.
+lock: ## Check that uv.lock matches pyproject.toml.
 	$(UV) lock --check
 
 format: ## Check that the code is formatted.
 	$(RUN) ruff format --check
 
-lint: ## Check the code with ruff's rules.
+lint: ## Check the code against the rules of ruff.
 	$(RUN) ruff check
 
 types: ## Check the types with mypy.
 	$(RUN) mypy
 
-imports: ## Check that each layer imports only what lies below it.
+imports: ## Check that each layer imports only layers below it.
 	$(RUN) lint-imports --no-logo
 
-coverage: ## Run the tests and demand that they take every branch of the ledger and of posting.
+coverage: ## Check that the tests cover every branch of the ledger and of posting.
 	$(RUN) coverage erase
 	$(RUN) coverage run -m pytest -q -n auto tests/ledger tests/laws tests/posting tests/storage/test_sqlite.py
 	$(RUN) coverage combine --quiet
 	$(RUN) coverage report
 
-# Starts anew every time, since what a mutant came to depends on the tests, too: four minutes on two idle cores.
-mutate: ## Change the ledger in 1,700 ways, one at a time, and demand that a test fails for each.
+# Each run starts from nothing, because the result of a mutant depends on the tests too. It takes four minutes on two
+# idle cores.
+mutate: ## Make 1,700 single changes to the ledger and check that a test fails for each.
 	$(RUN) python -m scripts.mutants
 
-fix: ## Format the code and repair what ruff can repair by itself.
+fix: ## Format the code and apply the automatic fixes of ruff.
 	$(RUN) ruff check --fix
 	$(RUN) ruff format
 
 bench: ## Run the benchmarks and print their ratios.
 	$(RUN) python -m benchmarks $(ARGS)
 
-# Asks a public database of vulnerabilities, so it is no part of check: that must not fail for what others publish.
-audit: ## Look up known vulnerabilities of what the service depends on.
+# This target asks a public database of vulnerabilities. It is not part of check, because a new entry in that database
+# must not fail an unrelated change.
+audit: ## Look up known vulnerabilities of the dependencies.
 	$(UV) audit --locked --no-dev
 
-sbom: ## Write sbom.json, what the service is made of (CycloneDX).
+sbom: ## Write sbom.json, the list of all dependencies (CycloneDX).
 	$(UV) export --quiet --locked --no-dev --format cyclonedx1.5 --output-file sbom.json
