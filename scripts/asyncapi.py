@@ -1,4 +1,4 @@
-"""docs/asyncapi.json: every event, in and out, as one AsyncAPI 3 document. Written by scripts.pages."""
+"""Make docs/asyncapi.json: one AsyncAPI 3 document of all events, in and out. scripts.pages writes the file."""
 
 import json
 from typing import Any, Final
@@ -14,17 +14,17 @@ from credit_service.messages.outbound import OutboundEvent, Payload
 from scripts.examples import example
 
 _SCHEMAS: Final = "#/components/schemas/"
-_DESCRIPTION: Final = """The events that credit-service understands and tells. Each is a CloudEvent 1.0 in JSON \
-(structured mode), whose type is its subject over NATS. What goes out can be read over HTTP, too: GET \
-/api/v1/credits/events, in pages or as a stream of server-sent events; what comes in can be posted there."""
+_DESCRIPTION: Final = """The events that credit-service receives and sends. Each event is a CloudEvent 1.0 in JSON \
+(structured mode). On NATS its subject is its type. Over HTTP, GET /api/v1/credits/events returns sent events in pages \
+or as a stream of server-sent events, and POST /api/v1/credits/events receives events."""
 _HEADERS: Final = {
     "type": "object",
-    "properties": {"Nats-Msg-Id": {"type": "string", "description": "The event's id, over NATS."}},
+    "properties": {"Nats-Msg-Id": {"type": "string", "description": "The id of the event, on NATS."}},
 }
 
 
 def document() -> dict[str, Any]:
-    """The document."""
+    """Return the document."""
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -41,7 +41,7 @@ def document() -> dict[str, Any]:
 
 
 def text() -> str:
-    """The document as it is committed."""
+    """Return the text of docs/asyncapi.json."""
     return json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -61,7 +61,7 @@ def _operation(kind: EventType) -> dict[str, Any]:
 
 def _message(kind: EventType) -> dict[str, Any]:
     envelope = CloudEvent if kind.direction == "in" else OutboundEvent
-    said = {
+    typed = {
         "type": "object",
         "properties": {"type": {"const": kind.name}, "data": {"$ref": _SCHEMAS + kind.data.__name__}},
     }
@@ -70,20 +70,20 @@ def _message(kind: EventType) -> dict[str, Any]:
         "title": kind.meaning,
         "contentType": MEDIA_TYPE,
         "correlationId": {"location": "$message.payload#/correlationid"},
-        "payload": {"allOf": [{"$ref": _SCHEMAS + envelope.__name__}, said]},
+        "payload": {"allOf": [{"$ref": _SCHEMAS + envelope.__name__}, typed]},
         "examples": [{"payload": example(kind)}],
     }
     return message if kind.direction == "in" else message | {"headers": _HEADERS}
 
 
 def _schemas() -> dict[str, Any]:
-    """The schemas of all data and of both envelopes, by name."""
+    """Return the schemas of all `data` objects and of both envelopes, by name."""
     models = [kind.data for kind in IN if issubclass(kind.data, Body)]
-    read = [(model, "validation") for model in (CloudEvent, *models)]
-    understood: dict[str, Any] = models_json_schema(read, ref_template=_SCHEMAS + "{model}")[1]["$defs"]  # type: ignore[arg-type]
+    models_and_modes = [(model, "validation") for model in (CloudEvent, *models)]
+    received: dict[str, Any] = models_json_schema(models_and_modes, ref_template=_SCHEMAS + "{model}")[1]["$defs"]  # type: ignore[arg-type]
     structs = [OutboundEvent[Payload], *(kind.data for kind in OUT)]
-    _, told = msgspec.json.schema_components(structs, ref_template=_SCHEMAS + "{name}")
-    told["OutboundEvent"] = told.pop("OutboundEvent_Payload_") | {"title": "OutboundEvent"}
-    both = set(understood) & set(told)
-    assert not both, f"two schemas of one name: {both}"
-    return understood | told
+    _, sent = msgspec.json.schema_components(structs, ref_template=_SCHEMAS + "{name}")
+    sent["OutboundEvent"] = sent.pop("OutboundEvent_Payload_") | {"title": "OutboundEvent"}
+    both = set(received) & set(sent)
+    assert not both, f"two schemas have the same name: {both}"
+    return received | sent

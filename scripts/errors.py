@@ -1,4 +1,4 @@
-"""docs/errors.md: what the service itself shows at /docs/errors. Written by scripts.pages."""
+"""Make docs/errors.md, the same text that the service shows at /docs/errors. scripts.pages writes the file."""
 
 from textwrap import fill
 
@@ -6,12 +6,12 @@ from credit_service.doors.http.errors import ADVICE, INTRODUCTION, example
 from credit_service.doors.http.problems import CODES
 
 _SOURCE = (
-    "This page is generated from `src/credit_service/doors/http/errors.py`; each service shows it at `/docs/errors`."
+    "This page is generated from `src/credit_service/doors/http/errors.py`. Each service shows it at `/docs/errors`."
 )
 
 
 def page() -> str:
-    """The page."""
+    """Return the text of the page."""
     parts = ["# Errors", *map(_wrapped, INTRODUCTION), _SOURCE]
     for code, (status, title) in CODES.items():
         happened, do = ADVICE[code]

@@ -1,6 +1,6 @@
-"""docs/events.md, and a JSON Schema for each event: from the catalogue. Written by scripts.pages.
+"""Make docs/events.md and a JSON Schema for each event from the catalogue. scripts.pages writes the files.
 
-What the page says around its tables is written by hand, in scripts/events_page.md.
+scripts/events_page.md has the text around the tables of the page.
 """
 
 import json
@@ -18,12 +18,12 @@ _EXAMPLES: Final = _HERE.parent / "examples"
 
 
 def page() -> str:
-    """The page."""
+    """Return the text of the page."""
     text = (_HERE / "events_page.md").read_text(encoding="utf-8")
     parts = {
         "in": _incoming(),
         "out": _outgoing(),
-        "told": "\n\n".join(map(_section, OUT)),
+        "sections": "\n\n".join(map(_section, OUT)),
         "consume_nats.py": _source("consume_nats.py", "python"),
         "consume_nats.mjs": _source("consume_nats.mjs", "js"),
     }
@@ -33,12 +33,12 @@ def page() -> str:
 
 
 def schema(kind: EventType) -> str:
-    """The JSON Schema of an event's data, as it is committed."""
+    """Return the text of the file with the JSON Schema of an event's `data`."""
     return json.dumps(kind.schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 SCHEMAS: Final = {f"schemas/{kind.name}.json": kind for kind in CATALOGUE}
-"""The files of the schemas, below docs/."""
+"""The event of each schema file, by its path below docs/."""
 
 
 def _source(name: str, language: str) -> str:
@@ -51,7 +51,7 @@ def _named(kind: EventType) -> str:
 
 def _incoming() -> str:
     rows = [f"| {_named(kind)} | {EVENTS[kind.name]} | {kind.meaning} `{kind.key}` |" for kind in IN]
-    return "\n".join(["| type | data, beside `merchant_id` | effect, and natural key |", "| --- | --- | --- |", *rows])
+    return "\n".join(["| type | `data` besides `merchant_id` | effect and natural key |", "| --- | --- | --- |", *rows])
 
 
 def _outgoing() -> str:
@@ -64,9 +64,9 @@ def _anchor(kind: EventType) -> str:
 
 
 def _section(kind: EventType) -> str:
-    """What one event says, with an example."""
+    """Return the section of one event, with an example."""
     own = [f"`{name}`" for name in kind.schema()["properties"] if name not in Payload.__struct_fields__]
-    said = f"{kind.meaning} Beside what all say: {', '.join(own)}." if own else kind.meaning
+    text = f"{kind.meaning} It adds these fields: {', '.join(own)}." if own else kind.meaning
     shown = json.dumps(example(kind), indent=2)
     schema_link = f"[Its schema](schemas/{kind.name}.json)."
-    return "\n\n".join([f"### {kind.name}", fill(f"{said} {schema_link}", 120), f"```json\n{shown}\n```"])
+    return "\n\n".join([f"### {kind.name}", fill(f"{text} {schema_link}", 120), f"```json\n{shown}\n```"])

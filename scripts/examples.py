@@ -1,4 +1,4 @@
-"""An example of each event: of those that come in by hand, of those that go out made by the code that makes them."""
+"""An example of each event. Incoming examples are written by hand. The service's own code makes the outgoing ones."""
 
 import json
 from typing import Any, Final
@@ -38,13 +38,13 @@ _IN: Final[dict[str, dict[str, Any]]] = {
     "cmd.credits.manual_adjustment": _ADJUSTMENT,
     "evt.credits.manual_adjustment": _ADJUSTMENT,
 }
-"""The data of those that come in, beside the merchant."""
+"""The `data` of each incoming event, without the merchant."""
 
 _ACCOUNT: Final = 0x29E0_0379_62F5_AA69
 _GRANT: Final = addresses.text(_ACCOUNT, addresses.GRANT, 1)
 _ORDER: Final = Reference("order", "1002")
 
-# Type, credits with their sign, balance after, reference.
+# Transaction type, signed credits, balance after, reference.
 _Posted = tuple[TransactionType, int, int, Reference | None]
 _LAST: Final[_Posted] = ("ORDER_PAID", -25, 0, _ORDER)
 _BOUGHT: Final[_Posted] = ("PAYMENT", 500, 600, Reference("payment", "p-42"))
@@ -67,14 +67,14 @@ _OUT: Final[dict[str, tuple[_Posted | None, dict[str, Any] | None]]] = {
     ),
     "order_rejected": (("ORDER_PAID", 0, 10, _ORDER), None),
 }
-"""Of those that go out: what was posted, and what the announcement says of its own."""
+"""For each outgoing event: the transaction behind it, and the details that only this announcement has."""
 
 
 def example(kind: EventType) -> dict[str, Any]:
-    """An example of an event, as it stands on the wire."""
+    """Return an example of an event in its wire format."""
     if kind.direction == "out":
-        told: dict[str, Any] = json.loads(encode(_stored(kind.name.removeprefix(PREFIX)), "credit-service"))
-        return told
+        encoded: dict[str, Any] = json.loads(encode(_stored(kind.name.removeprefix(PREFIX)), "credit-service"))
+        return encoded
     return {
         "specversion": "1.0",
         "id": "e-1",
@@ -86,13 +86,13 @@ def example(kind: EventType) -> dict[str, Any]:
 
 
 def _stored(word: str) -> StoredEvent:
-    """An announcement as it would stand in the outbox."""
+    """Return an announcement as the outbox stores it."""
     posted, detail = _OUT[word]
     cause = None if posted is None else _transaction(*posted)
     available = cause.balance_after if cause is not None else 0 if detail is None else detail["remaining"]
     number = 1 if word == ACCOUNT_CREATED else 7
-    said = Announcement(number, word, None if cause is None else cause.sequence, available, _NOON, detail)
-    return StoredEvent(0, number, _ACCOUNT, UUID(_MERCHANT), said, cause)
+    announcement = Announcement(number, word, None if cause is None else cause.sequence, available, _NOON, detail)
+    return StoredEvent(0, number, _ACCOUNT, UUID(_MERCHANT), announcement, cause)
 
 
 def _transaction(type_: TransactionType, change: int, after: int, reference: Reference | None) -> Transaction:
@@ -103,7 +103,7 @@ def _transaction(type_: TransactionType, change: int, after: int, reference: Ref
         operation="INCREASE" if change > 0 else "DECREASE",
         type=type_,
         amount=abs(change),
-        shortfall=0 if change else 25,  # of an order that was rejected
+        shortfall=0 if change else 25,  # only the rejected order has a shortfall
         balance_before=after - change,
         balance_after=after,
         debt_after=0,

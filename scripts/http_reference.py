@@ -1,4 +1,4 @@
-"""docs/http.md: every route for a reader, from docs/openapi.json. Written by scripts.pages."""
+"""Make docs/http.md, the reference of all routes, from docs/openapi.json. scripts.pages writes the file."""
 
 import json
 import re
@@ -13,57 +13,60 @@ from scripts.openapi import COMMITTED
 
 Operation = dict[str, Any]
 KINDS: dict[str, Callable[[str, Operation], bool]] = {
-    "Any route": lambda path, operation: True,
-    "One under `/api/v1`": lambda path, operation: path.startswith("/api/v1/"),
-    "One that needs a scope": lambda path, operation: bool(operation["security"]),
-    "One with a body": lambda path, operation: "requestBody" in operation,
-    "One with both": lambda path, operation: "requestBody" in operation and bool(operation["security"]),
-    "One that posts": lambda path, operation: "outcome_unknown" in _refusals(operation),
+    "Every route": lambda path, operation: True,
+    "Every route under `/api/v1`": lambda path, operation: path.startswith("/api/v1/"),
+    "Every route that needs a scope": lambda path, operation: bool(operation["security"]),
+    "Every route with a request body": lambda path, operation: "requestBody" in operation,
+    "Every route with a scope and a request body": lambda path, operation: (
+        "requestBody" in operation and bool(operation["security"])
+    ),
+    "Every route that posts": lambda path, operation: "outcome_unknown" in _refusals(operation),
 }
-"""Kinds of routes. A code that all of a kind may answer is said once, at the head of the page."""
+"""Kinds of routes. If all routes of a kind may return a code, the head of the page lists it once for the kind."""
 
 EVENTS: dict[str, str] = {
-    "evt.merchant.created": "nothing more: opens the account and grants the trial",
+    "evt.merchant.created": "no more fields; the event opens the account and grants the trial",
     "evt.billing.trial_started": "`trial_id`, `credits`",
     "evt.shopify.webhook.order_paid": "`order_id`, `total` or `credits`, `currency`?; or `order_items`, 1 to 1,000 "
-    "objects of these",
+    "objects with these fields",
     "evt.shopify.webhook.order_refunded": "`refund_id`, and `order_id` with `refund_amount`, `order_total`?, "
     "`currency`?; or `credits`, with or without an order",
     "evt.billing.payment_succeeded": "`payment_id`, `credits`, `expires_at`?",
     "evt.billing.payment_refunded": "`payment_id`, `refund_id`, `credits`",
     "evt.billing.subscription_renewed": "`subscription_id`, `period` or `renewal_id`, `credits`, `expires_at`?",
     "cmd.credits.manual_adjustment": "`adjustment_id`, `operation_type`, `credits`, `reason`, `admin_id`",
-    "evt.credits.manual_adjustment": "the same",
+    "evt.credits.manual_adjustment": "the same fields",
 }
-"""What the `data` of an event says beside its merchant. A test holds this to the fields that are read."""
+"""The fields in the `data` of each event, without `merchant_id`. A test compares them with the fields that the code
+reads."""
 
 _HEAD = """# HTTP reference
 
-Every route, with its limits. This page is generated from [openapi.json](openapi.json), which a running service serves
-as `/openapi.json`, and as a page to try things out as `/docs`.
+All routes with their limits. This page is generated from [openapi.json](openapi.json). A running service serves the
+same document at `/openapi.json`, and an interactive page at `/docs`.
 
-- **Who calls.** `Authorization: Bearer cs_…`, an [API key](operating.md#api-keys) whose scope includes the route's:
-  admin includes write, write includes read, read includes status.
-- **Sent.** JSON, `Content-Type: application/json`. Unknown fields and parameters are refused. Credits are whole
-  numbers. Times are RFC 3339; a leap second (`23:59:60Z`) is the start of the second after it.
-- **Answered.** `{"data": …, "meta": {"request_id", "correlation_id", "timestamp"}}`, times in UTC. A list has `data` as
-  an array, `pagination` and `links`; follow `links.next` as it is until it is null. `X-Request-ID` and
-  `X-Correlation-ID` are taken from the request or made, and returned.
-- **Idempotency.** The same `Idempotency-Key` with the same content answers the first result again: 200 and
-  `Idempotency-Replayed: true`.
-- **Manual transactions.** A `MANUAL` transaction needs scope admin and a `reason` with a visible character, whichever
-  route posts it. The reason is kept in `metadata`. The `actor` is the key that called; the `admin_id` of an adjustment
-  event is kept in `metadata`.
-- **Limits** of bodies, headers, pages and batches are [settings](settings.md).
+- **Authentication.** Send an [API key](operating.md#api-keys) as `Authorization: Bearer cs_…`. Its scope must include
+  the scope of the route: admin includes write, write includes read, read includes status.
+- **Requests.** Send JSON with `Content-Type: application/json`. The service refuses unknown fields and parameters.
+  Credits are whole numbers. Times are RFC 3339. A leap second (`23:59:60Z`) means the start of the next second.
+- **Responses.** The body is `{"data": …, "meta": {"request_id", "correlation_id", "timestamp"}}`, with times in UTC. In
+  a list, `data` is an array, and the body also has `pagination` and `links`. Follow `links.next` unchanged until it is
+  null. The service returns your `X-Request-ID` and `X-Correlation-ID`, or makes them.
+- **Idempotency.** A request with the same `Idempotency-Key` and the same content gets the first result again, with 200
+  and `Idempotency-Replayed: true`.
+- **Manual transactions.** A `MANUAL` transaction needs scope admin and a `reason` with a visible character on every
+  route. `metadata` keeps the reason. The `actor` is the API key of the request. `metadata` also keeps the `admin_id` of
+  an adjustment event.
+- **Limits.** The limits of bodies, headers, pages and batches are [settings](settings.md).
 """
 _REFUSED = (
-    "- **Refused.** A problem with a `code` that [errors.md](errors.md) explains. In a batch that is best effort, and "
-    "for events, the answer is 200 and each refused one has its problem in its result."
+    "- **Refusals.** The body is a problem with a `code`. [errors.md](errors.md) explains each code. For a best-effort "
+    "batch and for events the status is 200, and the result of each refused item contains its problem."
 )
 
 
 def page() -> str:
-    """The page."""
+    """Return the text of the page."""
     document = json.loads(COMMITTED.read_text(encoding="utf-8"))
     operations = [
         (path, method, _with_responses(document, operation))
@@ -75,8 +78,8 @@ def page() -> str:
         known = set().union(*common.values())
         ones = [_refusals(operation) for path, _, operation in operations if is_one(path, operation)]
         common[kind] = set.intersection(*ones) - known
-    told = [f"{kind} may answer {_codes(codes)}." for kind, codes in common.items() if codes]
-    parts = [_HEAD + _wrapped(" ".join([_REFUSED, *told]), subsequent_indent="  ")]
+    shared = [f"{kind} may return {_codes(codes)}." for kind, codes in common.items() if codes]
+    parts = [_HEAD + _wrapped(" ".join([_REFUSED, *shared]), subsequent_indent="  ")]
     groups: dict[str, list[str]] = {}
     for path, method, operation in operations:
         said = set().union(*(codes for kind, codes in common.items() if KINDS[kind](path, operation)))
@@ -88,7 +91,7 @@ def page() -> str:
 
 
 def _with_responses(document: dict[str, Any], operation: Operation) -> Operation:
-    """An operation with its responses in place of references to them."""
+    """Return the operation with its responses in place of the references to them."""
     shared = document["components"].get("responses", {})
     responses = {
         status: shared[response["$ref"].rpartition("/")[2]] if "$ref" in response else response
@@ -106,19 +109,19 @@ def _operation(
 ) -> Iterator[str]:
     yield f"### {method.upper()} {path}"
     scope = operation["security"][0]["apiKey"][0] if operation["security"] else None
-    needs = f"Scope {scope}." if scope else "Needs no key."
+    needs = f"Needs scope {scope}." if scope else "Needs no key."
     yield _wrapped(f"{operation['description']} {needs}")
     rows = [*_parameters(operation), *_body(document, operation)]
     if rows:
         yield "| name | in | what |\n| --- | --- | --- |\n" + "\n".join(rows)
     if operation["operationId"] == "post_events":
         yield _events()
-    told = ", ".join(_answer(document, *one) for one in sorted(operation["responses"].items()) if one[0] < "400")
-    yield _wrapped(f"Answers {told}." + (f" Refused: {_codes(refusals)}." if refusals else ""))
+    answers = ", ".join(_answer(document, *one) for one in sorted(operation["responses"].items()) if one[0] < "400")
+    yield _wrapped(f"Returns {answers}." + (f" Refusals: {_codes(refusals)}." if refusals else ""))
 
 
 def _refusals(operation: Operation) -> set[str]:
-    """The codes that an operation may answer: its problems are examples of their names."""
+    """Return the codes that an operation may return. They are the names of its examples."""
     return {
         code
         for response in operation["responses"].values()
@@ -142,7 +145,7 @@ def _body(document: dict[str, Any], operation: dict[str, Any]) -> Iterator[str]:
     for media_type, sent in content.items():
         schema = _resolved(document, sent["schema"])
         if schema["type"] == "array":
-            yield f"| | body | `{media_type}`: {_kind(schema)} of the above |"
+            yield f"| | body | `{media_type}`: {_kind(schema)} of the objects above |"
         elif "properties" not in schema:
             yield f"| | body | {schema['description']} |"
         else:
@@ -159,12 +162,12 @@ def _fields(document: dict[str, Any], schema: dict[str, Any], prefix: str, requi
         must = required if name in schema.get("required", ()) else ""
         yield _row(prefix + name, "body", must, found, resolved.get("description", ""))
         if "properties" in inner:
-            with_it = required if must else "required with it"
-            yield from _fields(document, inner, f"{prefix}{name}{suffix}.", with_it)
+            nested = required if must else "required with its parent"
+            yield from _fields(document, inner, f"{prefix}{name}{suffix}.", nested)
 
 
 def _resolved(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema without the reference that it is, or the null that it may be."""
+    """Return the schema without null and with its reference resolved."""
     if "anyOf" in schema:
         (schema,) = [one for one in schema["anyOf"] if one.get("type") != "null"]
     if "$ref" in schema:
@@ -177,7 +180,7 @@ def _row(name: str, where: str, required: str, schema: dict[str, Any], descripti
     if "anyOf" in schema:
         (schema,) = [one for one in schema["anyOf"] if one.get("type") != "null"]
     kind = _kind(schema)
-    if description in _SAID:
+    if description in _REDUNDANT:
         description = ""
     default = schema.get("default")
     otherwise = f" Default {json.dumps(default)}." if default is not None else ""
@@ -185,12 +188,18 @@ def _row(name: str, where: str, required: str, schema: dict[str, Any], descripti
     return f"| `{name}` | {where}{f', {required}' if required else ''} | {what.rstrip('.')}.{otherwise} |"
 
 
-_SAID = ("A UUID.", "The merchant's UUID.", "An instant (RFC 3339).", "Whole credits.", "Whole credits, at least 1.")
-"""Descriptions that say no more than the kind does."""
+_REDUNDANT = (
+    "A UUID.",
+    "The merchant's UUID.",
+    "An instant (RFC 3339).",
+    "Whole credits.",
+    "Whole credits, at least 1.",
+)
+"""Descriptions that only repeat the kind."""
 
 
 def _kind(schema: dict[str, Any]) -> str:
-    """What may stand there, in words."""
+    """Describe the values that a schema allows, in words."""
     pattern = schema.get("pattern")
     if "$ref" in schema:
         return ""
@@ -213,8 +222,8 @@ def _kind(schema: dict[str, Any]) -> str:
             return f"{size} characters{printable}" if size else "text"
         case "array":
             inner = schema.get("items", {})
-            what = "UUIDs" if inner.get("pattern") == patterns.UUID else ""
-            return f"array, {_range(schema, 'minItems', 'maxItems').removeprefix(', ')} {what}".rstrip()
+            item = "UUIDs" if inner.get("pattern") == patterns.UUID else ""
+            return f"array, {_range(schema, 'minItems', 'maxItems').removeprefix(', ')} {item}".rstrip()
         case _:
             return "object"
 
@@ -234,32 +243,34 @@ def _number(value: float | None) -> str:
 
 
 def _answer(document: dict[str, Any], status: str, response: dict[str, Any]) -> str:
-    """A status with its `data`, or with what it means where it is not the rule."""
-    when = response.get("description", _RULE)
-    if when != _RULE:
+    """Return a status with the shapes of its `data`, or with its description if it has one."""
+    when = response.get("description", _DEFAULT)
+    if when != _DEFAULT:
         return f"{status} ({when[0].lower()}{when[1:].rstrip('.')})"
-    told = [f"{'each ' if data.get('type') == 'array' else ''}{_named(data)[0]}" for data in _data(document, response)]
-    return f"{status} ({' or '.join(told)})" if told else status
+    shapes = [
+        f"{'a list of ' if data.get('type') == 'array' else ''}{_named(data)[0]}" for data in _data(document, response)
+    ]
+    return f"{status} ({' or '.join(shapes)})" if shapes else status
 
 
-_RULE = "Successful Response"
-"""How FastAPI describes an answer of which nothing else was said."""
+_DEFAULT = "Successful Response"
+"""The description that FastAPI gives to a response without one."""
 
 
 def _data(document: dict[str, Any], response: dict[str, Any]) -> list[dict[str, Any]]:
-    """The schemas that `data` of an answer may have."""
+    """Return the schemas that `data` of a response may have."""
     schema = response.get("content", {}).get("application/json", {}).get("schema", {})
     answers = [_resolved(document, one) for one in schema.get("anyOf", [schema])]
     return [answer["properties"]["data"] for answer in answers if "data" in answer.get("properties", ())]
 
 
 def _named(schema: dict[str, Any]) -> list[str]:
-    """The shapes that a schema names, by their names on the page."""
+    """Return the names of the shapes that a schema refers to, as the page prints them."""
     return [name.removesuffix("Shape") for name in re.findall(r'"#/components/schemas/(\w+)"', json.dumps(schema))]
 
 
 def _shapes(document: dict[str, Any]) -> str:
-    """What `data` is made of, and what that is made of."""
+    """Return the table of all shapes that `data` uses, directly or through another shape."""
     shapes = {name.removesuffix("Shape"): shape for name, shape in document["components"]["schemas"].items()}
     answers = [
         response
@@ -280,26 +291,26 @@ def _shapes(document: dict[str, Any]) -> str:
         if name in used - {"Problem"}
     ]
     head = (
-        "## Shapes\n\nWhat `data` is, and what it is made of; a Problem is told of in [errors.md](errors.md).\n\n"
-        "| shape | what it is | fields |\n| --- | --- | --- |\n"
+        "## Shapes\n\nThese are the shapes of `data` and of its parts. [errors.md](errors.md) describes a Problem.\n\n"
+        "| shape | meaning | fields |\n| --- | --- | --- |\n"
     )
     return head + "\n".join(rows)
 
 
 def _field(name: str, schema: dict[str, Any]) -> str:
-    """A field, with its shape where it has one."""
+    """Return a field with its shape, if it has one."""
     many = schema.get("type") in ("array", "object")
     found = _named(schema)
-    return f"`{name}`" + (f" ({'each ' if many else ''}{found[0]})" if found else "")
+    return f"`{name}`" + (f" ({'each a ' if many else ''}{found[0]})" if found else "")
 
 
 def _events() -> str:
     head = (
-        "`data` says its `merchant_id`, perhaps `metadata`, and by `type` (`?` may be left out; `credits_used` and "
-        "`credits_to_use` mean `credits`):"
+        "`data` has `merchant_id`, optionally `metadata`, and the fields of its `type`. A `?` marks an optional field. "
+        "`credits_used` and `credits_to_use` mean `credits`."
     )
     rows = [f"| `{type_}` | {EVENTS[type_]} |" for type_ in CATALOGUE]
-    results = f"In its result an event may also be refused with {_codes(_RESULTS)}."
+    results = f"The result of an event may also have the code {_codes(_RESULTS)}."
     table = "| type | data |\n| --- | --- |\n" + "\n".join(rows)
     return "\n\n".join([_wrapped(head), table, _wrapped(results)])
 
@@ -311,10 +322,10 @@ _RESULTS = {
     "insufficient_credits",
     "amount_out_of_range",
 }
-"""The codes that stand in results alone, so that the document does not tell them of their route."""
+"""Codes that only results have. The OpenAPI document does not list them for the route."""
 
 
-def fields_told(type_: str) -> set[str]:
-    """The fields that the page tells of an event type's data."""
-    told = EVENTS["cmd.credits.manual_adjustment"] if EVENTS[type_] == "the same" else EVENTS[type_]
-    return set(re.findall(r"`(\w+)`", told))
+def documented_fields(type_: str) -> set[str]:
+    """Return the fields of `data` that the page lists for an event type."""
+    text = EVENTS["cmd.credits.manual_adjustment"] if EVENTS[type_] == "the same fields" else EVENTS[type_]
+    return set(re.findall(r"`(\w+)`", text))

@@ -1,7 +1,7 @@
-"""Judge the tests of the ledger: mutmut changes one thing of it at a time, in a copy, and a test must fail.
+"""Check the tests of the ledger with mutants: mutmut makes one change at a time in a copy, and a test must fail.
 
-`python -m scripts.mutants` fails on a mutant that survives and is not listed in tests/mutants.toml, where those stand
-that no test can tell from the original, each with the reason; and on one that is listed there and does not survive.
+tests/mutants.toml lists the mutants that behave like the original, each with the reason. `python -m scripts.mutants`
+fails if a mutant survives and is not in this list, and if a listed mutant does not survive.
 """
 
 import json
@@ -20,17 +20,17 @@ ROOT = Path(__file__).parent.parent
 COPY = ROOT / "mutants"
 LISTED = ROOT / "tests" / "mutants.toml"
 
-# Few examples, and the same ones in the same order every time.
-SETTLED = {"HYPOTHESIS_PROFILE": "mutation", "PYTHONHASHSEED": "0"}
-# A mutant that runs for ever may take memory all the while; beyond this it fails its test.
+# Hypothesis tries few examples, and the same examples in the same order in every run.
+REPEATABLE = {"HYPOTHESIS_PROFILE": "mutation", "PYTHONHASHSEED": "0"}
+# A mutant in an endless loop may use more and more memory. Above this limit its test fails.
 MEMORY = 2 * 1024**3
 
-SURVIVED = "No test fails when this is changed. Write one; only if there can be none, list it with the reason:"
-STALE = f"{LISTED.relative_to(ROOT)} lists what does not survive, or is not there any more; take it out:"
+SURVIVED = "No test fails for this change. Write a test. If no test is possible, list the mutant with the reason:"
+STALE = f"{LISTED.relative_to(ROOT)} lists a mutant that does not survive or does not exist any more. Remove it:"
 
 
 class Mutant(NamedTuple):
-    """A change, named by what it changes, so that the name lasts as long as the code it is about."""
+    """One change. Its name is the changed code, so the name stays valid as long as that code stays the same."""
 
     function: str
     was: str
@@ -43,19 +43,19 @@ class Mutant(NamedTuple):
 
 
 def main() -> int:
-    """Run all mutants and say which are not as they should be."""
-    # mutmut keeps what it found until the function changes, also when it is the tests that changed.
+    """Run all mutants and print each unlisted survivor and each stale entry of the list."""
+    # mutmut keeps a result until the function changes, even if the tests have changed. So start from nothing.
     shutil.rmtree(COPY, ignore_errors=True)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     _mutmut("run", show=sys.stdout.isatty())
     _mutmut("export-cicd-stats")
     total: int = json.loads((COPY / "mutmut-cicd-stats.json").read_text())["total"]
 
-    # A line for each that no test failed on: "name: what became of it". One that took too long counts as killed, but
-    # may have been slow for other reasons, and so it may be listed, too.
-    became = [line.strip().split(": ") for line in _mutmut("results").splitlines()]
-    slow = Counter(_mutant(name) for name, what in became if what == "timeout")
-    survived = Counter(_mutant(name) for name, what in became if what != "timeout")
+    # mutmut prints one line "name: result" for each mutant that failed no test. A mutant that timed out counts as
+    # killed. But the machine may have been slow, so the list may also contain a mutant that timed out.
+    results = [line.strip().split(": ") for line in _mutmut("results").splitlines()]
+    slow = Counter(_mutant(name) for name, result in results if result == "timeout")
+    survived = Counter(_mutant(name) for name, result in results if result != "timeout")
     entries = tomllib.loads(LISTED.read_text())["equivalent"]
     listed = Counter(Mutant(entry["function"], entry["was"], entry["now"]) for entry in entries if entry["why"])
 
@@ -70,7 +70,10 @@ def main() -> int:
 
 
 def _mutant(name: str) -> Mutant:
-    """What mutmut calls credit_service.ledger.draft.xǁDraftǁ_keep__mutmut_14, where the number is good for one run."""
+    """Read the change of one mutant from its name in mutmut: credit_service.ledger.draft.xǁDraftǁ_keep__mutmut_14.
+
+    The number in that name is valid for one run only.
+    """
     parts = re.fullmatch(r"credit_service\.ledger\.(\w+)\.x.(.+)__mutmut_\d+", name)
     assert parts is not None, name
     lines = [line for line in _mutmut("show", name).splitlines() if not line.startswith(("---", "+++"))]
@@ -81,7 +84,7 @@ def _mutant(name: str) -> Mutant:
 def _mutmut(*arguments: str, show: bool = False) -> str:
     command = ["mutmut", *arguments]
     output = None if show else subprocess.PIPE
-    run = subprocess.run(command, cwd=ROOT, env=os.environ | SETTLED, stdout=output, text=True)  # noqa: S603
+    run = subprocess.run(command, cwd=ROOT, env=os.environ | REPEATABLE, stdout=output, text=True)  # noqa: S603
     if run.returncode:
         sys.exit(f"{run.stdout or ''}\n{' '.join(command)} failed")
     return run.stdout or ""

@@ -1,4 +1,4 @@
-"""Write docs/openapi.json: the OpenAPI document that this release serves. Run it to accept a change.
+"""Write docs/openapi.json, the OpenAPI document that this release serves. Run this script to accept a change.
 
 uv run python -m scripts.openapi
 """
@@ -12,7 +12,7 @@ COMMITTED = Path(__file__).parent.parent / "docs" / "openapi.json"
 
 
 def text() -> str:
-    """The document as it is committed."""
+    """Return the text of docs/openapi.json."""
     return json.dumps(make_fastapi(None).openapi(), indent=2, ensure_ascii=False) + "\n"
 
 

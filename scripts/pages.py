@@ -1,4 +1,4 @@
-"""Write every generated page of docs/; tests/test_pages.py holds each equal to what it is made from.
+"""Write every generated page of docs/. tests/test_pages.py compares each page with its source.
 
 uv run python -m scripts.pages
 """
@@ -14,7 +14,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "architecture.md": architecture.page,
     "architecture.svg": architecture.picture,
     "openapi.json": openapi.text,
-    "http.md": http_reference.page,  # of the document that was just written
+    "http.md": http_reference.page,  # it reads the openapi.json that the line above wrote
     "errors.md": errors.page,
     "settings.md": settings.page,
     "asyncapi.json": asyncapi.text,

@@ -1,4 +1,4 @@
-"""docs/settings.md: what each setting does. Written by scripts.pages."""
+"""Make docs/settings.md, which describes each setting. scripts.pages writes the file."""
 
 from typing import Any, Literal, get_args, get_origin
 
@@ -8,9 +8,10 @@ from credit_service.settings import Settings
 
 _HEAD = """# Settings
 
-Each setting is an environment variable, a line in `.env`, or, in lower case, an entry in `credit-service.yaml`; the
-environment wins over `.env`, and that over YAML. An impossible value stops the start with one line that names the
-setting, and so does an unknown name in YAML. `credit-service config` shows what is in force.
+You can give each setting as an environment variable, as a line in `.env`, or, in lower case, as an entry in
+`credit-service.yaml`. The environment overrides `.env`, and `.env` overrides YAML. If a value is invalid or YAML has an
+unknown name, the service prints one line that names the setting and does not start. `credit-service config` shows the
+effective values.
 
 This page is generated from `src/credit_service/settings.py`.
 
@@ -20,7 +21,7 @@ This page is generated from `src/credit_service/settings.py`.
 
 
 def page() -> str:
-    """The page."""
+    """Return the text of the page."""
     return _HEAD + "".join(_row(name, field) for name, field in Settings.model_fields.items())
 
 

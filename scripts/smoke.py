@@ -1,9 +1,9 @@
-"""Walk the whole API of a running service, as a client would, and say what was seen.
+"""Call the main routes of a running service as a client does, and print each fact that held.
 
     python scripts/smoke.py [--url http://127.0.0.1:8015] [--key cs_...] [--rounds 1]
 
-The key (scope admin) may stand in CREDIT_SERVICE_KEY. Each round uses merchants of its own, so it can run against a
-service in use. Ends with exit code 1 at the first thing that is not as promised.
+The environment variable CREDIT_SERVICE_KEY can hold the key (scope admin). Each round opens a new merchant, so you can
+run this against a service in use. The script stops with exit code 1 at the first unexpected answer.
 """
 
 import argparse
@@ -20,11 +20,11 @@ CLOUDEVENT = "application/cloudevents+json"
 
 
 class Unexpected(Exception):
-    """Something was not as promised."""
+    """The service gave an unexpected answer."""
 
 
 class Walk:
-    """One round through the API, for one new merchant."""
+    """One round of calls for one new merchant."""
 
     def __init__(self, client: httpx2.Client) -> None:
         self.client = client
@@ -32,7 +32,7 @@ class Walk:
         self.calls = 0
 
     def call(self, method: str, path: str, expected: int, **sent: Any) -> Any:
-        """Make a call, insist on its status, and return its data."""
+        """Make a call, check its status code, and return the JSON body."""
         self.calls += 1
         answer = self.client.request(method, f"/api/v1{path}", **sent)
         if answer.status_code != expected:
@@ -40,7 +40,7 @@ class Walk:
         return answer.json()
 
     def post(self, amount: int, key: str, expected: int = 201, **more: Any) -> Any:
-        """Spend credits."""
+        """Post a USAGE of `amount` credits."""
         body = {
             "merchant_id": self.merchant,
             "operation_type": "DECREASE",
@@ -51,7 +51,7 @@ class Walk:
         return self.call("POST", "/credits/transactions", expected, json=body, headers={"Idempotency-Key": key})
 
     def event(self, type_: str, expected: int = 200, **data: Any) -> Any:
-        """Tell of an event."""
+        """Post a CloudEvent, and return its result."""
         event = {
             "specversion": "1.0",
             "id": str(uuid.uuid4()),
@@ -65,20 +65,20 @@ class Walk:
         return answer["data"]["results"][0] if expected == 200 else answer
 
     def steps(self) -> Iterator[str]:
-        """Each step of the round, as a sentence about what was seen."""
+        """Run the round step by step. Yield one sentence for each step that passed."""
         account = self.call("POST", "/credits/accounts", 201, json={"merchant_id": self.merchant})["data"]
         trial = account["available"]
         yield f"opened an account with a trial of {trial}"
         insist(self.call("POST", "/credits/accounts", 200, json={"merchant_id": self.merchant})["data"] == account)
-        yield "opened it again: the same account"
+        yield "opened it again, and got the same account"
 
         spent = self.post(30, "spend")["data"]
         insist(spent["balance_after"] == trial - 30)
         insist(self.post(30, "spend", 200)["data"] == spent)
-        yield "spent 30, and repeated it: posted once"
+        yield "spent 30 twice with one key, and the service posted once"
         insist(self.post(31, "spend", 422)["code"] == "idempotency_key_reused")
         insist(self.post(10**9, "too much", 402)["code"] == "insufficient_credits")
-        yield "was refused another amount under the same key, and more than there is"
+        yield "got refusals for another amount under the same key, and for more credits than available"
 
         paid = self.event("evt.shopify.webhook.order_paid", order_id=1001, total="149.90", currency="GBP")
         insist(paid["outcome"] == "posted")
@@ -89,7 +89,7 @@ class Walk:
         self.event("evt.shopify.webhook.order_paid", order_id=1002, total="10.00", currency="GBP")
         insist(self.event("evt.billing.payment_succeeded", payment_id="P-1", credits=500)["outcome"] == "posted")
         insist(self.event("evt.billing.payment_succeeded", payment_id="P-1", credits=500)["outcome"] == "replayed")
-        yield "told of orders, of a refund before its order, and of a payment, twice"
+        yield "posted orders, a refund before its order, and one payment twice"
 
         status = self.call("GET", f"/credits/plugin-status/{self.merchant}", 200)["data"]
         insist(status["status"] == "enabled" and status["reason"] == "available")
@@ -97,29 +97,29 @@ class Walk:
         self.post(balance["available"], "the rest")
         status = self.call("GET", f"/credits/plugin-status/{self.merchant}", 200)["data"]
         insist(status["status"] == "disabled" and status["reason"] == "exhausted")
-        yield "spent the rest, and the plugin was disabled at once"
+        yield "spent the rest, and the service disabled the plugin at once"
 
         history = self.call("GET", f"/credits/transactions?merchant_id={self.merchant}&limit=200", 200)["data"]
         sums = sum(t["amount"] if t["operation_type"] == "INCREASE" else -t["amount"] for t in history)
         insist(sums == history[0]["balance_after"])
         insist([t["sequence"] for t in history] == list(range(len(history), 0, -1)))
-        yield f"read {len(history)} transactions that explain the balance, without a gap"
+        yield f"read {len(history)} transactions without a gap, and their sum is the balance"
 
 
 def httpx2_json(value: Any) -> bytes:
-    """A value as the bytes of a JSON body, for media types of one's own."""
+    """Return the value as a JSON body, for a request with another media type."""
     return httpx2.Request("POST", "http://x", json=value).read()
 
 
 def insist(fact: bool) -> None:
-    """Raise Unexpected unless something holds."""
+    """Raise Unexpected if the fact is false."""
     if not fact:
         frame = sys._getframe(1)
-        raise Unexpected(f"what line {frame.f_lineno} of {__file__} insists on does not hold")
+        raise Unexpected(f"the check in line {frame.f_lineno} of {__file__} failed")
 
 
 def main() -> int:
-    """The command."""
+    """Run the command, and return its exit code."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--url", default="http://127.0.0.1:8015")
     parser.add_argument("--key", default=os.environ.get("CREDIT_SERVICE_KEY"))

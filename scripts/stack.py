@@ -1,10 +1,11 @@
-"""Run everything on this machine without Docker, and end it with Ctrl-C.
+"""Run the whole stack on this machine without Docker. Ctrl-C stops it.
 
     make stack                       # two services, on the ports 8015 and 8016
     make stack ARGS="--port 9000"    # on 9000 and 9001
 
-PostgreSQL, NATS and Valkey come from Python wheels and take ports that are free; two services use them, as two hosts
-would. Settings of the environment (TRIAL_CREDITS=5 make stack) are for both. All of it is new, and gone at the end.
+PostgreSQL, NATS and Valkey come from Python wheels and use free ports. Two services share them, as two hosts would.
+Both services take their settings from the environment (TRIAL_CREDITS=5 make stack). The stack starts empty, and the
+script deletes all its data at the end.
 """
 
 import argparse
@@ -39,14 +40,14 @@ _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Ended(Exception):
-    """A service ended by itself; one sentence, with what it said."""
+    """A service ended by itself. The message is one sentence with the output of the service."""
 
 
 class Service:
-    """One service, in a process of its own that Ctrl-C does not reach: when to stop is for us to say."""
+    """One service in its own process. Ctrl-C does not reach this process, so this script decides when it stops."""
 
     def __init__(self, port: int, folder: Path, settings: Mapping[str, str]) -> None:
-        """Start it."""
+        """Start the service."""
         self.url = f"http://{_HOST}:{port}"
         self.log = folder / f"service-{port}.log"
         self._longest = longest_stop_seconds(load())
@@ -57,7 +58,7 @@ class Service:
             )
 
     def wait_until_ready(self) -> None:
-        """Return when it can take postings. Raises Ended."""
+        """Wait until the service is ready for postings. Raises Ended."""
         until = time.monotonic() + _START_SECONDS
         while not self._is_ready():
             self.insist()
@@ -66,12 +67,12 @@ class Service:
             time.sleep(_LOOK_SECONDS)
 
     def insist(self) -> None:
-        """Raise Ended unless it runs."""
+        """Raise Ended if the service does not run."""
         if self._process.poll() is not None:
             raise Ended(f"{self.url} ended with {self._process.returncode}: {self.log.read_text().strip()}")
 
     def stop(self) -> None:
-        """Let it finish what is under way."""
+        """Stop the service. It finishes its current requests first."""
         self._process.terminate()
         try:
             self._process.wait(self._longest)
@@ -87,8 +88,8 @@ class Service:
 
 
 def run(port: int) -> None:
-    """Start everything, say how to call it, and wait until somebody ends it. Raises Ended, Missing, StorageError."""
-    for number in range(_SERVICES):  # the commonest fault, before anything is started
+    """Start everything, print how to call it, and wait for a signal. Raises Ended, Missing, StorageError."""
+    for number in range(_SERVICES):  # a port in use is the most common fault, so check it before the slow start
         listen(load(service_host=_HOST), port + number).close()
     print("starting PostgreSQL, NATS, Valkey and two services …", flush=True)
     with ExitStack() as running:
@@ -97,16 +98,17 @@ def run(port: int) -> None:
             "NATS_URL": running.enter_context(Nats()).url,
             "REDIS_URL": running.enter_context(Valkey()).url,
         }
-        (held := Folder("stack")).path.chmod(0o700)  # the admin key will be in it
-        running.callback(held.remove)
+        (folder := Folder("stack")).path.chmod(0o700)  # the first service writes the admin key there
+        running.callback(folder.remove)
         chosen = {name: value for name, value in os.environ.items() if name.lower() in Settings.model_fields}
         services = []
-        for number in range(_SERVICES):  # one after the other: the first makes the schema and the first key
-            service = Service(port + number, held.path, chosen | urls | {"METRICS_PORT": "0"})  # one cannot be for both
+        for number in range(_SERVICES):  # one after the other: the first creates the schema and the first key
+            # Two services cannot share one METRICS_PORT.
+            service = Service(port + number, folder.path, chosen | urls | {"METRICS_PORT": "0"})
             services.append(service)
             running.callback(service.stop)
             service.wait_until_ready()
-        print(_greeting(services, held.path / "credit-service.admin-key", urls), flush=True)
+        print(_greeting(services, folder.path / "credit-service.admin-key", urls), flush=True)
         while True:
             time.sleep(_LOOK_SECONDS)
             for service in services:
@@ -116,34 +118,36 @@ def run(port: int) -> None:
 def _greeting(services: list[Service], key: Path, urls: Mapping[str, str]) -> str:
     first, second = (f"{service.url}/api/v1/credits" for service in services)
     merchant = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
-    beside = "\n".join(f"  {name}={shlex.quote(url)}" for name, url in urls.items())
+    servers = "\n".join(f"  {name}={shlex.quote(url)}" for name, url in urls.items())
     return (
-        f"Two services run, {' and '.join(service.url for service in services)}, on\n\n{beside}\n\n"
-        f"Open an account at one of them, and read it at the other:\n\n"
+        f"Two services run at {' and '.join(service.url for service in services)}. They use\n\n{servers}\n\n"
+        f"Open an account at the first, and read it at the second:\n\n"
         f"  KEY=$(cat {shlex.quote(str(key))})\n"
         f'  curl -X POST {first}/accounts -H "Authorization: Bearer $KEY" \\\n'
         f'    -H "Content-Type: application/json" -d \'{{"merchant_id": "{merchant}"}}\'\n'
         f'  curl {second}/accounts/{merchant} -H "Authorization: Bearer $KEY"\n\n'
-        f"Their logs are {', '.join(str(service.log) for service in services)}.\n"
-        f"Ctrl-C ends everything; nothing is kept."
+        f"The logs are {', '.join(str(service.log) for service in services)}.\n"
+        f"Ctrl-C stops everything and deletes all data."
     )
 
 
 def _end(number: int, frame: object) -> NoReturn:
-    for other in _ENDS:  # whoever is impatient would leave half of it behind
+    for other in _ENDS:  # a second signal would interrupt the clean-up
         signal.signal(other, signal.SIG_IGN)
     print("stopping …", flush=True)
     raise KeyboardInterrupt
 
 
 def main() -> int:
-    """The command."""
+    """Run the command, and return its exit code."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--port", type=int, default=8015, help="port of the first service; the second has the next")
+    parser.add_argument(
+        "--port", type=int, default=8015, help="port of the first service; the second takes the next port"
+    )
     asked = parser.parse_args()
     if not 0 < asked.port <= 65_535 - _SERVICES:
-        parser.error(f"{asked.port}: there is no such port, or none after it")
-    for number in _ENDS:  # also where a shell started us in the background, and so without Ctrl-C
+        parser.error(f"{asked.port}: this port or the port after it does not exist")
+    for number in _ENDS:  # a shell that starts us in the background makes us ignore Ctrl-C; this undoes it
         signal.signal(number, _end)
     try:
         run(asked.port)
