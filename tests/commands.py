@@ -1,4 +1,4 @@
-"""Runs `credit-service` commands within the test's own process, as a shell would."""
+"""Run `credit-service` commands as a shell does, but inside the process of the test."""
 
 import contextlib
 import gc
@@ -18,7 +18,7 @@ from credit_service.settings import Settings
 
 
 class Ran(NamedTuple):
-    """What a command said, and its exit code."""
+    """The output of a command and its exit code."""
 
     code: int
     out: str
@@ -26,12 +26,12 @@ class Ran(NamedTuple):
 
     @property
     def json(self) -> Any:
-        """What it printed for a program."""
+        """The standard output, decoded as JSON."""
         return json.loads(self.out)
 
 
 def command(*arguments: str | Path, cwd: Path, **environment: str) -> Ran:
-    """Run one command in `cwd`, with these settings in the environment and no others."""
+    """Run one command in `cwd`. The environment contains only these settings."""
     out, err = io.StringIO(), io.StringIO()
     code: Any = "none"
     with (
@@ -39,8 +39,8 @@ def command(*arguments: str | Path, cwd: Path, **environment: str) -> Ran:
         contextlib.chdir(cwd),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
-        _logs_left_alone(),
-        _garbage_left_alone(),
+        _logging_restored(),
+        _garbage_collection_restored(),
     ):
         try:
             main([str(argument) for argument in arguments])
@@ -50,14 +50,14 @@ def command(*arguments: str | Path, cwd: Path, **environment: str) -> Ran:
 
 
 def clean_environment(**environment: str) -> dict[str, str]:
-    """The environment of this process without any setting of the service, but for those given."""
-    ours = {*Settings.model_fields, "credit_service_key"}
-    return {name: value for name, value in os.environ.items() if name.lower() not in ours} | environment
+    """Return the environment of this process without settings of the service, plus the given variables."""
+    settings = {*Settings.model_fields, "credit_service_key"}
+    return {name: value for name, value in os.environ.items() if name.lower() not in settings} | environment
 
 
 @contextlib.contextmanager
-def _logs_left_alone() -> Iterator[None]:
-    """Afterwards the logs do not go to what stood in for standard error."""
+def _logging_restored() -> Iterator[None]:
+    """Restore the logging at the end, because the command logs to the replaced standard error."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
@@ -69,8 +69,8 @@ def _logs_left_alone() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _garbage_left_alone() -> Iterator[None]:
-    """Afterwards it is collected as before: a command may think the process its own."""
+def _garbage_collection_restored() -> Iterator[None]:
+    """Restore the garbage collector's thresholds at the end, because a command may change them for its process."""
     thresholds = gc.get_threshold()
     try:
         yield

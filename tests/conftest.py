@@ -1,8 +1,11 @@
-"""Hypothesis profiles for the whole suite, chosen with HYPOTHESIS_PROFILE; and real servers, for who asks for one.
+"""Hypothesis profiles and the fixtures of real servers for the whole suite.
 
-The suite is to take less than five minutes on two cores. What that needs: ledgers are copied and never migrated
-(tests/storage/engines.py, tests/served.py), a service of its own process is shared where tests leave it as it was,
-`plain_client` asks it, and what takes long is longer only when it is told so (HYPOTHESIS_PROFILE, tests/faults).
+The environment variable HYPOTHESIS_PROFILE selects the profile. The suite must take less than five minutes on two
+cores. To reach that:
+
+- Tests copy a migrated ledger and do not migrate (tests/storage/engines.py, tests/served.py).
+- Tests that leave a served process unchanged share it, and they call it with `plain_client`.
+- Long tests run longer only on request (HYPOTHESIS_PROFILE, tests/faults).
 """
 
 import gc
@@ -12,16 +15,17 @@ import sys
 import pytest
 from hypothesis import Phase, settings
 
-# The suite starts some two hundred processes of Python, and each would compile again all that it imports: a second more
-# for a service.
+# The suite starts about two hundred Python processes. Without bytecode files each process would compile all its
+# imports. That takes a service one second.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# A failure prints the blob that reproduces it (@reproduce_failure); machines are shared, so no example has a deadline.
+# A failure prints a blob that reproduces it (@reproduce_failure). Examples have no deadline, because other programs may
+# slow the machine.
 settings.register_profile("default", max_examples=150, deadline=None, print_blob=True)
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=2_000)
-# Mutation tests run the suite thousands of times: the same few examples each time, nothing remembered, and a failure is
-# enough, be it large.
+# The mutation check runs the suite thousands of times. So this profile tries the same few examples each time, keeps no
+# database of failures, and does not shrink a failure.
 settings.register_profile(
     "mutation",
     parent=settings.get_profile("default"),
@@ -35,12 +39,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:
-    """How many workers `-n auto` means: one more than there are cores, since tests wait for a third of their time."""
+    """Return the number of workers for `-n auto`: one more than the cores, because tests wait a third of their time."""
     return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_collection_finish() -> None:
-    """What was collected stays, and need not be looked through for garbage again and again."""
+    """Exclude the collected tests from garbage collection: they live until the end of the run."""
     gc.freeze()
 
 

@@ -1,4 +1,4 @@
-"""Sleeping in tests: as told, and only in the loop of the test, since services of other tests may sleep beside it."""
+"""Replace `asyncio.sleep` in the event loop of one test. Services of other tests may sleep in other loops."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,7 +10,7 @@ Sleep = Callable[[float], Awaitable[Any]]
 
 
 def rest_by(monkeypatch: pytest.MonkeyPatch, rest: Sleep) -> Sleep:
-    """Let whoever sleeps in the running loop do this instead; returns how to sleep all the same."""
+    """Replace `asyncio.sleep` in the running loop by `rest`. Returns the original `asyncio.sleep`."""
     sleep, here = asyncio.sleep, asyncio.get_running_loop()
 
     async def resting(seconds: float, *more: Any) -> Any:

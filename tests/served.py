@@ -1,6 +1,6 @@
-"""A real `credit-service serve` in a process of its own, for tests that need one.
+"""Run a real `credit-service serve` in its own process, for tests that need one.
 
-It ends with the test that started it, and with pytest itself however that ends.
+The process ends with its test. It also ends with pytest, even if pytest is killed.
 """
 
 import contextlib
@@ -31,13 +31,13 @@ _numbers = count(1)
 
 
 def die_with_parent() -> None:
-    """For `preexec_fn`: the kernel kills this process when the one that started it is gone; Ctrl-C reaches it."""
+    """Use as `preexec_fn`: the kernel kills the new process when its parent ends, and Ctrl-C interrupts it."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell ignores for what it runs in the background
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell makes its background processes ignore SIGINT
 
 
 def start(*arguments: str | Path, cwd: Path, **popen: Any) -> subprocess.Popen[str]:
-    """Start a `credit-service` command; the settings in `env` are all it gets."""
+    """Start a `credit-service` command. Its environment contains only the settings in `env`."""
     popen["env"] = clean_environment(**popen.pop("env", {}))
     return subprocess.Popen(
         [sys.executable, "-m", "credit_service", *map(str, arguments)],
@@ -49,12 +49,12 @@ def start(*arguments: str | Path, cwd: Path, **popen: Any) -> subprocess.Popen[s
 
 
 def plain_client(url: str = "", **options: Any) -> httpx2.Client:
-    """A client without TLS, for which it would first read all certificates of this machine: 20 ms each time."""
+    """Return a client without TLS. A client with TLS first reads all certificates of the machine, which takes 20 ms."""
     return httpx2.Client(base_url=url, verify=False, **options)
 
 
 class Served:
-    """A service that answers, with its URL and its first admin key."""
+    """A running service, with its URL and its first admin key."""
 
     def __init__(
         self,
@@ -64,10 +64,10 @@ class Served:
         port: int = 0,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        """Start it on an SQLite file, in its folder; or in a folder on the PostgreSQL database of a URL.
+        """Start the service on an SQLite file in the folder of that file, or on a PostgreSQL URL in `folder`.
 
-        A file that is not there yet is made first, since a service that has to migrate takes half as long again to
-        start. That it can is shown where its greeting is (tests/test_service.py).
+        This first creates a missing file from a template, because a service that must migrate takes 1.5 times as long
+        to start. tests/test_service.py tests a start that migrates.
         """
         self.database = database
         if isinstance(database, Path):
@@ -75,10 +75,10 @@ class Served:
                 new_file(database)
             folder, name, url = database.parent, database.name, f"sqlite:///{database}"
         else:
-            assert folder is not None, "where the first admin key is, or will be"
+            assert folder is not None, "the service writes the first admin key into this folder"
             name, url = "credit-service", database
-        self._passed_over = 0
-        # Read by its name: an open file shares its place with the process that writes there.
+        self._skipped = 0
+        # We read this file by its name, because an open file would share its position with the writing process.
         self._stderr = folder / f"{name}.{next(_numbers)}.stderr"
         with self._stderr.open("w") as errors:
             self.process = start(
@@ -119,19 +119,19 @@ class Served:
                 return
 
     def errors(self) -> str:
-        """What it wrote to standard error."""
-        return self._stderr.read_text()[self._passed_over :]
+        """Return the standard error of the service, without skipped text."""
+        return self._stderr.read_text()[self._skipped :]
 
-    def pass_over_errors(self) -> None:
-        """Leave out of `errors` what it has written so far, for the next test."""
-        self._passed_over = len(self._stderr.read_text())
+    def skip_errors(self) -> None:
+        """Exclude the text written so far from `errors`, for the next test."""
+        self._skipped = len(self._stderr.read_text())
 
     def client(self) -> httpx2.Client:
-        """An HTTP client that calls with the admin key."""
+        """Return an HTTP client that sends the admin key."""
         return plain_client(f"{self.url}/api/v1", headers={"Authorization": f"Bearer {self.key}"}, timeout=60)
 
     def stop(self) -> None:
-        """Ask it to stop, and wait until it has finished what was under way."""
+        """Stop the service with SIGTERM, and wait until it has finished its current requests."""
         self.process.terminate()
         try:
             assert self.process.wait(_STOP_SECONDS) in (0, -signal.SIGTERM), self.errors()
@@ -139,7 +139,7 @@ class Served:
             self.kill()
 
     def kill(self) -> None:
-        """`kill -9`: it gets no chance to finish anything."""
+        """Stop the service with SIGKILL, so that it cannot finish its requests."""
         self.process.kill()
         self.process.wait()
         if self.process.stdout is not None:
@@ -150,7 +150,7 @@ class Served:
 def served(
     database: Path | str, *, folder: Path | None = None, port: int = 0, settings: Mapping[str, str] | None = None
 ) -> Iterator[Served]:
-    """A service on this database, with these settings (DATABASE_URL apart) in its environment; see `Served`."""
+    """Run a service on this database. Its environment contains only these settings and DATABASE_URL. See `Served`."""
     service = Served(database, folder=folder, port=port, settings=settings)
     try:
         yield service
@@ -160,7 +160,7 @@ def served(
 
 @contextlib.contextmanager
 def reaped(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
-    """A process that does not outlive the block."""
+    """Kill the process at the end of the block, if it still runs."""
     try:
         yield process
     finally:

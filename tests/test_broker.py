@@ -1,4 +1,4 @@
-"""The connection to NATS comes and goes, and whoever uses it need not notice; streams are made, and never altered."""
+"""The broker reconnects to NATS by itself. It creates missing streams and never changes an existing stream."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +14,7 @@ from tests.servers.nats import Nats, connected
 from tests.servers.processes import wait_until
 
 RECOVERY_SECONDS = 10
-"""How long the service may take to be back after NATS is."""
+"""The longest time that the broker may take to reconnect after NATS is back."""
 
 
 @asynccontextmanager
@@ -28,7 +28,7 @@ async def running(url: str, **options: Any) -> AsyncIterator[Broker]:
 
 
 async def published(broker: Broker, subject: str) -> int:
-    """The number of a message that is published as soon as NATS takes it."""
+    """Publish a message as soon as NATS accepts it. Returns its sequence number."""
     while True:
         try:
             return (await (await broker.jetstream()).publish(subject, b"x", timeout=1)).seq
@@ -36,25 +36,25 @@ async def published(broker: Broker, subject: str) -> int:
             await asyncio.sleep(0.1)
 
 
-async def test_a_user_and_password_with_anything_in_them_are_understood(nats_url: str) -> None:
+async def test_user_and_password_may_contain_special_characters(nats_url: str) -> None:
     async with running(nats_url) as broker:
         assert (await (await broker.jetstream()).account_info()).streams == 0
         await broker.check()
 
 
-async def test_a_token_stands_in_place_of_a_user(new_nats: Callable[..., Nats]) -> None:
+async def test_token_works_in_place_of_a_user(new_nats: Callable[..., Nats]) -> None:
     server = new_nats(settings='authorization { token: "t@ken" }')
     async with running(f"nats://t%40ken@127.0.0.1:{server.port}") as broker:
         await broker.jetstream()
 
 
-async def test_the_next_server_is_tried_where_one_does_not_answer(new_nats: Callable[..., Nats]) -> None:
+async def test_broker_tries_next_server_if_one_does_not_answer(new_nats: Callable[..., Nats]) -> None:
     async with running(f"nats://127.0.0.1:1, {new_nats().url}") as broker:
         async with asyncio.timeout(RECOVERY_SECONDS):
             await broker.jetstream()
 
 
-async def test_NATS_may_be_absent_at_the_start(new_nats: Callable[..., Nats]) -> None:
+async def test_broker_starts_without_nats_and_connects_later(new_nats: Callable[..., Nats]) -> None:
     server = new_nats()
     server.stop()
     async with running(server.url) as broker:
@@ -67,7 +67,7 @@ async def test_NATS_may_be_absent_at_the_start(new_nats: Callable[..., Nats]) ->
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-async def test_a_connection_is_made_anew_after_NATS_was_started_again(new_nats: Callable[..., Nats], end: str) -> None:
+async def test_broker_reconnects_after_nats_restarts(new_nats: Callable[..., Nats], end: str) -> None:
     server = new_nats()
     async with running(server.url) as broker:
         await broker.ensure_stream("CREDITS_TEST", ["test.>"])
@@ -78,17 +78,17 @@ async def test_a_connection_is_made_anew_after_NATS_was_started_again(new_nats: 
             assert await published(broker, "test.2") == 2
 
 
-async def test_a_connection_that_is_silent_is_given_up_and_made_anew(new_nats: Callable[..., Nats]) -> None:
+async def test_broker_replaces_a_silent_connection(new_nats: Callable[..., Nats]) -> None:
     server = new_nats()
     async with running(server.url) as broker:
         await broker.ensure_stream("CREDITS_TEST", ["test.>"])
         server.pause()
-        # More than the kernel buffers: to send what is left would take for ever.
+        # This is more than the kernel can buffer, so the client can never send the rest.
         client = (await broker.jetstream())._nc
         sending = [asyncio.create_task(client.publish("elsewhere", bytes(900_000))) for _ in range(10)]
         try:
             async with asyncio.timeout(RECOVERY_SECONDS):
-                while broker.connected:  # noqa: ASYNC110 - it tells nobody
+                while broker.connected:  # noqa: ASYNC110 - the broker has no event to wait for
                     await asyncio.sleep(0.05)
         finally:
             for one in sending:
@@ -101,7 +101,7 @@ async def test_a_connection_that_is_silent_is_given_up_and_made_anew(new_nats: C
             assert await published(broker, "test.1") > 0
 
 
-async def test_a_wrong_password_is_told_once_and_never_shown(new_nats: Callable[..., Nats]) -> None:
+async def test_wrong_password_logs_one_line_without_the_password(new_nats: Callable[..., Nats]) -> None:
     server = new_nats()
     with capture_logs() as logs:
         async with running(f"nats://tester:canary@127.0.0.1:{server.port}") as broker:
@@ -112,7 +112,7 @@ async def test_a_wrong_password_is_told_once_and_never_shown(new_nats: Callable[
     assert [line["event"] for line in logs] == ["nats_unavailable"]
 
 
-async def test_it_is_closed_also_where_the_client_takes_the_end_for_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_broker_closes_even_if_client_swallows_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("credit_service.broker._END_SECONDS", 0.05)
     monkeypatch.setattr("credit_service.broker._PAUSE_SECONDS", 0)
     connecting = asyncio.Event()
@@ -121,7 +121,7 @@ async def test_it_is_closed_also_where_the_client_takes_the_end_for_its_own(monk
         first = not connecting.is_set()
         connecting.set()
         try:
-            await asyncio.Event().wait()  # for ever
+            await asyncio.Event().wait()  # never ends
         except asyncio.CancelledError:
             if not first:
                 raise
@@ -131,7 +131,7 @@ async def test_it_is_closed_also_where_the_client_takes_the_end_for_its_own(monk
         await connecting.wait()
 
 
-async def test_what_the_user_may_not_do_is_told(new_nats: Callable[..., Nats]) -> None:
+async def test_broker_logs_a_permission_violation(new_nats: Callable[..., Nats]) -> None:
     users = '{ users: [ {user: u, password: p, permissions: {publish: "$JS.API.INFO"}} ] }'
     server = new_nats(settings=f"authorization {users}")
     with capture_logs() as logs:
@@ -145,7 +145,7 @@ async def test_what_the_user_may_not_do_is_told(new_nats: Callable[..., Nats]) -
 # ---- streams
 
 
-async def test_a_stream_is_created_for_the_subjects_that_no_stream_carries(nats_url: str) -> None:
+async def test_broker_creates_stream_for_subjects_without_a_stream(nats_url: str) -> None:
     async with connected(nats_url) as client:
         await client.jetstream().add_stream(name="CREDITS_OTHERS", subjects=["a.>"])
         async with running(nats_url) as broker:
@@ -157,19 +157,19 @@ async def test_a_stream_is_created_for_the_subjects_that_no_stream_carries(nats_
         assert (made.max_age, made.num_replicas) == (30 * 86_400, 1)
 
 
-async def test_several_services_may_create_a_stream_at_once(nats_url: str) -> None:
+async def test_several_services_can_create_one_stream_at_once(nats_url: str) -> None:
     async with running(nats_url) as one, running(nats_url) as other:
         await asyncio.gather(*[broker.ensure_stream("CREDITS_TEST", ["a", "a.*"]) for broker in (one, other) * 5])
 
 
-async def test_a_stream_that_lacks_a_subject_is_told_once_and_left_alone(nats_url: str) -> None:
+async def test_stream_without_a_subject_is_logged_once_and_unchanged(nats_url: str) -> None:
     async with connected(nats_url) as client, running(nats_url) as broker:
         await client.jetstream().add_stream(name="CREDITS_TEST", subjects=["a"], max_msgs=7)
         before = (await client.jetstream().stream_info("CREDITS_TEST")).config
         sentence = (
             "The stream CREDITS_TEST is there, without the subject b; it is left as it is: add that, or remove it."
         )
-        await broker.jetstream()  # that there is a connection is told, too
+        await broker.jetstream()  # connect first, because the broker logs the connection
         with capture_logs() as logs:
             for _ in range(3):
                 with pytest.raises(StreamConflict) as refused:
@@ -184,7 +184,7 @@ async def test_a_stream_that_lacks_a_subject_is_told_once_and_left_alone(nats_ur
         await broker.check()
 
 
-async def test_a_stream_that_NATS_refuses_is_told(nats_url: str) -> None:
+async def test_broker_reports_a_stream_that_nats_refuses(nats_url: str) -> None:
     async with running(nats_url, replicas=3) as broker:
         with pytest.raises(StreamConflict, match="replicas"):
             await broker.ensure_stream("CREDITS_TEST", ["a"])

@@ -1,4 +1,4 @@
-"""L15: erasure reaches every place where personal data of a merchant is kept."""
+"""L15: erasure reaches every place that keeps personal data of a merchant."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ def event(**data: Any) -> dict[str, Any]:
 
 
 def left(one: Letter, orders: frozenset[str] | None = ORDERS, merchant_id: UUID = MERCHANT) -> Any:
-    """What is left of a letter as JSON, None where nothing had to be erased."""
+    """Return the erased letter's original as JSON, or None if erasure does not change the letter."""
     found = erased_letter(one, {SHOP}, merchant_id, orders)
     if found is None:
         return None
@@ -46,7 +46,7 @@ def left(one: Letter, orders: frozenset[str] | None = ORDERS, merchant_id: UUID 
 
 
 @pytest.mark.parametrize("order_id", ["1", 1, 9007199254740993])
-def test_the_metadata_of_a_redacted_order_is_erased(order_id: Any) -> None:
+def test_erasure_removes_metadata_of_a_redacted_order(order_id: Any) -> None:
     assert left(letter(event(order_id=order_id, total="5", **METADATA))) == event(order_id=order_id, total="5")
 
 
@@ -55,10 +55,10 @@ def test_one_erased_order_clears_its_whole_event() -> None:
     assert left(letter(event(order_items=items))) == event(order_items=[{"order_id": 1}, {"order_id": 2}, "nonsense"])
 
 
-def test_the_older_envelope_is_understood() -> None:
+def test_erasure_reads_the_older_envelope() -> None:
     older = {"event_type": "evt.x", "payload": {"merchant_id": str(MERCHANT), "order_id": 1}}
-    told = {**older, "payload": {**older["payload"], **METADATA}}  # type: ignore[dict-item]
-    assert left(letter(told)) == older
+    original = {**older, "payload": {**older["payload"], **METADATA}}  # type: ignore[dict-item]
+    assert left(letter(original)) == older
 
 
 @pytest.mark.parametrize(
@@ -78,11 +78,11 @@ def test_the_older_envelope_is_understood() -> None:
         b"",
     ],
 )
-def test_letters_of_others_and_impersonal_letters_stay(original: Any) -> None:
+def test_erasure_keeps_other_letters_and_impersonal_letters(original: Any) -> None:
     assert left(letter(original)) is None
 
 
-def test_without_orders_all_metadata_is_erased() -> None:
+def test_erasure_without_orders_removes_all_metadata() -> None:
     assert left(letter(event(payment_id=1, **METADATA)), None) == event(payment_id=1)
     assert left(letter(event(payment_id=1)), None) is None
     assert left(letter(event(payment_id=1, **METADATA)), None, UUID(int=5)) is None
@@ -98,8 +98,8 @@ def test_a_malformed_event_loses_its_whole_text() -> None:
 
 @pytest.mark.parametrize("orders", [ORDERS, None])
 def test_an_unreadable_delivery_loses_its_body(orders: frozenset[str] | None) -> None:
-    told = {"shop": SHOP, "topic": "orders/paid", "raw": "ada@example.com"}
-    assert left(letter(told, "validation_failed"), orders) == {"shop": SHOP, "topic": "orders/paid"}
+    original = {"shop": SHOP, "topic": "orders/paid", "raw": "ada@example.com"}
+    assert left(letter(original, "validation_failed"), orders) == {"shop": SHOP, "topic": "orders/paid"}
 
 
 def test_a_dead_refund_loses_its_metadata() -> None:
@@ -112,9 +112,9 @@ def test_a_dead_refund_loses_its_metadata() -> None:
 
 
 def test_an_adjustment_keeps_no_reason_and_can_still_be_replayed() -> None:
-    told = event(adjustment_id=1, operation_type="DECREASE", credits=5, reason="Ada asked", admin_id="ada")
+    original = event(adjustment_id=1, operation_type="DECREASE", credits=5, reason="Ada asked", admin_id="ada")
     gone = event(adjustment_id=1, operation_type="DECREASE", credits=5, reason="erased", admin_id="erased")
-    assert left(letter(told, "insufficient_credits"), None) == gone
+    assert left(letter(original, "insufficient_credits"), None) == gone
     assert left(letter(gone, "insufficient_credits"), None) is None
 
 
@@ -124,14 +124,14 @@ PERSONAL = "ada.lovelace@example.com"
 
 
 async def full_of_personal_data(url: str) -> None:
-    """A ledger that keeps Ada's address in each place that can hold it."""
+    """Write Ada's e-mail address into every place of the ledger that can hold it."""
     personal: dict[str, Any] = {"metadata": f'{{"email":"{PERSONAL}"}}', "salt": b"0123456789abcdef"}
     engine = opened(url, clock=lambda: T0)
     try:
         await tell(engine, opening(), replace(order("1", 8), **personal), replace(use(3), **personal))
         await tell(engine, replace(refund("r", "unknown", credits=1), **personal))
-        told = json.dumps(event(order_id=1, metadata={"email": PERSONAL})).encode()
-        await Letters(engine).put_aside([Undeliverable("evt.x", told, "currency_mismatch", "r", T0)])
+        original = json.dumps(event(order_id=1, metadata={"email": PERSONAL})).encode()
+        await Letters(engine).put_aside([Undeliverable("evt.x", original, "currency_mismatch", "r", T0)])
         await Shops(engine).link(SHOP, MERCHANT, T0)
         body = f'{{"customer":"{PERSONAL}"}}'
         await Shops(engine).keep(KeptDelivery(SHOP, "customers/data_request", body, None, T0))
@@ -146,7 +146,7 @@ async def url(new_ledger: Callable[[], str]) -> str:
     return made
 
 
-async def test_erasure_says_what_it_found_and_finds_nothing_twice(url: str) -> None:
+async def test_erasure_counts_its_finds_and_second_run_finds_nothing(url: str) -> None:
     engine = opened(url, clock=lambda: T0)
     try:
         assert await Erasure(engine).erase(UUID(int=5)) == Erased(0, 0, 0, 0)
@@ -156,19 +156,19 @@ async def test_erasure_says_what_it_found_and_finds_nothing_twice(url: str) -> N
         await engine.close()
 
 
-async def test_no_hash_of_an_erased_dead_letter_is_kept(url: str) -> None:
+async def test_erasure_removes_the_hash_of_a_dead_letter(url: str) -> None:
     engine = opened(url, clock=lambda: T0)
     try:
         (before,) = await Letters(engine).page(LetterQuery(), None, 9)
-        told = Undeliverable("evt.x", before.original or b"", before.code, before.reason, before.at)
+        original = Undeliverable("evt.x", before.original or b"", before.code, before.reason, before.at)
         await Erasure(engine).erase(MERCHANT)
-        assert rows(url, "SELECT message_hash FROM dead_letters") != [(message_hash(told),)]
+        assert rows(url, "SELECT message_hash FROM dead_letters") != [(message_hash(original),)]
     finally:
         await engine.close()
 
 
 @only_on("sqlite")
-async def test_erased_text_is_gone_from_the_files(url: str) -> None:
+async def test_files_do_not_contain_erased_text(url: str) -> None:
     path = place(url)
     assert isinstance(path, Path)
 
@@ -186,7 +186,7 @@ async def test_erased_text_is_gone_from_the_files(url: str) -> None:
         await engine.close()
 
 
-async def test_the_command_erases_and_says_what(url: str, tmp_path: Path) -> None:
+async def test_erase_command_erases_and_prints_counts(url: str, tmp_path: Path) -> None:
     def erase(*more: str) -> Ran:
         return command("erase", str(MERCHANT), *more, cwd=tmp_path, DATABASE_URL=url, DATABASE_ALLOW_UNSAFE="true")
 
@@ -197,6 +197,6 @@ async def test_the_command_erases_and_says_what(url: str, tmp_path: Path) -> Non
     assert (again.code, " ".join(again.out.split())) == (0, "0 transactions 0 parked 0 dead letters 0 deliveries")
 
 
-def test_the_command_refuses_what_is_no_merchant(tmp_path: Path) -> None:
+def test_erase_command_refuses_invalid_merchant(tmp_path: Path) -> None:
     ran = command("erase", "ada", cwd=tmp_path)
     assert (ran.code, ran.out, ran.err) == (2, "", "credit-service: ada is not a UUID.\n")

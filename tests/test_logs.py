@@ -1,4 +1,4 @@
-"""The logs of a real service: every line in one format, and with the names of the request it belongs to."""
+"""The logs of a real service: every line has one format and the ids of its request."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 FORMATS = ("console", "json")
 
-# A service that breaks after it has begun to answer, so that uvicorn has something to say; and a warning of a library.
+# This service fails after it started to answer, so uvicorn logs an error. It also makes a library log a warning.
 BROKEN_STREAM = """
 import sys, warnings
 from credit_service.doors.http import shell
@@ -41,13 +41,13 @@ shell.Shell._serve = broken
 
 
 def lines(service: Served, log_format: str) -> list[dict[str, Any]]:
-    """The lines of the log, as values by name; of the console's, those that begin with a time."""
-    httpx2.get(f"{service.url}/livez")  # answered only after those before it were told of
-    said = service.errors()
+    """Return the log lines as dictionaries. In the console format, return only lines that begin with a time."""
+    httpx2.get(f"{service.url}/livez")  # the service answers this only after it has logged earlier requests
+    output = service.errors()
     if log_format == "json":
-        return [json.loads(line) for line in said.splitlines()]
+        return [json.loads(line) for line in output.splitlines()]
     found = []
-    for line in said.splitlines():
+    for line in output.splitlines():
         head = re.match(r"(?P<timestamp>\S+Z) \[(?P<level>\w+) *\] (?P<event>.*?) *(?=\w+=|$)", line)
         if head is not None:
             found.append(head.groupdict() | dict(re.findall(r"(\w+)=(\S+)", line[head.end() :])))
@@ -55,9 +55,9 @@ def lines(service: Served, log_format: str) -> list[dict[str, Any]]:
 
 
 def requests(service: Served, log_format: str) -> list[dict[str, Any]]:
-    """The lines of answered requests, in their order, but for those of `lines` itself."""
-    told = lines(service, log_format)
-    return [line for line in told if line["event"] == "request" and line["route"] != "/livez"]
+    """Return the log lines of requests in order, without the requests that `lines` makes."""
+    records = lines(service, log_format)
+    return [line for line in records if line["event"] == "request" and line["route"] != "/livez"]
 
 
 @pytest.fixture(scope="module", params=FORMATS)
@@ -66,21 +66,21 @@ def log_format(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def at_debug(log_format: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def shared_debug_service(log_format: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     settings = {"LOG_FORMAT": log_format, "LOG_LEVEL": "debug"}
     with served(tmp_path_factory.mktemp("logs") / "a.db", settings=settings) as service:
         yield service
 
 
 @pytest.fixture
-def talkative(at_debug: Served, log_format: str) -> Served:
-    """A service at debug that has said nothing yet, as far as a test can see."""
-    lines(at_debug, log_format)
-    at_debug.pass_over_errors()
-    return at_debug
+def debug_service(shared_debug_service: Served, log_format: str) -> Served:
+    """Return the shared service at log level debug, with earlier log lines skipped."""
+    lines(shared_debug_service, log_format)
+    shared_debug_service.skip_errors()
+    return shared_debug_service
 
 
-def test_at_debug_each_answered_request_is_one_line(talkative: Served, log_format: str) -> None:
+def test_every_request_is_one_line_at_level_debug(debug_service: Served, log_format: str) -> None:
     asked = [
         ("POST", "/credits/accounts", {"json": {"merchant_id": MERCHANT}}, 201, "/api/v1/credits/accounts"),
         ("GET", f"/credits/accounts/{MERCHANT}?x=1", {}, 422, "/api/v1/credits/accounts/{merchant_id}"),
@@ -96,22 +96,22 @@ def test_at_debug_each_answered_request_is_one_line(talkative: Served, log_forma
         ("GET", "/nothing", {}, 404, "none"),
         ("DELETE", "/health", {}, 405, "/api/v1/health"),
     ]
-    with talkative.client() as client:
+    with debug_service.client() as client:
         for method, path, sent, status, _ in asked:
             assert client.request(method, path, **sent).status_code == status  # type: ignore[arg-type]  # as sent
         ids = client.get("/health").headers
-    told = requests(talkative, log_format)
-    assert [(line["route"], int(line["status"])) for line in told[:-1]] == [
+    records = requests(debug_service, log_format)
+    assert [(line["route"], int(line["status"])) for line in records[:-1]] == [
         (route, status) for *_, status, route in asked
     ]
-    assert [line["method"] for line in told] == ["POST", "GET", "POST", "GET", "GET", "HEAD", "GET", "DELETE", "GET"]
-    assert all(float(line["milliseconds"]) >= 0 for line in told)
-    assert told[-1]["request_id"] == told[-1]["correlation_id"] == ids["x-request-id"]
-    assert len({line["request_id"] for line in told}) == len(told)
-    assert "x=1" not in talkative.errors()
+    assert [line["method"] for line in records] == ["POST", "GET", "POST", "GET", "GET", "HEAD", "GET", "DELETE", "GET"]
+    assert all(float(line["milliseconds"]) >= 0 for line in records)
+    assert records[-1]["request_id"] == records[-1]["correlation_id"] == ids["x-request-id"]
+    assert len({line["request_id"] for line in records}) == len(records)
+    assert "x=1" not in debug_service.errors()
 
 
-def test_at_info_a_request_leaves_nothing_in_the_log(tmp_path: Path, log_format: str) -> None:
+def test_request_logs_nothing_at_level_info(tmp_path: Path, log_format: str) -> None:
     with served(tmp_path / "a.db", settings={"LOG_FORMAT": log_format}) as service, service.client() as client:
         quiet = service.errors()
         for _ in range(3):
@@ -120,7 +120,7 @@ def test_at_info_a_request_leaves_nothing_in_the_log(tmp_path: Path, log_format:
         assert service.errors() == quiet
 
 
-def test_every_line_of_a_request_has_its_names(tmp_path: Path, log_format: str) -> None:
+def test_every_log_line_of_a_request_has_its_ids(tmp_path: Path, log_format: str) -> None:
     with served(tmp_path / "a.db", settings={"LOG_FORMAT": log_format}) as service, service.client() as client:
         with closing(sqlite3.connect(tmp_path / "a.db")) as database:
             database.execute("DROP TABLE grants")
@@ -131,22 +131,20 @@ def test_every_line_of_a_request_has_its_names(tmp_path: Path, log_format: str) 
         assert "no such table: grants" in service.errors()
 
 
-def test_a_pipelined_request_has_no_names_of_the_one_before_it(talkative: Served, log_format: str) -> None:
+def test_pipelined_request_does_not_log_ids_of_earlier_request(debug_service: Served, log_format: str) -> None:
     first = f"GET /api/v1/health HTTP/1.1\r\nhost: x\r\nx-request-id: first\r\ntraceparent: {PARENT}\r\n\r\n"
     second = "GET /api/v1/health HTTP/1.1\r\nhost: x\r\nx-request-id: second\r\nconnection: close\r\n\r\n"
-    with closing(socket.create_connection(("127.0.0.1", talkative.port))) as connection:
+    with closing(socket.create_connection(("127.0.0.1", debug_service.port))) as connection:
         connection.sendall((first + second).encode())
         while connection.recv(65536):
             pass
-    told = {line["request_id"]: line for line in requests(talkative, log_format)}
-    assert told["first"]["trace_id"] == told["first"]["correlation_id"] == TRACE
-    assert "trace_id" not in told["second"]
-    assert told["second"]["correlation_id"] == "second"
+    records = {line["request_id"]: line for line in requests(debug_service, log_format)}
+    assert records["first"]["trace_id"] == records["first"]["correlation_id"] == TRACE
+    assert "trace_id" not in records["second"]
+    assert records["second"]["correlation_id"] == "second"
 
 
-def test_what_libraries_say_comes_in_the_same_format_with_the_names_of_the_request(
-    tmp_path: Path, log_format: str
-) -> None:
+def test_library_messages_have_same_format_and_request_ids(tmp_path: Path, log_format: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(BROKEN_STREAM)
     settings = {"LOG_FORMAT": log_format, "PYTHONPATH": str(tmp_path)}
     with served(tmp_path / "a.db", settings=settings) as service, service.client() as client:
@@ -154,10 +152,10 @@ def test_what_libraries_say_comes_in_the_same_format_with_the_names_of_the_reque
         with pytest.raises(httpx2.RemoteProtocolError):
             client.get(f"{base}/broken", headers={"x-request-id": "broken"})
         client.get(f"{base}/warned", headers={"x-request-id": "warned"})
-        told = {line.get("request_id"): line for line in lines(service, log_format)}
-        assert (told["broken"]["event"], told["broken"]["level"]) == ("Exception in ASGI application", "error")
+        records = {line.get("request_id"): line for line in lines(service, log_format)}
+        assert (records["broken"]["event"], records["broken"]["level"]) == ("Exception in ASGI application", "error")
         assert "RuntimeError: a bug" in service.errors()
-        assert told["warned"]["level"] == "warning"
+        assert records["warned"]["level"] == "warning"
         assert "something is old" in service.errors()
 
 
@@ -167,20 +165,20 @@ def test_what_libraries_say_comes_in_the_same_format_with_the_names_of_the_reque
 WELL_FORMED = (PARENT, PARENT[:-1] + "0", f"01-{PARENT[3:]}", f"cc-{PARENT[3:]}-more-to-come")
 
 
-def test_a_trace_id_is_taken_from_traceparent(talkative: Served, log_format: str) -> None:
-    with talkative.client() as client:
+def test_service_takes_trace_id_from_traceparent(debug_service: Served, log_format: str) -> None:
+    with debug_service.client() as client:
         for given in WELL_FORMED:
             answer = client.get("/health", headers={"traceparent": given, "x-request-id": "mine"})
             assert answer.headers["x-correlation-id"] == TRACE
             assert answer.headers["x-request-id"] == "mine"
             own = client.get("/health", headers={"traceparent": given, "x-correlation-id": "own"})
             assert own.headers["x-correlation-id"] == "own"
-    told = requests(talkative, log_format)
-    assert {line["trace_id"] for line in told} == {TRACE}
-    assert [line["correlation_id"] for line in told] == [TRACE, "own"] * len(WELL_FORMED)
+    records = requests(debug_service, log_format)
+    assert {line["trace_id"] for line in records} == {TRACE}
+    assert [line["correlation_id"] for line in records] == [TRACE, "own"] * len(WELL_FORMED)
 
 
-def test_a_status_that_is_answered_from_memory_has_the_trace_id_too(tmp_path: Path) -> None:
+def test_cached_plugin_status_answer_has_the_trace_id(tmp_path: Path) -> None:
     with served(tmp_path / "a.db") as service, service.client() as client:
         for _ in range(2):
             answer = client.get(f"/credits/plugin-status/{MERCHANT}", headers={"traceparent": PARENT})
@@ -190,21 +188,21 @@ def test_a_status_that_is_answered_from_memory_has_the_trace_id_too(tmp_path: Pa
 MALFORMED = {
     "upper case": PARENT.upper(),
     "version ff": f"ff-{PARENT[3:]}",
-    "version 00 with more": f"{PARENT}-more",
-    "a later version with more, but no dash": f"01-{PARENT[3:]}more",
-    "a trace id of zeros": PARENT.replace(TRACE, "0" * 32),
-    "a parent id of zeros": PARENT.replace("00f067aa0ba902b7", "0" * 16),
-    "a short trace id": PARENT.replace(TRACE, TRACE[1:]),
+    "version 00 with extra text": f"{PARENT}-more",
+    "later version with extra text but no dash": f"01-{PARENT[3:]}more",
+    "trace id of zeros": PARENT.replace(TRACE, "0" * 32),
+    "parent id of zeros": PARENT.replace("00f067aa0ba902b7", "0" * 16),
+    "short trace id": PARENT.replace(TRACE, TRACE[1:]),
     "no flags": PARENT[:-3],
-    "no hexadecimal digits": PARENT.replace("4bf9", "4bg9"),
-    "nothing": "",
-    "another shape": "hello",
-    "spaces within": PARENT.replace("-", " - "),
+    "not hexadecimal": PARENT.replace("4bf9", "4bg9"),
+    "empty": "",
+    "wrong format": "hello",
+    "inner spaces": PARENT.replace("-", " - "),
 }
 
 
-def test_a_malformed_traceparent_is_as_none(talkative: Served, log_format: str) -> None:
-    with talkative.client() as client:
+def test_service_ignores_malformed_traceparent(debug_service: Served, log_format: str) -> None:
+    with debug_service.client() as client:
         for what, given in MALFORMED.items():
             answer = client.get("/health", headers={"traceparent": given, "x-request-id": "mine"})
             assert answer.headers["x-correlation-id"] == "mine", what
@@ -212,9 +210,9 @@ def test_a_malformed_traceparent_is_as_none(talkative: Served, log_format: str) 
             "/health", headers=[("traceparent", PARENT), ("traceparent", PARENT), ("x-request-id", "mine")]
         )
         assert twice.headers["x-correlation-id"] == "mine"
-    told = requests(talkative, log_format)
-    assert len(told) == len(MALFORMED) + 1
-    assert not any("trace_id" in line for line in told)
+    records = requests(debug_service, log_format)
+    assert len(records) == len(MALFORMED) + 1
+    assert not any("trace_id" in line for line in records)
 
 
 def test_console_log_escapes_control_characters(
@@ -230,8 +228,8 @@ def test_console_log_escapes_control_characters(
             structlog.get_logger().exception("failed")
     finally:
         structlog.reset_defaults()
-    said = capsys.readouterr().err
-    assert all(line.isprintable() for line in said.split("\n"))
-    assert "a\\x1b[2J" in said
-    assert "shop=b\\nc" in said
-    assert "ValueError: d\\x1b\\u202e" in said
+    output = capsys.readouterr().err
+    assert all(line.isprintable() for line in output.split("\n"))
+    assert "a\\x1b[2J" in output
+    assert "shop=b\\nc" in output
+    assert "ValueError: d\\x1b\\u202e" in output

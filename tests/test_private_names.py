@@ -1,4 +1,4 @@
-"""Private names of libraries stand in few modules, and these libraries are pinned to a minor version."""
+"""Only a few modules use private names of libraries, and pyproject.toml pins these libraries to a minor version."""
 
 import ast
 import re
@@ -12,20 +12,20 @@ from packaging.version import Version
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "credit_service"
 PRIVATE = re.compile(r"_[a-z]\w*")
-PUBLIC_DESPITE_THEIR_NAMES = {"_replace", "_make", "_fields", "_asdict"}  # of named tuples, documented
+PUBLIC_DESPITE_THEIR_NAMES = {"_replace", "_make", "_fields", "_asdict"}  # documented methods of named tuples
 KNOWN = {
     "broker.py": {"_nc", "_transport"},
     "doors/jetstream/consumer.py": {"_nc"},
     "outlets/dead_letters.py": {"_nc"},
     "outlets/jetstream.py": {"_flush_pending", "_send_command"},
 }
-"""By module: attributes of nats-py, which has no public way to do this."""
+"""The private attributes of nats-py that each module uses. nats-py has no public API for these tasks."""
 INSIDES = {"doors/http/protocol.py": ("httptools", "uvicorn")}
-"""Modules that rely on how a class of a library works inside, without its private names."""
+"""Modules that depend on the internals of a library without its private names."""
 PINNED = {"httptools": "0.9", "nats-py": "2.16", "uvicorn": "0.54"}
 
 
-def test_private_names_stand_only_in_known_modules() -> None:
+def test_only_known_modules_use_private_names() -> None:
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCE.rglob("*.py")}
     own = {name for tree in trees.values() for name in defined(tree)}
     found: dict[str, set[str]] = {}
@@ -35,7 +35,7 @@ def test_private_names_stand_only_in_known_modules() -> None:
     assert found == KNOWN
 
 
-def test_only_the_protocol_subclasses_a_protocol_of_uvicorn() -> None:
+def test_only_the_protocol_module_imports_uvicorn_protocols() -> None:
     importing = {
         path.relative_to(SOURCE).as_posix()
         for path in SOURCE.rglob("*.py")
@@ -51,11 +51,11 @@ def test_libraries_with_private_names_are_pinned_to_a_minor_version() -> None:
         major, _, least = minor.partition(".")
         after = Version(f"{major}.{int(least) + 1}")
         assert required[library].contains(f"{minor}.0")
-        assert not required[library].contains(after), f"{library} may become {after}: read its inside again first"
+        assert not required[library].contains(after), f"{library} may become {after}: read its internals again first"
 
 
 def defined(tree: ast.Module) -> Iterator[str]:
-    """Names that our own code defines: functions, attributes, slots, and what is assigned."""
+    """Yield the names that our code defines: functions, attributes, slots and variables."""
     for node in ast.walk(tree):
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
@@ -67,5 +67,5 @@ def defined(tree: ast.Module) -> Iterator[str]:
 
 
 def used(tree: ast.Module) -> set[str]:
-    """Private names that are read as attributes."""
+    """Return the private names that the code reads as attributes."""
     return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and PRIVATE.fullmatch(node.attr)}

@@ -1,4 +1,4 @@
-"""What the service does by itself, round after round: how it pauses, and what it tells of failures."""
+"""Background rounds of the service: the pauses between them, and the log lines of failures."""
 
 import asyncio
 from typing import Any
@@ -11,36 +11,36 @@ from credit_service.storage.engine import StorageUnavailable
 
 
 class Enough(BaseException):
-    """The test has seen enough."""
+    """This error ends the endless rounds of a test."""
 
 
 async def paused(monkeypatch: pytest.MonkeyPatch, rounds: list[Any], **options: Any) -> tuple[list[float], list[Any]]:
-    """The pauses of rounds that come to this (an answer, or an error), and what was logged of them."""
+    """Run rounds with these results (a value or an error). Return the pauses and the reasons in the log."""
     monkeypatch.setattr("credit_service.rounds.random.uniform", lambda low, high: high)
     pauses: list[float] = []
     left = iter([*rounds, Enough()])
 
     async def once() -> bool:
-        came = next(left)
-        if isinstance(came, BaseException):
-            raise came
-        return bool(came)
+        result = next(left)
+        if isinstance(result, BaseException):
+            raise result
+        return bool(result)
 
     async def pause(seconds: float) -> None:
         pauses.append(seconds)
 
     monkeypatch.setattr(asyncio, "sleep", pause)
-    with capture_logs() as told, pytest.raises(Enough):
+    with capture_logs() as logs, pytest.raises(Enough):
         await keep_doing(once, "it_failed", 1, **options)
-    return pauses, [line.get("reason") for line in told if line["event"] == "it_failed"]
+    return pauses, [line.get("reason") for line in logs if line["event"] == "it_failed"]
 
 
-async def test_a_round_that_left_something_to_do_is_followed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_round_with_more_work_is_followed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await paused(monkeypatch, [True, True, False, True, False]) == ([1, 1], [])
 
 
 @pytest.mark.parametrize("failure", [NotNow("Away."), StorageUnavailable("Gone.")], ids=repr)
-async def test_pauses_grow_while_rounds_fail_in_a_row_and_the_reason_is_told_once(
+async def test_pauses_grow_with_failures_and_reason_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     rounds = [*[failure] * 5, False, failure]
@@ -48,5 +48,5 @@ async def test_pauses_grow_while_rounds_fail_in_a_row_and_the_reason_is_told_onc
     assert await paused(monkeypatch, rounds) == ([1] * 7, [str(failure)] * 2)
 
 
-async def test_what_nobody_foresaw_is_told_each_time_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unexpected_errors_are_logged_each_time_and_rounds_continue(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await paused(monkeypatch, [RuntimeError("a bug")] * 3) == ([1, 1, 1], [None] * 3)

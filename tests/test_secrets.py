@@ -1,4 +1,7 @@
-"""No secret comes out: canaries are put wherever a secret can be, and looked for in everything that is said."""
+"""The service never shows a secret.
+
+Each test sets a canary wherever a secret can be, and searches all output for it.
+"""
 
 import asyncio
 import contextlib
@@ -30,42 +33,42 @@ from tests.storage.engines import on_server, only_on, opened
 
 CANARY = "Canary-in-the-mine"
 MERCHANT = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
-NOBODY = "127.0.0.1:1"
-"""Where nobody listens."""
+NO_SERVER = "127.0.0.1:1"
+"""No server listens on this address."""
 
 URLS = (
-    f"postgresql://user:{CANARY}@{NOBODY}/credits",
-    f"postgres://user:{CANARY}@{NOBODY}/credits",
-    f"postgresql+asyncpg://user:{CANARY}@{NOBODY}/credits",
-    f"postgresql://user@{NOBODY}/credits?password={CANARY}",
-    f"postgresql://user@{NOBODY}/credits?sslpassword={CANARY}&sslmode=disable",
+    f"postgresql://user:{CANARY}@{NO_SERVER}/credits",
+    f"postgres://user:{CANARY}@{NO_SERVER}/credits",
+    f"postgresql+asyncpg://user:{CANARY}@{NO_SERVER}/credits",
+    f"postgresql://user@{NO_SERVER}/credits?password={CANARY}",
+    f"postgresql://user@{NO_SERVER}/credits?sslpassword={CANARY}&sslmode=disable",
     f"postgresql://user:{CANARY}@127.0.0.1:port/credits",
     f"postgresql://user@127.0.0.1:{CANARY}/credits",
-    f"postgresql://user:{CANARY}@@{NOBODY}/credits",
-    f"postgresql://user:%{CANARY}@{NOBODY}/credits",
+    f"postgresql://user:{CANARY}@@{NO_SERVER}/credits",
+    f"postgresql://user:%{CANARY}@{NO_SERVER}/credits",
     f"postgresql://user:{CANARY}@[::1/credits",
-    f"postgresql//user:{CANARY}@{NOBODY}/credits",
-    f"postgresql:///{CANARY}:{CANARY}@{NOBODY}/credits",
-    f"mysql://user:{CANARY}@{NOBODY}/credits",
-    f"sqlite://user:{CANARY}@{NOBODY}/credits",
-    f"sqlite:///user:{CANARY}@{NOBODY}/credits",
-    f"sqlite:///postgresql://user:{CANARY}@{NOBODY}/credits",
-    f"user:{CANARY}@{NOBODY}/credits",
+    f"postgresql//user:{CANARY}@{NO_SERVER}/credits",
+    f"postgresql:///{CANARY}:{CANARY}@{NO_SERVER}/credits",
+    f"mysql://user:{CANARY}@{NO_SERVER}/credits",
+    f"sqlite://user:{CANARY}@{NO_SERVER}/credits",
+    f"sqlite:///user:{CANARY}@{NO_SERVER}/credits",
+    f"sqlite:///postgresql://user:{CANARY}@{NO_SERVER}/credits",
+    f"user:{CANARY}@{NO_SERVER}/credits",
     CANARY,
 )
-"""Databases with a password: good ones, and such as somebody in a hurry writes."""
+"""Database URLs with a password: valid URLs and common mistakes."""
 
 REDIS_URLS = (
-    f"redis://user:{CANARY}@{NOBODY}/0",
-    f"redis://:{CANARY}@{NOBODY}",
-    f"rediss://user:{CANARY}@{NOBODY}?ssl_password={CANARY}",
-    f"redis://{CANARY}@@{NOBODY}/0",
+    f"redis://user:{CANARY}@{NO_SERVER}/0",
+    f"redis://:{CANARY}@{NO_SERVER}",
+    f"rediss://user:{CANARY}@{NO_SERVER}?ssl_password={CANARY}",
+    f"redis://{CANARY}@@{NO_SERVER}/0",
     f"redis://user:{CANARY}@127.0.0.1:port",
-    f"redis://{NOBODY}/0?password={CANARY}",
+    f"redis://{NO_SERVER}/0?password={CANARY}",
     f"unix://user:{CANARY}@/run/redis",
     CANARY,
 )
-"""The same of Redis."""
+"""Redis URLs with a password: valid URLs and common mistakes."""
 
 COMMANDS = (
     ("config",),
@@ -80,8 +83,8 @@ COMMANDS = (
 
 
 @pytest.fixture(autouse=True)
-def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty directory, and an environment without settings."""
+def _empty_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the test in an empty folder and without settings in the environment."""
     monkeypatch.chdir(tmp_path)
     environment = clean_environment()
     for name in [name for name in Settings.model_fields if name.upper() not in environment]:
@@ -89,7 +92,7 @@ def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception, and all that hang on to it, whether a traceback would show them or not."""
+    """Yield an exception with all its causes and contexts, even those that a traceback hides."""
     left, seen = [error], set[int]()
     while left:
         one = left.pop()
@@ -99,8 +102,8 @@ def chain(error: BaseException) -> Iterator[BaseException]:
             left += [other for other in (one.__cause__, one.__context__) if other is not None]
 
 
-def told_by(error: BaseException) -> str:
-    """Everything that an exception says."""
+def text_of_error(error: BaseException) -> str:
+    """Return all texts of an exception: message, arguments, attributes and traceback."""
     return "\n".join(
         text
         for one in chain(error)
@@ -108,66 +111,64 @@ def told_by(error: BaseException) -> str:
     )
 
 
-def of(thing: Any) -> str:
-    """Everything that a value says of itself."""
+def text_of(thing: Any) -> str:
+    """Return all text representations of a value."""
     return "\n".join((repr(thing), str(thing), f"{thing}", repr([thing]), repr({"it": thing})))
 
 
-def is_quiet(*texts: str, canary: str = CANARY) -> bool:
-    """Whether a canary is in none of these, nor in another way of writing it."""
-    ways = {canary, canary.lower(), canary.upper(), canary.encode().hex()}
-    return not any(way in text for text in texts for way in ways)
+def lacks_secret(*texts: str, canary: str = CANARY) -> bool:
+    """Return whether none of the texts contains the canary in any spelling."""
+    spellings = {canary, canary.lower(), canary.upper(), canary.encode().hex()}
+    return not any(spelling in text for text in texts for spelling in spellings)
 
 
 # ---- passwords in the URL of the database
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_no_command_tells_a_password_of_the_database_wherever_it_was_set(url: str, tmp_path: Path) -> None:
+def test_no_command_shows_the_database_password(url: str, tmp_path: Path) -> None:
     for arguments in COMMANDS:
         ran = command(*arguments, cwd=tmp_path, DATABASE_URL=url, LOG_LEVEL="debug")
-        assert is_quiet(ran.out, ran.err), arguments
+        assert lacks_secret(ran.out, ran.err), arguments
         ran = command(*arguments, "--database-url", url, cwd=tmp_path)
-        assert is_quiet(ran.out, ran.err), arguments
+        assert lacks_secret(ran.out, ran.err), arguments
     for file, text in ((".env", f"DATABASE_URL={url}\n"), (YAML_FILE, f"database_url: '{url}'\n")):
         (tmp_path / file).write_text(text)
         for arguments in COMMANDS[:3]:
             ran = command(*arguments, cwd=tmp_path)
-            assert is_quiet(ran.out, ran.err), (file, arguments)
+            assert lacks_secret(ran.out, ran.err), (file, arguments)
         (tmp_path / file).unlink()
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_neither_settings_nor_their_refusal_hold_a_password_of_the_database(url: str) -> None:
+def test_settings_and_their_errors_hide_the_database_password(url: str) -> None:
     with contextlib.suppress(SettingsError):
         settings = load(database_url=url)
         database = database_of(settings)
-        assert is_quiet(
-            of(settings), settings.model_dump_json(), str(settings.model_dump()), of(database), database.name
+        assert lacks_secret(
+            text_of(settings), settings.model_dump_json(), str(settings.model_dump()), text_of(database), database.name
         )
         return
     with pytest.raises(SettingsError) as refused:
         load(database_url=url)
-    assert is_quiet(told_by(refused.value))
+    assert lacks_secret(text_of_error(refused.value))
 
 
 @pytest.mark.parametrize("url", REDIS_URLS)
-def test_no_command_tells_a_password_of_redis(url: str, tmp_path: Path) -> None:
+def test_no_command_shows_the_redis_password(url: str, tmp_path: Path) -> None:
     for arguments in COMMANDS[:4]:
         ran = command(*arguments, cwd=tmp_path, REDIS_URL=url, LOG_LEVEL="debug")
-        assert is_quiet(ran.out, ran.err), arguments
+        assert lacks_secret(ran.out, ran.err), arguments
     with contextlib.suppress(SettingsError):
         settings = load(redis_url=url)
-        assert is_quiet(of(settings), settings.model_dump_json(), str(settings.model_dump()))
+        assert lacks_secret(text_of(settings), settings.model_dump_json(), str(settings.model_dump()))
         return
     with pytest.raises(SettingsError) as refused:
         load(redis_url=url)
-    assert is_quiet(told_by(refused.value))
+    assert lacks_secret(text_of_error(refused.value))
 
 
-def test_a_service_tells_neither_the_password_of_redis_nor_the_secret_of_the_app(
-    tmp_path: Path, new_valkey: Callable[[], Valkey]
-) -> None:
+def test_service_hides_redis_password_and_shopify_secret(tmp_path: Path, new_valkey: Callable[[], Valkey]) -> None:
     valkey = new_valkey()
     password = urlsplit(valkey.url).password or ""
     settings = {
@@ -177,95 +178,97 @@ def test_a_service_tells_neither_the_password_of_redis_nor_the_secret_of_the_app
         "SHOPIFY_WEBHOOK_SECRET": CANARY,
         "SHOPIFY_WEBHOOK_SECRET_PREVIOUS": CANARY,
     }
-    said: list[str] = []
+    output: list[str] = []
     for url in (valkey.url, valkey.url.replace(password, CANARY)):
         with served(tmp_path / "a.db", settings={**settings, "REDIS_URL": url}) as service:
             with service.client() as client:
-                said.append(client.get(f"/credits/plugin-status/{MERCHANT}?signature=x&timestamp=1").text)
+                output.append(client.get(f"/credits/plugin-status/{MERCHANT}?signature=x&timestamp=1").text)
                 batch = {"merchant_ids": [MERCHANT]}
-                said.append(client.post("/credits/plugin-status/batch", json=batch).text)
-                said.append(client.get("/health/detailed").text)
+                output.append(client.post("/credits/plugin-status/batch", json=batch).text)
+                output.append(client.get("/health/detailed").text)
                 if url == valkey.url:
                     valkey.kill()
                     batch = {"merchant_ids": ["00000000-0000-4000-8000-000000000000"]}
-                    said.append(client.post("/credits/plugin-status/batch", json=batch).text)
-                    said.append(client.get("/health/detailed").text)
+                    output.append(client.post("/credits/plugin-status/batch", json=batch).text)
+                    output.append(client.get("/health/detailed").text)
                     valkey.start()
             service.process.terminate()
             service.process.wait(30)
             assert service.process.stdout is not None
-            said += [service.errors(), service.process.stdout.read()]
-    assert "Redis cannot be used: " in "".join(said)
-    assert all(is_quiet(*said, canary=one) for one in (CANARY, password, unquote(password)))
+            output += [service.errors(), service.process.stdout.read()]
+    assert "Redis cannot be used: " in "".join(output)
+    assert all(lacks_secret(*output, canary=one) for one in (CANARY, password, unquote(password)))
 
 
 @only_on("postgres")
-def test_a_service_on_postgresql_tells_its_password_nowhere(new_ledger: Callable[[], str], tmp_path: Path) -> None:
+def test_service_on_postgresql_never_shows_its_password(new_ledger: Callable[[], str], tmp_path: Path) -> None:
     url = new_ledger()
     password = urlsplit(url).password
     assert password
     passwords = (password, unquote(password))
     settings = {"LOG_LEVEL": "debug", "LOG_FORMAT": "json", "DATABASE_ALLOW_UNSAFE": "true"}
-    said: list[str] = []
+    output: list[str] = []
     with served(url, folder=tmp_path, settings=settings) as service:
         with service.client() as client:
-            said.append(client.get("/health/detailed").text)
+            output.append(client.get("/health/detailed").text)
             with on_server(url, "DROP TABLE grants CASCADE"):
                 pass
             answer = client.post("/credits/accounts", json={"merchant_id": MERCHANT})
             assert answer.status_code >= 500
-            said.append(answer.text)
+            output.append(answer.text)
         service.process.terminate()
         service.process.wait(30)
         assert service.process.stdout is not None
-        said += [service.errors(), service.process.stdout.read()]
+        output += [service.errors(), service.process.stdout.read()]
     wrong = url.replace(password, "wrong-password")
     for database in (url, wrong, f"{url}_that_is_not_there"):
         for arguments in COMMANDS:
             ran = command(*arguments, cwd=tmp_path, DATABASE_URL=database, **settings, SERVICE_HOST="0.0.0.0.0")
-            said += [ran.out, ran.err]
-    assert all(is_quiet(*said, canary=one) for one in (*passwords, "wrong-password"))
+            output += [ran.out, ran.err]
+    assert all(lacks_secret(*output, canary=one) for one in (*passwords, "wrong-password"))
     store = opened(url)
-    assert all(is_quiet(of(store), of(database_of(load(database_url=url))), canary=one) for one in passwords)
+    assert all(
+        lacks_secret(text_of(store), text_of(database_of(load(database_url=url))), canary=one) for one in passwords
+    )
     asyncio.run(store.close())
 
 
 # ---- passwords in the URL of NATS
 
 BROKERS = (
-    f"nats://user:{CANARY}@{NOBODY}",
-    f"nats://{CANARY}@{NOBODY}",
-    f"nats://{NOBODY},tls://user:{CANARY}@{NOBODY}",
-    f"nats://user:{CANARY}@@{NOBODY}",
+    f"nats://user:{CANARY}@{NO_SERVER}",
+    f"nats://{CANARY}@{NO_SERVER}",
+    f"nats://{NO_SERVER},tls://user:{CANARY}@{NO_SERVER}",
+    f"nats://user:{CANARY}@@{NO_SERVER}",
     f"nats://user:{CANARY}@127.0.0.1:port",
-    f"nats://user:{CANARY}/@{NOBODY}",
-    f"http://user:{CANARY}@{NOBODY}",
-    f"user:{CANARY}@{NOBODY}",
+    f"nats://user:{CANARY}/@{NO_SERVER}",
+    f"http://user:{CANARY}@{NO_SERVER}",
+    f"user:{CANARY}@{NO_SERVER}",
     CANARY,
 )
 
 
 @pytest.mark.parametrize("url", BROKERS)
-def test_nothing_tells_a_password_of_NATS(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Nobody is there, however long one waits.
+def test_nothing_shows_the_nats_password(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # No server listens there, so waiting longer changes nothing.
     monkeypatch.setattr(import_module("credit_service.cli.doctor"), "_NATS_SECONDS", 0.5)
     for arguments in (("config",), ("config", "--json"), ("doctor",)):
         ran = command(*arguments, cwd=tmp_path, NATS_URL=url)
-        assert is_quiet(ran.out, ran.err), arguments
+        assert lacks_secret(ran.out, ran.err), arguments
     if url not in BROKERS[:3]:
         with pytest.raises(SettingsError) as refused:
             load(nats_url=url)
-        assert is_quiet(told_by(refused.value))
+        assert lacks_secret(text_of_error(refused.value))
         return
     settings = load(nats_url=url)
     broker = Broker(settings.nats_url.get_secret_value(), name="n")
-    assert is_quiet(of(settings), settings.model_dump_json(), of(broker), broker.name)
+    assert lacks_secret(text_of(settings), settings.model_dump_json(), text_of(broker), broker.name)
     with served(tmp_path / "ledger.db", settings={"NATS_URL": url, "LOG_LEVEL": "debug"}) as service:
         with service.client() as client:
-            told = client.get("/health/detailed").text
+            text = client.get("/health/detailed").text
         service.stop()
         assert "nats_unavailable" in service.errors()
-        assert is_quiet(told, service.errors())
+        assert lacks_secret(text, service.errors())
 
 
 # ---- wrong settings
@@ -297,14 +300,14 @@ def test_nothing_tells_a_password_of_NATS(url: str, tmp_path: Path, monkeypatch:
         f"nats_subjects: {CANARY}\n",
     ],
 )
-def test_a_wrong_line_of_yaml_is_not_quoted(text: str, tmp_path: Path) -> None:
+def test_error_does_not_quote_wrong_yaml_line(text: str, tmp_path: Path) -> None:
     (tmp_path / YAML_FILE).write_text(text)
     with pytest.raises(SettingsError) as refused:
         load()
-    assert is_quiet(told_by(refused.value))
+    assert lacks_secret(text_of_error(refused.value))
     ran = command("config", cwd=tmp_path)
     assert ran.code == 2
-    assert is_quiet(ran.out, ran.err)
+    assert lacks_secret(ran.out, ran.err)
 
 
 @pytest.mark.parametrize(
@@ -318,20 +321,20 @@ def test_a_wrong_line_of_yaml_is_not_quoted(text: str, tmp_path: Path) -> None:
         f"{CANARY}=\n== {CANARY}\nTRIAL_CREDITS=-1".encode(),
     ],
 )
-def test_a_wrong_line_of_env_is_not_quoted(content: bytes, tmp_path: Path) -> None:
+def test_error_does_not_quote_wrong_env_line(content: bytes, tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(content)
     with pytest.raises(SettingsError) as refused:
         load()
-    assert is_quiet(told_by(refused.value))
+    assert lacks_secret(text_of_error(refused.value))
     ran = command("config", cwd=tmp_path)
     assert ran.code == 2
-    assert is_quiet(ran.out, ran.err)
+    assert lacks_secret(ran.out, ran.err)
 
 
 # ---- keys in memory
 
 
-async def test_no_part_of_the_service_tells_a_key_by_showing_itself(tmp_path: Path) -> None:
+async def test_repr_of_every_part_hides_the_keys(tmp_path: Path) -> None:
     settings = load(database_url=f"sqlite:///{tmp_path / 'a.db'}")
     store = await database_of(settings).opened()
     try:
@@ -343,27 +346,27 @@ async def test_no_part_of_the_service_tells_a_key_by_showing_itself(tmp_path: Pa
         assert await key_of(service.keyring, whole)
         for secret in (whole.split("_", 2)[2], made.whole.split("_", 2)[2]):
             for thing in (settings, store, service, service.keyring, service.app, service.posting, service.gate, made):
-                assert is_quiet(of(thing), canary=secret)
-            assert is_quiet(of(await Keys(store).all()), of(made.key), canary=secret)
+                assert lacks_secret(text_of(thing), canary=secret)
+            assert lacks_secret(text_of(await Keys(store).all()), text_of(made.key), canary=secret)
         for wrong in (f"{whole}x", f"{whole[:-1]}!", f"Basic {whole}"):
             assert await key_of(Keyring(Keys(store)), wrong) is None
     finally:
         await store.close()
 
 
-def test_what_breaks_on_the_way_holds_no_header(start_broken: Callable[[], Running]) -> None:
+def test_log_of_internal_error_contains_no_header(start_broken: Callable[[], Running]) -> None:
     running = start_broken()
-    with capture_logs() as told:
+    with capture_logs() as logs:
         answer = running.post("/credits/accounts", {"merchant_id": MERCHANT}, "admin")
     assert answer.status_code == 500
-    (line,) = [line for line in told if line["event"] == "internal_error"]
+    (line,) = [line for line in logs if line["event"] == "internal_error"]
     secret = running.keys["admin"].split("_", 2)[2]
-    assert is_quiet(told_by(line["exc_info"]), repr(told), answer.text, canary=secret)
+    assert lacks_secret(text_of_error(line["exc_info"]), repr(logs), answer.text, canary=secret)
 
 
 @pytest.fixture
 def start_broken(tmp_path: Path) -> Iterator[Callable[[], Running]]:
-    """Starts a service one of whose tables is gone."""
+    """Return a function that starts a service with one missing table."""
     with Running(tmp_path) as running:
 
         def started() -> Running:
@@ -374,55 +377,55 @@ def start_broken(tmp_path: Path) -> Iterator[Callable[[], Running]]:
         yield started
 
 
-# ---- what webhooks are signed with
+# ---- signing secrets of webhooks
 
 
-def test_what_signs_webhooks_is_told_once_and_nowhere_else(tmp_path: Path) -> None:
+def test_webhook_secret_is_shown_once_and_never_again(tmp_path: Path) -> None:
     settings = {"LOG_LEVEL": "debug", "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8"}
-    hidden = f"/hooks/{CANARY}"  # of a URL, too, no log tells: its path may be a secret between the two
+    hidden = f"/hooks/{CANARY}"  # the path of a receiver's URL may be a secret too, so no log may contain it
     with served(tmp_path / "a.db", settings=settings) as service:
         with service.client() as client:
-            made = client.post("/credits/webhook-endpoints", json={"url": f"http://{NOBODY}{hidden}"}).json()["data"]
+            made = client.post("/credits/webhook-endpoints", json={"url": f"http://{NO_SERVER}{hidden}"}).json()["data"]
             path = f"/credits/webhook-endpoints/{made['id']}"
             rotated = client.post(f"{path}/rotate").json()["data"]
             secrets = [made.pop("secret")[6:], rotated.pop("secret")[6:]]
             test = client.post(f"{path}/test")
             again = client.post(f"/credits/webhook-endpoints/deliveries/{made['id']}-1/redeliver")
-            told = ""
+            text = ""
             for _ in range(5000):
-                if '"attempts":1' in (told := client.get(f"{path}/deliveries").text):
+                if '"attempts":1' in (text := client.get(f"{path}/deliveries").text):
                     break
-            assert '"attempts":1' in told
-            wrong = client.post("/credits/webhook-endpoints", json={"url": f"http://me:{CANARY}@{NOBODY}/"})
+            assert '"attempts":1' in text
+            wrong = client.post("/credits/webhook-endpoints", json={"url": f"http://me:{CANARY}@{NO_SERVER}/"})
             assert wrong.status_code == 422
-            assert is_quiet(wrong.text)
+            assert lacks_secret(wrong.text)
             client.patch(path, json={"event_types": None})
-            # A table is broken, so that what is to be sent fails as nobody foresaw.
+            # Break a table, so that sending fails with an unexpected error.
             with closing(sqlite3.connect(tmp_path / "a.db")) as database, database:
                 database.execute("UPDATE webhook_endpoints SET position = 'x'")
             asked = [path, "/credits/webhook-endpoints", f"{path}/deliveries", "/api-keys", "/health/detailed"]
-            answers = [test.text, again.text, told, str(made), str(rotated), *(client.get(one).text for one in asked)]
+            answers = [test.text, again.text, text, str(made), str(rotated), *(client.get(one).text for one in asked)]
             answers.append(client.get(f"{service.url}/metrics").text)
             assert client.get(path).json()["code"] == "internal"
-        wait_until(lambda: "webhooks_failed" in service.errors(), "a round that failed")
+        wait_until(lambda: "webhooks_failed" in service.errors(), "a failed round")
         service.process.terminate()
         service.process.wait(30)
         log = service.errors()
-        assert is_quiet(log)
-        assert all(is_quiet(log, *answers, canary=secret) for secret in secrets)
+        assert lacks_secret(log)
+        assert all(lacks_secret(log, *answers, canary=secret) for secret in secrets)
 
 
 # ---- keys sent to a service
 
 
-def spoken(url: str, *keys: str) -> str:
-    """All that is answered to requests with these keys in the right place and in wrong ones."""
-    said: list[str] = []
+def answers_to(url: str, *keys: str) -> str:
+    """Send requests with each key in the right header and in wrong places. Return all answers as text."""
+    output: list[str] = []
     client = plain_client(url, timeout=60)
 
     def ask(method: str, path: str, headers: dict[str, str], **more: Any) -> None:
         answer = client.request(method, path, headers=headers, **more)
-        said.append(f"{answer.status_code} {answer.headers} {answer.text}")
+        output.append(f"{answer.status_code} {answer.headers} {answer.text}")
 
     opening = {"content": json.dumps({"merchant_id": MERCHANT}).encode()}
     for key in keys:
@@ -449,16 +452,16 @@ def spoken(url: str, *keys: str) -> str:
     for path in ("/metrics", "/openapi.json", "/docs", "/docs/errors", "/readyz", "/api/v1/health"):
         ask("GET", path, {})
     client.close()
-    return "\n".join(said)
+    return "\n".join(output)
 
 
 @pytest.mark.parametrize("log_format", ["console", "json"])
-def test_a_service_tells_no_key_in_its_log_nor_in_its_answers(tmp_path: Path, log_format: str) -> None:
+def test_service_shows_no_key_in_log_or_answers(tmp_path: Path, log_format: str) -> None:
     settings = {
         "LOG_FORMAT": log_format,
         "LOG_LEVEL": "debug",
         "TRACING_ENABLED": "true",
-        "TRACING_ENDPOINT": f"http://{NOBODY}/v1/traces",
+        "TRACING_ENDPOINT": f"http://{NO_SERVER}/v1/traces",
         "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{CANARY}",
     }
     with served(tmp_path / "a.db", settings=settings) as service:
@@ -466,37 +469,37 @@ def test_a_service_tells_no_key_in_its_log_nor_in_its_answers(tmp_path: Path, lo
             made = client.post("/api-keys", json={"name": "x", "scope": "read"}).json()["data"]["key"]
             unknown = f"cs_abcdefghijkl_{CANARY:x<43}"
             secrets = [service.key.split("_", 2)[2], made.split("_", 2)[2], CANARY]
-            answers = [spoken(service.url, service.key, made, unknown, CANARY), client.get("/api-keys").text]
-            # A table is gone, so that a request with a good key fails as nobody foresaw.
+            answers = [answers_to(service.url, service.key, made, unknown, CANARY), client.get("/api-keys").text]
+            # Drop a table, so that a request with a valid key fails with an unexpected error.
             with closing(sqlite3.connect(tmp_path / "a.db")) as database:
                 database.execute("DROP TABLE grants")
             broken = client.post("/credits/accounts", json={"merchant_id": "00000000-0000-4000-8000-000000000000"})
             assert broken.json()["code"] == "internal"
-            answers += [broken.text, spoken(service.url, service.key, made)]
+            answers += [broken.text, answers_to(service.url, service.key, made)]
         service.process.terminate()
         service.process.wait(30)
         assert service.process.stdout is not None
-        said = service.process.stdout.read()
+        output = service.process.stdout.read()
         log = service.errors()
         assert "internal_error" in log
         assert '"request"' in log or "request  " in log
-        assert all(is_quiet(log, said, *answers, canary=secret) for secret in secrets)
+        assert all(lacks_secret(log, output, *answers, canary=secret) for secret in secrets)
         assert "authorization" not in log.lower()
 
 
 # ---- secrets of webhooks
 
 
-def test_the_secrets_of_shopify_are_told_nowhere(tmp_path: Path) -> None:
+def test_service_never_shows_the_shopify_secrets(tmp_path: Path) -> None:
     previous = f"{CANARY}-before"
     secrets = {"SHOPIFY_WEBHOOK_SECRET": CANARY, "SHOPIFY_WEBHOOK_SECRET_PREVIOUS": previous}
     for arguments in COMMANDS[:7]:
         ran = command(*arguments, cwd=tmp_path, LOG_LEVEL="debug", **secrets)
-        assert is_quiet(ran.out, ran.err), arguments
+        assert lacks_secret(ran.out, ran.err), arguments
     settings = load(shopify_webhook_secret=CANARY, shopify_webhook_secret_previous=previous)
-    assert is_quiet(of(settings), settings.model_dump_json(), str(settings.model_dump()))
+    assert lacks_secret(text_of(settings), settings.model_dump_json(), str(settings.model_dump()))
     (tmp_path / "served").mkdir()
-    said: list[str] = []
+    output: list[str] = []
     with (
         served(tmp_path / "served" / "a.db", settings={**secrets, "LOG_LEVEL": "debug"}) as service,
         plain_client(service.url) as client,
@@ -506,34 +509,39 @@ def test_the_secrets_of_shopify_are_told_nowhere(tmp_path: Path) -> None:
                 signed = delivery("orders/paid", body, secret, "a.myshopify.com")
                 for headers in (signed, signed | {"x-shopify-topic": "t"}, signed | {"x-shopify-hmac-sha256": secret}):
                     answer = client.post("/api/v1/webhooks/shopify", content=body, headers=headers)
-                    said.append(f"{answer.status_code} {answer.headers} {answer.text}")
-        assert {text[:3] for text in said} == {"200", "401"}
+                    output.append(f"{answer.status_code} {answer.headers} {answer.text}")
+        assert {text[:3] for text in output} == {"200", "401"}
         service.stop()
-        assert is_quiet(service.errors(), *said)
+        assert lacks_secret(service.errors(), *output)
 
 
 # ---- keys given to the command line
 
 
-def test_replay_tells_neither_its_key_nor_the_password_of_its_url(tmp_path: Path) -> None:
+def test_replay_hides_its_key_and_the_url_password(tmp_path: Path) -> None:
     (tmp_path / "orders.csv").write_text("merchant_id,order_id,total,currency\n")
     events = tmp_path / "events.jsonl"
     events.write_text(
         json.dumps({"specversion": "1.0", "id": "1", "source": "s", "type": "evt.merchant.created"}) + "\n"
     )
-    for url in (f"http://user:{CANARY}@{NOBODY}", f"http://{NOBODY}/?key={CANARY}", f"{CANARY}", f"http://[{CANARY}"):
+    for url in (
+        f"http://user:{CANARY}@{NO_SERVER}",
+        f"http://{NO_SERVER}/?key={CANARY}",
+        f"{CANARY}",
+        f"http://[{CANARY}",
+    ):
         whole = f"cs_abcdefghijkl_{CANARY:x<43}"
         for key in (whole, f"{whole} ", f"{whole}\n", CANARY):
             ran = command("replay", events, "--url", url, "--key", key, cwd=tmp_path)
             assert ran.code != 0
-            assert is_quiet(ran.out, ran.err), (url, key)
-            ran = command("replay", events, "--url", f"http://{NOBODY}", cwd=tmp_path, CREDIT_SERVICE_KEY=key)
-            assert is_quiet(ran.out, ran.err)
+            assert lacks_secret(ran.out, ran.err), (url, key)
+            ran = command("replay", events, "--url", f"http://{NO_SERVER}", cwd=tmp_path, CREDIT_SERVICE_KEY=key)
+            assert lacks_secret(ran.out, ran.err)
 
 
-def test_a_new_key_is_printed_once_on_standard_output_and_nowhere_else(tmp_path: Path) -> None:
+def test_new_key_appears_once_and_only_on_standard_output(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path / 'a.db'}"
     assert command("migrate", cwd=tmp_path, DATABASE_URL=database).code == 0
     ran = command(*COMMANDS[6], cwd=tmp_path, DATABASE_URL=database, LOG_LEVEL="debug")
     assert ran.out.startswith("cs_")
-    assert is_quiet(ran.err, canary=ran.out.strip().split("_", 2)[2])
+    assert lacks_secret(ran.err, canary=ran.out.strip().split("_", 2)[2])

@@ -1,4 +1,4 @@
-"""The composition root: how the service starts, what it says, and how it stops."""
+"""The composition root: the start of the service, its messages and its stop."""
 
 import asyncio
 import json
@@ -43,19 +43,19 @@ def settings(database: Path | str, **given: Any) -> Settings:
 
 @pytest.fixture
 def url(new_ledger: Callable[[], str]) -> str:
-    """An empty ledger, on each engine."""
+    """Return the URL of an empty ledger, on each engine."""
     return new_ledger()
 
 
 # ---- the first key
 
 
-async def test_the_first_key_of_an_empty_service_is_written_for_its_owner_alone(url: str, tmp_path: Path) -> None:
+async def test_first_key_goes_to_file_that_only_owner_reads(url: str, tmp_path: Path) -> None:
     store = await database_of(settings(url)).opened()
     try:
-        said = await first_key(Keys(store), tmp_path / "a.db.admin-key", terminal=False)
+        shown_key = await first_key(Keys(store), tmp_path / "a.db.admin-key", terminal=False)
         file = tmp_path / "a.db.admin-key"
-        assert said == f"$(cat {file})"
+        assert shown_key == f"$(cat {file})"
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         whole = file.read_text().strip()
         key = await key_of(Keyring(Keys(store)), whole)
@@ -67,12 +67,12 @@ async def test_the_first_key_of_an_empty_service_is_written_for_its_owner_alone(
         await store.close()
 
 
-async def test_on_a_terminal_the_first_key_is_returned_and_written_nowhere(url: str, tmp_path: Path) -> None:
+async def test_first_key_is_returned_and_not_written_on_a_terminal(url: str, tmp_path: Path) -> None:
     store = await database_of(settings(url)).opened()
     try:
-        said = await first_key(Keys(store), tmp_path / "a.db.admin-key", terminal=True)
-        assert said is not None
-        key = await key_of(Keyring(Keys(store)), said)
+        shown_key = await first_key(Keys(store), tmp_path / "a.db.admin-key", terminal=True)
+        assert shown_key is not None
+        key = await key_of(Keyring(Keys(store)), shown_key)
         assert key is not None
         assert key.scope == "admin"
         assert not (tmp_path / "a.db.admin-key").exists()
@@ -80,7 +80,7 @@ async def test_on_a_terminal_the_first_key_is_returned_and_written_nowhere(url: 
         await store.close()
 
 
-async def test_a_file_that_was_there_before_does_not_get_the_key(url: str, tmp_path: Path) -> None:
+async def test_first_key_replaces_symlink_and_leaves_its_target(url: str, tmp_path: Path) -> None:
     file, elsewhere = tmp_path / "a.db.admin-key", tmp_path / "elsewhere"
     elsewhere.write_text("mine")
     file.symlink_to(elsewhere)
@@ -94,7 +94,7 @@ async def test_a_file_that_was_there_before_does_not_get_the_key(url: str, tmp_p
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_a_path_with_spaces_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+def test_shown_path_with_spaces_works_in_a_shell(tmp_path: Path) -> None:
     directory = tmp_path / "two words"
     directory.mkdir()
 
@@ -105,8 +105,8 @@ def test_a_path_with_spaces_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
         finally:
             await store.close()
 
-    said = asyncio.run(make())
-    shown = subprocess.run(["sh", "-c", f'echo "{said}"'], capture_output=True, text=True, check=True)
+    shown_key = asyncio.run(make())
+    shown = subprocess.run(["sh", "-c", f'echo "{shown_key}"'], capture_output=True, text=True, check=True)
     assert shown.stdout.startswith("cs_")
 
 
@@ -114,7 +114,7 @@ def test_a_path_with_spaces_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the greeting is a curl command")
-def test_the_greeting_says_where_it_is_and_how_to_make_the_first_call(tmp_path: Path) -> None:
+def test_greeting_shows_url_ledger_and_a_working_first_call(tmp_path: Path) -> None:
     process = start("serve", "--port", "0", cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with reaped(process):
         assert process.stdout is not None
@@ -137,7 +137,7 @@ def test_the_greeting_says_where_it_is_and_how_to_make_the_first_call(tmp_path: 
         assert "Traceback" not in err
 
 
-def test_the_start_is_quick_because_what_few_use_is_not_imported_for_it() -> None:
+def test_start_does_not_import_rarely_used_libraries() -> None:
     heavy = ["aiohttp", "alembic", "nats", "opentelemetry.sdk", "redis"]
     code = f"import sys, credit_service.service; print([name for name in {heavy} if name in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -145,54 +145,54 @@ def test_the_start_is_quick_because_what_few_use_is_not_imported_for_it() -> Non
 
 
 def ask(command: str, directory: Path) -> str:
-    """Run a curl command as soon as somebody listens."""
+    """Run a curl command, and retry until the service listens."""
     retrying = f"{command} --silent --retry 50 --retry-delay 0 --retry-connrefused --retry-max-time 20"
     return subprocess.run(["sh", "-c", retrying], cwd=directory, capture_output=True, text=True, check=True).stdout
 
 
 async def refused(**given: Any) -> str:
-    """The one line that says why the service cannot start."""
+    """Return the one line that says why the service cannot start."""
     with pytest.raises(StorageError) as error:
         await serve(settings(**{"service_port": 0, **given}))
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
-async def test_a_port_in_use_is_one_readable_line(tmp_path: Path) -> None:
+async def test_port_in_use_stops_start_with_one_line(tmp_path: Path) -> None:
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        said = await refused(database=tmp_path / "a.db", service_port=port)
-    assert said == f"127.0.0.1:{port} cannot be listened on: Address already in use."
-    assert not (tmp_path / "a.db").exists()  # nothing was begun
+        message = await refused(database=tmp_path / "a.db", service_port=port)
+    assert message == f"127.0.0.1:{port} cannot be listened on: Address already in use."
+    assert not (tmp_path / "a.db").exists()  # the start stopped before it made any file
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "..", "256.256.256.256", "x" * 70])
-async def test_a_host_that_cannot_be_listened_on_is_one_readable_line(tmp_path: Path, host: str) -> None:
+async def test_unusable_host_stops_start_with_one_line(tmp_path: Path, host: str) -> None:
     assert "cannot be listened on" in await refused(database=tmp_path / "a.db", service_host=host)
 
 
-async def test_a_second_process_on_the_same_database_is_one_readable_line(tmp_path: Path) -> None:
+async def test_second_process_on_same_database_stops_with_one_line(tmp_path: Path) -> None:
     store = await database_of(settings(tmp_path / "a.db")).opened()
     try:
-        said = await refused(database=tmp_path / "a.db")
-        assert "a.db is in use by another credit-service process" in said
-        assert str(os.getpid()) in said
+        message = await refused(database=tmp_path / "a.db")
+        assert "a.db is in use by another credit-service process" in message
+        assert str(os.getpid()) in message
     finally:
         await store.close()
 
 
-async def test_a_database_that_cannot_be_opened_is_one_readable_line(tmp_path: Path) -> None:
+async def test_unusable_database_stops_start_with_one_line(tmp_path: Path) -> None:
     assert "nowhere" in await refused(database=tmp_path / "nowhere" / "at" / "all.db")
-    (tmp_path / "other.db").write_text("this is no database at all, but long enough to be looked at as one" * 100)
+    (tmp_path / "other.db").write_text("This is not a database, but it is long enough for SQLite to check it." * 100)
     assert "other.db" in await refused(database=tmp_path / "other.db")
 
 
-async def test_a_first_key_that_cannot_be_written_is_one_readable_line(tmp_path: Path) -> None:
+async def test_unwritable_first_key_stops_start_with_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.db.admin-key").mkdir()
     assert "admin-key: the first admin key cannot be written" in await refused(database=tmp_path / "a.db")
-    store = await database_of(settings(tmp_path / "a.db")).opened()  # it was let go of
+    store = await database_of(settings(tmp_path / "a.db")).opened()  # the failed start released its lock
     await store.close()
 
 
@@ -200,7 +200,7 @@ async def test_a_first_key_that_cannot_be_written_is_one_readable_line(tmp_path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_when_all_that_was_sent_is_posted_and_answered(tmp_path: Path, number: signal.Signals) -> None:
+def test_signal_stops_service_after_it_answered_all_requests(tmp_path: Path, number: signal.Signals) -> None:
     answers: list[int] = []
     with served(tmp_path / "a.db", settings={"TRIAL_CREDITS": "100000", "RATE_LIMIT_ENABLED": "false"}) as first:
         with first.client() as client:
@@ -214,7 +214,7 @@ def test_a_signal_ends_it_when_all_that_was_sent_is_posted_and_answered(tmp_path
                     try:
                         answer = client.post("/credits/transactions", json=posting(MERCHANT), headers=headers)
                     except httpx2.TransportError:
-                        return  # the door was closed before it was heard
+                        return  # the service closed the connection before it read this request
                     answers.append(answer.status_code)
                     if len(answers) > 50:
                         enough.set()
@@ -223,24 +223,24 @@ def test_a_signal_ends_it_when_all_that_was_sent_is_posted_and_answered(tmp_path
         for worker in workers:
             worker.start()
         assert enough.wait(30)
-        with closing(socket.create_connection(("127.0.0.1", first.port))):  # somebody is connected, and idle
+        with closing(socket.create_connection(("127.0.0.1", first.port))):  # an idle connection
             first.process.send_signal(number)
             assert first.process.wait(30) in (0, -number)
         for worker in workers:
             worker.join()
-        said = first.errors()
-        assert "Traceback" not in said
-        assert "rror" not in said
+        log = first.errors()
+        assert "Traceback" not in log
+        assert "rror" not in log
     assert set(answers) == {201}
-    assert list(tmp_path.glob("a.db-*")) == []  # all is in the one file
-    # Everything that was answered is there, and at most what was sent and not heard of.
+    assert list(tmp_path.glob("a.db-*")) == []  # the one file holds everything
+    # The ledger has every answered posting, and at most one unanswered posting of each worker.
     sequence, used_at = asyncio.run(look(tmp_path / "a.db"))
     assert len(answers) + 1 <= sequence <= len(answers) + 1 + len(workers)
     assert used_at is not None
 
 
 async def look(database: Path) -> tuple[int, int | None]:
-    """How many transactions the one account has, and when the one key was last used."""
+    """Return the number of transactions of the only account, and the last use of the only key."""
     store = await database_of(settings(database)).opened()
     (books,) = [books async for books in store.books()]
     (key,) = await Keys(store).all()
@@ -248,7 +248,7 @@ async def look(database: Path) -> tuple[int, int | None]:
     return books.account.sequence, key.last_used_at
 
 
-async def test_what_is_queued_is_posted_before_the_store_is_closed(url: str) -> None:
+async def test_queued_commands_are_posted_before_the_store_closes(url: str) -> None:
     store = await database_of(settings(url)).opened()
     service = Service(store, settings(url))
     merchants = [uuid4() for _ in range(2500)]
@@ -260,7 +260,7 @@ async def test_what_is_queued_is_posted_before_the_store_is_closed(url: str) -> 
     assert all(task.done() for task in submitted)
 
 
-async def test_a_store_is_closed_also_where_the_end_goes_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_store_closes_even_if_the_stop_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = await database_of(settings(tmp_path / "a.db")).opened()
     service = Service(store, settings(tmp_path / "a.db"))
 
@@ -271,15 +271,15 @@ async def test_a_store_is_closed_also_where_the_end_goes_wrong(tmp_path: Path, m
     with pytest.raises(RuntimeError):
         async with service.running():
             pass
-    again = await database_of(settings(tmp_path / "a.db")).opened()  # its lock was let go of
+    again = await database_of(settings(tmp_path / "a.db")).opened()  # the failed stop released the lock
     await again.close()
 
 
-# ---- what it logs
+# ---- the log
 
 
 @pytest.mark.parametrize("log_format", ["console", "json"])
-def test_the_log_is_quiet_and_has_no_secrets(tmp_path: Path, log_format: str) -> None:
+def test_log_has_no_lines_for_bad_requests_and_no_secrets(tmp_path: Path, log_format: str) -> None:
     with served(tmp_path / "a.db", settings={"LOG_FORMAT": log_format}) as first, first.client() as client:
         quiet = first.errors()
         assert quiet.count("\n") == 1
@@ -293,15 +293,15 @@ def test_the_log_is_quiet_and_has_no_secrets(tmp_path: Path, log_format: str) ->
                 connection.sendall(sent)
         assert client.get("/health").status_code == 200
         assert first.errors() == quiet
-        # A table is gone, so that a request fails as nobody foresaw; its key was a variable on the way.
+        # Drop a table, so that a request fails with an unexpected error while its key is a local variable.
         with closing(sqlite3.connect(tmp_path / "a.db")) as database:
             database.execute("DROP TABLE grants")
         assert client.post("/credits/accounts", json={"merchant_id": MERCHANT}).json()["code"] == "internal"
-        said = first.errors()
-        assert "Traceback" in said
-        assert "no such table" in said
-        assert first.key.split("_", 2)[2] not in said
-        assert made.split("_", 2)[2] not in said
-        assert "authorization" not in said.lower()
+        log = first.errors()
+        assert "Traceback" in log
+        assert "no such table" in log
+        assert first.key.split("_", 2)[2] not in log
+        assert made.split("_", 2)[2] not in log
+        assert "authorization" not in log.lower()
         if log_format == "json":
-            assert all(json.loads(line) for line in said.splitlines())
+            assert all(json.loads(line) for line in log.splitlines())

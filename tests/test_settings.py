@@ -1,4 +1,4 @@
-"""The settings: their sources, impossible values, and that they never show a secret."""
+"""The settings: their sources, invalid values, and hidden secrets."""
 
 import typing
 from decimal import Decimal
@@ -16,7 +16,7 @@ SECRET = "hunter2"
 
 @pytest.fixture(autouse=True)
 def _empty_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty directory, and an environment without settings."""
+    """Run the test in an empty folder and without settings in the environment."""
     monkeypatch.chdir(tmp_path)
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
@@ -24,7 +24,7 @@ def _empty_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(**given: Any) -> str:
-    """The one line that names the wrong setting."""
+    """Return the one line that names the wrong setting."""
     with pytest.raises(SettingsError) as error:
         load(**given)
     line = str(error.value)
@@ -32,17 +32,17 @@ def refused(**given: Any) -> str:
     assert SECRET not in line
     assert SECRET not in repr(error.value)
     assert error.value.__cause__ is None
-    assert error.value.__context__ is None  # it would hold what was given
+    assert error.value.__context__ is None  # the context would contain the given value
     return line
 
 
-def test_without_settings_the_service_is_embedded() -> None:
+def test_default_ledger_is_an_sqlite_file() -> None:
     settings = load()
     assert settings.database_path == Path("credit-service.db")
     assert (settings.service_host, settings.service_port) == ("127.0.0.1", 8015)
 
 
-def test_defaults_are_those_of_the_contract() -> None:
+def test_defaults_match_the_contract() -> None:
     promised = {
         "trial_credits": 100,
         "order_credit_fixed_amount": 1,
@@ -74,7 +74,9 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert {name: getattr(settings, name) for name in promised} == promised
 
 
-def test_environment_wins_over_env_file_and_that_over_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_overrides_env_file_and_env_file_overrides_yaml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / YAML_FILE).write_text("trial_credits: 1\nservice_port: 1\norder_credit_minimum: 1.5\n")
     (tmp_path / ".env").write_text("TRIAL_CREDITS=2\nSERVICE_PORT=2\nNOT_OURS=x\n")
     monkeypatch.setenv("TRIAL_CREDITS", "3")
@@ -82,7 +84,7 @@ def test_environment_wins_over_env_file_and_that_over_yaml(tmp_path: Path, monke
     settings = load()
     assert (settings.trial_credits, settings.service_port) == (3, 2)
     assert settings.order_credit_minimum == Decimal("1.5")
-    assert load(trial_credits=4).trial_credits == 4  # the command line wins over all
+    assert load(trial_credits=4).trial_credits == 4  # the command line overrides all
     assert load(trial_credits=None).trial_credits == 3
 
 
@@ -91,7 +93,7 @@ def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None
     assert load().trial_credits == 100
 
 
-def test_policy_holds_the_settings_of_the_rules(tmp_path: Path) -> None:
+def test_policy_has_the_settings_of_the_rules(tmp_path: Path) -> None:
     (tmp_path / YAML_FILE).write_text(
         "trial_credits: 7\norder_credit_fixed_amount: 0\norder_credit_percentage: 2.5\norder_credit_minimum: 3\n"
         "low_balance_threshold_percent: 50\norders_when_insufficient: reject\nrefunds_grace_days: 1\n"
@@ -105,8 +107,8 @@ def test_policy_holds_the_settings_of_the_rules(tmp_path: Path) -> None:
     assert policy.auto_create is False
 
 
-def impossible() -> list[tuple[str, str]]:
-    """Impossible values of each setting, by its type."""
+def invalid() -> list[tuple[str, str]]:
+    """Return pairs of a setting and an invalid value, made from the types of the settings."""
     found = [
         ("database_url", value)
         for value in (
@@ -162,8 +164,8 @@ def impossible() -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize(("name", "value"), impossible())
-def test_impossible_value_is_refused_in_one_line_with_its_name(
+@pytest.mark.parametrize(("name", "value"), invalid())
+def test_error_for_invalid_value_is_one_line_with_its_name(
     name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name.upper(), value)
@@ -176,13 +178,13 @@ def test_impossible_value_is_refused_in_one_line_with_its_name(
     assert refused().startswith(f"{name.upper()}: ")
 
 
-def test_every_setting_with_a_range_is_tried() -> None:
-    tried = {name for name, _ in impossible()}
+def test_invalid_values_cover_every_setting_with_a_range() -> None:
+    tried = {name for name, _ in invalid()}
     free = {name for name, field in Settings.model_fields.items() if field.annotation is str}
     assert tried | free == set(Settings.model_fields)
 
 
-def test_all_partitions_are_taken_unless_some_are_named() -> None:
+def test_service_takes_all_partitions_by_default() -> None:
     assert load().partitions_taken == []
     assert load(nats_partitions=3).partitions_taken == [0, 1, 2]
     assert load(nats_partitions=9, nats_partitions_taken="0-2, 8,1").partitions_taken == [0, 1, 2, 8]
@@ -190,21 +192,21 @@ def test_all_partitions_are_taken_unless_some_are_named() -> None:
     assert refused(nats_partitions_taken="0").startswith("NATS_PARTITIONS_TAKEN: ")
 
 
-def test_subjects_are_remapped_by_pairs() -> None:
+def test_pairs_remap_subjects() -> None:
     assert load().remapped_subjects == {}
     remapped = load(nats_subjects="evt.merchant.created=a.b, evt.billing.trial_started = c").remapped_subjects
     assert remapped == {"evt.merchant.created": "a.b", "evt.billing.trial_started": "c"}
 
 
 @pytest.mark.parametrize("url", ["nats://h", "tls://u:p%40ss@h:4222", "nats://token@[::1]:1", "nats://a, nats://b:2/"])
-def test_usual_urls_of_nats_are_accepted(url: str) -> None:
+def test_settings_accept_usual_nats_urls(url: str) -> None:
     settings = load(nats_url=url)
     assert settings.nats_url.get_secret_value() == url.replace(" ", "")
     assert "p%40ss" not in f"{settings!r}{settings.model_dump_json()}"
 
 
 @pytest.mark.parametrize("value", ["[1]", "{a: 1}", "", "~", "[]", "2026-01-01", "true"])
-def test_other_yaml_values_are_no_number(value: str, tmp_path: Path) -> None:
+def test_other_yaml_values_are_not_numbers(value: str, tmp_path: Path) -> None:
     (tmp_path / YAML_FILE).write_text(f"trial_credits: {value}\n")
     assert refused().startswith("TRIAL_CREDITS: ")
 
@@ -219,13 +221,13 @@ def test_other_yaml_values_are_no_number(value: str, tmp_path: Path) -> None:
         ("postgresql://user:hunter2@host/db: 2\n", "A name that is no word"),
     ],
 )
-def test_unknown_name_in_yaml_is_refused_and_named(text: str, name: str, tmp_path: Path) -> None:
+def test_error_names_unknown_yaml_name(text: str, name: str, tmp_path: Path) -> None:
     (tmp_path / YAML_FILE).write_text(text)
     assert refused() == f"{name}: there is no such setting ({YAML_FILE})."
 
 
 @pytest.mark.parametrize("text", ["trial_credits: 1\ntrial_credits: 2\n", "shopify_plan_credits:\n  a: 1\n  a: 2\n"])
-def test_name_that_stands_twice_in_yaml_is_refused(text: str, tmp_path: Path) -> None:
+def test_error_names_duplicate_yaml_name(text: str, tmp_path: Path) -> None:
     (tmp_path / YAML_FILE).write_text(text)
     assert refused() == f"{'trial_credits' if 'trial' in text else 'a'}: stands there twice ({YAML_FILE})."
 
@@ -234,12 +236,12 @@ def test_name_that_stands_twice_in_yaml_is_refused(text: str, tmp_path: Path) ->
     "content",
     [b"- a\n", b"text", b"17", b"{: :", b"a: b: c", b"\xff\xfe", b"a: !!python/object:os.system x\n", b"\t- x"],
 )
-def test_unreadable_yaml_file_is_named(content: bytes, tmp_path: Path) -> None:
+def test_error_names_unreadable_yaml_file(content: bytes, tmp_path: Path) -> None:
     (tmp_path / YAML_FILE).write_bytes(content)
     assert YAML_FILE in refused()
 
 
-def test_unreadable_env_file_is_named(tmp_path: Path) -> None:
+def test_error_names_unreadable_env_file(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"TRIAL_CREDITS=\xff\n")
     assert ".env" in refused()
 
@@ -253,7 +255,7 @@ def test_empty_yaml_file_sets_nothing(content: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url", [f"postgresql://user:{SECRET}@host", f"sqlite+pysqlite://{SECRET}", f"{SECRET}", f"redis://:{SECRET}@h"]
 )
-def test_wrong_url_with_a_password_is_not_shown(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_does_not_show_wrong_url_with_password(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
     assert refused().startswith("DATABASE_URL: ")
     monkeypatch.delenv("DATABASE_URL")
@@ -264,7 +266,7 @@ def test_wrong_url_with_a_password_is_not_shown(url: str, tmp_path: Path, monkey
 
 
 STRAY = ("{} ", " {}", "{}\n", "\t{}\r\n", "\u00a0{}")
-"""White space as it comes with a secret that was copied, or read from a file."""
+"""White space that a copied secret or a secret file may add."""
 
 
 @pytest.mark.parametrize("stray", STRAY)
@@ -278,7 +280,7 @@ STRAY = ("{} ", " {}", "{}\n", "\t{}\r\n", "\u00a0{}")
         ("shopify_webhook_secret_previous", "hunter2"),
     ],
 )
-def test_stray_white_space_around_a_secret_or_url_is_removed(
+def test_settings_strip_white_space_around_secrets_and_urls(
     name: str, value: str, stray: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name.upper(), stray.format(value))
@@ -286,7 +288,7 @@ def test_stray_white_space_around_a_secret_or_url_is_removed(
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "Debug", "debug", " debug "])
-def test_log_level_may_be_written_in_any_case(level: str) -> None:
+def test_log_level_ignores_case(level: str) -> None:
     assert load(log_level=level).log_level == "debug"
 
 
@@ -298,7 +300,7 @@ def test_log_level_may_be_written_in_any_case(level: str) -> None:
         *("h1:5432,h2/db?target_session_attrs=read-write", "u@h1,[::1]:2/db?connect_timeout=3&application_name=us"),
     ],
 )
-def test_usual_urls_of_postgresql_are_accepted(scheme: str, rest: str) -> None:
+def test_settings_accept_usual_postgresql_urls(scheme: str, rest: str) -> None:
     settings = load(database_url=f"{scheme}://{rest}")
     assert settings.is_postgres
     assert settings.database_url.get_secret_value() == f"postgresql://{rest}"
@@ -313,9 +315,7 @@ def test_settings_never_show_a_secret(url: str) -> None:
     assert isinstance(settings.database_url, SecretStr)
 
 
-def test_price_list_is_json_in_the_environment_and_a_mapping_in_yaml(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_price_list_is_json_in_environment_and_mapping_in_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / YAML_FILE).write_text("shopify_plan_credits:\n  Pro: 500\n  Für alle: 0\n")
     monkeypatch.setenv("SHOPIFY_PURCHASE_CREDITS", '{"1000 credits": 1000}')
     settings = load()
@@ -324,7 +324,7 @@ def test_price_list_is_json_in_the_environment_and_a_mapping_in_yaml(
 
 
 @pytest.mark.parametrize("name", ["shopify_webhook_secret", "shopify_webhook_secret_previous"])
-def test_empty_secret_is_refused(name: str, tmp_path: Path) -> None:
+def test_settings_refuse_empty_secret(name: str, tmp_path: Path) -> None:
     (tmp_path / YAML_FILE).write_text(f"{name}: ''\n")
     assert refused().startswith(f"{name.upper()}: ")
 

@@ -1,4 +1,4 @@
-"""The page of settings tells what the settings are."""
+"""The page of settings matches the settings."""
 
 import re
 from pathlib import Path
@@ -9,11 +9,11 @@ from scripts import settings as generator
 ROOT = Path(__file__).parent.parent
 
 
-def test_every_setting_says_what_it_does() -> None:
+def test_every_setting_has_a_description() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
-def test_the_example_file_names_settings_that_exist_with_their_defaults() -> None:
+def test_example_env_file_names_real_settings_with_their_defaults() -> None:
     text = (ROOT / ".env.example").read_text(encoding="utf-8")
     named = dict(re.findall(r"^#([A-Z_]+)=(.*)$", text, flags=re.MULTILINE))
     page = generator.page()

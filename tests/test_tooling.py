@@ -1,4 +1,4 @@
-"""The repository's own tools: the Makefile, scripts/uv, and the rule that import-linter cannot express."""
+"""The tools of the repository: the Makefile, scripts/uv, and the import rule that import-linter cannot express."""
 
 import ast
 import os
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LEDGER = ROOT / "src" / "credit_service" / "ledger"
 
-# What the ledger may use of the standard library: none of it does I/O, reads a clock, is random or waits.
+# The ledger may import these modules of the standard library. None of them does I/O, reads a clock, is random or waits.
 PURE_MODULES = {
     "bisect",
     "collections",
@@ -38,18 +38,18 @@ IMPURE_CALLS = {"now", "today", "utcnow", "uuid1", "uuid4"}
 
 
 @pytest.mark.parametrize("path", sorted(LEDGER.glob("**/*.py")), ids=lambda path: path.stem)
-def test_the_ledger_imports_only_pure_parts_of_the_standard_library_and_itself(path: Path) -> None:
+def test_ledger_imports_only_itself_and_pure_standard_modules(path: Path) -> None:
     names = {name for name in _imports(path) if not name.startswith("credit_service.ledger")}
     assert {name.partition(".")[0] for name in names} <= PURE_MODULES
 
 
 @pytest.mark.parametrize("path", sorted(LEDGER.glob("**/*.py")), ids=lambda path: path.stem)
-def test_the_ledger_reads_no_clock_and_draws_no_random_id(path: Path) -> None:
+def test_ledger_reads_no_clock_and_makes_no_random_id(path: Path) -> None:
     calls = {_called(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
     assert calls & IMPURE_CALLS == set()
 
 
-def test_make_alone_lists_every_target_with_one_sentence() -> None:
+def test_make_lists_every_target_with_one_sentence() -> None:
     makefile = (ROOT / "Makefile").read_text()
     phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
     assert phony is not None
@@ -58,7 +58,7 @@ def test_make_alone_lists_every_target_with_one_sentence() -> None:
     assert all(sentence.endswith(".") for sentence in listed.values())
 
 
-def test_uv_on_path_is_used_as_it_is(machine: Path) -> None:
+def test_script_uses_uv_on_path(machine: Path) -> None:
     _shim(machine, "uv", 'echo "uv was given $*"')
     assert _uv(machine, "sync").stdout == "uv was given sync\n"
     assert not (machine / ".uv").exists()
@@ -79,7 +79,7 @@ def test_uv_on_path_is_used_as_it_is(machine: Path) -> None:
     ],
     ids=["no python", "old python", "no venv"],
 )
-def test_what_is_missing_is_said_in_one_line(machine: Path, python3: str | None, complaint: str) -> None:
+def test_script_names_missing_program_in_one_line(machine: Path, python3: str | None, complaint: str) -> None:
     if python3 is not None:
         _shim(machine, "python3", python3)
     _shim(machine, "id", "echo 1000")
@@ -88,7 +88,7 @@ def test_what_is_missing_is_said_in_one_line(machine: Path, python3: str | None,
     assert not (machine / ".uv").exists()
 
 
-def test_root_gets_the_missing_venv_installed_and_is_told_so(machine: Path) -> None:
+def test_script_installs_missing_venv_for_root_and_says_so(machine: Path) -> None:
     _shim(machine, "id", "echo 0")
     _shim(machine, "apt-get", 'cd "${0%/*}"; echo "$*" >> asked; [ "$2" != install ] || touch has-venv')
     _shim(machine, "python3", 'case "$2" in *ensurepip*) [ -e "${0%/*}/has-venv" ];; esac')
@@ -97,7 +97,7 @@ def test_root_gets_the_missing_venv_installed_and_is_told_so(machine: Path) -> N
     assert (machine / "bin" / "asked").read_text() == "-qq update\n-qq install --no-install-recommends python3-venv\n"
 
 
-def test_nothing_is_left_behind_when_uv_cannot_be_fetched(machine: Path) -> None:
+def test_failed_download_of_uv_leaves_no_files(machine: Path) -> None:
     _shim(machine, "python3", 'if [ "$2" = venv ]; then mkdir "$3/half-made"; exit 1; fi')
     run = _uv(machine, "--version")
     assert run.returncode == 1
@@ -107,7 +107,7 @@ def test_nothing_is_left_behind_when_uv_cannot_be_fetched(machine: Path) -> None
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Path:
-    """A copy of scripts/uv on a machine with the few tools that every Debian has: no python3, no uv."""
+    """Return a folder with a copy of scripts/uv and the basic tools of Debian, without python3 and uv."""
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts" / "uv", tmp_path / "scripts")
     (tmp_path / "bin").mkdir()

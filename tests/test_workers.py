@@ -1,4 +1,4 @@
-"""Several workers on one socket and one database, as an operator meets them."""
+"""Several workers share one socket and one database. An operator sees one service."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ WITHIN_SECONDS = 60
 
 
 class Workers:
-    """A running `serve --workers 2`."""
+    """A running `credit-service serve --workers 2`."""
 
     def __init__(self, process: "subprocess.Popen[str]", log: Path, metrics_port: int) -> None:
         assert process.stdout is not None
@@ -31,12 +31,12 @@ class Workers:
         self.log = log
 
     def pids(self) -> list[int]:
-        """The workers' processes."""
+        """Return the process ids of the workers."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return [pid for pid in map(int, children) if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
 
     def scraped(self, worker: int) -> str:
-        """The metrics of one worker; empty where it does not answer."""
+        """Return the metrics of one worker, or an empty text if it does not answer."""
         try:
             return httpx2.get(f"http://127.0.0.1:{self.metrics_port + worker}/metrics", timeout=30).text
         except httpx2.HTTPError:
@@ -44,10 +44,10 @@ class Workers:
 
 
 def until(condition: Callable[[], Any], what: str) -> None:
-    """Wait for a condition."""
+    """Wait until the condition is true. Fails after WITHIN_SECONDS."""
     end = time.monotonic() + WITHIN_SECONDS
     while not condition():
-        assert time.monotonic() < end, f"never came: {what}"
+        assert time.monotonic() < end, f"timed out while waiting for {what}"
         time.sleep(0.05)
 
 
@@ -75,7 +75,7 @@ def workers(postgres_url: str, tmp_path: Path, unused_tcp_port: int) -> Iterator
 
 
 @pytest.mark.slow
-def test_workers_share_a_socket_and_a_ledger_and_each_has_its_own_metrics(workers: Workers, tmp_path: Path):
+def test_workers_share_socket_and_ledger_but_not_metrics(workers: Workers, tmp_path: Path):
     key = (tmp_path / "credit-service.admin-key").read_text().strip()
     merchant = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
     body = {"merchant_id": merchant, "operation_type": "DECREASE", "transaction_type": "USAGE", "amount": 1}
@@ -92,19 +92,19 @@ def test_workers_share_a_socket_and_a_ledger_and_each_has_its_own_metrics(worker
         answer = httpx2.post(url, json=body, headers={**headers, "Idempotency-Key": f"{spent}"}, timeout=30)
         assert answer.status_code == 201, answer.text
         assert answer.json()["data"]["balance_after"] == 100 - spent
-        assert spent < 100, "one worker gets all connections"
+        assert spent < 100, "one worker accepts all connections"
     metrics = f"http://127.0.0.1:{workers.metrics_port}"
-    assert httpx2.get(f"{metrics}/livez", timeout=30).status_code == 404  # /metrics alone
+    assert httpx2.get(f"{metrics}/livez", timeout=30).status_code == 404  # this port serves only /metrics
     status = f"/api/v1/credits/plugin-status/{merchant}"
     assert [httpx2.get(f"{host}{status}", timeout=30).status_code for host in (workers.url, metrics)] == [200, 404]
-    for number in range(4):  # whichever of the two knows the key
+    for number in range(4):  # twice for each worker
         key_header = {**headers, "Idempotency-Key": f"metrics-{number}"}
         url = f"http://127.0.0.1:{workers.metrics_port + number % 2}/api/v1/credits/transactions"
         assert httpx2.post(url, json=body, headers=key_header, timeout=30).status_code == 404
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_is_started_again_and_all_end_with_their_supervisor(workers: Workers):
+def test_supervisor_restarts_a_dead_worker_and_workers_die_with_it(workers: Workers):
     first, second = workers.pids()
     os.kill(first, signal.SIGKILL)
     until(lambda: len(workers.pids()) == 2 and first not in workers.pids(), "another worker")
@@ -119,9 +119,9 @@ def test_a_worker_that_dies_is_started_again_and_all_end_with_their_supervisor(w
 
 
 @pytest.mark.slow
-def test_workers_say_that_they_stop_before_they_do(workers: Workers):
+def test_workers_are_not_ready_before_they_stop(workers: Workers):
     workers.process.terminate()
-    until(lambda: httpx2.get(f"{workers.url}/readyz", timeout=30).status_code == 503, "readiness taken back")
+    until(lambda: httpx2.get(f"{workers.url}/readyz", timeout=30).status_code == 503, "readiness 503")
     assert httpx2.get(f"{workers.url}/livez", timeout=30).status_code == 200
     assert workers.process.wait(WITHIN_SECONDS) == 0
     assert "Traceback" not in workers.log.read_text()
