@@ -41,7 +41,7 @@ EXAMPLE_LINKS = EXAMPLES / "refund_links.csv"
 
 
 def _replay(database: Path, file: Path, price: Price, *arguments: str | Path) -> Ran:
-    asked = ("replay", file, "--json", *arguments)
+    asked = ("replay", file, "--json", "--currency", "GBP", *arguments)
     return command(*asked, cwd=database.parent, DATABASE_URL=ledgers.url_of(database), **price.settings)
 
 

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from uuid import NAMESPACE_URL, uuid5
 
@@ -30,6 +31,7 @@ from tests.commands import Ran, command
 from tests.served import reaped, start
 
 pytestmark = pytest.mark.usefixtures("on_each_engine")
+BOM = b"\xef\xbb\xbf"
 CUSTOMER = uuid5(NAMESPACE_URL, "customer:17850")
 
 
@@ -50,7 +52,7 @@ def _database(folder: Path) -> Path:
 # ---- an order stream
 
 
-def test_an_order_costs_its_price_and_opens_the_account_without_a_trial(tmp_path: Path) -> None:
+def test_order_costs_its_price_and_opens_the_account_without_trial(tmp_path: Path) -> None:
     ran = _replay(tmp_path, stream(order("536365")))
     assert (ran.code, ran.err) == (0, "")
     assert ran.json == _counts(read=1, posted=1) | {"by_code": {}}
@@ -58,21 +60,46 @@ def test_an_order_costs_its_price_and_opens_the_account_without_a_trial(tmp_path
     assert balances(_database(tmp_path)) == {CUSTOMER: -1}
 
 
-def test_a_row_says_money_currency_reference_and_time(tmp_path: Path) -> None:
-    _replay(tmp_path, stream(order("536365", total="139.12")), ORDER_CREDIT_PERCENTAGE="10000")
+def test_row_gives_total_currency_reference_and_time(tmp_path: Path) -> None:
+    content = stream(order("536365", total="139.12"))
+    _replay(tmp_path, content, "--currency", "GBP", ORDER_CREDIT_PERCENTAGE="10000")
     columns = "amount, total_micros, currency, reference_type, reference_id, occurred_at, actor"
     assert rows(_database(tmp_path), f"SELECT {columns} FROM transactions") == [
         (13_912, 139_120_000, "GBP", "order", "536365", 1_291_191_960_000_000, "replay")
     ]
 
 
-def test_a_refund_that_no_link_names_gives_back_the_price_of_an_order_of_its_total(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("option", "cells", "currencies"),
+    [
+        ((), ("", ""), [None, None]),
+        ((), ("EUR", ""), ["EUR", None]),
+        (("--currency", "SEK"), ("EUR", ""), ["EUR", "SEK"]),
+    ],
+)
+def test_currency_comes_from_the_row_then_the_option(
+    option: tuple[str, ...], cells: tuple[str, ...], currencies: list[str | None], tmp_path: Path
+) -> None:
+    header = "invoice,customer_id,timestamp,total,kind,currency"
+    orders = [f"{number},17850,2010-12-01T08:26:00Z,10.00,paid,{cell}" for number, cell in enumerate(cells)]
+    assert _replay(tmp_path, stream(*orders, header=header), *option).code == 0
+    assert [currency for (currency,) in rows(_database(tmp_path), "SELECT currency FROM transactions")] == currencies
+
+
+def test_refund_is_in_the_currency_of_its_order(tmp_path: Path) -> None:
+    (tmp_path / "refund_links.csv").write_bytes(links(("C1", "1", "10.00")))
+    content = stream(order("1"), refund("C1"))
+    assert _replay(tmp_path, content, "--currency", "SEK").json["posted"] == 2
+    assert rows(_database(tmp_path), "SELECT currency FROM transactions") == [("SEK",), ("SEK",)]
+
+
+def test_unlinked_refund_gives_back_the_price_of_its_total(tmp_path: Path) -> None:
     ran = _replay(tmp_path, stream(refund("C1", total="2.50")), ORDER_CREDIT_PERCENTAGE="1000")
     assert (ran.code, ran.json["posted"]) == (0, 1)
     assert postings(_database(tmp_path)) == [("shopify:refund:C1", "ORDER_REFUNDED", 25)]
 
 
-def test_such_a_refund_of_nothing_is_skipped_and_counted(tmp_path: Path) -> None:
+def test_unlinked_refund_worth_nothing_is_skipped(tmp_path: Path) -> None:
     content = stream(order("1", total="0.00"), refund("C1", total="0.00"))
     ran = _replay(tmp_path, content, ORDER_CREDIT_FIXED_AMOUNT="0", ORDER_CREDIT_PERCENTAGE="100")
     assert (ran.code, ran.json) == (0, _counts(read=2, posted=1, skipped=1) | {"by_code": {}})
@@ -94,7 +121,7 @@ def test_linked_refunds_give_back_their_share_of_the_order(name: str, tmp_path: 
     ]
 
 
-def test_a_refund_before_its_order_is_parked_and_given_back_with_it(tmp_path: Path) -> None:
+def test_refund_before_its_order_is_parked_then_applied(tmp_path: Path) -> None:
     (tmp_path / "refund_links.csv").write_bytes(links(("C1", "1", "10.00")))
     ran = _replay(tmp_path, stream(refund("C1"), order("1")))
     assert (ran.code, ran.json) == (0, _counts(read=2, posted=1, parked=1) | {"by_code": {}})
@@ -118,28 +145,28 @@ def test_a_refund_before_its_order_is_parked_and_given_back_with_it(tmp_path: Pa
         ("é,17850,UK,2010-12-01T08:26:00Z,10.00,3,paid", "/data/order_id: "),
     ],
 )
-def test_a_row_that_cannot_be_used_is_named_and_holds_up_none_of_the_others(
-    row: str, said: str, tmp_path: Path
-) -> None:
+def test_unusable_row_is_named_and_others_are_posted(row: str, said: str, tmp_path: Path) -> None:
     ran = _replay(tmp_path, stream(order("536365"), row, order("536366")))
     assert (ran.code, ran.json) == (1, _counts(read=3, posted=2, refused=1) | {"by_code": {"validation_failed": 1}})
     assert ran.err.startswith(f"credit-service: line 3: validation_failed: {said}")
     assert ran.err.count("\n") == 1
 
 
-def test_a_row_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+def test_row_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     ran = _replay(tmp_path, stream(order("1")) + b"2,178\xff50,UK,2010-12-01T08:26:00Z,10.00,3,paid\n" + b"\n")
     assert (ran.code, ran.json["posted"], ran.json["refused"]) == (1, 1, 1)
     assert ran.err == "credit-service: line 3: validation_failed: The row is not UTF-8: byte 5 is not valid.\n"
 
 
-def test_columns_are_found_by_their_names_wherever_they_stand(tmp_path: Path) -> None:
+def test_columns_are_found_by_name_in_a_spreadsheets_file(tmp_path: Path) -> None:
     content = stream(
         "paid,10.00,2010-12-01T08:26:00Z,17850,1,x", header="kind,total,timestamp,customer_id,invoice,note"
     )
-    # As a spreadsheet writes it: with a byte order mark, and lines that end with CR LF.
-    ran = _replay(tmp_path, b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n"))
+    # A spreadsheet begins a file with a byte order mark, and ends its lines with CR LF.
+    ran = _replay(tmp_path, BOM + content.replace(b"\n", b"\r\n"))
     assert (ran.code, ran.json["posted"]) == (0, 1)
+    (tmp_path / "refund_links.csv").write_bytes(BOM + links(("C1", "1", "10.00")).replace(b"\n", b"\r\n"))
+    assert _replay(tmp_path, stream(refund("C1", customer="17850"))).json["posted"] == 1
 
 
 @pytest.mark.parametrize(
@@ -149,9 +176,13 @@ def test_columns_are_found_by_their_names_wherever_they_stand(tmp_path: Path) ->
         (b"[]\n", "not found."),
         (b"\xff\xfe\x00\n", "The row is not UTF-8"),
         (b'{"a": 1}\n', "--links is of no use"),
+        (b"invoice,customer_id,timestamp,total,total,kind\n", "facts has two columns named total."),
+        (b"invoice,customer_id, note,timestamp,note ,total,kind\n", "facts has two columns named note."),
+        (b"invoice,invoice,customer_id,timestamp,total,kind\n", "facts has two columns named invoice."),
+        (b"invoice,customer_id,timestamp,total,kind,currency,currency\n", "facts has two columns named currency."),
     ],
 )
-def test_a_file_of_something_else_is_asked_wrong(content: bytes, said: str, tmp_path: Path) -> None:
+def test_other_kind_of_file_is_refused(content: bytes, said: str, tmp_path: Path) -> None:
     ran = _replay(tmp_path, content, *(("--links", "facts") if b"{" in content else ()))
     assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
     assert said in ran.err
@@ -165,9 +196,11 @@ def test_a_file_of_something_else_is_asked_wrong(content: bytes, said: str, tmp_
         (b"refund,order\n", "refund_invoice, order_invoice, order_total not found."),
         (links() + b"C1,1\n", "wrong.csv, line 2: The row has 2 fields, the header 5."),
         (b"", "not found."),
+        (b"order_invoice," + links(), "wrong.csv has two columns named order_invoice."),
+        (links(("C1", "1", "5"), ("C2", "1", "5"), ("C1", "2", "5")), "the refund C1 has another order before."),
     ],
 )
-def test_links_that_cannot_be_used_are_asked_wrong(content: bytes | None, said: str, tmp_path: Path) -> None:
+def test_unusable_links_are_refused(content: bytes | None, said: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "wrong.csv").write_bytes(content)
     ran = _replay(tmp_path, stream(order("1")), "--links", "wrong.csv")
@@ -175,10 +208,38 @@ def test_links_that_cannot_be_used_are_asked_wrong(content: bytes | None, said: 
     assert ran.err.endswith(f"{said}\n")
 
 
+@pytest.mark.parametrize(
+    ("content", "currency", "said"),
+    [
+        (stream(order("1")), "gbp", "--currency: a currency has three capital letters, like GBP."),
+        (lines(paid(1)), "GBP", "facts holds events, so --currency is of no use."),
+    ],
+)
+def test_currency_that_is_of_no_use_is_refused(content: bytes, currency: str, said: str, tmp_path: Path) -> None:
+    ran = _replay(tmp_path, content, "--currency", currency)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert ran.err.endswith(f"{said}\n")
+
+
 # ---- events as JSON lines
 
 
-def test_events_are_posted_as_through_any_other_door(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packed", [bytes, gzip.compress])
+def test_byte_order_marks_and_other_line_ends_are_no_part_of_a_line(
+    packed: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    part = BOM + lines(paid(1)).replace(b"\n", b"\r\n")
+    ran = _replay(tmp_path, packed(part + BOM + lines(paid(2)) + BOM))
+    assert (ran.code, ran.err, ran.json) == (0, "", _counts(read=2, posted=2) | {"by_code": {}})
+
+
+def test_limits_of_the_settings_hold_for_a_file(tmp_path: Path) -> None:
+    ran = _replay(tmp_path, lines(paid("x" * 60), paid(1)), KEY_MAX_LENGTH="64")
+    assert (ran.code, ran.json["by_code"]) == (1, {"validation_failed": 1})
+    assert "The ids make a key of more than 64 characters." in ran.err
+
+
+def test_events_are_posted_as_through_any_door(tmp_path: Path) -> None:
     content = lines(
         event("evt.merchant.created", {"merchant_id": str(MERCHANT)}),
         payment("p1", 500),
@@ -202,7 +263,7 @@ def test_events_are_posted_as_through_any_other_door(tmp_path: Path) -> None:
     assert balances(_database(tmp_path)) == {MERCHANT: 100 + 500 - 1 + 1 - 5, OTHER: -1}
 
 
-def test_an_event_of_several_orders_counts_once_for_each(tmp_path: Path) -> None:
+def test_event_of_several_orders_counts_each_once(tmp_path: Path) -> None:
     items = [{"order_id": 1, "total": "1"}, {"order_id": 2}, {"order_id": 3, "total": "3"}]
     content = lines(
         event("evt.shopify.webhook.order_paid", {"merchant_id": str(MERCHANT), "order_items": items}), paid(4)
@@ -234,16 +295,14 @@ def test_an_event_of_several_orders_counts_once_for_each(tmp_path: Path) -> None
     ],
     ids=range(12),
 )
-def test_a_line_that_cannot_be_used_is_named_and_holds_up_none_of_the_others(
-    line: str, code: str, tmp_path: Path
-) -> None:
+def test_unusable_line_is_named_and_others_are_posted(line: str, code: str, tmp_path: Path) -> None:
     ran = _replay(tmp_path, lines(paid(1), line, "", paid(3)))
     assert (ran.code, ran.json) == (1, _counts(read=3, posted=2, refused=1) | {"by_code": {code: 1}})
     assert ran.err.startswith(f"credit-service: line 2: {code}: ")
     assert ran.err.count("\n") == 1
 
 
-def test_what_the_ledger_refuses_is_counted_by_its_code(tmp_path: Path) -> None:
+def test_refusals_are_counted_by_code(tmp_path: Path) -> None:
     spend = {"merchant_id": str(MERCHANT), "adjustment_id": 1, "credits": 5, "reason": "test", "admin_id": "ada"}
     content = lines(paid(1), event("cmd.credits.manual_adjustment", spend | {"operation_type": "DECREASE"}))
     ran = _replay(tmp_path, content)
@@ -251,7 +310,7 @@ def test_what_the_ledger_refuses_is_counted_by_its_code(tmp_path: Path) -> None:
     assert ran.err == ("credit-service: line 2: insufficient_credits: Not enough credits are available.\n")
 
 
-def test_accounts_are_not_opened_where_the_settings_forbid_it(tmp_path: Path) -> None:
+def test_accounts_are_not_opened_if_the_settings_forbid_it(tmp_path: Path) -> None:
     ran = _replay(tmp_path, lines(paid(1)), ACCOUNTS_AUTO_CREATE="false")
     assert (ran.code, ran.json["by_code"]) == (1, {"account_not_found": 1})
 
@@ -260,7 +319,7 @@ def test_accounts_are_not_opened_where_the_settings_forbid_it(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("content", [lines(*map(paid, range(2_500))), stream(*map(order, map(str, range(2_500))))])
-def test_more_lines_than_one_batch_are_posted_in_their_order_gzipped_or_not(content: bytes, tmp_path: Path) -> None:
+def test_many_lines_are_posted_in_order_gzipped_or_not(content: bytes, tmp_path: Path) -> None:
     first = _replay(tmp_path, gzip.compress(content))
     assert (first.code, first.json) == (0, _counts(read=2_500, posted=2_500) | {"by_code": {}})
     assert [key for key, _, _ in postings(_database(tmp_path))] == [f"shopify:order:{i}" for i in range(2_500)]
@@ -268,11 +327,11 @@ def test_more_lines_than_one_batch_are_posted_in_their_order_gzipped_or_not(cont
     assert (again.code, again.json) == (0, _counts(read=2_500, replayed=2_500) | {"by_code": {}})
 
 
-def test_an_empty_file_is_done_at_once(tmp_path: Path) -> None:
+def test_empty_file_posts_nothing(tmp_path: Path) -> None:
     assert _replay(tmp_path, b"").json == _counts() | {"by_code": {}}
 
 
-def test_a_gzipped_file_that_breaks_off_is_posted_until_there(tmp_path: Path) -> None:
+def test_truncated_gzip_file_is_posted_up_to_its_end(tmp_path: Path) -> None:
     content = gzip.compress(lines(*map(paid, range(1_500))))
     ran = _replay(tmp_path, content[: len(content) * 9 // 10])
     assert (ran.code, ran.out) == (1, "")
@@ -283,14 +342,14 @@ def test_a_gzipped_file_that_breaks_off_is_posted_until_there(tmp_path: Path) ->
     assert balances(_database(tmp_path)) == {MERCHANT: -int(broken_off[1])}
 
 
-def test_a_person_reads_one_line(tmp_path: Path) -> None:
+def test_summary_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "facts.jsonl").write_bytes(lines(paid(1), paid(1), "{}", "{"))
     ran = command("replay", "facts.jsonl", cwd=tmp_path)
     assert ran.code == 1
     assert ran.out == "4 read, 1 posted, 1 replayed, 0 parked, 2 refused, 0 skipped; validation_failed: 2\n"
 
 
-def test_stopped_with_ctrl_c_the_same_command_goes_on_from_there(tmp_path: Path) -> None:
+def test_same_command_goes_on_after_ctrl_c(tmp_path: Path) -> None:
     count = 15_000
     (tmp_path / "facts").write_bytes(stream(*map(order, map(str, range(count)))))
     replaying = start("replay", "facts", "--json", cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -323,7 +382,7 @@ def _wait_for_postings(database: Path, count: int) -> None:
     pytest.fail("nothing was posted")
 
 
-def test_json_lines_and_their_row_are_the_same_fact(tmp_path: Path) -> None:
+def test_json_line_and_row_of_an_order_are_one_fact(tmp_path: Path) -> None:
     _replay(tmp_path, stream(order("1")))
     told = json.loads(paid("1", CUSTOMER))
     assert _replay(tmp_path, lines(json.dumps(told))).json == _counts(read=1, replayed=1) | {"by_code": {}}

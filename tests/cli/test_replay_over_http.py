@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import httpx2
 import pytest
 import typer
 
-from credit_service.cli.sources import Entry, Result, Source
+from credit_service.cli.sources import Entry, Reading, Result, Source
 from credit_service.cli.targets import HttpTarget, Stopped
 from credit_service.ledger.policy import Policy
 from tests.cli.events import MERCHANT, event, lines, paid, stream
 from tests.cli.events import order as order_row
+from tests.cli.events import refund as refund_row
 from tests.commands import command
 from tests.served import Served, served
 
@@ -31,8 +33,8 @@ def entries(tmp_path: Path) -> list[Entry]:
 def _read(folder: Path, *events: str) -> list[Entry]:
     file = folder / "facts.jsonl"
     file.write_bytes(lines(*events))
-    source = Source(file, Policy(), None, 32)
-    found = list(source.entries())
+    source = Source(file, None, None, Reading())
+    found = list(source.entries(Policy()))
     source.close()
     return found
 
@@ -76,7 +78,7 @@ POSTED = [[Result("posted")]] * 4
 
 
 @pytest.mark.parametrize("url", [URL, f"{URL}/", f"{URL}/api/v1", f"{URL}/api/v1/"])
-async def test_events_are_sent_as_one_batch_of_cloudevents(url: str, entries: list[Entry]) -> None:
+async def test_events_are_sent_as_one_batch(url: str, entries: list[Entry]) -> None:
     service = _Service()
     assert await service.target(url).send(entries) == POSTED
     [request] = service.requests
@@ -96,7 +98,7 @@ async def test_events_are_sent_as_one_batch_of_cloudevents(url: str, entries: li
     ],
     ids=["503", "503 and 502", "429", "no answer"],
 )
-async def test_the_same_batch_is_sent_again_while_the_service_is_away(
+async def test_batch_is_sent_again_while_the_service_is_away(
     answers: list[Answer], entries: list[Entry], capsys: pytest.CaptureFixture[str]
 ) -> None:
     service = _Service(*answers)
@@ -106,26 +108,26 @@ async def test_the_same_batch_is_sent_again_while_the_service_is_away(
     assert capsys.readouterr().err.count("\n") == 1, "a person is told once"
 
 
-async def test_the_service_says_how_long_to_wait(entries: list[Entry]) -> None:
+async def test_replay_waits_as_long_as_the_service_says(entries: list[Entry]) -> None:
     service = _Service(_problem(503, "overloaded", "Busy.", **{"Retry-After": "3600"}))
     with pytest.raises(Stopped, match=r"answered 503 \(overloaded\)\.$"):
         await service.target().send(entries)
 
 
-async def test_patience_ends(entries: list[Entry]) -> None:
+async def test_replay_stops_when_patience_ends(entries: list[Entry]) -> None:
     service = _Service(*[httpx2.ConnectError("refused")] * 100)
     with pytest.raises(Stopped, match=r"does not answer \(refused\)\.$"):
         await service.target(patience=0.5).send(entries)
     assert 2 < len(service.requests) < 10
 
 
-async def test_a_batch_that_is_too_much_is_sent_in_parts(entries: list[Entry]) -> None:
+async def test_batch_that_is_too_large_is_sent_in_parts(entries: list[Entry]) -> None:
     service = _Service(most=1)
     assert await service.target().send(entries) == POSTED
     assert service.posted == [f"paid {order}" for order in range(1, 5)]
 
 
-async def test_an_event_that_the_service_does_not_take_is_found_and_holds_up_none_of_the_others(
+async def test_refused_event_is_found_and_others_are_posted(
     entries: list[Entry],
 ) -> None:
     service = _Service(minds=lambda event: event["id"] == "paid 3")
@@ -134,7 +136,7 @@ async def test_an_event_that_the_service_does_not_take_is_found_and_holds_up_non
     assert service.posted == ["paid 1", "paid 2", "paid 4"]
 
 
-async def test_what_became_of_each_order_of_an_event_is_told(tmp_path: Path) -> None:
+async def test_every_order_of_an_event_has_a_result(tmp_path: Path) -> None:
     items = [{"order_id": 1, "total": 1}, {"order_id": 2, "total": 1}]
     several = event("evt.shopify.webhook.order_paid", {"merchant_id": str(MERCHANT), "order_items": items})
     error = {
@@ -163,7 +165,7 @@ async def test_what_became_of_each_order_of_an_event_is_told(tmp_path: Path) -> 
         (httpx2.UnsupportedProtocol("no protocol"), f"--url {URL}: no protocol"),
     ],
 )
-async def test_a_wrong_url_or_key_is_asked_wrong(
+async def test_wrong_url_or_key_ends_with_2(
     answer: Answer, said: str, entries: list[Entry], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(typer.Exit) as end:
@@ -179,9 +181,28 @@ async def test_a_wrong_url_or_key_is_asked_wrong(
         (httpx2.Response(200, json={"data": {"results": []}}), "understands these events differently"),
     ],
 )
-async def test_a_service_that_breaks_stops_the_replay(answer: Answer, said: str, entries: list[Entry]) -> None:
+async def test_broken_service_stops_the_replay(answer: Answer, said: str, entries: list[Entry]) -> None:
     with pytest.raises(Stopped, match=said):
         await _Service(answer).target().send(entries)
+
+
+async def test_prices_are_those_of_the_service() -> None:
+    shown = {"fixed_amount": "0", "percentage": "2.50", "minimum": "3"}
+    service = _Service(
+        _problem(503, "overloaded", "Busy.", **{"Retry-After": "0"}), httpx2.Response(200, json={"data": shown})
+    )
+    assert await service.target().prices() == Policy(
+        order_fixed=Decimal(0), order_percent=Decimal("2.5"), order_minimum=Decimal(3)
+    )
+    assert [(request.method, str(request.url)) for request in service.requests] == [
+        ("GET", f"{URL}/api/v1/credits/prices")
+    ] * 2
+
+
+@pytest.mark.parametrize("answer", [_problem(404, "not_found", "No."), httpx2.Response(200, json={"data": {}})])
+async def test_service_without_prices_is_refused(answer: httpx2.Response) -> None:
+    with pytest.raises(typer.Exit):
+        await _Service(answer).target().prices()
 
 
 # ---- a real service
@@ -194,7 +215,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield service
 
 
-def test_a_service_posts_what_was_sent_and_says_what_it_refused(service: Served, tmp_path: Path) -> None:
+def test_service_posts_events_and_names_refused_ones(service: Served, tmp_path: Path) -> None:
     spend = {"merchant_id": str(MERCHANT), "adjustment_id": 1, "credits": 5, "reason": "test", "admin_id": "ada"}
     adjustment = event("cmd.credits.manual_adjustment", spend | {"operation_type": "DECREASE"})
     items = [{"order_id": "i1", "total": "1"}, {"order_id": "i2"}]
@@ -221,7 +242,7 @@ def test_a_service_posts_what_was_sent_and_says_what_it_refused(service: Served,
     assert not (tmp_path / "credit-service.db").exists(), "nothing is kept here"
 
 
-def test_an_order_stream_is_posted_once_however_often_it_is_sent(service: Served, tmp_path: Path) -> None:
+def test_order_stream_sent_twice_is_posted_once(service: Served, tmp_path: Path) -> None:
     (tmp_path / "orders.csv").write_bytes(stream(*[order_row(f"S{number}") for number in range(1_500)]))
     arguments = ("replay", "orders.csv", "--url", service.url, "--key", service.key, "--json")
     first, again = command(*arguments, cwd=tmp_path), command(*arguments, cwd=tmp_path)
@@ -229,14 +250,33 @@ def test_an_order_stream_is_posted_once_however_often_it_is_sent(service: Served
     assert (again.code, again.json["posted"], again.json["replayed"]) == (0, 0, 1_500)
 
 
-def test_events_that_fill_more_than_a_body_are_sent_in_several(service: Served, tmp_path: Path) -> None:
+def test_unlinked_refund_is_priced_by_the_settings_of_the_service(tmp_path: Path) -> None:
+    (tmp_path / "orders.csv").write_bytes(stream(order_row("P1", total="1000.00"), refund_row("C1", total="1000.00")))
+    settings = {"ORDER_CREDIT_FIXED_AMOUNT": "0", "ORDER_CREDIT_PERCENTAGE": "5", "TRIAL_CREDITS": "0"}
+    local = {"ORDER_CREDIT_FIXED_AMOUNT": "7", "TRIAL_CREDITS": "many", "JSON_MAX_DEPTH": "1"}
+    with served(tmp_path / "ledger.db", settings=settings) as service:
+        ran = command(
+            *("replay", "orders.csv", "--url", service.url, "--key", service.key, "--json"), cwd=tmp_path, **local
+        )
+        assert (ran.code, ran.json["posted"]) == (0, 2)
+        with service.client() as client:
+            (account,) = client.get("/credits/accounts").json()["data"]
+            assert account["balance"] == 0
+            assert client.get("/credits/prices").json()["data"] == {
+                "fixed_amount": "0",
+                "percentage": "5",
+                "minimum": "0",
+            }
+
+
+def test_events_larger_than_a_body_are_sent_in_several(service: Served, tmp_path: Path) -> None:
     large = {"note": "x" * 8_000}
     (tmp_path / "facts").write_bytes(lines(*[paid(f"L{number}", metadata=large) for number in range(300)]))
     ran = command("replay", "facts", "--url", service.url, "--key", service.key, "--json", cwd=tmp_path)
     assert (ran.code, ran.json["posted"]) == (0, 300)
 
 
-def test_a_key_of_too_little_scope_is_asked_wrong(service: Served, tmp_path: Path) -> None:
+def test_key_without_scope_write_ends_with_2(service: Served, tmp_path: Path) -> None:
     with service.client() as client:
         key = client.post("/api-keys", json={"name": "reader", "scope": "read"}).json()["data"]["key"]
     (tmp_path / "facts").write_bytes(lines(paid("z")))
@@ -245,7 +285,7 @@ def test_a_key_of_too_little_scope_is_asked_wrong(service: Served, tmp_path: Pat
     assert ran.err.startswith(f"credit-service: {service.url} answered 403: ")
 
 
-def test_nobody_answers_at_all(tmp_path: Path) -> None:
+def test_replay_stops_if_no_service_answers(tmp_path: Path) -> None:
     (tmp_path / "facts").write_bytes(lines(paid("z")))
     arguments = ("replay", "facts", "--url", "http://127.0.0.1:9", "--key", "k", "--patience", "0")
     ran = command(*arguments, cwd=tmp_path)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from credit_service.cli.sources import Entry, Result, Source
     from credit_service.cli.targets import Target
+    from credit_service.ledger.policy import Policy
     from credit_service.settings import Settings
 
 _BATCH = 1_000
@@ -23,7 +24,7 @@ _INSTEAD = "Replay into that one: --url http://… --key cs_…"
 
 
 class Tally:
-    """Counts what became of the lines, or of whatever else is replayed."""
+    """Counts the outcomes of lines, or of dead letters."""
 
     def __init__(self, noun: str = "line") -> None:
         self._noun = noun
@@ -56,8 +57,8 @@ def replay(
     file: Annotated[
         Path,
         typer.Argument(
-            help="An order stream as CSV (columns invoice, customer_id, timestamp, total, kind), or CloudEvents as "
-            "JSON lines. Either may be gzipped.",
+            help="An order stream as CSV (columns invoice, customer_id, timestamp, total, kind, and perhaps currency), "
+            "or CloudEvents as JSON lines. Either may be gzipped.",
             metavar="FILE",
         ),
     ],
@@ -65,16 +66,25 @@ def replay(
         Path | None,
         typer.Option(
             help="For an order stream: a CSV that names the orders of refunds (columns refund_invoice, order_invoice, "
-            "order_total). A refund it does not name gives back the price of an order of its total.",
+            "order_total). A refund that it does not name gives back the price of an order of its total, by the "
+            "settings of the service or database that it goes to.",
             show_default="refund_links.csv beside FILE",
         ),
+    ] = None,
+    currency: Annotated[
+        str | None,
+        typer.Option(help="For an order stream: the currency of rows that name none, like GBP.", show_default="none"),
     ] = None,
     url: Annotated[
         str | None, typer.Option(help="A running service to replay into.", show_default="straight into the database")
     ] = None,
     key: Annotated[
         str | None,
-        typer.Option(help="An API key of scope write for it.", envvar="CREDIT_SERVICE_KEY", show_envvar=True),
+        typer.Option(
+            help="An API key of scope write for it; admin for adjustments.",
+            envvar="CREDIT_SERVICE_KEY",
+            show_envvar=True,
+        ),
     ] = None,
     patience: Annotated[
         float, typer.Option(help="Seconds to go on trying while that service does not answer.", min=0)
@@ -84,10 +94,11 @@ def replay(
 ) -> None:
     """Post the orders, refunds and other events of a file.
 
-    Each counts once, however often it is replayed: stopped with Ctrl-C, the same command goes on where it was. Lines
-    that cannot be used are named on standard error and hold up none of the others. Exit code 1 if there were any.
+    Each counts once, however often it is replayed: after Ctrl-C the same command goes on where it stopped. Lines that
+    cannot be used are named on standard error, and the others are posted all the same. Exit code 1 if there were any.
     """
-    from credit_service.cli.sources import Source, Unreadable
+    from credit_service.cli.sources import Reading, Source, Unreadable
+    from credit_service.messages.content import Limits
 
     if url is not None and not key:
         raise wrong("--url needs an API key: --key, or CREDIT_SERVICE_KEY in the environment.")
@@ -95,19 +106,22 @@ def replay(
         raise wrong("--key: this is no API key.")
     if url is not None and database_url is not None:
         raise wrong("--url and --database-url: say one of them.")
-    settings = settings_of(database_url=database_url)
+    reading, settings = Reading(), None
+    if url is None:
+        settings = settings_of(database_url=database_url)
+        reading = Reading(Limits(settings.key_max_length, settings.metadata_max_bytes), settings.json_max_depth)
     try:
-        source = Source(file, settings.policy, links, settings.json_max_depth)
+        source = Source(file, links, currency, reading)
     except Unreadable as error:
         raise wrong(str(error)) from None
     if source.links is not None:
         say(f"{source.links} says which orders were refunded.")
     tally = Tally()
     try:
-        work = (
-            _into_store(source, settings, tally) if url is None else _over_http(source, url, key or "", patience, tally)
-        )
-        asyncio.run(work)
+        if settings is not None:
+            asyncio.run(_into_store(source, settings, tally))
+        else:
+            asyncio.run(_over_http(source, url or "", key or "", patience, tally))
     except KeyboardInterrupt:
         say(f"stopped ({tally.sentence()}); the same command goes on from here.")
         raise
@@ -126,19 +140,30 @@ async def _into_store(source: "Source", settings: "Settings", tally: Tally) -> N
         posting = Posting(engine, settings.policy, deadline_seconds=_POSTING_SECONDS)
         posting.start()
         try:
-            await _run(source, StoreTarget(posting), tally)
+            await _run(source, settings.policy, StoreTarget(posting), tally)
         finally:
             await posting.drain()
 
 
 async def _over_http(source: "Source", url: str, key: str, patience: float, tally: Tally) -> None:
-    from credit_service.cli.targets import HttpTarget, client
+    from credit_service.cli.targets import HttpTarget, Stopped, client
+    from credit_service.ledger.policy import Policy
 
     async with client() as connection:
-        await _run(source, HttpTarget(connection, url, key.strip(), patience), tally)
+        target = HttpTarget(connection, url, key.strip(), patience)
+        try:
+            prices = await target.prices() if source.is_order_stream else Policy()
+        except Stopped as error:
+            raise _stopped(error, tally) from None
+        await _run(source, prices, target, tally)
 
 
-async def _run(source: "Source", target: "Target", tally: Tally) -> None:
+def _stopped(error: Exception, tally: Tally) -> typer.Exit:
+    say(f"{error} Stopped ({tally.sentence()}); the same command goes on from here.")
+    return typer.Exit(1)
+
+
+async def _run(source: "Source", prices: "Policy", target: "Target", tally: Tally) -> None:
     """Send all lines in batches; while one is posted, the next is read."""
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -147,7 +172,7 @@ async def _run(source: "Source", target: "Target", tally: Tally) -> None:
 
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     loop = asyncio.get_running_loop()
-    batches = _batches(source)
+    batches = _batches(source, prices)
     try:
         with progress(*columns) as bar:
             task = bar.add_task("replaying", total=source.size or None)
@@ -161,23 +186,22 @@ async def _run(source: "Source", target: "Target", tally: Tally) -> None:
                 bar.update(task, completed=source.position, description=f"{tally.read:,} replayed")
                 batch = await upcoming
     except (Unreadable, Stopped) as error:
-        say(f"{error} Stopped ({tally.sentence()}); the same command goes on from here.")
-        raise typer.Exit(1) from None
+        raise _stopped(error, tally) from None
 
 
-def _batches(source: "Source") -> "Iterator[list[Entry]]":
+def _batches(source: "Source", prices: "Policy") -> "Iterator[list[Entry]]":
     from credit_service.cli.sources import Unreadable
 
     batch: list[Entry] = []
     size = 0
     try:
-        for entry in source.entries():
+        for entry in source.entries(prices):
             if len(batch) == _BATCH or (batch and size + len(entry.event) > _BATCH_BYTES):
                 yield batch
                 batch, size = [], 0
             batch.append(entry)
             size += len(entry.event) + 1
-    except Unreadable:  # what could be read until there counts
+    except Unreadable:  # the lines before it count
         yield batch
         raise
     if batch:

@@ -1,11 +1,12 @@
-"""What `replay` reads: an order stream as CSV, or CloudEvents as JSON lines. Either may be gzipped.
+"""The files that `replay` reads: an order stream as CSV, or CloudEvents as JSON lines. Either may be gzipped.
 
-An order stream has one row per order or refund; each row becomes the event that the shop would have sent. A line that
-means nothing is an entry like any other, decided here, so that it stops none of the rest.
+An order stream has one row for each order or refund; each row becomes the event that the shop would have sent. A line
+that cannot be used becomes an entry with its result, so that it stops no other line.
 """
 
 import csv
 import gzip
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -18,9 +19,11 @@ from uuid import NAMESPACE_URL, uuid5
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.pricing import order_price
 from credit_service.messages import envelope, strict_json
+from credit_service.messages.content import Limits
 from credit_service.messages.faults import Invalid
 from credit_service.messages.fields import money_micros
 from credit_service.messages.inbound import Translated
+from credit_service.messages.patterns import CURRENCY
 from credit_service.messages.shapes import encode
 
 ACTOR: Final = "replay"
@@ -32,17 +35,16 @@ LINK_FILES: Final = (
     "online_retail_refund_links.csv",
     "online_retail_refund_links.csv.gz",
 )
-_CURRENCY: Final = "GBP"
 _GZIP: Final = b"\x1f\x8b"
 _BOM: Final = b"\xef\xbb\xbf"
 
 
 class Unreadable(Exception):
-    """A file that cannot be read, or is not what it should be; one sentence for a person."""
+    """A file cannot be read, or is of another kind; the message is one sentence for a person."""
 
 
 class Result(NamedTuple):
-    """What became of a line: posted, replayed, parked, refused (with a code and a reason) or skipped."""
+    """The outcome of a line: posted, replayed, parked, refused (with a code and a reason) or skipped."""
 
     outcome: str
     code: str | None = None
@@ -50,7 +52,7 @@ class Result(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A line: the event it is as JSON, and what that means; or what became of it already."""
+    """A line: its event as JSON and as commands, or its result if that is known without posting."""
 
     number: int
     event: bytes
@@ -69,64 +71,83 @@ Links = Mapping[str, Link]
 """By the invoice of the refund."""
 
 
-class Source:
-    """A file to replay, open from the beginning. Raises Unreadable when it is not one."""
+class Reading(NamedTuple):
+    """How strictly lines are read. The widest: for a service, which judges them by its own settings."""
 
-    def __init__(self, path: Path, policy: Policy, links: Path | None, json_max_depth: int) -> None:
+    limits: Limits = Limits(255, 65_536)
+    json_max_depth: int = 200
+
+
+class Source:
+    """A file to replay, open at its beginning.
+
+    `links`: the file that names the orders of refunds. `currency`: of rows that name none. Raises Unreadable.
+    """
+
+    def __init__(self, path: Path, links: Path | None, currency: str | None, reading: Reading) -> None:
         self._file, self._lines = _open(path)
-        self._depth = json_max_depth
+        self._reading = reading
         self.size = path.stat().st_size
-        """Bytes of the file; 0 where that cannot be known, as of a pipe."""
+        """Bytes of the file; 0 where they are unknown, as of a pipe."""
         try:
             self._stream: _OrderStream | None = None
+            if currency is not None and not re.fullmatch(CURRENCY, currency):
+                raise Unreadable("--currency: a currency has three capital letters, like GBP.")
             first = next(self._lines, None)
             if first is None:
                 return
             if first[1].startswith(b"{"):
-                if links is not None:
-                    raise Unreadable(f"{path} holds events, which name their orders themselves: --links is of no use.")
+                if links is not None or currency is not None:
+                    option = "--links" if currency is None else "--currency"
+                    raise Unreadable(f"{path} holds events, so {option} is of no use.")
                 self._lines = chain([first], self._lines)
             else:
                 self.links = links or next(filter(Path.is_file, map(path.with_name, LINK_FILES)), None)
-                self._stream = _OrderStream(path, first[1], policy, {} if self.links is None else _links(self.links))
+                self._stream = _OrderStream(path, first[1], currency, {} if self.links is None else _links(self.links))
         except BaseException:
             self.close()
             raise
 
     links: Path | None = None
-    """Where the links of the refunds were found."""
+    """The file that names the orders of refunds."""
+
+    @property
+    def is_order_stream(self) -> bool:
+        """Whether the file has rows of orders, which need prices."""
+        return self._stream is not None
 
     @property
     def position(self) -> int:
-        """How many bytes of the file were read."""
+        """Bytes of the file that were read."""
         return self._file.tell() if self.size else 0
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
-    def entries(self) -> Iterator[Entry]:
-        """All lines, but for empty ones. Raises Unreadable where the file breaks off."""
+    def entries(self, prices: Policy) -> Iterator[Entry]:
+        """All lines but empty ones. `prices` decide a refund of an unknown order. Raises Unreadable at a broken end."""
         for number, line in self._lines:
             if self._stream is None:
                 yield self._read(number, line)
                 continue
-            event = self._stream.event(line)
+            event = self._stream.event(line, prices)
             yield Entry(number, b"", (), event) if isinstance(event, Result) else self._read(number, event)
 
     def _read(self, number: int, event: bytes) -> Entry:
-        """An event, read as every door reads one."""
+        """Read an event as every door does."""
+        limits, depth = self._reading
         try:
-            read = envelope.read_fast(event, ACTOR, None)
+            read = envelope.read_fast(event, ACTOR, None, limits)
             if read is None:
-                read = envelope.read(strict_json.parse(event, self._depth), ACTOR, None)
+                read = envelope.read(strict_json.parse(event, depth), ACTOR, None, limits)
         except Invalid as error:
             return Entry(number, event, (), refused(error))
         return Entry(number, event, read.commands, None if read.invalid is None else refused(read.invalid))
 
 
 def refused(invalid: Invalid) -> Result:
-    """What becomes of an event that cannot be understood."""
+    """The result of an event that cannot be understood."""
     code = "event_type_unknown" if isinstance(invalid, envelope.UnknownType) else "validation_failed"
     return Result("refused", code, str(invalid))
 
@@ -134,39 +155,36 @@ def refused(invalid: Invalid) -> Result:
 class _OrderStream:
     """Turns the rows of an order stream into events."""
 
-    def __init__(self, path: Path, header: bytes, policy: Policy, links: Links) -> None:
-        self._row = _Rows(path, header, COLUMNS)
-        self._policy = policy
+    def __init__(self, path: Path, header: bytes, currency: str | None, links: Links) -> None:
+        self._row = _Rows(path, header, COLUMNS, "currency")
+        self._currency = currency
         self._links = links
 
-    def event(self, line: bytes) -> bytes | Result:
-        """The event that a row is; or what became of it, where it is none."""
+    def event(self, line: bytes, prices: Policy) -> bytes | Result:
+        """The event of a row, or the result of a row that has none."""
         row = self._row(line)
         if isinstance(row, str):
             return Result("refused", "validation_failed", row)
-        invoice, customer, timestamp, total, kind = row
+        invoice, customer, timestamp, total, kind, currency = row
         if not invoice or not customer:
             missing = "customer_id" if invoice else "invoice"
             return Result("refused", "validation_failed", f"{missing} is missing.")
         data: dict[str, Any] = {"merchant_id": _merchant(customer)}
+        money = {"currency": currency or self._currency} if currency or self._currency else {}
         if kind == "paid":
-            data |= {"order_id": invoice, "total": total, "currency": _CURRENCY}
+            data |= {"order_id": invoice, "total": total, **money}
+        elif kind == "refund" and (link := self._links.get(invoice)) is not None:
+            data |= {"refund_id": invoice, "order_id": link.order_id, "order_total": link.order_total}
+            data |= {"refund_amount": total, **money}
         elif kind == "refund":
-            data["refund_id"] = invoice
-            link = self._links.get(invoice)
-            if link is not None:
-                order_id, order_total = link
-                data |= {"order_id": order_id, "refund_amount": total, "order_total": order_total}
-                data["currency"] = _CURRENCY
-            else:
-                # Nobody knows its order, so it gives back what an order of its total would cost now.
-                try:
-                    credits = order_price(self._policy, money_micros(total))
-                except ValueError as error:
-                    return Result("refused", "validation_failed", f"total: {error}")
-                if not credits:
-                    return Result("skipped")
-                data["credits"] = credits
+            # Its order is unknown, so it gives back what an order of its total costs now.
+            try:
+                credits = order_price(prices, money_micros(total))
+            except ValueError as error:
+                return Result("refused", "validation_failed", f"total: {error}")
+            if not credits:
+                return Result("skipped")
+            data |= {"refund_id": invoice, "credits": credits}
         else:
             return Result("refused", "validation_failed", f"kind is {kind!r}, neither paid nor refund.")
         return encode(
@@ -187,29 +205,33 @@ def _merchant(customer: str) -> str:
 
 
 class _Rows:
-    """Reads the wanted columns of CSV rows, each from its own line."""
+    """Reads CSV rows, one line each: the `wanted` columns, and an `optional` one, which is empty where it is absent."""
 
-    def __init__(self, path: Path, header: bytes, wanted: Sequence[str]) -> None:
-        names = _fields(header.removeprefix(_BOM))
+    def __init__(self, path: Path, header: bytes, wanted: Sequence[str], optional: str | None = None) -> None:
+        names = _fields(header)
         if isinstance(names, str):
             raise Unreadable(f"{path} is neither CSV with a header line nor JSON lines: {names}")
-        missing = [name for name in wanted if name not in names]
-        if missing:
+        names = [name.strip() for name in names]
+        if missing := [name for name in wanted if name not in names]:
             raise Unreadable(
                 f"{path} is neither JSON lines nor a CSV with the columns {', '.join(wanted)}: "
                 f"{', '.join(missing)} not found."
             )
+        if twice := next((name for name in names if name and names.count(name) > 1), None):
+            raise Unreadable(f"{path} has two columns named {twice}.")
         self._width = len(names)
         self._places = [names.index(name) for name in wanted]
+        self._optional = [] if optional is None else [names.index(optional) if optional in names else None]
 
     def __call__(self, line: bytes) -> list[str] | str:
-        """The wanted fields of a row, or what is wrong with it."""
+        """The fields of a row, or what is wrong with it."""
         fields = _fields(line)
         if isinstance(fields, str):
             return fields
         if len(fields) != self._width:
             return f"The row has {len(fields)} fields, the header {self._width}."
-        return [fields[place] for place in self._places]
+        optional = ["" if place is None else fields[place] for place in self._optional]
+        return [*[fields[place] for place in self._places], *optional]
 
 
 def _fields(line: bytes) -> list[str] | str:
@@ -231,12 +253,14 @@ def _links(path: Path) -> Links:
             row = rows(line)
             if isinstance(row, str):
                 raise Unreadable(f"{path}, line {number}: {row}")
-            found[row[0]] = Link(row[1], row[2])
+            refund, link = row[0], Link(row[1], row[2])
+            if found.setdefault(refund, link) != link:
+                raise Unreadable(f"{path}, line {number}: the refund {refund} has another order before.")
         return found
 
 
 def _open(path: Path) -> tuple[BufferedReader, Iterator[tuple[int, bytes]]]:
-    """The file itself, to ask how far it was read and to close it, and its numbered lines without their ends."""
+    """The file itself, for its position and to close it, and its numbered lines without line ends."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -253,7 +277,8 @@ def _numbered(path: Path, lines: BufferedReader | gzip.GzipFile) -> Iterator[tup
     number = 0
     try:
         for number, line in enumerate(lines, 1):
-            if stripped := line.strip(b"\r\n\t "):
+            # A byte order mark may begin the file, and each part of a file that was put together.
+            if stripped := line.removeprefix(_BOM).strip(b"\r\n\t "):
                 yield number, stripped
     except (OSError, EOFError, zlib.error) as error:
         raise Unreadable(f"{path} cannot be read after line {number}: {error}.") from None

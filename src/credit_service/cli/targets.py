@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Final, Literal, NoReturn, Protocol
 
 import httpx2
@@ -11,6 +12,7 @@ import msgspec
 from credit_service.cli.common import say, wrong
 from credit_service.cli.sources import Entry, Result, refused
 from credit_service.ledger.decide import Outcome, Replayed, Waiting
+from credit_service.ledger.policy import Policy
 from credit_service.ledger.refusals import Refused
 from credit_service.messages.envelope import BATCH_MEDIA_TYPE
 from credit_service.messages.faults import Invalid
@@ -99,7 +101,18 @@ class _Answer(msgspec.Struct):
     data: _Results
 
 
+class _Prices(msgspec.Struct):
+    fixed_amount: Decimal
+    percentage: Decimal
+    minimum: Decimal
+
+
+class _Priced(msgspec.Struct):
+    data: _Prices
+
+
 _answer = msgspec.json.Decoder(_Answer).decode
+_priced = msgspec.json.Decoder(_Priced).decode
 _problem = msgspec.json.Decoder(Problem).decode
 
 
@@ -114,7 +127,7 @@ class HttpTarget:
 
     async def send(self, entries: Sequence[Entry]) -> list[list[Result]]:
         """See `Target.send`."""
-        response = await self._post(b"[" + b",".join([entry.event for entry in entries]) + b"]")
+        response = await self._ask("POST", "events", b"[" + b",".join([entry.event for entry in entries]) + b"]")
         if response.status_code in _TOO_MUCH:
             if len(entries) == 1:
                 problem = problem_of(response)
@@ -133,15 +146,26 @@ class HttpTarget:
         results = map(_as_result, told)
         return [[next(results) for _ in entry.translated] for entry in entries]
 
-    async def _post(self, body: bytes) -> httpx2.Response:
-        """Post, again and again while the service is away; the keys see to it that nothing counts twice."""
+    async def prices(self) -> Policy:
+        """The prices of orders by the settings of the service. Raises Stopped."""
+        response = await self._ask("GET", "prices")
+        if response.status_code != 200:
+            self._give_up(response)
+        try:
+            found = _priced(response.content).data
+        except msgspec.MsgspecError:
+            self._strange(response)
+        return Policy(order_fixed=found.fixed_amount, order_percent=found.percentage, order_minimum=found.minimum)
+
+    async def _ask(self, method: str, path: str, body: bytes | None = None) -> httpx2.Response:
+        """Send a request, again while the service is away; because of its keys nothing counts twice."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience
         pause, asked_to_wait, told = _FIRST_PAUSE_SECONDS, 0.0, False
         while True:
             try:
-                response = await self._client.post(
-                    f"{self._url}/api/v1/credits/events", content=body, headers=self._headers
+                response = await self._client.request(
+                    method, f"{self._url}/api/v1/credits/{path}", content=body, headers=self._headers
                 )
                 if response.status_code not in TRANSIENT:
                     return response
