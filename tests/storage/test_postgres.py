@@ -412,9 +412,9 @@ class Interrupted(PostgresEngine):
 async def alone(
     harness: PostgresHarness, kind: type[Interrupted] = Interrupted, **more: Any
 ) -> AsyncIterator[Interrupted]:
-    """The only store of a database that is empty."""
+    """The only engine of an empty database. The clock stands still, so that a busy machine delays no decision."""
     await (await harness.fresh()).close()
-    store = kind(harness.url, timeout_seconds=20, **more)
+    store = kind(harness.url, timeout_seconds=20, **{"clock": harness.clock, **more})
     try:
         yield store
     finally:
@@ -558,7 +558,7 @@ def in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_posting_is_decided_on_what_the_one_before_it_will_leave_while_that_is_in_the_store(
     harness: PostgresHarness, second: UUID
 ):
-    async with alone(harness, clock=harness.clock) as store:
+    async with alone(harness) as store:
         await tell(store, *[of(one, payment("P", 100)) for one in (MERCHANT, SAME_LANE)])
         store.loads = store.decisions = 0
         async with lane_locked(harness) as somebody_waits:
@@ -619,7 +619,7 @@ async def test_batch_decided_ahead_is_decided_again_if_its_turn_came_late(harnes
             self.layer._send = sent  # type: ignore[method-assign, assignment]
             self.clock.estimate = late  # type: ignore[method-assign]
 
-    async with alone(harness, Late, clock=harness.clock) as store:
+    async with alone(harness, Late) as store:
         await tell(store, payment("P", 100))
         store.decisions = 0
         assert [type(one) for one in await tell_apart(store, use(1, "a"), use(1, "b"))] == [Posted, Posted]
@@ -672,7 +672,7 @@ async def test_L7_what_waited_for_its_lane_is_decided_anew_by_the_time_it_is_the
     harness: PostgresHarness, remembered: bool
 ):
     beneath = await harness.beneath()
-    async with alone(harness) as store:
+    async with alone(harness, clock=None) as store:
         await tell(store, payment("P", 100))
         if not remembered:
             store.layer.recent.clear()
@@ -709,7 +709,7 @@ async def test_who_waits_too_long_for_a_lane_is_told_that_nothing_was_done(harne
 
 @pytest.mark.parametrize("what", ["old", "set", "suspended"])
 async def test_the_time_of_what_is_remembered_is_the_databases(harness: PostgresHarness, what: str):
-    async with alone(harness) as store:
+    async with alone(harness, clock=None) as store:
         await tell(store, payment("P", 100))
         store.loads = 0
         await tell(store, use(1))
