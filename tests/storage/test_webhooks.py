@@ -241,7 +241,7 @@ async def test_an_attempt_is_noted_once(store: Engine):
     assert await due(store, days(9)) == []
 
 
-async def test_one_that_is_disabled_can_only_be_sent_what_was_asked_for(store: Engine):
+async def test_disabled_endpoint_is_sent_only_requested_deliveries(store: Engine):
     await registered(store)
     await registered(store, "two")
     event: dict[str, Any] = {"account": 1, "event": 1}
@@ -251,8 +251,8 @@ async def test_one_that_is_disabled_can_only_be_sent_what_was_asked_for(store: E
     for id_ in ("one", "two"):
         assert await WebhookEndpoints(store).change(id_, disabled_at=T0, disabled_reason="gone", failing_since=T0 - 1)
     assert await due(store, T0) == [1, 2, 3]
-    assert await due(store, T0, asked_for=True) == [2, 3]
-    assert await due(store, days(1), asked_for=True) == [2, 3, 4]
+    assert await due(store, T0, requested=True) == [2, 3]
+    assert await due(store, days(1), requested=True) == [2, 3, 4]
     assert await WebhookEndpoints(store).backlogs() == {"one": Backlog(4, T0), "two": Backlog(1, None)}
 
     assert await WebhookEndpoints(store).enable("one", T0 + 5)
@@ -260,7 +260,7 @@ async def test_one_that_is_disabled_can_only_be_sent_what_was_asked_for(store: E
     assert found is not None
     assert (found.disabled_at, found.disabled_reason, found.failing_since) == (None, None, None)
     assert await due(store, T0 + 5) == [1, 2, 3, 4], "what waited for its next attempt is due at once"
-    assert await due(store, days(9), "two", asked_for=True) == []
+    assert await due(store, days(9), "two", requested=True) == []
     assert not await WebhookEndpoints(store).enable("three", T0)
 
 

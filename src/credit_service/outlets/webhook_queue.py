@@ -75,7 +75,7 @@ class Queue:
             now = await endpoints.now()
             room = 0 if self.endpoint.disabled_at is not None else self._breaker.room(now, AT_ONCE)
             limit = BATCH if room > 1 else 1
-            found = await endpoints.due_deliveries(self.endpoint.id, now, limit, asked_for=not room)
+            found = await endpoints.due_deliveries(self.endpoint.id, now, limit, requested=not room)
             if found is None or not found.due:
                 return
             await self._send(found, room)
@@ -100,7 +100,7 @@ class Queue:
 
     async def _may_go(self, delivery: WebhookDelivery, room: int) -> bool:
         """Whether nothing has happened meanwhile that leaves a delivery for later: it stays due."""
-        if delivery.is_asked_for:
+        if delivery.is_requested:
             return True
         return (
             self.endpoint.disabled_at is None and self._breaker.room(await self._means.endpoints.now(), AT_ONCE) >= room

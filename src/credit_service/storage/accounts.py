@@ -1,4 +1,4 @@
-"""What is kept of accounts, as questions over any engine: balances, open grants, parked refunds, what is due.
+"""Accounts, as questions over any engine: balances, open grants, parked refunds, due accounts.
 
 An account's history is in `transactions`.
 """

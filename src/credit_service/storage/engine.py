@@ -26,27 +26,27 @@ T = TypeVar("T")
 
 
 class StorageError(Exception):
-    """A store could not do its work. Its message is one sentence for an operator, without secrets."""
+    """The database could not do its work. The message is one sentence for an operator, without secrets."""
 
 
 class Conflict(StorageError):
-    """Nothing was done, because something else had the database; the same again may work."""
+    """Nothing was done because of a conflict with another user of the database; the same again may work."""
 
 
 class StorageUnavailable(StorageError):
-    """Nothing was done, and trying again at once will not help: read-only, full, gone."""
+    """Nothing was done, and an immediate retry will not help: read-only, full, gone."""
 
 
 class OutcomeUnknown(StorageError):
-    """The commit's answer was lost. Run the batch again: the keys tell what had been done."""
+    """The answer of the commit was lost. Run the batch again: the keys show what was done."""
 
 
 class InUse(StorageUnavailable):
-    """Another process has the database; this one cannot have it beside it."""
+    """Another process has opened the database, and it admits only one."""
 
 
 class BadRow(StorageError):
-    """The database refused a row, so one command of the batch breaks a law that the database holds."""
+    """The database refused a row: a command of the batch breaks a constraint."""
 
 
 class SchemaError(StorageError):
@@ -54,22 +54,22 @@ class SchemaError(StorageError):
 
 
 class Record:
-    """What is known of one merchant within a batch: loaded first, then brought up to date by each decision."""
+    """What is known of one merchant within a batch: loaded first, then updated by each decision."""
 
     __slots__ = ("account", "firsts", "given_back", "grants", "known_grants", "number", "parked", "trial")
 
     def __init__(self, account: Account | None, number: int) -> None:
         self.account = account
-        self.number = number  # of the account, also where it is yet to be opened
-        self.grants: tuple[Grant, ...] = ()  # open ones, in burn-down order
-        self.known_grants: dict[int, Grant] = {}  # those that a source drew on, and those changed since
+        self.number = number  # of the account, also if it is still to be opened
+        self.grants: tuple[Grant, ...] = ()  # the open ones, in burn-down order
+        self.known_grants: dict[int, Grant] = {}  # those that a refunded order drew on, and those changed since
         self.firsts: dict[str, Transaction] = {}  # by idempotency key
         self.trial: Transaction | None = None
         self.given_back: dict[str, GivenBack] = {}  # by the key of the order or payment
-        self.parked: dict[str, Parked] = {}  # all of the merchant's, by their own key
+        self.parked: dict[str, Parked] = {}  # all parked refunds of the merchant, by their own key
 
     def copy(self) -> "Record":
-        """A record that can learn without this one noticing."""
+        """A copy to decide on, which leaves this record as it is."""
         other = Record(self.account, self.number)
         other.grants = self.grants
         other.known_grants = dict(self.known_grants)
@@ -81,16 +81,16 @@ class Record:
 
 
 class Loaded(NamedTuple):
-    """What a batch is decided on, and the time of it: one instant for all, by the database's clock."""
+    """What a batch is decided on: the records of its merchants, and one instant for all, by the database's clock."""
 
     now: int
     records: Mapping[UUID, Record]
 
 
 class Writes:
-    """Everything one database transaction is to write, as values; the last one of each row wins.
+    """Everything that one database transaction writes, as values; the last value of a row wins.
 
-    `unparked` are rows that were there before: they go first, since a refund may be parked again under the same key.
+    `unparked` rows are deleted before others are inserted: a refund may be parked again under the same key.
     """
 
     __slots__ = (
@@ -116,7 +116,7 @@ class Writes:
 
 
 Work = Callable[[Loaded], Writes]
-"""Decides on what was loaded. Pure, since it may run again."""
+"""Decides on what was loaded. It must be pure, since it may run again."""
 
 
 class Committed(NamedTuple):
@@ -127,16 +127,16 @@ class Committed(NamedTuple):
 
 
 class Books(NamedTuple):
-    """All there is of one account, for verification.
+    """Everything of one account, for verification.
 
-    `transactions` are read from the database as they are iterated, and only until the next account is asked for;
-    `faults` are complete when they were.
+    `transactions` come from the database while they are iterated, which must end before the next account is read.
+    `faults` is complete after that.
     """
 
     account: Account
     grants: Sequence[Grant]
     transactions: Iterable[Transaction]
-    faults: Sequence[tuple[int | None, str]]  # what the store itself found wrong: (sequence, sentence)
+    faults: Sequence[tuple[int | None, str]]  # rows that cannot be read: (sequence, sentence)
 
 
 class Engine(Protocol):

@@ -14,7 +14,7 @@ from credit_service.storage.engine import Engine
 from credit_service.storage.questions import Ask, Row, asked, asking, number, value
 
 _letters = tables.dead_letters
-# Both engines understand what is written here for one of them.
+# SQLite understands PostgreSQL's ON CONFLICT.
 PUT_ASIDE: Final = (
     postgresql.insert(_letters)
     .values({name: value(name) for name in ("subject", "original", "message_hash", "code", "reason", "at")})
@@ -97,7 +97,7 @@ class Letters:
         self.now = engine.now
 
     async def put_aside(self, letters: Sequence[Undeliverable]) -> int:
-        """Keep events that can never be applied, and return how many had not been kept before."""
+        """Keep events that can never be applied; returns how many of them are new."""
         asks = [Ask(PUT_ASIDE, {**one._asdict(), "message_hash": message_hash(one)}) for one in letters]
         return await self._engine.write(asks) if asks else 0
 
@@ -147,5 +147,5 @@ def _letter(row: Row) -> Letter:
 
 
 def message_hash(letter: Undeliverable) -> bytes:
-    """The 16 bytes by which an event that is delivered again is known: of its subject and all that was sent."""
+    """16 bytes of subject and content that identify an event, so that a repeat is recognised."""
     return blake2b(letter.original, digest_size=16, key=blake2b(letter.subject.encode()).digest()).digest()

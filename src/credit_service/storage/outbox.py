@@ -1,4 +1,4 @@
-"""The outbox: what was announced, in the order of the commits, and where each of its readers stands."""
+"""The outbox: announcements in the order of their commits, and the position of each reader."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
@@ -152,8 +152,8 @@ class Outbox:
                 before = 0
                 while before < end:
                     middle = (before + end + 1) // 2
-                    ((told_at,),) = yield Ask(EVENT_AT, {"lane": lane, "id": middle})
-                    before, end = (middle, end) if told_at < at else (before, middle - 1)
+                    ((announced_at,),) = yield Ask(EVENT_AT, {"lane": lane, "id": middle})
+                    before, end = (middle, end) if announced_at < at else (before, middle - 1)
                 position.append(before)
             return tuple(position)
 
@@ -235,14 +235,14 @@ def events_from(found: Sequence[Row]) -> Read[list[StoredEvent]]:
     merchants = {row[0]: UUID(bytes=row[1]) for row in accounts}
     causes = {(row[2], row[5]) for row in found if row[5] is not None}
     stored = (yield Find(tables.transactions, ("account", "sequence"), list(causes))) if causes else []
-    told = {(row[0], row[1]): rows.transaction(merchants[row[0]], row) for row in stored}
-    return [_stored_event(row, merchants[row[2]], told.get((row[2], row[5]))) for row in found]
+    transactions = {(row[0], row[1]): rows.transaction(merchants[row[0]], row) for row in stored}
+    return [_stored_event(row, merchants[row[2]], transactions.get((row[2], row[5]))) for row in found]
 
 
 def _stored_event(row: Row, merchant_id: UUID, cause: Transaction | None) -> StoredEvent:
     *announced, detail = row[3:]
-    told = None if detail is None else msgspec.json.decode(detail)
-    return StoredEvent(row[0], row[1], row[2], merchant_id, Announcement._make((*announced, told)), cause)
+    details = None if detail is None else msgspec.json.decode(detail)
+    return StoredEvent(row[0], row[1], row[2], merchant_id, Announcement._make((*announced, details)), cause)
 
 
 def position_text(position: Position) -> str:

@@ -1,4 +1,4 @@
-"""How shops are kept, each with its merchant, and what Shopify delivered that still has to be applied."""
+"""Shopify's shops with their merchants, and the deliveries of Shopify that still have to be applied."""
 
 from collections.abc import Collection
 from hashlib import blake2b
@@ -14,9 +14,8 @@ from credit_service.storage.questions import Ask, Row, asking, number, value
 
 _shops, _deliveries, _claims = tables.shops, tables.shopify_deliveries, tables.shopify_claims
 
-
 SHOP: Final = select(_shops).where(_shops.c.domain == value("domain"))
-# Both engines understand what is written here for one of them.
+# SQLite understands PostgreSQL's ON CONFLICT.
 _linking = postgresql.insert(_shops).values(
     domain=value("domain"), merchant_id=value("merchant_id"), linked_at=value("linked_at")
 )
@@ -41,7 +40,7 @@ KEEP: Final = (
 )
 DROP: Final = delete(_deliveries).where(_deliveries.c.digest == value("digest"))
 KEPT: Final = select(_deliveries).where(_deliveries.c.shop == value("shop")).order_by(_deliveries.c.received_at)
-# Whom a shop belonged to before it was unlinked is known still, to those who have to erase something.
+# A delivery that erases data goes to the merchant of its shop also after the shop was unlinked.
 _known = _shops.c.unlinked_at.is_(None) | (_deliveries.c.awaits == literal_column("'merchant'"))
 DUE: Final = (
     select(_deliveries, _shops.c.merchant_id)
@@ -62,19 +61,19 @@ CLAIMED: Final = select(_claims).where(_claims.c.name == value("name"))
 
 
 class Shop(NamedTuple):
-    """A shop on Shopify, and the merchant whose it is, or was until it was unlinked."""
+    """A shop on Shopify, and the merchant to which it is linked, or was until it was unlinked."""
 
     domain: str  # example.myshopify.com
     merchant_id: UUID
     linked_at: int
     unlinked_at: int | None = None
-    uninstalled_at: int | None = None  # the app was
+    uninstalled_at: int | None = None  # when the app was uninstalled
 
 
 class KeptDelivery(NamedTuple):
-    """What of a delivery is kept until it can be applied, or, where it awaits nothing, for a person to see.
+    """The part of a delivery that is kept until it can be applied, or for a person to see if it awaits nothing.
 
-    `awaits`: `link`, its shop must be linked; `merchant`, to one that is or was.
+    `awaits`: `link`, until its shop is linked; `merchant`, until its shop is linked or was linked before.
     """
 
     shop: str
@@ -82,11 +81,11 @@ class KeptDelivery(NamedTuple):
     body: str
     awaits: str | None
     received_at: int
-    digest: bytes = b""  # made of shop, topic and body, when it is kept
+    digest: bytes = b""  # of shop, topic and body, made when it is kept
 
 
 class Shops:
-    """The shops of a ledger, and the deliveries that wait. `now` is the database's clock."""
+    """The shops of a ledger, and the kept deliveries. `now` is the database's clock."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -107,11 +106,11 @@ class Shops:
         await self._engine.write([Ask(LINK, values)])
 
     async def unlink(self, domain: str, at: int) -> bool:
-        """Unlink a shop. False where none is linked."""
+        """Unlink a shop. False if it is not linked."""
         return await self._engine.write([Ask(UNLINK, {"key": domain, "at": at})]) == 1
 
     async def uninstall(self, domain: str, at: int) -> bool:
-        """Note that a linked shop has uninstalled the app. False where it is not linked, or only since then."""
+        """Note that a linked shop uninstalled the app. False if it is not linked, or was linked after `at`."""
         return await self._engine.write([Ask(UNINSTALL, {"key": domain, "at": at})]) == 1
 
     async def claim(self, purchase: str, key: str, merchant_id: UUID, shop: str) -> bool:
@@ -130,23 +129,23 @@ class Shops:
         return True
 
     async def keep(self, one: KeptDelivery) -> bool:
-        """Keep a delivery. False where it is kept already."""
+        """Keep a delivery. False if it is kept already."""
         return await self._engine.write([Ask(KEEP, {**one._asdict(), "digest": _digest(one)})]) == 1
 
     async def kept(self, shop: str) -> list[KeptDelivery]:
-        """All that is kept of a shop, in order of arrival."""
+        """The kept deliveries of a shop, in order of arrival."""
         return list(map(_kept, await self._engine.read(asking(Ask(KEPT, {"shop": shop})))))
 
     async def due(self, before: int, limit: int) -> list[tuple[KeptDelivery, UUID | None]]:
-        """Deliveries that need wait no longer, in order of arrival, each with the merchant it waited for.
+        """Deliveries that can be applied or have waited long enough, in order of arrival, each with its merchant.
 
-        Those that were received by `before` have waited for long enough, also without one.
+        Those that were received by `before` have waited long enough; their merchant is None if there is none.
         """
         found = await self._engine.read(asking(Ask(DUE, {"before": before, "limit": limit})))
         return [(_kept(row), None if row[6] is None else UUID(bytes=row[6])) for row in found]
 
     async def drop(self, some: Collection[KeptDelivery]) -> None:
-        """Forget deliveries, since they were applied or put aside."""
+        """Delete deliveries that were applied or put aside."""
         if some:
             await self._engine.write([Ask(DROP, {"digest": one.digest}) for one in some])
 
@@ -162,5 +161,5 @@ def _kept(row: Row) -> KeptDelivery:
 
 
 def _digest(one: KeptDelivery) -> bytes:
-    """The 16 bytes by which a delivery that comes again is known."""
+    """16 bytes that identify a delivery, so that a repeat is recognised."""
     return blake2b(f"{one.topic}\n{one.shop}\n{one.body}".encode(), digest_size=16).digest()

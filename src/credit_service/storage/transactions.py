@@ -1,4 +1,4 @@
-"""What is kept of transactions, as questions over any engine: one, pages of a history or of all accounts, sums."""
+"""Transactions, as questions over any engine: one, pages of an account or of all accounts, sums."""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache

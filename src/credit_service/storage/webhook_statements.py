@@ -60,16 +60,16 @@ def change(names: tuple[str, ...]) -> Update:
 
 @lru_cache(maxsize=8)
 def insert_deliveries(count: int) -> Insert:
-    """The statement that inserts so many; the parameters of each end with its place: number_0, number_1."""
+    """The statement that inserts so many deliveries; the parameters of each end with its place: number_0, number_1."""
     names = [column.name for column in _deliveries.columns]
     return insert(_deliveries).values([{name: value(f"{name}_{place}") for name in names} for place in range(count)])
 
 
 _of = _d.endpoint == value("of")
 _pending = _d.state == _PENDING
-# Tests, and what is sent again because somebody wants it.
-_asked_for = or_(_d.account.is_(None), _d.redelivers.is_not(None))
-_sendable = or_(_e.disabled_at.is_(None), _asked_for)
+# An operator requested it: a test, or a redelivery.
+_requested = or_(_d.account.is_(None), _d.redelivers.is_not(None))
+_sendable = or_(_e.disabled_at.is_(None), _requested)
 _both = _deliveries.join(_endpoints, _d.endpoint == _e.id)
 
 DELIVERY: Final = select(_deliveries).where(_of, _d.number == value("number"))
@@ -82,7 +82,7 @@ DUE: Final = (
     .order_by(_d.next_at, _d.number)
     .limit(number("limit"))
 )
-DUE_ASKED_FOR: Final = DUE.where(_asked_for)
+DUE_REQUESTED: Final = DUE.where(_requested)
 BACKLOGS: Final = (
     select(_d.endpoint, func.count(), func.min(case((_sendable, _d.next_at))))
     .select_from(_both)
@@ -101,7 +101,7 @@ REPLACE: Final = (
     .values(state=literal_column("'failed'"), next_at=None, error=value("why"), ended_at=value("at"))
 )
 
-# ---- what is old
+# ---- pruning
 
 EVERY_ENDPOINT: Final = select(_e.id, _e.deleted_at)
 

@@ -1,7 +1,7 @@
-"""What is kept of webhooks, said once for every engine: endpoints, what they are sent, and how it is signed.
+"""Webhook endpoints, their deliveries, and the secrets that sign them.
 
-Deliveries of an endpoint are made together with the note up to where they are made, in one transaction that does
-nothing where another was faster. So one delivery is made of each event, whoever crashes and whoever comes back late.
+The deliveries of an endpoint are created in the transaction that moves its position in the outbox, which does nothing
+if another process was faster. So each event becomes one delivery, also after crashes and long pauses of a process.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,54 +18,54 @@ from credit_service.storage.outbox import Position, StoredEvent, events_from, po
 from credit_service.storage.questions import Ask, Find, Read, Row, asking
 
 _AT_ONCE: Final = (64, 8, 1)
-"""How many deliveries one statement inserts, so that few different ones are prepared."""
-_Signed = list[tuple[str, int | None]]  # secrets, the newest first, each with the time until which it is in use
+"""How many deliveries one statement inserts: few sizes, so that few different statements are prepared."""
+_Signed = list[tuple[str, int | None]]  # secrets, the newest first, each with the end of its use
 _signed: Final = msgspec.json.Decoder(_Signed).decode
 _types: Final = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
 class WebhookEndpoint(NamedTuple):
-    """Who is told of events by webhook. What it is signed with is no part of it, so that nobody shows it by mistake."""
+    """A receiver of events by webhook. Its secrets are no part of it, so that they are never shown by mistake."""
 
     id: str
     url: str
-    event_types: tuple[str, ...] | None  # announcements that it wants, None for all
+    event_types: tuple[str, ...] | None  # the announcements that it wants; None: all
     created_at: int
-    position: Position  # in the outbox, up to which its deliveries were made
-    deliveries: int = 0  # how many were made so far
-    failing_since: int | None = None  # since when nothing was delivered, but failed
+    position: Position  # in the outbox: deliveries of all events before it exist
+    deliveries: int = 0  # how many exist or existed
+    failing_since: int | None = None  # since when all attempts have failed
     disabled_at: int | None = None
     disabled_reason: str | None = None
 
 
 class WebhookDelivery(NamedTuple):
-    """An event that was sent to an endpoint, or is to be; without account and event it is a test."""
+    """The delivery of an event to an endpoint; without account and event it is a test."""
 
     endpoint: str
-    number: int  # 1, 2, 3 … of its endpoint
+    number: int  # 1, 2, 3 … in its endpoint
     type: str
     account: int | None
     event: int | None  # its number in the account
     created_at: int
-    next_at: int | None  # when it is to be sent again, while it is pending
-    redelivers: int | None = None  # the delivery whose event it sends again, because somebody wants that
+    next_at: int | None  # when to send it next, while it is pending
+    redelivers: int | None = None  # the delivery that it repeats, at the request of an operator
     state: str = "pending"  # or delivered, or failed
     attempts: int = 0
-    status: int | None = None  # what was answered last
-    error: str | None = None  # what went wrong last
+    status: int | None = None  # of the last answer
+    error: str | None = None  # of the last attempt
     ended_at: int | None = None
 
     @property
-    def is_asked_for(self) -> bool:
-        """Whether somebody asked for it, and no event alone: it is sent whatever is thought of its endpoint."""
+    def is_requested(self) -> bool:
+        """Whether an operator requested it (a test, a redelivery): then it is sent also to a disabled endpoint."""
         return self.account is None or self.redelivers is not None
 
 
 class DueDeliveries(NamedTuple):
-    """What is to be sent to an endpoint now, and how it is signed; an event for each that is no test."""
+    """The due deliveries of an endpoint, with their events (None for a test), and the secrets that sign them."""
 
     url: str
-    secrets: tuple[str, ...]  # the newest first
+    secrets: tuple[str, ...]  # newest first
     due: Sequence[tuple[WebhookDelivery, StoredEvent | None]]
 
     def __repr__(self) -> str:
@@ -73,7 +73,7 @@ class DueDeliveries(NamedTuple):
 
 
 class Backlog(NamedTuple):
-    """How many deliveries of an endpoint are pending, and when the next can be sent, where one can."""
+    """How many deliveries of an endpoint are pending, and when the next can be sent (None: none can)."""
 
     pending: int
     next_at: int | None
@@ -87,7 +87,7 @@ class WebhookEndpoints:
         self.now = engine.now
 
     async def add(self, endpoint: WebhookEndpoint, secret: str) -> None:
-        """Keep a new webhook endpoint, and what its deliveries are signed with."""
+        """Keep a new webhook endpoint, and the secret that signs its deliveries."""
         values = {"secrets": _text([(secret, None)]), "deleted_at": None}
         await self._engine.write([Ask(sql.INSERT_ENDPOINT, _columns(endpoint._asdict()) | values)])
 
@@ -100,21 +100,21 @@ class WebhookEndpoints:
         return next(map(_endpoint, await self._engine.read(asking(Ask(sql.ENDPOINT, {"of": endpoint_id})))), None)
 
     async def change(self, endpoint_id: str, **changed: Any) -> bool:
-        """Change fields of an endpoint. False where there is none of this id."""
+        """Change fields of an endpoint. False if there is none with this id."""
         values = {f"new_{name}": value for name, value in _columns(changed).items()}
         return await self._engine.write([Ask(sql.change(tuple(sorted(changed))), {"of": endpoint_id, **values})]) == 1
 
     async def enable(self, endpoint_id: str, now: int) -> bool:
-        """Go on with an endpoint where it stood, at once. False where there is none of this id."""
+        """Enable a disabled endpoint; its pending deliveries are due at once. False if there is none with this id."""
         nothing = dict.fromkeys(("new_disabled_at", "new_disabled_reason", "new_failing_since"))
         enable = sql.change(("disabled_at", "disabled_reason", "failing_since"))
         asks = [Ask(enable, {"of": endpoint_id, **nothing}), Ask(sql.HURRY, {"of": endpoint_id, "at": now})]
         return await self._engine.write(asks, guarded=True) > 0
 
     async def rotate(self, endpoint_id: str, secret: str, now: int, until: int, most: int) -> bool:
-        """Sign with a new secret from now on, and with the older ones, too, until their time; at most so many in all.
+        """Sign with a new secret from now on, and also with older ones until their end of use; `most` secrets in all.
 
-        `until` when the one so far is out of use. False where there is no endpoint of this id.
+        `until`: the end of use of the current secret. False if there is no endpoint with this id.
         """
 
         def read() -> Read[str | None]:
@@ -136,10 +136,10 @@ class WebhookEndpoints:
     async def add_deliveries(
         self, endpoint: WebhookEndpoint, made: Sequence[WebhookDelivery], position: Position | None = None
     ) -> bool:
-        """Keep new deliveries, and that those up to a position are made, all at once.
+        """Keep new deliveries and move the endpoint's position, in one transaction.
 
-        Their numbers are the next of the endpoint. What one of them redelivers and is still pending ends. False, and
-        nothing is done, where other deliveries were made since the endpoint was read.
+        Their numbers are the next ones of the endpoint. A pending delivery that one of them repeats ends. False, with
+        nothing done, if other deliveries were added since the endpoint was read.
         """
         reached = endpoint.position if position is None else position
         so_far = {"of": endpoint.id, "stood": position_text(endpoint.position), "had": endpoint.deliveries}
@@ -164,13 +164,13 @@ class WebhookEndpoints:
         )
 
     async def due_deliveries(
-        self, endpoint_id: str, now: int, limit: int, *, asked_for: bool = False
+        self, endpoint_id: str, now: int, limit: int, *, requested: bool = False
     ) -> DueDeliveries | None:
-        """What is to be sent to an endpoint now, longest due first. None where there is no such endpoint.
+        """The due deliveries of an endpoint, longest due first. None if there is no endpoint with this id.
 
-        `asked_for`: only tests, and what is sent again because somebody wants it.
+        `requested`: only those that an operator requested (tests and redeliveries).
         """
-        statement = sql.DUE_ASKED_FOR if asked_for else sql.DUE
+        statement = sql.DUE_REQUESTED if requested else sql.DUE
 
         def read() -> Read[DueDeliveries | None]:
             signing = yield Ask(sql.SECRETS, {"of": endpoint_id})
@@ -187,26 +187,26 @@ class WebhookEndpoints:
         return await self._engine.read(read)
 
     async def note_attempts(self, noted: Sequence[WebhookDelivery]) -> None:
-        """Note one more attempt of each; what was noted of it by another meanwhile stands."""
+        """Note one more attempt of each, unless another process noted that attempt already."""
         await self._engine.write([Ask(sql.NOTE, _noted(one)) for one in noted])
 
     async def backlogs(self) -> dict[str, Backlog]:
-        """What is pending, by endpoint; those without are left out. Disabled ones can be sent what was asked for."""
+        """The backlogs of endpoints with pending deliveries; of a disabled one, only requested ones can be sent."""
         found = await self._engine.read(asking(Ask(sql.BACKLOGS)))
         return {endpoint: Backlog(*counted) for endpoint, *counted in found}
 
     async def prune(self, before: int, limit: int) -> bool:
-        """Forget the oldest deliveries of each endpoint that were made before an instant and have ended, some of them.
+        """Delete up to `limit` ended deliveries of each endpoint that were created before an instant.
 
-        Also endpoints that were deleted, and all of theirs. Returns whether there may be more.
+        Also deleted endpoints with all their deliveries. Returns whether there may be more.
         """
         found = [
             (of, deleted_at is not None) for of, deleted_at in await self._engine.read(asking(Ask(sql.EVERY_ENDPOINT)))
         ]
-        return any([await self._forget(of, None if deleted else before, limit) for of, deleted in found])
+        return any([await self._prune(of, None if deleted else before, limit) for of, deleted in found])
 
-    async def _forget(self, endpoint_id: str, before: int | None, limit: int) -> bool:
-        """Forget some old deliveries of an endpoint; without `before` all of them, and then the endpoint itself."""
+    async def _prune(self, endpoint_id: str, before: int | None, limit: int) -> bool:
+        """Delete some old deliveries of an endpoint; without `before` all of them, and then the endpoint itself."""
         oldest, forget = (sql.OLDEST, sql.FORGET) if before is None else (sql.OLDEST_ENDED, sql.FORGET_ENDED)
 
         def read() -> Read[list[int]]:
@@ -231,7 +231,7 @@ def _is_in_use(until: int | None, now: int) -> bool:
 
 
 def _columns(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of an endpoint as they stand in columns."""
+    """Fields of an endpoint as values of its columns."""
     columns = dict(fields)
     if (types := columns.get("event_types")) is not None:
         columns["event_types"] = _text(types)
@@ -254,7 +254,7 @@ def _delivery(row: Row) -> WebhookDelivery:
 
 
 def _inserts(made: Sequence[WebhookDelivery]) -> Iterator[Ask]:
-    """What inserts them, many at a time."""
+    """The statements that insert deliveries, many with each."""
     start = 0
     while start < len(made):
         count = next(size for size in _AT_ONCE if size <= len(made) - start)
