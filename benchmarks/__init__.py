@@ -1,1 +1,1 @@
-"""Scripts that print ratios measured in one run: `python -m benchmarks`. See docs/performance.md."""
+"""Benchmarks that print ratios measured in one run: `python -m benchmarks`. See docs/performance.md."""

@@ -1,6 +1,6 @@
 """`python -m benchmarks [name …] [--quick]`: measure, print the figures, and write them to `benchmarks/results`.
 
-A quick run is for trying something out: it measures too little to be published, and writes nothing.
+Use a quick run to try a change. Its figures are too rough to publish, so it writes nothing.
 """
 
 import argparse
@@ -64,22 +64,25 @@ BENCHMARKS: Mapping[str, Callable[[bool], Awaitable[Sequence[Figure]]]] = {
     "growth_postgres": growth_postgres.run,
 }
 LONG = {"growth", "growth_postgres", "memory"}
-"""Those that take minutes, and are only run by their names."""
+"""Benchmarks that take minutes. They run only if you name them."""
 
-HEADERS = ("figure", "median", "lowest … highest", "owed", "aim")
+HEADERS = ("figure", "median", "lowest … highest", "required", "aim")
 
 
 def main() -> None:
-    """Run the benchmarks that were named, or all."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure, print and write down.")
+    """Run the named benchmarks, or all short ones."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure, print and save figures.")
     parser.add_argument(
-        "names", nargs="*", metavar="name", help=f"one of {', '.join(BENCHMARKS)}; if none is given, all but the long"
+        "names",
+        nargs="*",
+        metavar="name",
+        help=f"one of {', '.join(BENCHMARKS)}; default: all except {', '.join(sorted(LONG))}",
     )
-    parser.add_argument("--quick", action="store_true", help="measure less, and write nothing")
+    parser.add_argument("--quick", action="store_true", help="measure less and write no files")
     given = parser.parse_args()
     unknown = set(given.names) - set(BENCHMARKS)
     if unknown:
-        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+        parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; known are {', '.join(BENCHMARKS)}")
     quieten_garbage_collection()  # as the service does
     console = Console()
     described = machine.describe()
@@ -90,12 +93,12 @@ def main() -> None:
         try:
             figures = uvloop.run(_measure(name, quick=given.quick))
         except Missing as missing:
-            console.print(f"\n{name} was left out. {missing}", highlight=False)
+            console.print(f"\nskipped {name}: {missing}", highlight=False)
             continue
-        described["taken by others meanwhile"] = f"{neighbours.cores():.2f} cores"
+        described["used by other processes"] = f"{neighbours.cores():.2f} cores"
         console.print()
         console.print(_table(name, figures))
-        console.print(f"{described['taken by others meanwhile']} were taken by others", highlight=False)
+        console.print(f"other processes used {described['used by other processes']}", highlight=False)
         if not given.quick:
             _write(name, figures, described)
 
@@ -116,12 +119,12 @@ def _table(name: str, figures: Sequence[Figure]) -> Table:
 def _cells(figure: Figure) -> tuple[str, ...]:
     sign = "≤" if figure.less_is_better else "≥"
     spread = "" if figure.lowest == figure.highest else f"{_text(figure.lowest)} … {_text(figure.highest)}"
-    bounds = ["" if bound is None else f"{sign} {bound:g}" for bound in (figure.owed, figure.aim)]
+    bounds = ["" if bound is None else f"{sign} {bound:g}" for bound in (figure.required, figure.aim)]
     return (figure.what, f"{_text(figure.value)} {figure.unit}", spread, *bounds)
 
 
 def _text(value: float) -> str:
-    """A number as precise as it can be believed."""
+    """Format a number with as many digits as the measurement supports."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 

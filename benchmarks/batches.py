@@ -1,4 +1,4 @@
-"""SQLite: postings a thousand to a transaction, over one to a transaction."""
+"""SQLite: postings in transactions of 1,000, compared with one posting per transaction."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,7 @@ from credit_service.ledger.commands import Command
 
 
 async def run(quick: bool) -> list[Figure]:
-    """Batched posting, over 1,000 merchants and on one hot account."""
+    """Measure batched postings over 1,000 merchants and on one hot account."""
     async with open_ledger() as ledger:
         return [
             *await _compared(ledger, "uniform", ledger.uniform, quick),
@@ -26,7 +26,7 @@ async def _compared(ledger: Ledger, name: str, spends: Callable[[int], Sequence[
         },
     )
     return [
-        ratio(f"N=1000 over N=1, {name}", rates["batched"], rates["single"], owed=8, aim=12),
+        ratio(f"N=1000 over N=1, {name}", rates["batched"], rates["single"], required=8, aim=12),
         figure(f"N=1000, {name}", rates["batched"], "/s"),
         figure(f"N=1, {name}", rates["single"], "/s"),
     ]

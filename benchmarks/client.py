@@ -1,4 +1,7 @@
-"""A client that costs little beside the server it measures: ready-made requests, and answers read by their length."""
+"""A cheap HTTP client, so that the server is most of the measured time.
+
+The caller prepares the requests, and the client reads only the length of each response.
+"""
 
 import select
 import socket
@@ -11,12 +14,12 @@ HOST = "127.0.0.1"
 
 
 def get(path: str, **headers: str) -> bytes:
-    """A GET request; headers by their names with _ for -."""
+    """Return a GET request. In the header names, `_` stands for `-`."""
     return f"{_head('GET', path, headers)}\r\n".encode()
 
 
 def post(path: str, body: bytes, **headers: str) -> bytes:
-    """A POST request with a JSON body; headers by their names with _ for -."""
+    """Return a POST request with a JSON body. In the header names, `_` stands for `-`."""
     head = f"{_head('POST', path, headers)}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
@@ -27,7 +30,7 @@ def _head(method: str, path: str, headers: Mapping[str, str]) -> str:
 
 
 class Connection:
-    """A connection on which one request at a time is under way, and each answer has the expected status."""
+    """A connection for one request at a time. Each response must have the expected status code."""
 
     def __init__(self, port: int, status: int = 200) -> None:
         self.socket = socket.create_connection((HOST, port))
@@ -43,19 +46,19 @@ class Connection:
         self.socket.close()
 
     def ask(self, request: bytes) -> float:
-        """Ask, and return how long the answer took."""
+        """Send the request, and return the seconds until the response."""
         self.send(request)
         while (took := self.receive()) is None:
             pass
         return took
 
     def send(self, request: bytes) -> None:
-        """Ask."""
+        """Send the request without waiting for the response."""
         self._asked_at = time.perf_counter()
         self.socket.sendall(request)
 
     def receive(self) -> float | None:
-        """Read what has arrived; how long the answer took, or None while there is more to come."""
+        """Read the data that has arrived. Returns the seconds since the request, or None if more data must come."""
         data = self.socket.recv(65536)
         if not data:
             raise ConnectionError("the server closed a connection")
@@ -78,17 +81,17 @@ class Connection:
 
 
 class Run(NamedTuple):
-    """What a run measured: the seconds it took, and those that each answer took."""
+    """The result of a run: its total seconds, and the seconds of each response."""
 
     seconds: float
     waits: Sequence[float]
 
 
 def load(port: int, requests: Iterable[bytes], connections: int, status: int = 200) -> Run:
-    """Ask all requests over so many connections, each of which takes the next as soon as it has an answer.
+    """Send all requests over `connections`. Each connection sends its next request as soon as it has a response.
 
-    A plain loop over epoll: an event loop sends only when it has read all that had arrived, so that client and server
-    take turns where they should work side by side.
+    This is a plain loop over epoll. An event loop reads everything before it sends again, so client and server would
+    work in turns and not side by side.
     """
     waits: list[float] = []
     left = iter(requests)
@@ -105,12 +108,12 @@ def load(port: int, requests: Iterable[bytes], connections: int, status: int = 2
         by_number = {connection.socket.fileno(): connection for connection in made}
         for number in by_number:
             epoll.register(number, select.EPOLLIN)
-        begun = time.perf_counter()
-        under_way = sum([ask_next(connection) for connection in made])
-        while under_way:
+        started = time.perf_counter()
+        pending = sum([ask_next(connection) for connection in made])
+        while pending:
             for number, _ in epoll.poll():
                 took = by_number[number].receive()
                 if took is not None:
                     waits.append(took)
-                    under_way -= not ask_next(by_number[number])
-        return Run(time.perf_counter() - begun, waits)
+                    pending -= not ask_next(by_number[number])
+        return Run(time.perf_counter() - started, waits)

@@ -1,8 +1,8 @@
-"""PostgreSQL and Valkey: two replicas, of which one answers storefronts while the other posts.
+"""PostgreSQL and Valkey: one replica answers storefronts while the other replica posts.
 
-How many answers come from memory while there is a change of some merchant to every hundred questions, and how long
-after a posting on the one replica was answered the other one tells of it. The TTL is long here: what it costs besides
-is plain, a miss for each merchant who is asked for less often than that.
+One figure is the share of answers from memory, with one change of a merchant per hundred questions. The other is the
+delay from the answer to a posting on one replica until the other replica shows the change. The TTL is long here. A
+short TTL would only add one miss for each merchant that is asked for less often.
 """
 
 import json
@@ -31,7 +31,7 @@ _AT_ONCE = 1_000
 
 
 async def run(quick: bool) -> list[Figure]:
-    """Over 100,000 merchants, who are asked for as Zipf has it: the n-th one n times more seldom than the first."""
+    """Measure over 100,000 merchants with a Zipf distribution: merchant n gets 1/n of the questions of merchant 1."""
     rounds, merchants, questions, changes = (3, 10_000, 5_000, 30) if quick else (7, 100_000, 50_000, 200)
     rates, waits = [], []
     with _replicas() as (here, there):
@@ -51,8 +51,10 @@ async def run(quick: bool) -> list[Figure]:
             rates.append((after["near"] - before["near"]) / (sum(after.values()) - sum(before.values())))
             waits.append(percentile([_seen_after(here, there, known[number]) for number in range(changes)], 99) * 1e3)
     return [
-        figure("answers from memory, of all", rates, "")._replace(owed=0.99),
-        figure("a change here is seen there after, p99", waits, "ms")._replace(owed=50, less_is_better=True),
+        figure("share of answers from memory", rates, "")._replace(required=0.99),
+        figure("delay until the other replica shows a change, p99", waits, "ms")._replace(
+            required=50, less_is_better=True
+        ),
     ]
 
 
@@ -93,17 +95,17 @@ def _post(replica: Server, path: str, body: object, media_type: str = "applicati
 
 
 def _change(replica: Server, merchant: UUID) -> None:
-    """Change a merchant's plugin status: all of its credits are spent, or given back."""
+    """Change a merchant's plugin status: spend all its credits, or give them back."""
     body = {"merchant_id": str(merchant), "amount": POLICY.trial_credits}
-    ways = (
+    variants = (
         {"operation_type": "DECREASE", "transaction_type": "USAGE"},
         {"operation_type": "INCREASE", "transaction_type": "MANUAL", "reason": "benchmark"},
     )
     bearer = f"Bearer {replica.key}"
-    for way in ways:
+    for variant in variants:
         request = post(
             "/api/v1/credits/transactions",
-            json.dumps(body | way).encode(),
+            json.dumps(body | variant).encode(),
             Authorization=bearer,
             Idempotency_Key=uuid4().hex,
         )
@@ -117,23 +119,23 @@ def _change(replica: Server, merchant: UUID) -> None:
 
 
 def _seen_after(here: Server, there: Server, merchant: UUID) -> float:
-    """Seconds from the answer to a posting until the other replica tells of it."""
+    """Return the seconds from the answer to a posting until the other replica shows the change."""
     path = f"http://{HOST}:{there.port}{_STATUS}/{merchant}"
 
-    def told() -> bytes:
+    def shown() -> bytes:
         with urlopen(path) as answer:
             return bytes(re.search(rb'"status":"(\w+)"', answer.read())[1])  # type: ignore[index]
 
-    before = told()
+    before = shown()
     _change(here, merchant)
-    begun = time.perf_counter()
-    while told() == before:
+    started = time.perf_counter()
+    while shown() == before:
         pass
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def _checks(replica: Server) -> Counter[str]:
-    """Plugin statuses that were asked for, by where the answer came from."""
+    """Return the number of plugin status answers by their source."""
     with urlopen(f"http://{HOST}:{replica.port}/metrics") as answer:
         text = answer.read().decode()
     found: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Group commit: 64 callers who each wait for their posting, over the same callers with a transaction per posting."""
+"""Group commit: 64 callers that wait for each posting, compared with the same callers and one transaction each."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ CALLERS = 64
 
 
 async def run(quick: bool) -> list[Figure]:
-    """Group commit, over 1,000 merchants and on one hot account."""
+    """Measure group commit over 1,000 merchants and on one hot account."""
     rounds, grouped, alone = (3, 50, 3) if quick else (7, 200, 15)
     figures = []
     async with open_ledger() as ledger:
@@ -31,11 +31,11 @@ async def run(quick: bool) -> list[Figure]:
                     f"group commit over one transaction each, {CALLERS} callers, {name}",
                     rates["grouped"],
                     rates["alone"],
-                    owed=8,
+                    required=8,
                 ),
                 figure(f"group commit, {name}", rates["grouped"], "/s"),
                 figure(f"one transaction each, {name}", rates["alone"], "/s"),
-                figure(f"p99 of a caller's wait with group commit, {name}", [percentile(waits, 99) * 1e3], "ms"),
+                figure(f"p99 wait of a caller with group commit, {name}", [percentile(waits, 99) * 1e3], "ms"),
             ]
     return figures
 
@@ -43,17 +43,17 @@ async def run(quick: bool) -> list[Figure]:
 async def rate(
     ledger: Ledger, max_batch: int, spends: Callable[[int], Sequence[Command]], each: int, waits: list[float]
 ) -> float:
-    """Postings per second by callers of whom each awaits every one of his own."""
+    """Return postings per second. Each caller waits for its posting before it submits the next."""
     commands = iter(spends(CALLERS * each))
 
     async with ledger.posting(max_batch) as posting:
 
         async def call() -> None:
             for command in commands:
-                begun = time.perf_counter()
+                started = time.perf_counter()
                 await posting.submit(command)
-                waits.append(time.perf_counter() - begun)
+                waits.append(time.perf_counter() - started)
 
-        begun = time.perf_counter()
+        started = time.perf_counter()
         await asyncio.gather(*[call() for _ in range(CALLERS)])
-        return CALLERS * each / (time.perf_counter() - begun)
+        return CALLERS * each / (time.perf_counter() - started)

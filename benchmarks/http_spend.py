@@ -1,4 +1,4 @@
-"""POST of a spend over HTTP: what 64 connections reach, each waiting for its answer before it asks again."""
+"""POST of a spend over 64 HTTP connections. Each connection waits for its response before it sends the next request."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _numbers = count(1)
 
 
 async def run(quick: bool) -> list[Figure]:
-    """Rate and 99th percentile, over 1,000 merchants and on one hot account."""
+    """Measure the rate and the 99th percentile, over 1,000 merchants and on one hot account."""
     rounds, number = (3, 1_000) if quick else (7, 5_000)
     figures = []
     with folder() as path, running(path, "service") as server:
@@ -35,7 +35,7 @@ async def run(quick: bool) -> list[Figure]:
 
 
 def open_accounts(server: Server, number: int) -> Sequence[UUID]:
-    """Open accounts with a trial; the merchants whose they are."""
+    """Open accounts with a trial. Returns their merchants."""
     merchants = [uuid4() for _ in range(number)]
     bodies = [json.dumps({"merchant_id": str(merchant)}).encode() for merchant in merchants]
     bearer = f"Bearer {server.key}"
@@ -46,7 +46,7 @@ def open_accounts(server: Server, number: int) -> Sequence[UUID]:
 
 
 def spend(server: Server, merchant: UUID, amount: int = 1) -> bytes:
-    """The request that spends credits of this merchant, with a key of its own."""
+    """Return a request that spends credits of this merchant under a new key."""
     number = next(_numbers)
     body = {
         "merchant_id": str(merchant),

@@ -1,9 +1,10 @@
-"""Events over JetStream: committing them over only fetching and decoding them; and publishing beside postings.
+"""Events over JetStream, in and out.
 
-In the first part both ways fetch, decode and acknowledge the same stream with the same code; one of them posts. In the
-second part the postings come over HTTP, to a service that publishes and to one that does not; a round begins when all
-events of the round before are published. Every hundredth posting exhausts an account, so that urgent events leave
-under full load. Their lag is from the posting to the time at which NATS stored the event.
+The first part compares a consumer that commits events with one that only fetches and decodes them. Both fetch, decode
+and acknowledge the same stream with the same code, and only one posts. The second part compares postings over HTTP to a
+service that publishes with postings to one that does not. A round starts when the service has published all events of
+the round before. Every hundredth posting exhausts an account, so the service must publish urgent events under full
+load. The lag of an urgent event is the time from its posting until NATS stored the event.
 """
 
 import asyncio
@@ -43,14 +44,14 @@ ENGINES = ("SQLite", "PostgreSQL")
 
 
 class Seen(NamedTuple):
-    """What is seen of a service beside its rate: events published a second, and processor time of a posting in µs."""
+    """Measurements besides the rate: events published per second, and processor time of a posting in µs."""
 
     published: list[float]
     cpu: list[float]
 
 
 class CountedTaking(Taking):
-    """Takes so many messages, and says so."""
+    """Takes `wanted` messages, and then sets `done`."""
 
     def __init__(self, wanted: int, *parts: Any) -> None:
         super().__init__(*parts)
@@ -65,7 +66,7 @@ class CountedTaking(Taking):
 
 
 class OnlyDecoding(CountedTaking):
-    """Takes messages, and posts nothing of what they say."""
+    """Takes messages without posting them."""
 
     async def _apply(self, events: Sequence[Any]) -> None:
         for event in events:
@@ -73,7 +74,7 @@ class OnlyDecoding(CountedTaking):
 
 
 async def run(quick: bool) -> list[Figure]:
-    """The ratios of the two, and what they are made of."""
+    """Measure both parts on SQLite and on PostgreSQL."""
     with broker() as url, postgres.server() as databases:
         return [*await _taken(url, databases, quick), *await _published(url, databases, quick)]
 
@@ -84,18 +85,18 @@ async def run(quick: bool) -> list[Figure]:
 async def _taken(url: str, databases: Databases, quick: bool) -> list[Figure]:
     rounds, number = (3, 5_000) if quick else (7, 50_000)
     async with open_ledger() as ledger:
-        await _tell(url, ledger.merchants, number)
+        await _fill_stream(url, ledger.merchants, number)
     names = iter(range(10**6))
 
     async def taking(engine: str, kind: type[CountedTaking]) -> float:
         async with _fresh(engine, databases) as fresh:
             return await _rate(url, fresh, kind, number, f"benchmark-{next(names)}")
 
-    ways = {engine: partial(taking, engine, CountedTaking) for engine in ENGINES}
-    rates = await interleaved(rounds, {**ways, "decoded": partial(taking, ENGINES[0], OnlyDecoding)})
+    variants = {engine: partial(taking, engine, CountedTaking) for engine in ENGINES}
+    rates = await interleaved(rounds, {**variants, "decoded": partial(taking, ENGINES[0], OnlyDecoding)})
     what = "JetStream to committed over fetched and decoded"
     return [
-        *[ratio(f"{what}, {engine}", rates[engine], rates["decoded"], owed=0.35, aim=0.7) for engine in ENGINES],
+        *[ratio(f"{what}, {engine}", rates[engine], rates["decoded"], required=0.35, aim=0.7) for engine in ENGINES],
         *[figure(f"events committed, {engine}", rates[engine], "/s") for engine in ENGINES],
         figure("events decoded", rates["decoded"], "/s"),
     ]
@@ -103,7 +104,7 @@ async def _taken(url: str, databases: Databases, quick: bool) -> list[Figure]:
 
 @asynccontextmanager
 async def _fresh(engine: str, databases: Databases) -> AsyncIterator[Ledger]:
-    """A ledger to which nothing was posted yet but its merchants' trials."""
+    """Open a new ledger with only the trials of its merchants."""
     if engine == "SQLite":
         async with open_ledger() as ledger:
             yield ledger
@@ -113,8 +114,8 @@ async def _fresh(engine: str, databases: Databases) -> AsyncIterator[Ledger]:
                 yield ledger
 
 
-async def _tell(url: str, merchants: Sequence[UUID], number: int) -> None:
-    """Fill the stream with orders of all merchants in turn."""
+async def _fill_stream(url: str, merchants: Sequence[UUID], number: int) -> None:
+    """Fill the stream with orders, in turn for all merchants."""
     async with connected(url) as nats:
         streams = nats.jetstream()
         await streams.add_stream(name="CREDITS_IN", subjects=Subjects({}).patterns)
@@ -134,10 +135,10 @@ async def _rate(url: str, ledger: Ledger, kind: type[CountedTaking], number: int
         consumer = Consumer(connection, subjects, taking, settings)
         connection.start()
         await connection.jetstream()
-        begun = time.perf_counter()
+        started = time.perf_counter()
         consumer.start()
         await taking.done.wait()
-        took = time.perf_counter() - begun
+        took = time.perf_counter() - started
         await consumer.stop()
         await connection.close()
     return number / took
@@ -164,22 +165,22 @@ async def _slowed(engine: str, stack: ExitStack, ledgers: Sequence[str | None], 
     quiet = stack.enter_context(running(path, "service", ledgers[0]))
     telling = stack.enter_context(running(other, "service", ledgers[1], NATS_URL=url, SERVICE_SOURCE=engine))
     seen = {name: Seen([], []) for name in ("not publishing", "publishing")}
-    ways = {
+    variants = {
         name: partial(_posted, server, open_accounts(server, MERCHANTS), number, seen[name])
         for name, server in zip(seen, (quiet, telling), strict=True)
     }
-    for name, way in ways.items():
-        await way()  # once, to have everything warm
+    for name, variant in variants.items():
+        await variant()  # one round to warm up
         seen[name].published.clear()
         seen[name].cpu.clear()
-    rates = await interleaved(rounds, ways)
+    rates = await interleaved(rounds, variants)
     lags = await _urgent_lags(url, engine)
     what = f"postings over HTTP, {CONNECTIONS} connections, {engine}"
     return [
-        ratio(f"{what}: publishing over not publishing", rates["publishing"], rates["not publishing"], owed=0.9),
+        ratio(f"{what}: publishing over not publishing", rates["publishing"], rates["not publishing"], required=0.9),
         *[figure(f"{what}, {name}", rates[name], "/s") for name in rates],
         *[figure(f"processor time of a posting, {engine}, {name}", seen[name].cpu, "µs") for name in rates],
-        figure(f"published meanwhile, {engine}", seen["publishing"].published, "/s"),
+        figure(f"published during the postings, {engine}", seen["publishing"].published, "/s"),
         figure(f"lag of urgent events under load, {engine}", lags, "ms"),
         Figure(
             *(
@@ -189,14 +190,14 @@ async def _slowed(engine: str, stack: ExitStack, ledgers: Sequence[str | None], 
                 min(lags),
                 max(lags),
             ),
-            owed=250,
+            required=250,
             less_is_better=True,
         ),
     ]
 
 
 async def _urgent_lags(url: str, source: str) -> list[float]:
-    """The lag in ms of each event that says that a plugin was disabled."""
+    """Return the lag in ms of each event for a disabled plugin."""
     lags = []
     async with connected(url) as nats:
         config = ConsumerConfig(ack_policy=AckPolicy.NONE)
@@ -213,7 +214,7 @@ async def _urgent_lags(url: str, source: str) -> list[float]:
 
 
 async def _posted(server: Server, merchants: Sequence[UUID], number: int, seen: Seen) -> float:
-    """Postings a second; what else is seen meanwhile is noted."""
+    """Return postings per second, and add the other measurements to `seen`."""
     exhausted = iter(open_accounts(server, number // 100 + 1))
     requests = [
         spend(server, merchants[index % len(merchants)])
@@ -235,7 +236,7 @@ def _count(server: Server) -> float:
 
 
 def _metric(server: Server, name: str) -> float:
-    """The sum of a metric."""
+    """Return the sum of all series of a metric."""
     with urlopen(f"http://{HOST}:{server.port}/metrics") as answer:
         text = answer.read().decode()
     return sum(float(value) for value in re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, flags=re.MULTILINE))

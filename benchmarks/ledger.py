@@ -1,4 +1,4 @@
-"""What the benchmarks of postings share: a ledger on disk with a thousand merchants, and spends to post."""
+"""Shared by all benchmarks of postings: a ledger on disk with a thousand merchants, and spends to post."""
 
 import asyncio
 import os
@@ -24,15 +24,15 @@ from credit_service.storage.migrations import migrate
 from credit_service.storage.sqlite.engine import SQLiteEngine
 
 MERCHANTS = 1_000
-CALLERS, HANDED_OVER = 8, 1_000
-POLICY = Policy(trial_credits=10**12)  # no account runs dry while it is measured
+CALLERS, SUBMITTED = 8, 1_000
+POLICY = Policy(trial_credits=10**12)  # no account runs out of credits during a benchmark
 
 _numbers = count(1)
 
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A folder on the disk, gone afterwards."""
+    """Make a folder on the disk, and delete it at the end."""
     DATA.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=DATA) as path:
         yield Path(path)
@@ -40,14 +40,14 @@ def folder() -> Iterator[Path]:
 
 @contextmanager
 def database() -> Iterator[Path]:
-    """An empty, migrated database."""
+    """Make an empty, migrated database."""
     with folder() as path:
         migrate(path / "ledger.db")
         yield path / "ledger.db"
 
 
 class Ledger:
-    """A store with open accounts, and postings in front of it."""
+    """A store with open accounts, and the posting path in front of it."""
 
     def __init__(self, store: Engine, merchants: Sequence[UUID]) -> None:
         self.store = store
@@ -55,8 +55,8 @@ class Ledger:
 
     @asynccontextmanager
     async def posting(self, max_batch: int) -> AsyncIterator[Posting]:
-        """The one way in, with batches of at most this size."""
-        # The deadline is not what is measured: thousands of spends that are handed over at once wait for their turn.
+        """Open the posting path with batches of at most `max_batch` commands."""
+        # The deadline is long, because callers submit thousands of spends at once and the last ones wait.
         posting = Posting(self.store, POLICY, max_batch=max_batch, max_queue=10**6, deadline_seconds=600)
         posting.start()
         try:
@@ -65,46 +65,49 @@ class Ledger:
             await posting.drain()
 
     async def rate(self, max_batch: int, commands: Sequence[Command]) -> float:
-        """Postings per second, in batches of at most this size.
+        """Return postings per second, in batches of at most `max_batch` commands.
 
-        Handed over by eight callers, each a thousand at a time, who look at the outcomes and let them go. Where one
-        hands over all, he keeps tens of thousands of them, and a tenth of the time is garbage collection.
+        Eight callers each submit a thousand commands at a time, check the outcomes and drop them. A single caller would
+        keep tens of thousands of outcomes, and garbage collection would take a tenth of the time.
         """
-        handed = iter([commands[at : at + HANDED_OVER] for at in range(0, len(commands), HANDED_OVER)])
+        submissions = iter([commands[at : at + SUBMITTED] for at in range(0, len(commands), SUBMITTED)])
         async with self.posting(max_batch) as posting:
 
             async def call() -> None:
-                for some in handed:
+                for some in submissions:
                     assert all(isinstance(outcome, Posted) for outcome in await posting.submit_many(some))
 
-            begun = time.perf_counter()
+            started = time.perf_counter()
             await asyncio.gather(*[call() for _ in range(CALLERS)])
-            return len(commands) / (time.perf_counter() - begun)
+            return len(commands) / (time.perf_counter() - started)
 
     async def lone(self, number: int) -> float:
-        """The median of the microseconds that a caller waits for a posting who posts one at a time, and alone."""
+        """Return the median wait in µs of a single caller that posts one command at a time."""
         took = []
         async with self.posting(max_batch=1_000) as posting:
             for command in self.uniform(number):
-                begun = time.perf_counter()
+                started = time.perf_counter()
                 await posting.submit(command)
-                took.append(time.perf_counter() - begun)
+                took.append(time.perf_counter() - started)
         return median(took) * 1e6
 
     def uniform(self, number: int, prefix: str = "usage") -> list[Post]:
-        """Spends of all merchants in turn, in an order of their own each time round; other processes, other keys."""
+        """Return spends of all merchants in turn, in a new random order each time.
+
+        Each process needs its own `prefix` for its keys.
+        """
         merchants: list[UUID] = []
         while len(merchants) < number:
             merchants += random.sample(self.merchants, len(self.merchants))
         return [spend(merchant, prefix) for merchant in merchants[:number]]
 
     def hot(self, number: int) -> list[Post]:
-        """Spends of a single merchant."""
+        """Return spends of one merchant."""
         return [spend(self.merchants[0]) for _ in range(number)]
 
 
 def spend(merchant: UUID, prefix: str = "usage") -> Post:
-    """A spend of one credit, as a door makes it, under a key of its own."""
+    """Return a spend of one credit as a door makes it, under a new key."""
     number = next(_numbers)
     return Post(
         merchant_id=merchant,
@@ -121,7 +124,7 @@ def spend(merchant: UUID, prefix: str = "usage") -> Post:
 
 @asynccontextmanager
 async def open_ledger() -> AsyncIterator[Ledger]:
-    """A new ledger in an SQLite file in which every merchant has an account and credits."""
+    """Open a new ledger in an SQLite file. Every merchant has an account and credits."""
     with database() as path:
         async with with_accounts(SQLiteEngine(path), MERCHANTS) as ledger:
             yield ledger
@@ -129,7 +132,7 @@ async def open_ledger() -> AsyncIterator[Ledger]:
 
 @asynccontextmanager
 async def with_accounts(store: Engine, number: int) -> AsyncIterator[Ledger]:
-    """The ledger of a store, with so many new accounts; the store is closed in the end."""
+    """Open `number` new accounts in a store, and close the store at the end."""
     try:
         ledger = Ledger(store, [UUID(bytes=os.urandom(16), version=4) for _ in range(number)])
         await ledger.rate(MERCHANTS, [OpenAccount(merchant_id=m, key=trial_key(m)) for m in ledger.merchants])

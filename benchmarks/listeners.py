@@ -1,7 +1,7 @@
-"""The stream of events with 500 listeners: the memory of the service, and what reaches them in a second.
+"""The stream of events with 500 listeners: the memory of the service, and the events that reach the listeners.
 
-As it was without listeners, with all of them connected, after the first tenth of the events, and at the end. What grows
-after the first tenth is what telling leaves behind.
+The benchmark reads the memory without listeners, with all listeners connected, after the first tenth of the events, and
+at the end. Memory that grows after the first tenth is a leak of the event stream.
 """
 
 import json
@@ -27,7 +27,7 @@ _numbers = count(1)
 
 
 class Listener:
-    """A connection to the stream, which counts the events that arrive."""
+    """A connection to the stream that counts the received events."""
 
     def __init__(self, server: Server) -> None:
         self.socket = socket.create_connection((HOST, server.port))
@@ -35,19 +35,19 @@ class Listener:
             f"GET /api/v1/credits/events?start=now HTTP/1.1\r\nHost: {HOST}\r\nAccept: text/event-stream\r\n"
             f"Authorization: Bearer {server.key}\r\n\r\n".encode()
         )
-        self._end = self.socket.recv(65536)  # the head, and perhaps the stream's first line
+        self._end = self.socket.recv(65536)  # the headers, and perhaps the first line of the stream
         if not self._end.startswith(b"HTTP/1.1 200 "):
             raise RuntimeError(self._end.decode("latin-1"))
 
     def receive(self) -> int:
-        """Read what has arrived; returns how many events that brings."""
+        """Read the data that has arrived. Returns the number of new events."""
         data = self._end + self.socket.recv(1 << 20)
         self._end = data[1 - len(_MARK) :]
         return data.count(_MARK)
 
 
 async def run(quick: bool) -> list[Figure]:
-    """Resident memory, and events told a second."""
+    """Measure the resident memory and the events sent per second."""
     rounds = 1 if quick else 20
     with folder() as path, running(path, "service") as server, ExitStack() as stack:
         merchants = open_accounts(server, MERCHANTS)
@@ -56,27 +56,27 @@ async def run(quick: bool) -> list[Figure]:
         listeners = [Listener(server) for _ in range(LISTENERS)]
         connected, taken, rates = server.megabytes(), [], []
         for _ in range(STEPS):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             for _ in range(rounds):
                 poster.ask(_batch(server, merchants))
-                _hear(listeners, MERCHANTS)
-            rates.append(rounds * MERCHANTS * LISTENERS / (time.perf_counter() - begun))
+                _wait_for_events(listeners, MERCHANTS)
+            rates.append(rounds * MERCHANTS * LISTENERS / (time.perf_counter() - started))
             taken.append(server.megabytes())
         for listener in listeners:
             listener.socket.close()
-    told = STEPS * rounds * MERCHANTS
+    sent = STEPS * rounds * MERCHANTS
     return [
-        ratio("memory at the end over that after the first tenth", taken[-1:], taken[:1], less_is_better=True),
+        ratio("memory at the end over memory after the first tenth", taken[-1:], taken[:1], less_is_better=True),
         figure("memory without listeners", [alone], "MB"),
         figure(f"memory with {LISTENERS} listeners", [connected], "MB"),
         figure("memory after a tenth of the events", taken[:1], "MB"),
-        figure(f"memory after {told:,} events to each of them", taken[-1:], "MB"),
-        figure(f"events told to {LISTENERS} listeners, one each", rates, "/s"),
+        figure(f"memory after {sent:,} events to each listener", taken[-1:], "MB"),
+        figure(f"deliveries to {LISTENERS} listeners", rates, "/s"),
     ]
 
 
-def _hear(listeners: Sequence[Listener], events: int) -> None:
-    """Read until each has had so many more events."""
+def _wait_for_events(listeners: Sequence[Listener], events: int) -> None:
+    """Read until each listener has received `events` more events."""
     by_number = {listener.socket.fileno(): listener for listener in listeners}
     left = dict.fromkeys(by_number, events)
     with select.epoll() as epoll:
@@ -91,7 +91,7 @@ def _hear(listeners: Sequence[Listener], events: int) -> None:
 
 
 def _batch(server: Server, merchants: Sequence[UUID]) -> bytes:
-    """An increase for each merchant, which announces one event."""
+    """Return a batch with one increase for each merchant. Each increase announces one event."""
     items = [
         {
             "merchant_id": str(merchant),

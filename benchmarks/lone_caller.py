@@ -1,4 +1,4 @@
-"""A lone caller: what he waits for one posting, over one plain INSERT on the same settings of SQLite."""
+"""A single caller: its wait for one posting, compared with one plain INSERT under the same SQLite settings."""
 
 import os
 import sqlite3
@@ -15,7 +15,7 @@ _INSERT = "INSERT INTO plain (account, amount, note) VALUES (?, ?, ?)"
 
 
 async def run(quick: bool) -> list[Figure]:
-    """The median wait of somebody who posts one at a time, and alone."""
+    """Measure the median wait of a single caller that posts one command at a time."""
     rounds, number = (3, 100) if quick else (9, 300)
     async with open_ledger() as ledger:
         with database() as path, closing(_plain(path)) as connection:
@@ -42,7 +42,7 @@ def _inserts(connection: sqlite3.Connection, number: int) -> float:
     took = []
     for _ in range(number):
         values = (os.urandom(16), 1, "a note as long as a key")
-        begun = time.perf_counter()
+        started = time.perf_counter()
         connection.execute(_INSERT, values)
-        took.append(time.perf_counter() - begun)
+        took.append(time.perf_counter() - started)
     return median(took) * 1e6

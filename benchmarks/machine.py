@@ -1,4 +1,4 @@
-"""The machine that a figure was measured on; without it a figure says nothing."""
+"""Describe the machine of a measurement. A figure without its machine means nothing."""
 
 import os
 import platform
@@ -13,13 +13,13 @@ from statistics import median
 from tests.servers.postgres import find_binaries
 from tests.servers.processes import Missing
 
-# Beside the code and not in the system's folder for temporary files, which is often in memory: what is owed is owed on
-# a disk.
+# The requirements hold for a disk. So the data is beside the code and not in the system's temporary folder, which is
+# often in memory.
 DATA = Path(__file__).parent / ".data"
 
 
 def describe() -> dict[str, str]:
-    """The machine, in the words of a table."""
+    """Return the properties of the machine, by name."""
     memory = int(_field("/proc/meminfo", "MemTotal").split()[0]) / 1024**2
     return {
         "CPU": f"{_field('/proc/cpuinfo', 'model name')}, {len(os.sched_getaffinity(0))} cores",
@@ -29,20 +29,20 @@ def describe() -> dict[str, str]:
         "SQLite": f"{sqlite3.sqlite_version}, journal_mode WAL, synchronous FULL",
         "PostgreSQL": _postgres(),
         "HTTP": f"uvicorn {version('uvicorn')}, uvloop {version('uvloop')}, httptools {version('httptools')}",
-        "filesystem": f"{_filesystem(DATA)}; writing 4 KiB and their fsync take {_sync_micros():.0f} µs",
+        "filesystem": f"{_filesystem(DATA)}; a write of 4 KiB with fsync takes {_sync_micros():.0f} µs",
         "load before": " ".join([f"{load:.2f}" for load in os.getloadavg()]),
     }
 
 
 class Neighbours:
-    """How many cores others took while something was measured: the less, the better a figure can be believed."""
+    """Count the cores that other processes used during a measurement. A figure is more reliable if others used less."""
 
     def __init__(self) -> None:
         self._begun = self._now()
 
     def cores(self) -> float:
-        """Cores taken since by all but this process and its children, which must have ended."""
-        elapsed, taken = (now - begun for now, begun in zip(self._now(), self._begun, strict=True))
+        """Return the cores used since the start by other processes. Children of this process must have ended."""
+        elapsed, taken = (now - started for now, started in zip(self._now(), self._begun, strict=True))
         return max(taken / elapsed, 0)
 
     @staticmethod
@@ -53,16 +53,16 @@ class Neighbours:
 
 
 def _postgres() -> str:
-    """The server that benchmarks start; how it is set is said in `benchmarks.postgres`."""
+    """Describe the PostgreSQL server of the benchmarks. `benchmarks.postgres` has its settings."""
     if "TEST_POSTGRES_URL" in os.environ:
         return "the server of TEST_POSTGRES_URL"
     try:
         postgres = find_binaries() / "postgres"
     except Missing:
         return "none"
-    told = subprocess.run([postgres, "--version"], capture_output=True, text=True, check=True)
+    ran = subprocess.run([postgres, "--version"], capture_output=True, text=True, check=True)
     place = Path(tempfile.gettempdir())
-    return f"{told.stdout.split()[-1]}, fsync on, synchronous_commit on, on {_filesystem(place)}"
+    return f"{ran.stdout.split()[-1]}, fsync on, synchronous_commit on, on {_filesystem(place)}"
 
 
 def _field(path: str, name: str) -> str:
@@ -74,7 +74,7 @@ def _field(path: str, name: str) -> str:
 
 
 def _filesystem(path: Path) -> str:
-    """The type of the filesystem that holds a path: that of the longest mount point above it."""
+    """Return the type of the filesystem that holds a path. The longest mount point above the path decides."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
     above = [(len(point), kind) for _, point, kind, *_ in mounts if path.is_relative_to(point)]
     return max(above, default=(0, "unknown"))[1]
@@ -85,9 +85,9 @@ def _sync_micros(times: int = 100) -> float:
     took = []
     with tempfile.TemporaryFile(dir=DATA) as file:
         for _ in range(times):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             file.write(bytes(4096))
             file.flush()
             os.fsync(file.fileno())
-            took.append(time.perf_counter() - begun)
+            took.append(time.perf_counter() - started)
     return median(took) * 1e6

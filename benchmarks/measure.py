@@ -1,18 +1,18 @@
-"""Measuring: several ways in turn, round by round, so that whatever disturbs the machine disturbs all of them."""
+"""Measure several variants in turn, round by round, so that a disturbance of the machine affects all of them."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
 Rounds = Mapping[str, Sequence[float]]
-"""What each way measured, one value for each round."""
+"""The measured values of each variant, one for each round."""
 
 
 class Figure(NamedTuple):
-    """One line of a table: the median of the rounds, with the lowest and the highest of them.
+    """One line of a table: the median of the rounds, and the lowest and highest round.
 
-    `owed` and `aim` are bounds: the least where more is better, the most for latencies and their ratios. A figure that
-    owes nothing is informative.
+    `required` and `aim` are bounds. They are lower bounds if more is better, and upper bounds for latencies and their
+    ratios. A figure without `required` is only informative.
     """
 
     what: str
@@ -20,30 +20,30 @@ class Figure(NamedTuple):
     unit: str
     lowest: float
     highest: float
-    owed: float | None = None
+    required: float | None = None
     aim: float | None = None
     less_is_better: bool = False
 
     @property
     def met(self) -> bool | None:
-        """Whether it is what is owed; None where nothing is."""
-        if self.owed is None:
+        """Return whether the value meets `required`, or None without `required`."""
+        if self.required is None:
             return None
-        return self.value <= self.owed if self.less_is_better else self.value >= self.owed
+        return self.value <= self.required if self.less_is_better else self.value >= self.required
 
 
-async def interleaved(rounds: int, ways: Mapping[str, Callable[[], Awaitable[float]]]) -> Rounds:
-    """Measure every way once a round; every other round in the opposite order."""
-    measured: dict[str, list[float]] = {name: [] for name in ways}
+async def interleaved(rounds: int, variants: Mapping[str, Callable[[], Awaitable[float]]]) -> Rounds:
+    """Measure every variant once per round. Every second round has the opposite order."""
+    measured: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(rounds):
-        names = list(ways)
+        names = list(variants)
         for name in names if number % 2 == 0 else names[::-1]:
-            measured[name].append(await ways[name]())
+            measured[name].append(await variants[name]())
     return measured
 
 
 def figure(what: str, values: Sequence[float], unit: str) -> Figure:
-    """An informative figure."""
+    """Return an informative figure."""
     return Figure(what, median(values), unit, min(values), max(values))
 
 
@@ -52,15 +52,15 @@ def ratio(
     over: Sequence[float],
     under: Sequence[float],
     *,
-    owed: float | None = None,
+    required: float | None = None,
     aim: float | None = None,
     less_is_better: bool = False,
 ) -> Figure:
-    """How many times the one is the other: the ratio within each round, and the median of those."""
+    """Return the median of the ratios `over / under` of all rounds."""
     ratios = [a / b for a, b in zip(over, under, strict=True)]
-    return figure(what, ratios, "×")._replace(owed=owed, aim=aim, less_is_better=less_is_better)
+    return figure(what, ratios, "×")._replace(required=required, aim=aim, less_is_better=less_is_better)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The value below which that share of the values lies."""
+    """Return the value that `percent` of the values do not exceed."""
     return sorted(values)[min(int(len(values) * percent / 100), len(values) - 1)]

@@ -1,7 +1,7 @@
-"""PostgreSQL: the memory of a service over a million postings, which come over HTTP in batches of 1,000.
+"""PostgreSQL: the memory of a service during a million postings over HTTP, in batches of 1,000.
 
-As it was at the start, after the first tenth, in the middle of the rest, and at the end. What grows after the first
-tenth is what postings leave behind.
+The benchmark reads the memory at the start, after the first tenth, in the middle of the rest, and at the end. Memory
+that grows after the first tenth is a leak of the posting path.
 """
 
 import json
@@ -22,7 +22,7 @@ _numbers = count(1)
 
 
 async def run(quick: bool) -> list[Figure]:
-    """Resident memory, and postings a second meanwhile."""
+    """Measure the resident memory and the postings per second."""
     batches, steps = (20, 10) if quick else (1_000, 10)
     with server() as databases, databases.database() as url, folder() as path, running(path, "service", url) as asked:
         merchants = open_accounts(asked, MERCHANTS)
@@ -32,10 +32,10 @@ async def run(quick: bool) -> list[Figure]:
             rates.append(batches // steps * BATCH / load(asked.port, requests, CONNECTIONS, 200).seconds)
             taken.append(asked.megabytes())
     return [
-        ratio("memory at the end over that after the first tenth", taken[-1:], taken[1:2], less_is_better=True),
+        ratio("memory at the end over memory after the first tenth", taken[-1:], taken[1:2], less_is_better=True),
         figure("memory at the start", taken[:1], "MB"),
         figure(f"memory after {batches // steps * BATCH:,} postings", taken[1:2], "MB"),
-        figure("memory since", taken[1:], "MB"),
+        figure("memory after the first tenth", taken[1:], "MB"),
         figure(f"memory after {batches * BATCH:,} postings", taken[-1:], "MB"),
         figure("postings in batches over HTTP", rates, "/s"),
     ]

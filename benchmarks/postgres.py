@@ -1,4 +1,4 @@
-"""A PostgreSQL that keeps what it has committed, and ledgers in it."""
+"""A PostgreSQL server with durable commits, and ledgers in it."""
 
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -11,7 +11,7 @@ from credit_service.storage.engine import Engine
 from tests.servers.postgres import Databases, Postgres, databases
 
 STREAMS: Final = 4
-"""As many as a service has that is told nothing of it."""
+"""The default of a service."""
 
 SETTINGS: Final = {
     "shared_buffers": "512MB",
@@ -19,12 +19,12 @@ SETTINGS: Final = {
     "checkpoint_timeout": "15min",
     "max_connections": 250,
 }
-"""What everybody sets who runs PostgreSQL for writing; all that is compared runs on the same server."""
+"""Usual settings of a PostgreSQL for many writes. Both sides of each ratio use the same server."""
 
 
 @contextmanager
 def server() -> Iterator[Databases]:
-    """The server of TEST_POSTGRES_URL, else one of our own with fsync. Raises Missing where none can be had."""
+    """Use the server of TEST_POSTGRES_URL, or start one with fsync. Raises Missing if no server is available."""
     if "TEST_POSTGRES_URL" in os.environ:
         with databases("benchmark") as given:
             yield given
@@ -35,11 +35,11 @@ def server() -> Iterator[Databases]:
 
 @asynccontextmanager
 async def open_ledger(url: str, *, merchants: int = MERCHANTS, streams: int = STREAMS) -> AsyncIterator[Ledger]:
-    """A ledger in an empty database in which every merchant has an account and credits."""
+    """Make a ledger in an empty database. Every merchant has an account and credits."""
     async with with_accounts(await opened(url, streams=streams), merchants) as ledger:
         yield ledger
 
 
 async def opened(url: str, *, streams: int = STREAMS, pooled: bool = False) -> Engine:
-    """The store of a database as the service opens it, which refuses a server that may lose what it has committed."""
+    """Open the store of a database as the service does. It refuses a server that may lose committed data."""
     return await PostgresDatabase(url, streams, 10, timeout_seconds=60, pooled=pooled, allow_unsafe=False).opened()

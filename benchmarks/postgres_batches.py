@@ -1,4 +1,4 @@
-"""PostgreSQL: postings a thousand to a transaction, over the same work done row by row, and over COPY alone."""
+"""PostgreSQL: postings in transactions of 1,000, compared with the same work row by row and with COPY alone."""
 
 import asyncio
 import multiprocessing
@@ -14,10 +14,10 @@ from uuid import UUID
 import asyncpg
 import uvloop
 
+from benchmarks.baselines import one_statement, row_by_row
+from benchmarks.baselines.pools import pool
 from benchmarks.ledger import Ledger
 from benchmarks.measure import Figure, figure, interleaved, ratio
-from benchmarks.opponents import one_statement, row_by_row
-from benchmarks.opponents.pools import pool
 from benchmarks.postgres import STREAMS, open_ledger, opened, server
 from credit_service.ledger import proof
 from credit_service.service import quieten_garbage_collection
@@ -32,14 +32,14 @@ from tests.servers.postgres import Databases
 BATCH = 1_000
 CLIENTS = 8
 Written = Sequence[TableRows]
-"""What a batch wrote, table by table, and how."""
+"""The rows that a batch wrote, by table and kind of write."""
 
 
 async def run(quick: bool) -> list[Figure]:
-    """Batched posting, uniform over 1,000 and over 10,000 merchants, and on one hot account."""
+    """Measure batched postings over 1,000 and 10,000 merchants, and on one hot account."""
     figures = []
     with server() as databases:
-        for name, merchants, owed, aim in (
+        for name, merchants, required, aim in (
             ("1,000 merchants", 1_000, 4, 8),
             ("10,000 merchants", 10_000, 4, 8),
             ("one hot account", 1, 20, 40),
@@ -51,7 +51,7 @@ async def run(quick: bool) -> list[Figure]:
                     pool(url, CLIENTS) as rows,
                     pool(other, CLIENTS) as statements,
                 ):
-                    figures += await _over_rows(name, ledger, rows, plain, statements, owed, aim, quick)
+                    figures += await _over_rows(name, ledger, rows, plain, statements, required, aim, quick)
         for name, merchants in (("1,000 merchants", 1_000), ("one hot account", 1)):
             figures += await _over_copy(name, merchants, databases, quick)
     return figures
@@ -63,14 +63,14 @@ async def _over_rows(
     rows: "asyncpg.Pool[Any]",
     plain: Ledger,
     statements: "asyncpg.Pool[Any]",
-    owed: float,
+    required: float,
     aim: float,
     quick: bool,
 ) -> list[Figure]:
-    """Row by row on the same accounts, in turn: what the one has written the other goes on from.
+    """Compare batches with postings row by row, in turn on the same accounts.
 
-    And beside what is owed, one autocommit statement for each, which does a part of the work and keeps no chain, so in
-    a database of its own.
+    A third, informative variant posts each spend by one autocommit statement. That statement does only part of the work
+    and keeps no hash chain, so it has a separate database.
     """
     rounds, batches, singles = (3, 8, 800) if quick else (7, 24, 4_000)
     await rows.execute(row_by_row.SEQUENCE)
@@ -88,7 +88,7 @@ async def _over_rows(
         found = [*faults, *proof.verify(account, grants, transactions)]
         assert not found, f"the books are wrong: {found[:3]}"
     return [
-        ratio(f"N=1000 over row by row, {name}", rates["batched"], rates["row by row"], owed=owed, aim=aim),
+        ratio(f"N=1000 over row by row, {name}", rates["batched"], rates["row by row"], required=required, aim=aim),
         ratio(f"N=1000 over one statement each, {name}", rates["batched"], rates["statement"]),
         figure(f"N=1000, {name}", rates["batched"], "/s"),
         figure(f"row by row with {CLIENTS} clients, {name}", rates["row by row"], "/s"),
@@ -97,11 +97,12 @@ async def _over_rows(
 
 
 async def _over_copy(name: str, merchants: int, databases: Databases, quick: bool) -> list[Figure]:
-    """COPY into a database of its own, of rows that batches like ours wrote into another.
+    """Compare batches with COPY of the same rows into a separate database.
 
-    Transactions, events and new grants by COPY; accounts and grants that were there by the UPDATE that ours sends. As
-    many to a transaction as ours has, over as many connections. No lock, no look-up, no decision, and no making of
-    rows: those are made before. In a process of its own, so that they do not lie about in the memory of ours.
+    The COPY side writes transactions, events and new grants by COPY. It writes existing accounts and grants by the
+    UPDATE of our engine. Its transactions have the same size, and it uses as many connections. It takes no lock, looks
+    nothing up, decides nothing, and gets ready-made rows. It runs in a separate process, so that its rows do not fill
+    our memory.
     """
     rounds, batches = (3, 8) if quick else (7, 24)
     with (
@@ -125,7 +126,7 @@ async def _over_copy(name: str, merchants: int, databases: Databases, quick: boo
 
             rates = await interleaved(rounds, {"batched": batched, "copy": copied})
     return [
-        ratio(f"N=1000 over COPY of ready-made rows, {name}", rates["batched"], rates["copy"], owed=0.3, aim=0.6),
+        ratio(f"N=1000 over COPY of ready-made rows, {name}", rates["batched"], rates["copy"], required=0.3, aim=0.6),
         figure(f"COPY of ready-made rows, {name}", rates["copy"], "/s"),
     ]
 
@@ -133,24 +134,24 @@ async def _over_copy(name: str, merchants: int, databases: Databases, quick: boo
 def _copied_beside(
     made: str, copy: str, merchants: int, known: Sequence[UUID] | None, number: int
 ) -> tuple[Sequence[UUID], float]:
-    """Post so many spends in one database, and then copy what they wrote into the other: the accounts, and the rate.
+    """Post `number` spends in one database, and copy their rows into the other. Returns the merchants and the rate.
 
-    `known`: the accounts, where they were opened before.
+    `known`: the merchants, if an earlier call opened their accounts.
     """
 
     async def run() -> tuple[Sequence[UUID], float]:
         async with AsyncExitStack() as stack:
             connections = await stack.enter_async_context(pool(copy, STREAMS))
             if known is None:
-                await (await opened(copy)).close()  # which makes the tables
-                with _noting() as opening:
+                await (await opened(copy)).close()  # this creates the tables
+                with _recording() as opening:
                     ledger = await stack.enter_async_context(open_ledger(made, merchants=merchants))
                 await _copies(connections, opening)
             else:
                 store = await opened(made)
                 stack.push_async_callback(store.close)
                 ledger = Ledger(store, known)
-            with _noting() as written:
+            with _recording() as written:
                 await ledger.rate(BATCH, ledger.uniform(number, f"{time.time_ns()}"))
             return ledger.merchants, await _copies(connections, written)
 
@@ -158,8 +159,8 @@ def _copied_beside(
 
 
 @contextmanager
-def _noting() -> Iterator[list[Written]]:
-    """Note what every batch writes; not what is decided and comes to nothing."""
+def _recording() -> Iterator[list[Written]]:
+    """Record the rows of every committed batch. Batches that fail leave no record."""
     written: list[Written] = []
     made: dict[int, Written] = {}
     post, decide = PostgresEngine.post, DecidedBatch.__init__
@@ -178,8 +179,8 @@ def _noting() -> Iterator[list[Written]]:
 
 
 async def _copies(connections: "asyncpg.Pool[Any]", written: Sequence[Written]) -> float:
-    """Transactions per second, by a connection for each stream. A batch of several streams goes alone, as it did."""
-    begun = time.perf_counter()
+    """Return transactions per second over one connection per stream. A batch of several streams runs alone."""
+    started = time.perf_counter()
     beside: dict[int, list[Written]] = defaultdict(list)
     for batch in written:
         streams = {row[0] % STREAMS for row in _rows(batch, tables.events)}
@@ -190,7 +191,7 @@ async def _copies(connections: "asyncpg.Pool[Any]", written: Sequence[Written]) 
             beside.clear()
             await _copied(connections, [batch])
     await asyncio.gather(*[_copied(connections, some) for some in beside.values()])
-    return sum([len(_rows(batch, tables.transactions)) for batch in written]) / (time.perf_counter() - begun)
+    return sum([len(_rows(batch, tables.transactions)) for batch in written]) / (time.perf_counter() - started)
 
 
 async def _copied(connections: "asyncpg.Pool[Any]", batches: Sequence[Written]) -> None:

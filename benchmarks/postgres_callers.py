@@ -1,4 +1,4 @@
-"""PostgreSQL: callers who each wait for their posting, over callers of one autocommit statement per posting."""
+"""PostgreSQL: callers that wait for each posting, compared with callers of one autocommit statement per posting."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -10,28 +10,28 @@ from typing import Any
 import asyncpg
 
 from benchmarks import group_commit
+from benchmarks.baselines import one_statement
+from benchmarks.baselines.pools import pool
 from benchmarks.ledger import Ledger
 from benchmarks.measure import Figure, figure, interleaved, percentile, ratio
-from benchmarks.opponents import one_statement
-from benchmarks.opponents.pools import pool
 from benchmarks.postgres import open_ledger, server
 from credit_service.ledger.commands import Post
 
 CALLERS = 64
 POOLS = (8, 16, 64)
-"""How many connections the opponent's callers share; the best of them counts."""
+"""Numbers of connections that the baseline's callers share. The ratio uses the best of them."""
 
 
 async def run(quick: bool) -> list[Figure]:
-    """64 callers on one hot account and over 1,000 merchants, and a lone one."""
+    """Measure 64 callers on one hot account and over 1,000 merchants, and a single caller."""
     figures = []
     with server() as databases, databases.database() as url, databases.database() as other:
-        # A database for each: what the statement writes has no place in a hash chain.
+        # Two databases, because the rows of the statement would break the hash chain.
         async with open_ledger(url) as ledger, open_ledger(other) as plain, AsyncExitStack() as stack:
             pools = {size: await stack.enter_async_context(pool(other, size)) for size in POOLS}
-            for name, owed, aim in (("one hot account", 10, 20), ("1,000 merchants", None, None)):
-                ours, theirs = ((each.hot if owed else each.uniform) for each in (ledger, plain))
-                figures += await _many(name, ledger, ours, pools, theirs, owed, aim, quick)
+            for name, required, aim in (("one hot account", 10, 20), ("1,000 merchants", None, None)):
+                ours, theirs = ((each.hot if required else each.uniform) for each in (ledger, plain))
+                figures += await _many(name, ledger, ours, pools, theirs, required, aim, quick)
             figures += await _lone(ledger, pools[POOLS[0]], plain, quick)
     return figures
 
@@ -42,28 +42,34 @@ async def _many(
     ours: Callable[[int], Sequence[Post]],
     pools: dict[int, "asyncpg.Pool[Any]"],
     theirs: Callable[[int], Sequence[Post]],
-    owed: float | None,
+    required: float | None,
     aim: float | None,
     quick: bool,
 ) -> list[Figure]:
     rounds, grouped, single = (3, 4_000, 400) if quick else (7, 32_000, 4_000)
     waits: dict[int, list[float]] = {size: [] for size in (0, *pools)}
-    ways = {size: partial(_plain, connections, theirs, single, waits[size]) for size, connections in pools.items()}
+    variants = {size: partial(_plain, connections, theirs, single, waits[size]) for size, connections in pools.items()}
     rates = await interleaved(
         rounds,
         {
             "grouped": lambda: group_commit.rate(ledger, 1_000, ours, grouped // CALLERS, waits[0]),
-            **{str(size): way for size, way in ways.items()},
+            **{str(size): variant for size, variant in variants.items()},
         },
     )
     best = max(pools, key=lambda size: median(rates[str(size)]))
     what = f"{CALLERS} callers, {name}"
     return [
-        ratio(f"group commit over one statement each, {what}", rates["grouped"], rates[str(best)], owed=owed, aim=aim),
+        ratio(
+            f"group commit over one statement each, {what}",
+            rates["grouped"],
+            rates[str(best)],
+            required=required,
+            aim=aim,
+        ),
         figure(f"group commit, {what}", rates["grouped"], "/s"),
-        figure(f"p99 of a caller's wait, {what}", [percentile(waits[0], 99) * 1e3], "ms"),
+        figure(f"p99 wait of a caller, {what}", [percentile(waits[0], 99) * 1e3], "ms"),
         *[figure(f"one statement each, {size} connections, {what}", rates[str(size)], "/s") for size in pools],
-        figure(f"p99 of a caller's wait for the statement, {what}", [percentile(waits[best], 99) * 1e3], "ms"),
+        figure(f"p99 wait of a caller for the statement, {what}", [percentile(waits[best], 99) * 1e3], "ms"),
     ]
 
 
@@ -80,9 +86,9 @@ async def _lone(ledger: Ledger, connections: "asyncpg.Pool[Any]", plain: Ledger,
         took = []
         async with connections.acquire() as connection:
             for command in plain.uniform(number):
-                begun = time.perf_counter()
+                started = time.perf_counter()
                 await connection.fetchval(one_statement.SPEND, *one_statement.values(command))
-                took.append(time.perf_counter() - begun)
+                took.append(time.perf_counter() - started)
         return median(took) * 1e6
 
     waits = await interleaved(rounds, {"submit": lambda: ledger.lone(number), "statement": statements})
@@ -91,7 +97,7 @@ async def _lone(ledger: Ledger, connections: "asyncpg.Pool[Any]", plain: Ledger,
             "p50 of a lone posting over one statement",
             waits["submit"],
             waits["statement"],
-            owed=1.6,
+            required=1.6,
             aim=1.2,
             less_is_better=True,
         ),

@@ -1,4 +1,4 @@
-"""PostgreSQL: POST of a spend over 64 connections, over a plain FastAPI and SQLAlchemy service."""
+"""PostgreSQL: POST of a spend over 64 connections, compared with a plain service of FastAPI and SQLAlchemy."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ from benchmarks.postgres import server
 from benchmarks.servers import Server, running, running_plain
 
 POOLS = (20, 64)
-"""How many connections to PostgreSQL the plain service has; the best of them counts."""
+"""Numbers of PostgreSQL connections of the plain service. The ratio uses the best of them."""
 
 
 async def run(quick: bool) -> list[Figure]:
-    """Rate and 99th percentile, over 1,000 merchants and on one hot account."""
+    """Measure the rate and the 99th percentile, over 1,000 merchants and on one hot account."""
     figures = []
     with ExitStack() as stack:
         databases = stack.enter_context(server())
@@ -44,20 +44,26 @@ async def _compared(
     rounds, number, slow = (3, 2_000, 500) if quick else (7, 15_000, 2_000)
     p99s: dict[str, list[float]] = defaultdict(list)
     cpu: dict[str, list[float]] = defaultdict(list)
-    ways = {"ours": partial(_rate, ours, merchants, number, p99s["ours"], cpu["ours"])}
+    variants = {"ours": partial(_rate, ours, merchants, number, p99s["ours"], cpu["ours"])}
     for size, each in plain.items():
         which = f"plain service with a pool of {size}"
-        ways[which] = partial(_rate, each, theirs, slow, p99s[which], cpu[which])
-    rates = await interleaved(rounds, ways)
-    _, *others = ways
-    best, quickest = max(others, key=lambda which: median(rates[which])), min(others, key=lambda w: median(p99s[w]))
+        variants[which] = partial(_rate, each, theirs, slow, p99s[which], cpu[which])
+    rates = await interleaved(rounds, variants)
+    _, *others = variants
+    best, fastest = max(others, key=lambda which: median(rates[which])), min(others, key=lambda w: median(p99s[w]))
     what = f"{CONNECTIONS} connections, {name}"
     return [
-        ratio(f"rate over a plain service's, {what}", rates["ours"], rates[best], owed=15, aim=40),
-        ratio(f"p99 over its, {what}", p99s["ours"], p99s[quickest], owed=1 / 8, less_is_better=True),
-        *[figure(f"rate, {what}, {which}", rates[which], "/s") for which in ways],
-        *[figure(f"p99, {what}, {which}", p99s[which], "ms") for which in ways],
-        *[figure(f"processor time of an answer, {what}, {which}", cpu[which], "µs") for which in ways],
+        ratio(f"rate over the rate of the plain service, {what}", rates["ours"], rates[best], required=15, aim=40),
+        ratio(
+            f"p99 over the p99 of the plain service, {what}",
+            p99s["ours"],
+            p99s[fastest],
+            required=1 / 8,
+            less_is_better=True,
+        ),
+        *[figure(f"rate, {what}, {which}", rates[which], "/s") for which in variants],
+        *[figure(f"p99, {what}, {which}", p99s[which], "ms") for which in variants],
+        *[figure(f"processor time of an answer, {what}, {which}", cpu[which], "µs") for which in variants],
     ]
 
 

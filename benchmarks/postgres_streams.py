@@ -1,7 +1,7 @@
-"""PostgreSQL: how many streams, how many processes, and a pooler between: postings a second of each.
+"""PostgreSQL: postings per second by the number of streams, by the number of processes, and through a pooler.
 
-Nothing is owed; the table tells what POSTING_STREAMS and more workers are worth on a machine. Every way posts to
-accounts of its own, in a database that all share.
+The figures are only informative. They show the effect of POSTING_STREAMS and of more workers on a machine. Every
+variant posts to its own accounts in one shared database.
 """
 
 import asyncio
@@ -24,37 +24,37 @@ from tests.servers.pgbouncer import PgBouncer
 from tests.servers.processes import Missing
 
 CALLERS = 64
-Way = Callable[[], Awaitable[float]]
+Variant = Callable[[], Awaitable[float]]
 
 
 async def run(quick: bool) -> list[Figure]:
-    """Batches of 1,000 and 64 callers by streams; batches by processes; both behind PgBouncer, where there is one."""
+    """Measure batches and 64 callers by streams, batches by processes, and both through PgBouncer, if installed."""
     rounds, batched, each = (3, 8_000, 50) if quick else (5, 24_000, 500)
-    ways: dict[str, Way] = {}
+    variants: dict[str, Variant] = {}
     with server() as databases, databases.database() as url:
         async with AsyncExitStack() as stack:
 
             async def add(name: str, place: str, streams: int, *, pooled: bool = False) -> None:
                 store = await opened(place, streams=streams, pooled=pooled)
                 ledger = await stack.enter_async_context(with_accounts(store, MERCHANTS))
-                ways[f"N=1000, {name}"] = partial(_batches, ledger, batched)
-                ways[f"{CALLERS} callers, {name}"] = partial(_callers, ledger, each)
-                ways[f"{CALLERS} callers, one hot account, {name}"] = partial(_hot_callers, ledger, each)
+                variants[f"N=1000, {name}"] = partial(_batches, ledger, batched)
+                variants[f"{CALLERS} callers, {name}"] = partial(_callers, ledger, each)
+                variants[f"{CALLERS} callers, one hot account, {name}"] = partial(_hot_callers, ledger, each)
 
             for streams in (1, 2, 4, 8):
                 await add(f"{streams} streams" if streams > 1 else "1 stream", url, streams)
             try:
                 pooler = stack.enter_context(PgBouncer(url, pool_size=20))
             except Missing as missing:
-                print(f"Nothing is measured behind a pooler. {missing}")
+                print(f"skipped PgBouncer: {missing}")
             else:
                 await add(f"{STREAMS} streams, PgBouncer", pooler.url, STREAMS, pooled=True)
             processes = stack.enter_context(ProcessPoolExecutor(4, multiprocessing.get_context("spawn"), _prepare))
             ledger = await stack.enter_async_context(with_accounts(await opened(url), MERCHANTS))
             for number in (1, 2, 4):
                 what = f"N=1000, {number} process{'es' if number > 1 else ''} with {STREAMS} streams"
-                ways[what] = partial(_side_by_side, processes, number, url, ledger.merchants, batched)
-            rates = await interleaved(rounds, ways)
+                variants[what] = partial(_side_by_side, processes, number, url, ledger.merchants, batched)
+            rates = await interleaved(rounds, variants)
     return [figure(name, taken, "/s") for name, taken in rates.items()]
 
 
@@ -73,12 +73,12 @@ async def _hot_callers(ledger: Ledger, each: int) -> float:
 async def _side_by_side(
     processes: ProcessPoolExecutor, number: int, url: str, merchants: Sequence[UUID], postings: int
 ) -> float:
-    """Postings per second of so many processes together; they begin at one moment, when all are connected."""
+    """Return postings per second of `number` processes together. They start at the same moment, after all connected."""
     loop = asyncio.get_running_loop()
     begin_at = time.time() + 2
     work = partial(_elsewhere, url, merchants, postings // number, begin_at)
     took = await asyncio.gather(*[loop.run_in_executor(processes, work, index) for index in range(number)])
-    return postings // number * number / (max(end for _, end in took) - min(begun for begun, _ in took))
+    return postings // number * number / (max(end for _, end in took) - min(started for started, _ in took))
 
 
 def _prepare() -> None:
@@ -86,7 +86,7 @@ def _prepare() -> None:
 
 
 def _elsewhere(url: str, merchants: Sequence[UUID], number: int, begin_at: float, process: int) -> tuple[float, float]:
-    """Post in this process, and tell when it began and when all was done."""
+    """Post in this process. Returns the times of its start and its end."""
 
     async def post() -> tuple[float, float]:
         store = await opened(url)
@@ -94,9 +94,9 @@ def _elsewhere(url: str, merchants: Sequence[UUID], number: int, begin_at: float
             ledger = Ledger(store, merchants)
             commands = ledger.uniform(number, f"{process}-{begin_at:.6f}")
             await asyncio.sleep(max(begin_at - time.time(), 0))
-            begun = time.time()
+            started = time.time()
             await ledger.rate(1_000, commands)
-            return begun, time.time()
+            return started, time.time()
         finally:
             await store.close()
 

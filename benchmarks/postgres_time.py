@@ -1,8 +1,8 @@
-"""Where a posting's time goes on PostgreSQL, in a batch of a thousand and alone.
+"""The parts of a posting's time on PostgreSQL, in a batch of 1,000 and alone.
 
-By one stream, so that nothing overlaps: each message to the server takes our processor (the driver's encoding and
-decoding, the event loop) and then a wait. What the server does in that wait is told by its own processor time, and by
-EXPLAIN ANALYZE of further batches, whose stopwatches make it slower than it is.
+The ledger has one stream, so nothing overlaps. Each message to the server takes our processor (the driver's encoding
+and decoding, the event loop) and then a wait. The processor time of the server shows its work during that wait. EXPLAIN
+ANALYZE of further batches shows it by statement, but EXPLAIN makes the server slower.
 """
 
 import json
@@ -27,7 +27,7 @@ MESSAGES = ("lock", "load", "copy", "write", "commit")
 
 
 async def run(quick: bool) -> list[Figure]:
-    """µs of a posting by what is done in it."""
+    """Measure the µs of each part of a posting."""
     rounds, alone = (5, 50) if quick else (20, 200)
     figures = []
     with server() as databases, databases.database() as url:
@@ -49,11 +49,11 @@ async def _parts(
         batches = [spends(size) for _ in range(times)]
         async with ledger.posting(BATCH) as posting:
             with watch.looking():
-                begun, cpu, served = time.perf_counter(), time.thread_time(), watch.served()
+                started, cpu, served = time.perf_counter(), time.thread_time(), watch.served()
                 for batch in batches:
                     await posting.submit_many(batch)
                 took, cpu, served = (
-                    time.perf_counter() - begun, time.thread_time() - cpu, watch.served() - served,
+                    time.perf_counter() - started, time.thread_time() - cpu, watch.served() - served,
                 )  # fmt: skip
         for part, seconds in watch.parts(took, cpu, served).items():
             taken[part].append(seconds / size / times * 1e6)
@@ -68,11 +68,11 @@ async def _explained(name: str, ledger: Ledger, spends: Callable[[int], Sequence
             await ledger.rate(BATCH, spends(BATCH))
         for part, milliseconds in watch.explained.items():
             taken[part].append(milliseconds / BATCH * 1e3)
-    return [figure(f"{name}: EXPLAIN says, {part}", micros, "µs") for part, micros in taken.items()]
+    return [figure(f"{name}: by EXPLAIN, {part}", micros, "µs") for part, micros in taken.items()]
 
 
 class _Watch:
-    """Stopwatches around the parts of a store with one stream, put there from outside."""
+    """Adds stopwatches to the parts of a store with one stream."""
 
     def __init__(self, ledger: Ledger, *, explain: bool = False) -> None:
         store: Any = ledger.store
@@ -80,12 +80,12 @@ class _Watch:
         self._line = self._store._posting[0]
         self.explains = explain
         self._ours: dict[str, float] = defaultdict(float)  # seconds of our processor
-        self._wait: dict[str, float] = defaultdict(float)  # seconds that it had nothing to do
+        self._wait: dict[str, float] = defaultdict(float)  # seconds that our processor waited
         self.explained: dict[str, float] = {}  # milliseconds
 
     @contextmanager
     def looking(self) -> Iterator[None]:
-        """Watch until the end of the context."""
+        """Measure until the end of the context."""
         whole: Callable[..., Awaitable[Committed]] = self._store.post
         ask: Callable[..., Awaitable[Any]] = self._line.fetch_one
 
@@ -99,7 +99,7 @@ class _Watch:
                 explaining = connection.transaction()
                 await explaining.start()
                 await self.explain(connection, statement, values)
-                await explaining.rollback()  # or what is written would be written twice
+                await explaining.rollback()  # otherwise the statement would write its rows twice
             return await self.message(statement, lambda: ask(statement, values))
 
         with (
@@ -111,15 +111,15 @@ class _Watch:
             yield
 
     def served(self) -> float:
-        """Seconds of the processor that the server's process has used for our connection."""
+        """Return the processor seconds of the server's process for our connection."""
         pid = self._line.raw.get_server_pid()
         try:
             return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[0]) / 1e9
-        except FileNotFoundError:  # it is on another machine
+        except FileNotFoundError:  # the server runs on another machine
             return float("nan")
 
     def parts(self, elapsed: float, cpu: float, served: float) -> dict[str, float]:
-        """Seconds by part."""
+        """Return the seconds of each part."""
         ours = self._ours
         return {
             "decide": ours["decide"],
@@ -128,34 +128,34 @@ class _Watch:
             "records, queue and the rest": cpu - sum(ours.values()),
             **{f"{message}, wait": self._wait[message] for message in MESSAGES},
             "all": elapsed,
-            "of that our processor": cpu,
+            "our processor": cpu,
             "the server's processor": served,
         }
 
     def _timed(self, part: str, function: Callable[..., T]) -> Callable[..., T]:
         def timed(*arguments: Any) -> T:
-            begun = time.thread_time()
+            started = time.thread_time()
             try:
                 return function(*arguments)
             finally:
-                self._ours[part] += time.thread_time() - begun
+                self._ours[part] += time.thread_time() - started
 
         return timed
 
     async def message(self, statement: str, answer: Callable[[], Awaitable[T]]) -> T:
-        """Note how long a message takes us, and how long the server."""
+        """Measure how long a message takes us, and how long we wait for the server."""
         verb = statement.split(maxsplit=1)[0]
         message = {"BEGIN": "lock", "SELECT": "load", "WITH": "write"}.get(verb, verb.lower())
-        begun, cpu = time.perf_counter(), time.thread_time()
+        started, cpu = time.perf_counter(), time.thread_time()
         try:
             return await answer()
         finally:
             ours = time.thread_time() - cpu
             self._ours[message] += ours
-            self._wait[message] += max(time.perf_counter() - begun - ours, 0)
+            self._wait[message] += max(time.perf_counter() - started - ours, 0)
 
     async def explain(self, connection: Any, statement: str, values: Sequence[Any]) -> bool:
-        """Have a statement explained, which carries it out; false where nobody wants to know."""
+        """Run a statement by EXPLAIN ANALYZE. Returns False without running it if `explains` is off."""
         if not self.explains or not values:
             return False
         (found,) = json.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", *values))
@@ -169,7 +169,7 @@ class _Watch:
 
 
 def _relation(plan: Any) -> str:
-    """The tables that a plan reads or writes."""
+    """Return the tables that a plan reads or writes."""
     names = [plan["Relation Name"]] if "Relation Name" in plan else []
     if plan.get("Node Type") != "ModifyTable":
         names += [name for part in plan.get("Plans", ()) if (name := _relation(part))]
@@ -177,7 +177,7 @@ def _relation(plan: Any) -> str:
 
 
 class _Connection:
-    """A connection whose messages are noted."""
+    """A connection that measures its messages."""
 
     def __init__(self, connection: Any, watch: _Watch) -> None:
         self._connection = connection

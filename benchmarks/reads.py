@@ -1,4 +1,4 @@
-"""Reads over HTTP: account, balance, grants, one transaction, a first page; beside a plain service and a bare hello."""
+"""Reads over HTTP (account, balance, grants, transaction, first page), beside a plain service and a bare hello."""
 
 import json
 from collections import defaultdict
@@ -18,8 +18,8 @@ from benchmarks.servers import Server, running, running_plain
 
 MERCHANTS = 50
 SPENDS = 60
-"""Postings of each merchant, so that a first page of 50 transactions is full."""
-OWED_MILLISECONDS = 0.35
+"""Postings of each merchant, enough to fill a first page of 50 transactions."""
+REQUIRED_MILLISECONDS = 0.35
 PATHS = {
     "account": "/api/v1/credits/accounts/{merchant}",
     "balance": "/api/v1/credits/accounts/{merchant}/balance",
@@ -28,11 +28,11 @@ PATHS = {
     "first page of 50": "/api/v1/credits/transactions?merchant_id={merchant}",
 }
 OURS_ALONE = {"grants"}
-"""What the plain service does not have."""
+"""Reads that the plain service does not have."""
 
 
 async def run(quick: bool) -> list[Figure]:
-    """Processor time of an answer and rate at 64 connections, on SQLite and on PostgreSQL."""
+    """Measure the processor time of a response and the rate at 64 connections, on SQLite and on PostgreSQL."""
     rounds, number = (3, 1_000) if quick else (7, 4_000)
     with ExitStack() as stack:
         databases = stack.enter_context(server())
@@ -46,31 +46,31 @@ async def run(quick: bool) -> list[Figure]:
         hello = stack.enter_context(running(path, "hello", third))
         asked = {name: _requests(one) for name, one in servers.items()}
         cpu: dict[str, list[float]] = defaultdict(list)
-        ways = {
+        variants = {
             f"{what}, {name}": partial(_rate, servers[name], asked[name][what], number, cpu[f"{what}, {name}"])
             for what in PATHS
             for name in servers
             if what in asked[name]
         }
-        ways["hello"] = partial(_rate, hello, [get("/")], number, cpu["hello"])
-        rates = await interleaved(rounds, ways)
-    return [*_spent(cpu), *[figure(f"rate, {name}", rates[name], "/s") for name in ways]]
+        variants["hello"] = partial(_rate, hello, [get("/")], number, cpu["hello"])
+        rates = await interleaved(rounds, variants)
+    return [*_spent(cpu), *[figure(f"rate, {name}", rates[name], "/s") for name in variants]]
 
 
 def _spent(cpu: Mapping[str, Sequence[float]]) -> Iterator[Figure]:
-    """Processor times. On PostgreSQL they leave out what the database itself takes."""
+    """Yield the processor times. On PostgreSQL they do not include the time of the database server."""
     for name, milliseconds in cpu.items():
-        owed = None if "plain" in name or name == "hello" else OWED_MILLISECONDS
+        required = None if "plain" in name or name == "hello" else REQUIRED_MILLISECONDS
         spent = figure(f"processor time, {name}", milliseconds, "ms")
-        yield spent._replace(owed=owed, less_is_better=True)
+        yield spent._replace(required=required, less_is_better=True)
     for what in PATHS:
         if what not in OURS_ALONE:
             ours, plain = cpu[f"{what}, PostgreSQL"], cpu[f"{what}, plain service"]
-            yield ratio(f"processor time over the plain service's, {what}", ours, plain, less_is_better=True)
+            yield ratio(f"processor time over that of the plain service, {what}", ours, plain, less_is_better=True)
 
 
 def _requests(asked: Server) -> Mapping[str, Sequence[bytes]]:
-    """Open accounts, post to them, and make the requests that read what is there; by what they read."""
+    """Open accounts, post to them, and return the requests for each read."""
     merchants = open_accounts(asked, MERCHANTS)
     load(asked.port, [spend(asked, merchant) for merchant in merchants for _ in range(SPENDS)], CONNECTIONS, 201)
     bearer = f"Bearer {asked.key}"
@@ -87,7 +87,7 @@ def _requests(asked: Server) -> Mapping[str, Sequence[bytes]]:
 
 
 def _newest(asked: Server, merchant: UUID) -> str:
-    """The id of the last transaction of a merchant."""
+    """Return the id of the last transaction of a merchant."""
     url = f"http://{HOST}:{asked.port}{PATHS['first page of 50'].format(merchant=merchant)}&limit=1"
     with urlopen(Request(url, headers={"Authorization": f"Bearer {asked.key}"})) as answer:
         found = json.load(answer)
@@ -95,7 +95,7 @@ def _newest(asked: Server, merchant: UUID) -> str:
 
 
 def _buy(asked: Server, merchant: UUID) -> None:
-    """Two purchases, so that there is a list of grants."""
+    """Post two purchases, so that the account has several grants."""
     for number in range(2):
         body = {
             "merchant_id": str(merchant),

@@ -1,5 +1,7 @@
-"""`python -m benchmarks.serve service`: the service as `credit-service serve` runs it. With `hello` instead: the bare
-ASGI application that it is held against, served by the same function with the same configuration."""
+"""`python -m benchmarks.serve service`: run the service as `credit-service serve` does.
+
+With `hello`, run a bare ASGI application by the same function with the same configuration, for comparison.
+"""
 
 import sys
 from contextlib import nullcontext
@@ -20,7 +22,7 @@ _HEADERS = [(b"content-type", b"text/plain"), (b"content-length", str(len(_BODY)
 
 
 def make_hello(parts: Parts, running: Lifespan | None = None) -> Application:
-    """An application that says hello, whatever it is asked."""
+    """Return an application that answers every request with hello."""
 
     async def hello(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -41,7 +43,7 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 
 
 def main(what: str) -> None:
-    """Serve it, with the settings of the environment."""
+    """Serve the application, with the settings of the environment."""
     settings = load()
     configure_logs(settings)
     with patch("credit_service.service.make_app", make_hello) if what == "hello" else nullcontext():

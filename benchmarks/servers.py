@@ -1,4 +1,4 @@
-"""The servers that are asked over HTTP, each a process of its own."""
+"""The HTTP servers of the benchmarks, each in its own process."""
 
 import os
 import re
@@ -9,40 +9,40 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.baselines import plain_service
 from benchmarks.ledger import POLICY
-from benchmarks.opponents import plain_service
 
 _GREETING = re.compile(r" on http://[^:]+:(\d+), ")
 
 
 class Server(NamedTuple):
-    """A server that listens on this port of the loopback, the key that it takes, and its process."""
+    """A server on the loopback: its port, its API key and its process id."""
 
     port: int
     key: str
     pid: int
 
     def cpu_seconds(self) -> float:
-        """The processor time it has used so far."""
+        """Return the processor time that the server has used so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def megabytes(self) -> float:
-        """The memory it has at the moment."""
+        """Return the resident memory of the server."""
         status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
         return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) / 1024
 
 
 @contextmanager
 def running(folder: Path, what: str, url: str | None = None, **settings: str) -> Iterator[Server]:
-    """`benchmarks.serve` of this on a free port, on the PostgreSQL of the URL, else on a file in the folder."""
+    """Run `benchmarks.serve` on a free port. The ledger is the PostgreSQL of `url`, or a file in the folder."""
     database = folder / f"{what}.db"
     environment = {
         "DATABASE_URL": url or f"sqlite:///{database}",
         "SERVICE_PORT": "0",
         "LOG_LEVEL": "warning",
         "TRIAL_CREDITS": str(POLICY.trial_credits),
-        # Calls are counted as they are in service, against limits that one machine does not reach.
+        # The service counts calls as in production, but one machine cannot reach these limits.
         **{f"RATE_LIMIT_{caller}_PER_SECOND": "1000000" for caller in ("KEY", "ADDRESS")},
         **{f"RATE_LIMIT_{caller}_BURST": "1000000" for caller in ("KEY", "ADDRESS")},
         **settings,
@@ -54,15 +54,15 @@ def running(folder: Path, what: str, url: str | None = None, **settings: str) ->
 
 @contextmanager
 def running_plain(folder: Path, url: str, pool_size: int) -> Iterator[Server]:
-    """The plain service that ours is held against, on this database."""
+    """Run the plain service on this database, for comparison."""
     environment = {"DATABASE_URL": url, "POOL_SIZE": str(pool_size)}
-    with _process(folder, ["benchmarks.opponents.plain_service"], environment) as (port, pid):
+    with _process(folder, ["benchmarks.baselines.plain_service"], environment) as (port, pid):
         yield Server(port, plain_service.KEY, pid)
 
 
 @contextmanager
 def _process(folder: Path, module: list[str], environment: Mapping[str, str]) -> Iterator[tuple[int, int]]:
-    """A module as a process, once it has said where it listens: the port and the process."""
+    """Run a module in a process, and wait until it prints its address. Yields the port and the process id."""
     everything = {**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parent.parent)}
     command = [sys.executable, "-m", *module]
     with subprocess.Popen(command, cwd=folder, env=everything, stdout=subprocess.PIPE, text=True) as process:
@@ -78,7 +78,7 @@ def _process(folder: Path, module: list[str], environment: Mapping[str, str]) ->
 
 @contextmanager
 def placed(client: set[int], servers: set[int], *running: Server) -> Iterator[None]:
-    """Keep this process and the event loops of servers to these cores: where they run decides what they wait for."""
+    """Pin this process and the servers to these cores, because their placement changes their waits."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, client)
     for server in running:

@@ -1,10 +1,16 @@
-"""`python -m benchmarks.soak [--minutes 60] [--rate 150]`: a service under mixed load, for what only time shows.
+"""`python -m benchmarks.soak [--minutes 60] [--rate 150]`: a service under mixed load, for faults that need time.
 
-A real `serve` on a new SQLite file gets the walk of `scripts/smoke.py` and random load over a few connections, at a
-stated rate that leaves most of the machine to others. Every ten seconds its memory, open files and threads are looked
-at. It fails where the log says a warning, an answer has a status that the request did not ask for, open files or
-threads grow, the ledger does not verify, or the median memory of the last quarter is above that of the second one by
-more than `GROWTH` and `TOLERANCE_MB`. The first quarter is left for the caches to fill: merchants are a fixed number.
+A real `serve` on a new SQLite file gets the walk of `scripts/smoke.py` and random load over a few connections. The rate
+is fixed and low, so other processes keep most of the machine. Every ten seconds the soak reads memory, open files and
+threads. The soak fails in each of these cases:
+
+- the log has a warning,
+- a response has an unexpected status,
+- open files or threads grow,
+- the ledger does not verify,
+- the median memory of the last quarter is more than `GROWTH` and `TOLERANCE_MB` above that of the second quarter.
+
+The caches fill during the first quarter, because the number of merchants is fixed.
 """
 
 import argparse
@@ -38,16 +44,16 @@ RESULT = Path(__file__).parent / "results" / "soak.json"
 CALLERS = 5
 MERCHANTS = 500
 STATUSES = 1_000
-"""Plugin statuses that the service remembers: fewer than are asked for, so that some are dropped all the time."""
+"""Size of the service's cache of plugin statuses. The load asks for more merchants, so the cache always evicts."""
 
 SAMPLE_SECONDS = 10.0
 GROWTH = 0.05
 TOLERANCE_MB = 4.0
-"""What memory may grow by beside GROWTH: SQLite's page caches and the allocator's arenas fill up with the file."""
+"""Allowed growth of memory besides GROWTH: SQLite's page caches and the allocator's arenas grow with the file."""
 
 
 class Sample(NamedTuple):
-    """How the server stood: seconds since the beginning, its memory, what it has open, and the requests so far."""
+    """The state of the server: seconds since the start, memory, open files, threads, and requests so far."""
 
     seconds: float
     rss_mb: float
@@ -57,7 +63,7 @@ class Sample(NamedTuple):
 
 
 class Pace:
-    """Lets all callers together make so many requests a second."""
+    """Limits all callers together to `per_second` requests per second."""
 
     def __init__(self, per_second: float, until: float) -> None:
         self._between = 1 / per_second
@@ -67,11 +73,11 @@ class Pace:
 
     @property
     def is_over(self) -> bool:
-        """Whether the time is over."""
+        """Return whether the end of the soak has come."""
         return time.monotonic() >= self._until
 
     def wait(self) -> None:
-        """Wait for one's turn."""
+        """Wait until the caller may send its next request."""
         with self._lock:
             self._next = max(self._next + self._between, time.monotonic() - 1)
             mine = self._next
@@ -79,7 +85,7 @@ class Pace:
 
 
 class Load:
-    """Requests of every kind, each with the statuses that it may be answered with."""
+    """Random requests of every kind, each with its expected status codes."""
 
     def __init__(self, url: str, key: str, pace: Pace, seed: int) -> None:
         self._random = random.Random(seed)
@@ -92,7 +98,7 @@ class Load:
         self.unexpected: list[str] = []
 
     def run(self) -> None:
-        """Ask one thing after the other until the time is over."""
+        """Send one request after the other until the end of the soak."""
         kinds: Sequence[tuple[int, Callable[[], None]]] = (
             (30, self._spend),
             (15, self._orders_and_refunds),
@@ -109,7 +115,7 @@ class Load:
         try:
             while not self._pace.is_over:
                 self._random.choices(calls, weights)[0]()
-        except Exception as error:  # it must not end unseen
+        except Exception as error:  # report the error, because a thread ends silently
             self.unexpected.append(f"{type(error).__name__}: {error}")
         finally:
             self._client.close()
@@ -149,7 +155,7 @@ class Load:
         return {"specversion": "1.0", "id": uuid4().hex, "source": "soak", "type": type_, "data": data}
 
     def _orders_and_refunds(self) -> None:
-        """Orders with their refunds and payments, some twice, in whatever order."""
+        """Send orders, refunds and payments in random order, and some of them twice."""
         merchant = self._merchant()
         events = []
         for _ in range(self._random.randrange(1, 6)):
@@ -225,7 +231,7 @@ class Load:
 
 
 class Walks:
-    """The walk of `scripts/smoke.py`, again and again, at the same pace; each opens an account of its own."""
+    """Repeats the walk of `scripts/smoke.py` at a fixed pace. Each walk opens a new account."""
 
     def __init__(self, url: str, key: str, until: float) -> None:
         self._client = httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
@@ -235,7 +241,7 @@ class Walks:
         self.failure: str | None = None
 
     def run(self) -> None:
-        """Walk until the time is over; a walk that has begun is finished."""
+        """Walk until the end of the soak. The last walk runs to its end."""
         with self._client:
             try:
                 while time.monotonic() < self._until:
@@ -248,13 +254,13 @@ class Walks:
                 self.failure = f"{type(error).__name__}: {error}"
 
 
-def sample(pid: int, begun: float, requests: int) -> Sample:
-    """How the server stands now."""
+def sample(pid: int, started: float, requests: int) -> Sample:
+    """Read the current state of the server."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     rss = int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) / 1024
     threads = int(re.findall(r"Threads:\s+(\d+)", status)[0])
     files = len(os.listdir(f"/proc/{pid}/fd"))
-    return Sample(round(time.monotonic() - begun, 1), round(rss, 2), files, threads, requests)
+    return Sample(round(time.monotonic() - started, 1), round(rss, 2), files, threads, requests)
 
 
 def _environment(database: Path, **settings: str) -> dict[str, str]:
@@ -263,7 +269,7 @@ def _environment(database: Path, **settings: str) -> dict[str, str]:
 
 @contextmanager
 def serving(database: Path) -> Iterator[tuple[subprocess.Popen[str], str, str, Path]]:
-    """`credit-service serve` on this file: the process, its URL, its key, and the file of its log."""
+    """Run `credit-service serve` on this file. Yields the process, its URL, its key and its log file."""
     log = database.with_suffix(".log")
     settings = {"LOG_FORMAT": "json", "TRIAL_CREDITS": "1000", "PLUGIN_STATUS_CACHE_SIZE": str(STATUSES)}
     command = [sys.executable, "-m", "credit_service", "serve", "--port", "0"]
@@ -288,7 +294,7 @@ def serving(database: Path) -> Iterator[tuple[subprocess.Popen[str], str, str, P
 
 
 def quarters(samples: Sequence[Sample]) -> list[float]:
-    """The median memory of each quarter of the time."""
+    """Return the median memory of each quarter of the samples."""
     size = len(samples) / 4
     return [
         round(median(one.rss_mb for one in samples[int(n * size) : int((n + 1) * size)] or samples[-1:]), 2)
@@ -297,7 +303,7 @@ def quarters(samples: Sequence[Sample]) -> list[float]:
 
 
 def faults_of(samples: Sequence[Sample], memory: Sequence[float]) -> list[str]:
-    """What grew that should not have."""
+    """Return one sentence for each value that grew too much."""
     found = []
     if memory[3] > memory[1] * (1 + GROWTH) + TOLERANCE_MB:
         found.append(f"memory grew from {memory[1]} MB in the second quarter to {memory[3]} MB in the last")
@@ -310,14 +316,14 @@ def faults_of(samples: Sequence[Sample], memory: Sequence[float]) -> list[str]:
 
 
 def soak(minutes: float, rate: float) -> dict[str, Any]:
-    """Load a service for so long, and tell what was seen."""
+    """Load a service for `minutes`, and return the report."""
     described = machine.describe()
     with folder() as path, serving(path / "soak.db") as (process, url, key, log):
-        begun = time.monotonic()
-        pace = Pace(rate, begun + minutes * 60)
+        started = time.monotonic()
+        pace = Pace(rate, started + minutes * 60)
         loads = [Load(url, key, pace, seed + 1) for seed in range(CALLERS)]
         loads[0].open_accounts()
-        walks = Walks(url, key, begun + minutes * 60)
+        walks = Walks(url, key, started + minutes * 60)
         runs = [*(load.run for load in loads), walks.run]
         threads = [threading.Thread(target=run, daemon=True) for run in runs]
         for thread in threads:
@@ -329,10 +335,10 @@ def soak(minutes: float, rate: float) -> dict[str, Any]:
         samples: list[Sample] = []
         for thread in threads:
             while thread.is_alive():
-                samples.append(sample(process.pid, begun, asked()))
+                samples.append(sample(process.pid, started, asked()))
                 print(json.dumps(samples[-1]._asdict()), flush=True)
                 thread.join(SAMPLE_SECONDS)
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - started
         audited = "credits_ledger_drift_accounts 0.0" in httpx2.get(f"{url}/metrics").text
         process.send_signal(signal.SIGTERM)
         process.wait(30)
@@ -343,16 +349,16 @@ def soak(minutes: float, rate: float) -> dict[str, Any]:
             capture_output=True,
             text=True,
         )
-        told = json.loads(verified.stdout) if verified.stdout else {}
+        books = json.loads(verified.stdout) if verified.stdout else {}
         size_mb = round((path / "soak.db").stat().st_size / 2**20, 1)
     memory = quarters(samples)
     warnings = [line for line in lines if line["level"] not in ("debug", "info")]
     unexpected = [fault for load in loads for fault in load.unexpected]
     faults = [
         *faults_of(samples, memory),
-        *(f"the log says: {json.dumps(line)[:500]}" for line in warnings[:10]),
+        *(f"log: {json.dumps(line)[:500]}" for line in warnings[:10]),
         *unexpected[:10],
-        *([] if walks.failure is None else [f"the walk: {walks.failure}"]),
+        *([] if walks.failure is None else [f"walk: {walks.failure}"]),
         *([] if verified.returncode == 0 else [f"verify: {verified.stdout[:500]}{verified.stderr[:500]}"]),
         *([] if audited else ["the audit found drift"]),
     ]
@@ -367,7 +373,7 @@ def soak(minutes: float, rate: float) -> dict[str, Any]:
         "requests_per_second": round(asked() / seconds, 1),
         "walks": walks.rounds,
         "answers": dict(sorted(answers.items())),
-        "ledger": {name: told.get(name) for name in ("accounts", "transactions", "faults")} | {"file_mb": size_mb},
+        "ledger": {name: books.get(name) for name in ("accounts", "transactions", "faults")} | {"file_mb": size_mb},
         "median_rss_mb_by_quarter": memory,
         "allowed": f"last quarter ≤ second × {1 + GROWTH:g} + {TOLERANCE_MB:g} MB",
         "open_files": [min(one.open_files for one in samples), max(one.open_files for one in samples)],
@@ -380,7 +386,7 @@ def soak(minutes: float, rate: float) -> dict[str, Any]:
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """The result as JSON to be read, each sample on a line of its own."""
+    """Return the report as readable JSON, with one sample per line."""
     lines = ",\n".join(f"    {json.dumps(one)}" for one in found["samples"])
     return (
         json.dumps({**found, "samples": []}, ensure_ascii=False, indent=2).replace(
@@ -391,10 +397,10 @@ def as_text(found: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """The command. A run of less than ten minutes is for trying it out, and writes nothing."""
+    """Run the command. A run shorter than ten minutes writes no file."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=1)
-    parser.add_argument("--rate", type=float, default=150, help="requests a second of the random load")
+    parser.add_argument("--rate", type=float, default=150, help="requests per second of the random load")
     given = parser.parse_args()
     found = soak(given.minutes, given.rate)
     shown = {name: value for name, value in found.items() if name not in ("samples", "machine")}

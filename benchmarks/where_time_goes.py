@@ -1,4 +1,4 @@
-"""Where a posting's time goes in a batch of a thousand: deciding, loading, writing, committing."""
+"""SQLite: the parts of a posting's time in a batch of 1,000: load, decide, write, commit."""
 
 import sqlite3
 import time
@@ -18,7 +18,7 @@ BATCH = 1_000
 
 
 async def run(quick: bool) -> list[Figure]:
-    """The time of a posting by what is done in it, over 1,000 merchants and on one hot account."""
+    """Measure the µs of each part of a posting, over 1,000 merchants and on one hot account."""
     figures = []
     async with open_ledger() as ledger:
         for name, spends in (("uniform", ledger.uniform), ("one hot account", ledger.hot)):
@@ -39,14 +39,14 @@ async def _parts(ledger: Ledger, name: str, spends: Callable[[int], Sequence[Com
 
 
 class _Watch:
-    """Stopwatches around the parts of a store, put there from outside."""
+    """Adds stopwatches to the parts of a store."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._store = ledger.store
         self._seconds: dict[str, float] = defaultdict(float)
 
     def looking(self) -> ExitStack:
-        """Watch until the end of the context."""
+        """Measure until the end of the context."""
         stack = ExitStack()
         store: Any = self._store
         whole: Callable[[Any, Work], Committed] = store._post
@@ -65,7 +65,7 @@ class _Watch:
         return stack
 
     def parts(self, elapsed: float) -> dict[str, float]:
-        """Seconds by part; together they are all that elapsed."""
+        """Return the seconds of each part. Their sum is the elapsed time."""
         taken = self._seconds
         rows = taken["write"] - sum(taken[name] for name in taken if name.startswith("write: "))
         return {
@@ -81,17 +81,17 @@ class _Watch:
 
     def _timed(self, part: str, function: Callable[..., T]) -> Callable[..., T]:
         def timed(*arguments: Any) -> T:
-            begun = time.perf_counter()
+            started = time.perf_counter()
             try:
                 return function(*arguments)
             finally:
-                self._seconds[part] += time.perf_counter() - begun
+                self._seconds[part] += time.perf_counter() - started
 
         return timed
 
 
 class _Connection:
-    """A connection that notes how long each kind of statement takes."""
+    """A connection that measures each kind of statement."""
 
     def __init__(self, connection: sqlite3.Connection, seconds: dict[str, float]) -> None:
         self._connection = connection
@@ -102,18 +102,18 @@ class _Connection:
         return self._connection.in_transaction
 
     def execute(self, statement: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         try:
             return self._connection.execute(statement, parameters)
         finally:
-            self._seconds[statement.split()[0]] += time.perf_counter() - begun
+            self._seconds[statement.split()[0]] += time.perf_counter() - started
 
     def executemany(self, statement: str, parameters: Iterable[Sequence[Any]]) -> sqlite3.Cursor:
         # "INSERT INTO transactions (…", "UPDATE accounts SET …"
         verb, *words = statement.split()
         table = words[1] if words[0] in ("INTO", "FROM") else words[0]
-        begun = time.perf_counter()
+        started = time.perf_counter()
         try:
             return self._connection.executemany(statement, parameters)
         finally:
-            self._seconds[f"write: {verb} {table}"] += time.perf_counter() - begun
+            self._seconds[f"write: {verb} {table}"] += time.perf_counter() - started

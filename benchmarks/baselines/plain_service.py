@@ -1,11 +1,11 @@
-"""A plain service of FastAPI and SQLAlchemy, written as such services usually are.
+"""A plain service of FastAPI and SQLAlchemy, written in the usual style.
 
-It takes a pydantic model, returns another, and opens a session for each request. A posting selects the account for
-update, looks for the idempotency key, adds the transaction, changes the balance and commits once. A read is one SELECT,
-or two where it names a merchant. The tables are its own: UUIDs, timestamps, foreign keys, an index for each question.
-It runs as our service does: uvicorn with uvloop and httptools, one worker, no access log, the same PostgreSQL. It
-leaves out what would make it slower: grants, events, hashes, limits, and the look-up of an API key (it compares a
-bearer with the one it knows).
+A route takes a pydantic model, returns another model, and opens a session for each request. A posting selects the
+account for update, looks up the idempotency key, adds the transaction, changes the balance and commits once. A read is
+one SELECT, or two if it names a merchant. The service has its own tables with UUIDs, timestamps, foreign keys, and an
+index for each query. It runs as our service does: uvicorn with uvloop and httptools, one worker, no access log, the
+same PostgreSQL. It leaves out work that would make it slower: grants, events, hashes, limits, and the look-up of an API
+key (it compares the bearer token with a constant).
 """
 
 import os
@@ -69,20 +69,20 @@ class Transaction(Base):
 
 
 class NewAccount(BaseModel):
-    """An account to be opened."""
+    """The body of a request that opens an account."""
 
     merchant_id: UUID
 
 
 class ReferenceIn(BaseModel):
-    """What a posting is about."""
+    """The reference of a posting."""
 
     type: str = Field(max_length=64)
     id: str = Field(max_length=255)
 
 
 class NewTransaction(BaseModel):
-    """A posting."""
+    """The body of a posting."""
 
     merchant_id: UUID
     operation_type: Literal["INCREASE", "DECREASE"]
@@ -93,7 +93,7 @@ class NewTransaction(BaseModel):
 
 
 class AccountOut(BaseModel):
-    """An account as it is answered."""
+    """An account in a response."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -104,7 +104,7 @@ class AccountOut(BaseModel):
 
 
 class BalanceOut(BaseModel):
-    """A balance as it is answered."""
+    """A balance in a response."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -113,7 +113,7 @@ class BalanceOut(BaseModel):
 
 
 class TransactionOut(BaseModel):
-    """A transaction as it is answered."""
+    """A transaction in a response."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -204,7 +204,7 @@ async def post_transaction(
     try:
         await session.commit()
     except IntegrityError:
-        raise HTTPException(409, "This was posted just now") from None
+        raise HTTPException(409, "Another request has just posted this key") from None
     return transaction
 
 
@@ -245,7 +245,7 @@ async def list_transactions(merchant_id: UUID, session: Session, limit: int = 50
 
 
 def main() -> None:
-    """Serve it on a free port, and say where, as ours does."""
+    """Serve on a free port, and print the address in the format of our service."""
     config = uvicorn.Config(app, port=0, loop="uvloop", http="httptools", ws="none", access_log=False, log_config=None)
     listening = config.bind_socket()
     print(f"A plain service on http://127.0.0.1:{listening.getsockname()[1]}, with one worker", flush=True)

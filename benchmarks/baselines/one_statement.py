@@ -1,8 +1,8 @@
-"""One autocommit statement for each posting: the account's row updated, and the transaction inserted, in one go.
+"""One autocommit statement for each posting. It updates the account's row and inserts the transaction.
 
-The least that a ledger in SQL can do, in the tables that ours uses: a single message to the server and a single commit.
-It leaves out what makes ours a ledger of grants: no draw on grants, no hash (its place holds zeros), no announcement,
-no answer to a repeat but an error.
+This is the least that a ledger in SQL can do: one message to the server and one commit. It uses the tables of our
+ledger. It leaves out the work that makes ours a ledger of grants: draws on grants, the hash (it writes zeros), and the
+announcement. A repeat gets an error and not the first result.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ RETURNING balance_after
 
 
 def values(command: Post) -> Sequence[Any]:
-    """The parameters of the statement."""
+    """Return the parameters of the statement."""
     reference_type, reference_id = command.reference or (None, None)
     return (
         command.merchant_id.bytes, command.amount, command.type, command.key, command.content, reference_type,
@@ -46,19 +46,19 @@ def values(command: Post) -> Sequence[Any]:
 async def rate(
     pool: "asyncpg.Pool[Any]", commands: Iterable[Post], callers: int, waits: list[float] | None = None
 ) -> float:
-    """Spends per second by so many callers, who share the pool's connections and wait for each of theirs."""
+    """Return spends per second by `callers` that share the pool. Each caller waits for each of its spends."""
     waiting = iter(commands)
     took: list[float] = [] if waits is None else waits
 
     async def caller() -> int:
         posted = 0
         for command in waiting:
-            begun = time.perf_counter()
+            started = time.perf_counter()
             assert await pool.fetchval(SPEND, *values(command)) is not None, "the account has no credits"
-            took.append(time.perf_counter() - begun)
+            took.append(time.perf_counter() - started)
             posted += 1
         return posted
 
-    begun = time.perf_counter()
+    started = time.perf_counter()
     posted = await asyncio.gather(*[caller() for _ in range(callers)])
-    return sum(posted) / (time.perf_counter() - begun)
+    return sum(posted) / (time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""Connections for the opponents."""
+"""Connection pools for the baselines."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +9,7 @@ import asyncpg
 
 @asynccontextmanager
 async def pool(url: str, size: int) -> "AsyncIterator[asyncpg.Pool[Any]]":
-    """So many connections, all of them open from the beginning, with what ours are set to."""
+    """Open a pool of `size` connections at once, with the settings of our own connections."""
     settings = {"jit": "off"}
     async with asyncpg.create_pool(
         url, min_size=size, max_size=size, server_settings=settings, command_timeout=60

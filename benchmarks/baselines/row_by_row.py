@@ -1,10 +1,10 @@
-"""Our own ledger as such ledgers are usually written in SQL: a transaction for each posting, row by row.
+"""The same ledger in the usual SQL style: one database transaction for each posting, row by row.
 
-It does all that ours does for a spend, in the same tables with the same indexes and checks: it locks the account, looks
-for the key, draws on the open grants in their order, computes the hash, and writes the transaction, the grants, the
-account and the announcement. What it writes passes the verification of our books, and the benchmark looks. An event's
-id comes from a sequence, as is usual, though readers may then miss an event that is committed late: ours pays for not
-missing any, and this one does not. asyncpg prepares each statement once and keeps it.
+It does all the work of our ledger for a spend, in the same tables with the same indexes and checks. It locks the
+account, looks up the key, draws on the open grants in order, computes the hash, and writes the transaction, the grants,
+the account and the announcement. The benchmark verifies the books that it writes. The id of an event comes from a
+sequence, as is usual. With a sequence, readers may miss an event of a late commit. Our ledger pays the cost of avoiding
+this, and this baseline does not. asyncpg prepares each statement once and keeps it.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ VALUES (16, nextval('event_ids'), $1, $2, $3, $4, $5, $6)
 
 
 class AlreadyPosted(Exception):
-    """This key has been posted."""
+    """The key already has a posting."""
 
 
 class Insufficient(Exception):
@@ -63,7 +63,7 @@ class Insufficient(Exception):
 
 
 async def spend(connection: Any, command: Post) -> int:
-    """Post a spend; returns the balance after it."""
+    """Post a spend. Returns the balance after it."""
     async with connection.transaction():
         account = await connection.fetchrow(_ACCOUNT, command.merchant_id.bytes)
         number, now, before = account["number"], account["now"], account["balance"]
@@ -85,7 +85,7 @@ async def spend(connection: Any, command: Post) -> int:
         by_type = msgspec.json.decode(account["by_type"])
         count, added, taken = by_type.get(command.type, (0, 0, 0))
         by_type[command.type] = (count + 1, added, taken + command.amount)
-        fields = (  # of a Transaction
+        fields = (  # the fields of a Transaction
             number, command.merchant_id, sequence, command.operation, command.type, command.amount, 0, before, balance,
             account["debt"], command.key, command.content, command.reference, None, None, None, None, None,
             tuple(draws), None, command.actor, command.correlation_id, now, now,
@@ -109,7 +109,7 @@ async def spend(connection: Any, command: Post) -> int:
 
 
 async def rate(pool: "asyncpg.Pool[Any]", commands: Iterable[Post], clients: int) -> float:
-    """Spends per second by so many clients, each with a connection of its own."""
+    """Return spends per second by `clients`, each with its own connection."""
     waiting = iter(commands)
 
     async def client() -> int:
@@ -120,6 +120,6 @@ async def rate(pool: "asyncpg.Pool[Any]", commands: Iterable[Post], clients: int
                 posted += 1
         return posted
 
-    begun = time.perf_counter()
+    started = time.perf_counter()
     posted = await asyncio.gather(*[client() for _ in range(clients)])
-    return sum(posted) / (time.perf_counter() - begun)
+    return sum(posted) / (time.perf_counter() - started)
