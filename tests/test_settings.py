@@ -140,6 +140,7 @@ def invalid() -> list[tuple[str, str]]:
             *("nats://u:hunter2@x@h", "nats://u:hun/ter2@h", "nats://h/hunter2", "nats://h?k=hunter2"),
         )
     ]
+    found += [("service_source", value) for value in ("a b", "ä")]
     found += [("nats_consumer", value) for value in ("a b", "a.b", "*", "x" * 65)]
     found += [("nats_subjects", value) for value in ("x", "a=b=c", "a=*", "a=b,", "a=b,a=c", "=b", "a=b c")]
     found += [("nats_partitions_taken", value) for value in ("x", "0", "1-", "-1", "0;1")]
@@ -244,6 +245,12 @@ def test_error_names_unreadable_yaml_file(content: bytes, tmp_path: Path) -> Non
 def test_error_names_unreadable_env_file(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"TRIAL_CREDITS=\xff\n")
     assert ".env" in refused()
+
+
+@pytest.mark.parametrize("name", [YAML_FILE, ".env"])
+def test_folder_in_place_of_a_file_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    assert refused() == f"{name} cannot be read: it is a folder."
 
 
 @pytest.mark.parametrize("content", [b"", b"# nothing\n", b"---\n"])

@@ -76,7 +76,9 @@ class Settings(BaseSettings):
 
     service_host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     service_port: int = Field(8015, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    service_source: str = Field("credit-service", min_length=1, description="`source` of the events that go out.")
+    service_source: str = Field(
+        "credit-service", pattern=r"^[!-~]+$", description="`source` of the events that go out, a URI reference."
+    )
     database_url: types.DatabaseUrl = Field(
         SecretStr("sqlite:///credit-service.db"), description="The ledger's database: an SQLite file, or PostgreSQL."
     )
@@ -328,6 +330,9 @@ def load(**given: Any) -> Settings:
 
     Raises SettingsError with one line that names the first setting with an impossible value.
     """
+    for name in (YAML_FILE, ".env"):
+        if Path(name).is_dir():  # as a container makes it when the file to mount is missing
+            raise SettingsError(f"{name} cannot be read: it is a folder.")
     # Raised outside the handlers: their errors hold what was given, and would stay attached to ours as its context.
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})

@@ -84,7 +84,7 @@ def test_texts_of_a_ledger_or_a_file_are_escaped(arguments: tuple[str, ...], led
     row = f'"{HOSTILE[:5]}",x,2026-01-01T00:00:00Z,1,"\x1b[2J\x9b"\n'
     (ledger / "hostile.csv").write_text(f"invoice,customer_id,timestamp,total,kind\n{row}")
     (ledger / "hostile.jsonl").write_text('{"type": "\x9b\u202e", "specversion": "\\u001b"}\n')
-    ran = command(*arguments, cwd=ledger, SERVICE_SOURCE=HOSTILE)
+    ran = command(*arguments, cwd=ledger, SHOPIFY_PLAN_CREDITS=json.dumps({HOSTILE: 1}))
     assert is_harmless(ran.out, ran.err)
     assert len(f"{ran.out}{ran.err}") > 20
 
