@@ -81,6 +81,7 @@ class Service:
             channel=self.redis or _channel_of(settings),
             fail=settings.gate_fail,
             size=settings.plugin_status_cache_size,
+            clock=lambda: engine.clock.estimate(),
             render=plugin_status.render,
             on_heard=self.wake.committed_elsewhere,
         )
@@ -93,6 +94,8 @@ class Service:
             max_queue=settings.posting_queue_size,
         )
         self.metrics.gauge("credits_posting_queue_depth", "Commands that wait for a batch", lambda: self.posting.queued)
+        moved = "1 while nothing is posted because the clock jumped"
+        self.metrics.gauge("credits_clock_moved", moved, lambda: engine.clock.fault is not None)
         self.engine = engine
         self.settings = settings
         self.stopping = False  # told to, and about to

@@ -32,6 +32,7 @@ PROMISED = {
     "credits_ledger_drift_accounts": set(),
     "credits_storage_up": set(),
     "credits_background_tasks_failing": set(),
+    "credits_clock_moved": set(),
     "credits_webhook_deliveries_total": {"outcome"},
     "credits_webhook_redeliveries_total": set(),
     "credits_webhook_pending": set(),

@@ -7,7 +7,7 @@ of an engine stand once, as tests, in `tests/storage/contract.py`; each engine p
 
 from asyncio import Future
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from credit_service.ledger.account import (
@@ -21,6 +21,9 @@ from credit_service.ledger.account import (
 )
 from credit_service.ledger.decide import Needs
 from credit_service.storage.questions import Ask, Read
+
+if TYPE_CHECKING:
+    from credit_service.storage.clock import Clock
 
 T = TypeVar("T")
 
@@ -144,13 +147,18 @@ class Engine(Protocol):
 
     `name`: what messages call it, without a password. `lanes`: how many lanes divide the outbox. `streams`: how many
     postings it takes at once. `ahead`: how many merchants a posting may have for the next one to be decided while it
-    is under way; 0 if none is.
+    is under way; 0 if none is. `clock`: the clock of its postings; if it jumps, `post` and `check` raise ClockMoved.
     """
 
     name: str
     lanes: int
     streams: int
     ahead: int
+
+    @property
+    def clock(self) -> "Clock":
+        """The clock of postings, which tells their time without waiting, and whether it jumped."""
+        ...
 
     def stream_of(self, merchant_id: UUID) -> int:
         """The stream of a merchant's postings, which keeps their order: 0 to `streams` - 1."""
@@ -187,7 +195,7 @@ class Engine(Protocol):
         ...
 
     async def now(self) -> int:
-        """The database's clock, in microseconds since 1970."""
+        """The database's time in microseconds since 1970, by its steady estimate while its clock has jumped."""
         ...
 
     async def scrub(self) -> None:

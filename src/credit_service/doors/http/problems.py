@@ -11,6 +11,7 @@ from credit_service.ledger.refusals import Refused
 from credit_service.messages.faults import Fault
 from credit_service.messages.shapes import encode
 from credit_service.posting import DeadlineExceeded, Overloaded
+from credit_service.storage.clock import ClockMoved
 from credit_service.storage.engine import Conflict, OutcomeUnknown, StorageError
 
 MEDIA_TYPE = b"application/problem+json"
@@ -162,6 +163,9 @@ def of_exception(error: Exception) -> Problem:
             _seldom.warn("outcome_unknown", str(error))
             detail = "Whether it was posted is not known. Repeat the request with the same key to find out."
             return Problem("outcome_unknown", detail)
+        case ClockMoved():  # logged where it was noticed
+            detail = "The clock of the ledger jumped, and nothing is posted until it is back. Repeat it later."
+            return Problem("storage_unavailable", detail)
         case Conflict() | StorageError():
             _seldom.warn("storage_unavailable", str(error))
             return Problem(

@@ -8,7 +8,6 @@ database, never in the memory of a process (docs/decisions/0009, 0026, 0029 and 
 
 import asyncio
 import secrets
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from functools import partial
@@ -18,6 +17,7 @@ from uuid import UUID
 
 from credit_service.ledger.decide import Needs
 from credit_service.storage import books, tables
+from credit_service.storage.clock import ClockMoved, steady_micros
 from credit_service.storage.engine import Books, Committed, Conflict, Work
 from credit_service.storage.postgres import statements as sql
 from credit_service.storage.postgres.clock import DatabaseClock
@@ -69,7 +69,7 @@ class PostgresEngine:
     ) -> None:
         self.name = name_of(url)
         self.streams = streams
-        self.clock = DatabaseClock(clock)
+        self.clock = DatabaseClock(self.name, clock)
         self._timeout = timeout_seconds
         self._connect = connector(url, timeout_seconds=timeout_seconds, pooled=pooled)
         self._connect_patiently = connector(url, timeout_seconds=timeout_seconds, pooled=pooled, patient=True)
@@ -134,12 +134,16 @@ class PostgresEngine:
     # ---- reads
 
     async def now(self) -> int:
-        """See `Engine.now`: estimated from this process's clock, since every posting measures how far it is off."""
-        if self.clock.is_known:
-            return self.clock.estimate()
-        asked_at = time.monotonic()
+        """See `Engine.now`: an estimate, since each posting measures the server's clock."""
+        if not self.clock.is_known:
+            with suppress(ClockMoved):
+                await self._measure_clock()
+        return self.clock.estimate()
+
+    async def _measure_clock(self) -> None:
+        asked_at = steady_micros()
         now: int = await self._read(lambda connection: connection.fetchval(sql.NOW))
-        return self.clock.measured(now, asked_at)
+        self.clock.measured(now, asked_at)
 
     async def read(self, read: Callable[[], Read[T]], *, snapshot: bool = True, long: bool = False) -> T:
         """See `Engine.read`."""
@@ -248,6 +252,7 @@ class PostgresEngine:
                 raise Conflict(f"{self.name} can only be read.")  # another server at this address may not be read-only
 
         await self._read(ask)
+        await self._measure_clock()
 
     async def close(self) -> None:
         """See `Engine.close`."""

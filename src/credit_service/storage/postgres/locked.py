@@ -5,7 +5,6 @@ to the server, whatever the size of the batch (docs/decisions/0009).
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
@@ -14,6 +13,7 @@ import asyncpg
 
 from credit_service.ledger.decide import Needs
 from credit_service.storage import tables
+from credit_service.storage.clock import steady_micros
 from credit_service.storage.engine import Committed, Conflict, Work
 from credit_service.storage.loading import Loading
 from credit_service.storage.postgres import statements as sql
@@ -92,7 +92,7 @@ class LockedPosting:
             places += _by_merchant(sources)
         if trials:
             places.append([merchant.bytes for merchant in trials])
-        asked_at = time.monotonic()
+        asked_at = steady_micros()
         now, ids, *found = await connection.fetchrow(sql.load(bool(sources), bool(trials)), *places)
         now = self._clock.measured(now, asked_at)
         versioned, grants, parked, firsts, given_back, trials_found = [some or () for some in found]
@@ -111,7 +111,7 @@ class LockedPosting:
         self, connection: Connection, loading: Loading, lanes: list[int]
     ) -> tuple[int, dict[int, LastEvent]]:
         """Load table by table: the server finds a thousand places of one table faster than those of all at once."""
-        asked_at = time.monotonic()
+        asked_at = steady_micros()
         now, ids = await connection.fetchrow(sql.STATE, lanes)
         now = self._clock.measured(now, asked_at)
         await answered(connection, loading.questions(self._draw_number))

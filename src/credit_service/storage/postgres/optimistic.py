@@ -7,13 +7,14 @@ is being written (docs/decisions/0029 has a picture).
 """
 
 import asyncio
-import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import asyncpg
 
 from credit_service.ledger.decide import Needs
+from credit_service.storage.clock import ClockMoved, steady_micros
 from credit_service.storage.engine import Committed, Work
 from credit_service.storage.loading import Loading
 from credit_service.storage.postgres import optimistic_statements as sql
@@ -176,7 +177,7 @@ class OptimisticPosting:
             return None
         decided_at = None if self._clock.fixed is not None else batch.now
         statement, values = _guarded(batch, decided_at)
-        asked_at = time.monotonic()
+        asked_at = steady_micros()
         stream.is_working = False
         try:
             now, used, version = await self._send(connection, statement, values)
@@ -185,7 +186,8 @@ class OptimisticPosting:
             return None
         finally:
             stream.is_working = True
-        self._clock.measured(now, asked_at)
+        with suppress(ClockMoved):  # what was written rests on the time before; the locked way refuses what was not
+            self._clock.measured(now, asked_at)
         if version is None:
             is_late = decided_at is not None and abs(now - decided_at) >= sql.LAG_MICROS
             stream.locked_next = 0 if used or is_late else _LOCKED_AFTER_CONFLICT

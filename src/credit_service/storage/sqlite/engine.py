@@ -11,7 +11,6 @@ import os
 import secrets
 import sqlite3
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -23,6 +22,7 @@ from uuid import UUID
 
 from credit_service.ledger.decide import Needs
 from credit_service.storage import books, rows, tables
+from credit_service.storage.clock import Clock
 from credit_service.storage.engine import (
     BadRow,
     Books,
@@ -88,8 +88,9 @@ def translated(name: str = "The database") -> Iterator[None]:
 class SQLiteEngine:
     """The ledger's store in one SQLite file.
 
-    `path`: the file, whose schema must be up to date. `clock` gives microseconds since 1970, and `draw_number` a new
-    account's number (62 random bits); tests replace both. Raises StorageUnavailable when another process serves it.
+    `path`: the file, whose schema must be up to date. `clock` gives microseconds since 1970 in place of the machine's
+    clock, and `draw_number` the number of a new account (62 random bits); tests replace both. Raises StorageUnavailable
+    if another process serves the file.
     """
 
     lanes = 1
@@ -100,14 +101,14 @@ class SQLiteEngine:
         self,
         path: Path,
         *,
-        clock: Callable[[], int] = lambda: time.time_ns() // 1000,
+        clock: Callable[[], int] | None = None,
         draw_number: Callable[[], int] = lambda: secrets.randbits(62),
         busy_seconds: float = 0.5,
     ) -> None:
         # The real path: a link must not lead to a lock of its own.
         self._path = path.resolve()
         self.name = str(path)
-        self._clock = clock
+        self.clock = Clock("this machine", clock)
         self._draw_number = draw_number
         self._busy_seconds = busy_seconds
         self._lock = _take_lock(self._path)
@@ -177,7 +178,7 @@ class SQLiteEngine:
             self._writer.execute("ROLLBACK")
 
     def _load(self, loading: Loading) -> Loaded:
-        now = self._clock()
+        now = self.clock.read()
         answered(loading.questions(self._draw_number), partial(sql.find, self._writer))
         return loading.loaded(now)
 
@@ -222,7 +223,7 @@ class SQLiteEngine:
 
     async def now(self) -> int:
         """See `Engine.now`."""
-        return self._clock()
+        return self.clock.estimate()
 
     def books(self, merchant_ids: Sequence[UUID] | None = None) -> AsyncIterator[Books]:
         """See `Engine.books`."""
@@ -256,6 +257,7 @@ class SQLiteEngine:
 
     async def check(self) -> None:
         """See `Engine.check`."""
+        self.clock.read()
         await self.write([])  # to begin is enough: SQLite asks then whether it may write
 
     async def close(self) -> None:
