@@ -1,4 +1,4 @@
-"""Shopify's deliveries through the route: what becomes of each, and of those that come early, late, twice or forged."""
+"""Shopify's deliveries through the route: the outcome of each, also early, late, repeated or forged."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ SETTINGS: dict[str, Any] = {
     "shopify_purchase_credits": {"1000 credits": 1000},
     "order_credit_fixed_amount": 0,
     "order_credit_percentage": 10,
-    "sweep_seconds": 86_400,  # by itself it catches up once, before anything was delivered
+    "sweep_seconds": 86_400,  # it catches up once at the start, before any delivery
 }
 
 
@@ -58,7 +58,7 @@ def running(ledgers: Ledgers, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 class Shop:
-    """A shop of a test's own, and how Shopify delivers what happens there."""
+    """A shop of one test, with methods that deliver as Shopify does."""
 
     def __init__(self, running: Running, *, linked: bool = True) -> None:
         self.running = running
@@ -80,7 +80,7 @@ class Shop:
         return answer.json()["data"]
 
     def send(self, topic: str | None, body: Any, secret: str = SECRET, **more: Any) -> httpx2.Response:
-        """Deliver a body; the rest are headers, of which None is left out."""
+        """Deliver a body; `more` are headers, and None removes one."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = delivery(topic, raw, secret, self.domain) | {"content-type": "application/json"}
         for name, value in more.items():
@@ -89,8 +89,8 @@ class Shop:
                 headers[name.replace("_", "-")] = value
         return self.running.call("POST", "/webhooks/shopify", None, content=raw, headers=headers)
 
-    def told(self, topic: str, body: Any, **more: Any) -> str:
-        """What became of a delivery that was taken."""
+    def outcome(self, topic: str, body: Any, **more: Any) -> str:
+        """The outcome of a delivery that was answered 200."""
         answer = self.send(topic, body, **more)
         assert answer.status_code == 200, answer.text
         assert list(answer.json()) == ["data", "meta"]
@@ -120,28 +120,28 @@ class Shop:
         return {name: {**kind, "admin_graphql_api_id": f"{gid}/{self.number}"}}
 
     def catch_up(self) -> None:
-        """What the service does by itself, round after round."""
+        """Run one round of the job that catches up."""
         self.running.run(self.inbox.catch_up())
 
 
 @pytest.fixture
 def shop(running: Running) -> Shop:
-    """A shop that is linked."""
+    """A linked shop."""
     return Shop(running)
 
 
 @pytest.fixture
 def stranger(running: Running) -> Shop:
-    """A shop that is not linked."""
+    """A shop without a link."""
     return Shop(running, linked=False)
 
 
-# ---- what each topic does
+# ---- the effect of each topic
 
 
-def test_an_order_costs_credits_and_its_refund_gives_them_back(shop: Shop) -> None:
-    assert shop.told("orders/paid", order(2**53 + 1)) == "posted"
-    assert shop.told("refunds/create", refund(2**60 + 1, 2**53 + 1, moved("40.00"))) == "posted"
+def test_order_costs_credits_and_its_refund_returns_them(shop: Shop) -> None:
+    assert shop.outcome("orders/paid", order(2**53 + 1)) == "posted"
+    assert shop.outcome("refunds/create", refund(2**60 + 1, 2**53 + 1, moved("40.00"))) == "posted"
     paid, back = shop.history()
     assert (paid["transaction_type"], paid["amount"]) == ("ORDER_PAID", 10)
     assert (paid["idempotency_key"], paid["actor"]) == ("shopify:order:9007199254740993", "shopify")
@@ -151,24 +151,24 @@ def test_an_order_costs_credits_and_its_refund_gives_them_back(shop: Shop) -> No
     assert back["idempotency_key"] == "shopify:refund:1152921504606846977"
 
 
-def test_what_was_told_by_an_event_is_not_told_again_by_shopify(shop: Shop, running: Running) -> None:
+def test_order_already_sent_as_event_is_replayed(shop: Shop, running: Running) -> None:
     event = {"specversion": "1.0", "id": "1", "source": "s", "type": "evt.shopify.webhook.order_paid"}
     data = {"merchant_id": shop.merchant, "order_id": "1001", "total": 100, "currency": "GBP"}
     assert running.tell({**event, "data": data}).status_code == 200
-    assert shop.told("orders/paid", order(1001)) == "replayed"
+    assert shop.outcome("orders/paid", order(1001)) == "replayed"
     assert shop.keys() == ["shopify:order:1001"]
 
 
-def test_a_refund_that_comes_first_waits_for_its_order(shop: Shop) -> None:
-    assert shop.told("refunds/create", refund(7, 1, moved("100"))) == "parked"
-    assert shop.told("orders/paid", order(1)) == "posted"
+def test_refund_before_its_order_is_parked(shop: Shop) -> None:
+    assert shop.outcome("refunds/create", refund(7, 1, moved("100"))) == "parked"
+    assert shop.outcome("orders/paid", order(1)) == "posted"
     assert [transaction["amount"] for transaction in shop.history()] == [10, 10]
-    assert shop.told("refunds/create", refund(7, 1, moved("100"))) == "replayed"
+    assert shop.outcome("refunds/create", refund(7, 1, moved("100"))) == "replayed"
 
 
-def test_L11_each_period_of_a_subscription_counts_once_and_every_one_counts(shop: Shop) -> None:
+def test_L11_each_period_of_a_subscription_counts_once(shop: Shop) -> None:
     times = ["2026-01-01T12:00:05Z", "2026-01-20T00:00:00Z", "2026-02-05T00:00:00Z", "2026-02-06T00:00:00Z"]
-    taken = [shop.told("app_subscriptions/update", shop.bought(subscription(updated_at=at))) for at in times]
+    taken = [shop.outcome("app_subscriptions/update", shop.bought(subscription(updated_at=at))) for at in times]
     assert taken == ["posted", "replayed", "posted", "replayed"]
     assert shop.keys() == [
         f"billing:subscription:{shop.number}:2026-01-01",
@@ -178,10 +178,10 @@ def test_L11_each_period_of_a_subscription_counts_once_and_every_one_counts(shop
     assert shop.running.balance(shop.merchant) == 1000
 
 
-def test_a_purchase_is_a_payment(shop: Shop) -> None:
-    assert shop.told("app_purchases_one_time/update", purchase(status="PENDING")) == "ignored"
-    assert shop.told("app_purchases_one_time/update", shop.bought(purchase())) == "posted"
-    assert shop.told("app_purchases_one_time/update", shop.bought(purchase())) == "replayed"
+def test_purchase_is_posted_as_payment(shop: Shop) -> None:
+    assert shop.outcome("app_purchases_one_time/update", purchase(status="PENDING")) == "ignored"
+    assert shop.outcome("app_purchases_one_time/update", shop.bought(purchase())) == "posted"
+    assert shop.outcome("app_purchases_one_time/update", shop.bought(purchase())) == "replayed"
     (payment,) = shop.history()
     assert (payment["transaction_type"], payment["amount"]) == ("PAYMENT", 1000)
     assert payment["idempotency_key"] == f"billing:payment:{shop.number}"
@@ -196,55 +196,57 @@ TAKEN = "Another merchant was credited for this purchase or subscription."
 )
 def test_second_merchant_of_a_purchase_is_refused(topic: str, body: Any, shop: Shop, running: Running) -> None:
     other, bought = Shop(running), shop.bought(body)
-    assert shop.told(topic, bought) == "posted"
+    assert shop.outcome(topic, bought) == "posted"
     for _ in range(2):
         refused = other.send(topic, bought).json()["data"]
         assert refused == {"outcome": "refused", "reason": TAKEN, "code": "idempotency_key_reused"}
     assert other.history() == []
     assert [letter.code for letter in other.letters()] == ["idempotency_key_reused"]
-    assert shop.told(topic, bought) == "replayed"
+    assert shop.outcome(topic, bought) == "replayed"
 
 
 def test_second_merchant_is_refused_for_every_period_of_a_subscription(shop: Shop, running: Running) -> None:
     other, topic, later = Shop(running), "app_subscriptions/update", "2026-02-05T00:00:00Z"
-    assert shop.told(topic, shop.bought(subscription())) == "posted"
-    assert other.told(topic, shop.bought(subscription(updated_at=later))) == "refused"
-    assert shop.told(topic, shop.bought(subscription(updated_at=later))) == "posted"
+    assert shop.outcome(topic, shop.bought(subscription())) == "posted"
+    assert other.outcome(topic, shop.bought(subscription(updated_at=later))) == "refused"
+    assert shop.outcome(topic, shop.bought(subscription(updated_at=later))) == "posted"
 
 
 def test_shop_linked_to_another_merchant_brings_its_next_period(shop: Shop) -> None:
     topic, later = "app_subscriptions/update", "2026-02-05T00:00:00Z"
-    assert shop.told(topic, shop.bought(subscription())) == "posted"
+    assert shop.outcome(topic, shop.bought(subscription())) == "posted"
     shop.link(second := new_merchant())
-    assert shop.told(topic, shop.bought(subscription())) == "refused", "this period was credited to the first merchant"
-    assert shop.told(topic, shop.bought(subscription(updated_at=later))) == "posted"
+    assert shop.outcome(topic, shop.bought(subscription())) == "refused", (
+        "this period was credited to the first merchant"
+    )
+    assert shop.outcome(topic, shop.bought(subscription(updated_at=later))) == "posted"
     assert shop.running.balance(second) == 500
 
 
 def test_shop_under_a_new_name_keeps_its_purchases(shop: Shop, running: Running) -> None:
     renamed = Shop(running, linked=False)
     renamed.link(shop.merchant)
-    assert shop.told("app_purchases_one_time/update", shop.bought(purchase())) == "posted"
-    assert renamed.told("app_purchases_one_time/update", shop.bought(purchase())) == "replayed"
+    assert shop.outcome("app_purchases_one_time/update", shop.bought(purchase())) == "posted"
+    assert renamed.outcome("app_purchases_one_time/update", shop.bought(purchase())) == "replayed"
 
 
 def test_racing_merchants_of_a_purchase_are_credited_once(running: Running) -> None:
     shops = [Shop(running) for _ in range(8)]
     with ThreadPoolExecutor(8) as threads:
         body = shops[0].bought(purchase())
-        told = list(threads.map(lambda shop: shop.told("app_purchases_one_time/update", body), shops))
+        told = list(threads.map(lambda shop: shop.outcome("app_purchases_one_time/update", body), shops))
     assert sorted(told) == ["posted", *["refused"] * 7]
 
 
-def test_an_uninstalled_shop_keeps_account_and_credits(shop: Shop, running: Running) -> None:
-    assert shop.told("app_purchases_one_time/update", shop.bought(purchase())) == "posted"
+def test_uninstalled_shop_keeps_account_and_credits(shop: Shop, running: Running) -> None:
+    assert shop.outcome("app_purchases_one_time/update", shop.bought(purchase())) == "posted"
     assert shop.shown()["uninstalled_at"] is None
-    assert shop.told("app/uninstalled", uninstalled(shop.domain)) == "noted"
+    assert shop.outcome("app/uninstalled", uninstalled(shop.domain)) == "noted"
     assert shop.shown()["uninstalled_at"] is not None
     assert running.balance(shop.merchant) == 1000
     status = running.get(f"/credits/plugin-status/{shop.merchant}").json()["data"]["status"]
     assert status == "enabled"
-    assert shop.told("orders/paid", order(1)) == "posted"  # from before, told late
+    assert shop.outcome("orders/paid", order(1)) == "posted"  # it is older than the uninstallation, and arrives late
     shop.link()  # installed again
     assert shop.shown()["uninstalled_at"] is None
 
@@ -259,19 +261,19 @@ def test_an_uninstalled_shop_keeps_account_and_credits(shop: Shop, running: Runn
         ("products/update", {}),
     ],
 )
-def test_what_means_nothing_to_the_ledger_is_ignored(shop: Shop, topic: str, body: Any) -> None:
+def test_delivery_without_effect_is_ignored(shop: Shop, topic: str, body: Any) -> None:
     answer = shop.send(topic, body)
     assert (answer.status_code, answer.json()["data"]["outcome"]) == (200, "ignored")
     assert answer.json()["data"]["reason"].endswith(".")
     assert (shop.history(), shop.letters()) == ([], [])
 
 
-# ---- who sent it
+# ---- signatures
 
 
-def test_both_secrets_count_while_they_are_rotated(shop: Shop) -> None:
-    assert shop.told("orders/paid", order(1), secret=SECRET) == "posted"
-    assert shop.told("orders/paid", order(2), secret=PREVIOUS) == "posted"
+def test_both_secrets_are_valid_during_rotation(shop: Shop) -> None:
+    assert shop.outcome("orders/paid", order(1), secret=SECRET) == "posted"
+    assert shop.outcome("orders/paid", order(2), secret=PREVIOUS) == "posted"
 
 
 @pytest.mark.parametrize(
@@ -285,20 +287,20 @@ def test_both_secrets_count_while_they_are_rotated(shop: Shop) -> None:
         {"secret": "guessed", "x_shopify_topic": None},
     ],
 )
-def test_what_is_not_signed_with_a_secret_is_refused(shop: Shop, changed: dict[str, Any]) -> None:
+def test_wrong_signature_is_refused(shop: Shop, changed: dict[str, Any]) -> None:
     answer = shop.send("orders/paid", order(1), **changed)
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
     assert answer.headers["www-authenticate"].startswith("Shopify-Hmac-Sha256")
     assert (shop.history(), shop.letters()) == ([], [])
 
 
-def test_a_body_that_was_changed_is_refused(shop: Shop) -> None:
+def test_changed_body_is_refused(shop: Shop) -> None:
     signed = delivery("orders/paid", json.dumps(order(1)).encode(), SECRET)
     answer = shop.send("orders/paid", order(2), x_shopify_hmac_sha256=signed["x-shopify-hmac-sha256"])
     assert answer.status_code == 401
 
 
-def test_two_signatures_are_none(shop: Shop) -> None:
+def test_two_signatures_are_refused(shop: Shop) -> None:
     body = json.dumps(order(1)).encode()
     lines = [f"{name}: {value}" for name, value in delivery("orders/paid", body, SECRET, shop.domain).items()]
     again = [line for line in lines if "hmac" in line]
@@ -309,7 +311,7 @@ def test_two_signatures_are_none(shop: Shop) -> None:
             assert connection.answer()[0] == status
 
 
-def test_without_a_secret_there_is_no_such_route(start: Callable[..., Running]) -> None:
+def test_route_is_absent_without_a_secret(start: Callable[..., Running]) -> None:
     shop = Shop(start())
     for secret in (SECRET, ""):
         answer = shop.send("orders/paid", order(1), secret)
@@ -317,24 +319,24 @@ def test_without_a_secret_there_is_no_such_route(start: Callable[..., Running]) 
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer cs_x"}])
-def test_whoever_calls_too_often_is_refused(start: Callable[..., Running], headers: dict[str, str]) -> None:
+def test_deliveries_are_rate_limited_by_address(start: Callable[..., Running], headers: dict[str, str]) -> None:
     limits = {"rate_limit_enabled": True, "rate_limit_address_per_second": 0.001, "rate_limit_address_burst": 2}
     shop = Shop(start(**SETTINGS, **limits))
     answers = [shop.send("orders/paid", order(number), **headers) for number in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
 
 
-def test_a_body_may_have_a_mebibyte_and_no_more(shop: Shop) -> None:
+def test_body_is_limited_to_one_mebibyte(shop: Shop) -> None:
     body = json.dumps(order(1)).encode()
     whole = body[:-1] + b" " * (1024 * 1024 - len(body)) + b"}"
-    assert shop.told("orders/paid", whole) == "posted"
+    assert shop.outcome("orders/paid", whole) == "posted"
     answer = shop.send("orders/paid", whole + b" ")
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 
 @pytest.mark.parametrize("media_type", [None, "text/plain", "application/json; charset=utf-8"])
-def test_whatever_its_media_type_a_signed_body_is_read(shop: Shop, media_type: str | None) -> None:
-    assert shop.told("orders/paid", order(1), content_type=media_type) == "posted"
+def test_media_type_of_a_signed_body_does_not_matter(shop: Shop, media_type: str | None) -> None:
+    assert shop.outcome("orders/paid", order(1), content_type=media_type) == "posted"
 
 
 @pytest.mark.parametrize(
@@ -345,56 +347,56 @@ def test_whatever_its_media_type_a_signed_body_is_read(shop: Shop, media_type: s
         ({"x_shopify_shop_domain": "evil.example"}, "/header/X-Shopify-Shop-Domain"),
     ],
 )
-def test_without_a_topic_or_a_shop_a_delivery_is_none(shop: Shop, changed: dict[str, Any], pointer: str) -> None:
+def test_delivery_without_topic_or_shop_is_malformed(shop: Shop, changed: dict[str, Any], pointer: str) -> None:
     answer = shop.send("orders/paid", order(1), **changed)
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
     assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
 
 
-# ---- headers, which nobody signs
+# ---- headers, which are not signed
 
 
-def test_a_duplicate_is_known_by_what_it_is_about_whatever_its_headers_say(shop: Shop) -> None:
-    assert shop.told("orders/paid", order(1), x_shopify_webhook_id="a", x_shopify_event_id="a") == "posted"
+def test_duplicate_is_recognised_whatever_its_headers(shop: Shop) -> None:
+    assert shop.outcome("orders/paid", order(1), x_shopify_webhook_id="a", x_shopify_event_id="a") == "posted"
     again = {"x_shopify_webhook_id": "b", "x_shopify_event_id": "b", "x_shopify_triggered_at": "2030-01-01T00:00:00Z"}
-    assert shop.told("orders/paid", order(1, note="sent again"), **again) == "replayed"
-    assert shop.told("orders/paid", order(1), x_shopify_shop_domain=shop.domain.upper()) == "replayed"
+    assert shop.outcome("orders/paid", order(1, note="sent again"), **again) == "replayed"
+    assert shop.outcome("orders/paid", order(1), x_shopify_shop_domain=shop.domain.upper()) == "replayed"
     assert shop.keys() == ["shopify:order:1"]
 
 
-def test_the_shop_that_a_body_names_counts_before_that_of_its_headers(shop: Shop, running: Running) -> None:
+def test_shop_in_the_body_comes_before_the_header(shop: Shop, running: Running) -> None:
     other = Shop(running)
     page = f"https://{shop.domain}/548380009/orders/x/authenticate?key=k"
-    assert other.told("orders/paid", order(1, order_status_url=page)) == "posted"
-    assert other.told("orders/paid", order(2, order_status_url=page), x_shopify_shop_domain=None) == "posted"
-    assert other.told("app/uninstalled", uninstalled(shop.domain)) == "noted"
+    assert other.outcome("orders/paid", order(1, order_status_url=page)) == "posted"
+    assert other.outcome("orders/paid", order(2, order_status_url=page), x_shopify_shop_domain=None) == "posted"
+    assert other.outcome("app/uninstalled", uninstalled(shop.domain)) == "noted"
     assert (shop.keys(), other.history()) == (["shopify:order:1", "shopify:order:2"], [])
     assert [one.shown()["uninstalled_at"] is None for one in (shop, other)] == [False, True]
 
 
-def test_an_order_shown_where_nobody_is_known_is_of_the_shop_of_its_headers(shop: Shop, stranger: Shop) -> None:
+def test_order_from_an_unlinked_site_belongs_to_the_header(shop: Shop, stranger: Shop) -> None:
     for number, host in enumerate((stranger.domain, "shop.example")):
         page = f"https://{host}/548380009/orders/x/authenticate?key=k"
-        assert shop.told("orders/paid", order(number, order_status_url=page)) == "posted"
+        assert shop.outcome("orders/paid", order(number, order_status_url=page)) == "posted"
     assert shop.keys() == ["shopify:order:0", "shopify:order:1"]
     page = f"https://{stranger.domain}/548380009/orders/x/authenticate?key=k"
-    assert stranger.told("orders/paid", order(3, order_status_url=page), x_shopify_shop_domain=None) == "parked"
+    assert stranger.outcome("orders/paid", order(3, order_status_url=page), x_shopify_shop_domain=None) == "parked"
     stranger.link()
     assert stranger.keys() == ["shopify:order:3"]
 
 
-def test_what_one_shop_asks_to_be_erased_is_not_erased_in_another(shop: Shop, stranger: Shop) -> None:
-    assert shop.told("orders/paid", order(1)) == "posted"
+def test_erasure_for_one_shop_spares_another(shop: Shop, stranger: Shop) -> None:
+    assert shop.outcome("orders/paid", order(1)) == "posted"
     for topic, body in (
         ("shop/redact", shop_redact(stranger.domain)),
         ("customers/redact", customer_redact(1, shop=stranger.domain)),
     ):
-        assert shop.told(topic, body) == "noted"
+        assert shop.outcome(topic, body) == "noted"
     shop.catch_up()
     assert remembered(shop) == ["shopify:order:1"]
 
 
-# ---- what cannot be applied
+# ---- dead letters
 
 
 @pytest.mark.parametrize(
@@ -408,7 +410,7 @@ def test_what_one_shop_asks_to_be_erased_is_not_erased_in_another(shop: Shop, st
         ("shop/redact", customer_redact(1)),
     ],
 )
-def test_what_is_signed_and_malformed_is_put_aside_and_not_sent_again(shop: Shop, topic: str, body: Any) -> None:
+def test_signed_malformed_body_becomes_a_dead_letter(shop: Shop, topic: str, body: Any) -> None:
     for _ in range(2):
         answer = shop.send(topic, body)
         assert (answer.status_code, answer.json()["data"]["outcome"]) == (200, "refused")
@@ -421,9 +423,9 @@ def test_what_is_signed_and_malformed_is_put_aside_and_not_sent_again(shop: Shop
     assert set(original) in ({"shop", "topic", "raw"}, {"shop", "topic", "body"})
 
 
-def test_a_refund_in_another_currency_is_put_aside_without_anything_personal(shop: Shop) -> None:
-    assert shop.told("orders/paid", order(1)) == "posted"
-    assert shop.told("refunds/create", refund(7, 1, moved("5", currency="EUR"))) == "refused"
+def test_dead_letter_of_wrong_currency_holds_nothing_personal(shop: Shop) -> None:
+    assert shop.outcome("orders/paid", order(1)) == "posted"
+    assert shop.outcome("refunds/create", refund(7, 1, moved("5", currency="EUR"))) == "refused"
     (letter,) = shop.letters()
     assert (letter.code, len(shop.history())) == ("currency_mismatch", 1)
     told = json.loads(published(letter))
@@ -433,9 +435,9 @@ def test_a_refund_in_another_currency_is_put_aside_without_anything_personal(sho
     assert PERSONAL not in json.dumps(original)
 
 
-def test_without_an_account_and_none_to_be_opened_a_fact_is_put_aside(start: Callable[..., Running]) -> None:
+def test_fact_without_an_account_becomes_a_dead_letter(start: Callable[..., Running]) -> None:
     shop = Shop(start(**SETTINGS, accounts_auto_create=False))
-    assert shop.told("orders/paid", order(1)) == "refused"
+    assert shop.outcome("orders/paid", order(1)) == "refused"
     assert [letter.code for letter in shop.letters()] == ["account_not_found"]
 
 
@@ -447,7 +449,7 @@ def test_without_an_account_and_none_to_be_opened_a_fact_is_put_aside(start: Cal
         (Overloaded(), "overloaded"),
     ],
 )
-def test_what_may_work_later_is_to_be_sent_again(
+def test_transient_failure_asks_shopify_to_repeat(
     shop: Shop, failure: Exception, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fails(command: Any) -> None:
@@ -459,36 +461,36 @@ def test_what_may_work_later_is_to_be_sent_again(
     assert (answer.status_code, answer.json()["code"]) == (503, code)
     assert "retry-after" in answer.headers
     assert shop.letters() == []
-    assert shop.told("orders/paid", order(1)) == "posted"
+    assert shop.outcome("orders/paid", order(1)) == "posted"
 
 
-def test_what_the_database_will_never_take_is_put_aside(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_that_the_database_refuses_becomes_a_dead_letter(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     async def refuses(command: Any) -> None:
         raise BadRow("a check")
 
     with monkeypatch.context() as patch:
         patch.setattr(shop.running.service.posting, "submit", refuses)
-        assert shop.told("orders/paid", order(1)) == "refused"
+        assert shop.outcome("orders/paid", order(1)) == "refused"
     assert [letter.code for letter in shop.letters()] == ["internal"]
 
 
 # ---- shops that are not linked yet
 
 
-def test_what_comes_before_a_shop_is_linked_is_applied_in_order_when_it_is(stranger: Shop) -> None:
+def test_deliveries_before_the_link_are_applied_in_order(stranger: Shop) -> None:
     for number in (3, 1, 2):
-        assert stranger.told("orders/paid", order(number)) == "parked"
-    assert stranger.told("orders/paid", order(3)) == "parked"
-    assert stranger.told("refunds/create", refund(7, 1, moved("50"))) == "parked"
+        assert stranger.outcome("orders/paid", order(number)) == "parked"
+    assert stranger.outcome("orders/paid", order(3)) == "parked"
+    assert stranger.outcome("refunds/create", refund(7, 1, moved("50"))) == "parked"
     assert stranger.history() == []
     stranger.link()
     assert stranger.keys() == ["shopify:order:3", "shopify:order:1", "shopify:order:2", "shopify:refund:7"]
     assert stranger.running.run(Shops(stranger.running.service.engine).kept(stranger.domain)) == []
-    assert stranger.told("orders/paid", order(1)) == "replayed"
+    assert stranger.outcome("orders/paid", order(1)) == "replayed"
 
 
-def test_a_crash_between_linking_and_applying_loses_nothing(stranger: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert stranger.told("orders/paid", order(1)) == "parked"
+def test_crash_between_link_and_apply_loses_nothing(stranger: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stranger.outcome("orders/paid", order(1)) == "parked"
 
     async def crashed(self: Inbox) -> bool:
         raise StorageUnavailable("gone")
@@ -501,11 +503,9 @@ def test_a_crash_between_linking_and_applying_loses_nothing(stranger: Shop, monk
     assert stranger.keys() == ["shopify:order:1"]
 
 
-def test_a_crash_between_applying_and_forgetting_counts_nothing_twice(
-    stranger: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_crash_between_apply_and_drop_counts_nothing_twice(stranger: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     store = stranger.running.service.engine
-    assert stranger.told("orders/paid", order(1)) == "parked"
+    assert stranger.outcome("orders/paid", order(1)) == "parked"
 
     async def crashed(*_: Any) -> None:
         raise StorageUnavailable("gone")
@@ -520,11 +520,9 @@ def test_a_crash_between_applying_and_forgetting_counts_nothing_twice(
     assert stranger.running.run(Shops(store).kept(stranger.domain)) == []
 
 
-def test_a_delivery_that_fails_holds_no_other_and_is_taken_up_again(
-    stranger: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failing_delivery_is_retried_without_delaying_others(stranger: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (1, 2, 3):
-        assert stranger.told("orders/paid", order(number)) == "parked"
+        assert stranger.outcome("orders/paid", order(number)) == "parked"
     posting = stranger.running.service.posting
     submit = posting.submit
 
@@ -541,14 +539,14 @@ def test_a_delivery_that_fails_holds_no_other_and_is_taken_up_again(
     assert stranger.keys() == ["shopify:order:1", "shopify:order:3", "shopify:order:2"]
 
 
-def test_a_service_catches_up_by_itself(start: Callable[..., Running]) -> None:
+def test_service_catches_up_at_its_start(start: Callable[..., Running]) -> None:
     running = start(**{**SETTINGS, "sweep_seconds": 0.01})
     shop = Shop(running, linked=False)
-    assert shop.told("orders/paid", order(1)) == "parked"
+    assert shop.outcome("orders/paid", order(1)) == "parked"
     store = running.service.engine
 
     async def linked_elsewhere() -> None:
-        """By another process, which ended before it applied anything."""
+        """Keep a delivery, as a process that stopped before it applied it."""
         await Shops(store).link(shop.domain, UUID(shop.merchant), await store.now())
         async with asyncio.timeout(20):
             while await Shops(store).kept(shop.domain):  # noqa: ASYNC110
@@ -559,7 +557,7 @@ def test_a_service_catches_up_by_itself(start: Callable[..., Running]) -> None:
 
 
 def later(running: Running, monkeypatch: pytest.MonkeyPatch, days: float) -> None:
-    """From now on the database's clock is so many days ahead."""
+    """Set the database's clock ahead by so many days."""
     shops = running.service.inbox._shops
     now = shops.now
 
@@ -569,10 +567,10 @@ def later(running: Running, monkeypatch: pytest.MonkeyPatch, days: float) -> Non
     monkeypatch.setattr(shops, "now", ahead)
 
 
-def test_a_shop_that_is_never_linked_leaves_dead_letters(stranger: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deliveries_of_an_unlinked_shop_become_dead_letters(stranger: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     running = stranger.running
-    assert stranger.told("orders/paid", order(1)) == "parked"
-    assert stranger.told("shop/redact", shop_redact(stranger.domain)) == "noted"
+    assert stranger.outcome("orders/paid", order(1)) == "parked"
+    assert stranger.outcome("shop/redact", shop_redact(stranger.domain)) == "noted"
     dead = running.service.metrics._dead_letters
     with monkeypatch.context() as patch:
         later(running, patch, 6.9)
@@ -595,11 +593,9 @@ def test_a_shop_that_is_never_linked_leaves_dead_letters(stranger: Shop, monkeyp
     assert stranger.history() == []
 
 
-def test_a_dead_letter_is_replayed_once_what_was_wrong_is_right(
-    stranger: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert stranger.told("orders/paid", order(1)) == "parked"
-    assert stranger.told("app_subscriptions/update", stranger.bought(subscription(name="New"))) == "refused"
+def test_dead_letter_is_replayed_after_correction(stranger: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stranger.outcome("orders/paid", order(1)) == "parked"
+    assert stranger.outcome("app_subscriptions/update", stranger.bought(subscription(name="New"))) == "refused"
     with monkeypatch.context() as patch:
         later(stranger.running, patch, 7.1)
         stranger.catch_up()
@@ -618,8 +614,8 @@ def test_a_dead_letter_is_replayed_once_what_was_wrong_is_right(
     assert len(stranger.history()) == 2
 
 
-def test_a_plan_that_is_sold_no_more_leaves_a_dead_letter(stranger: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert stranger.told("app_subscriptions/update", stranger.bought(subscription())) == "parked"
+def test_unknown_plan_becomes_a_dead_letter(stranger: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stranger.outcome("app_subscriptions/update", stranger.bought(subscription())) == "parked"
     with monkeypatch.context() as patch:
         patch.setitem(stranger.running.service.settings.shopify_plan_credits, "Pro", None)
         stranger.link()
@@ -629,31 +625,31 @@ def test_a_plan_that_is_sold_no_more_leaves_a_dead_letter(stranger: Shop, monkey
 # ---- shops
 
 
-def test_a_shop_is_linked_shown_and_unlinked(stranger: Shop) -> None:
+def test_shop_is_linked_shown_and_unlinked(stranger: Shop) -> None:
     path = f"/credits/shops/{stranger.domain}"
     running = stranger.running
     first = stranger.link().json()
     assert list(first) == ["data", "meta"]
     assert list(first["data"]) == ["shop_domain", "merchant_id", "linked_at", "uninstalled_at", "data_requests"]
     assert (first["data"]["shop_domain"], first["data"]["merchant_id"]) == (stranger.domain, stranger.merchant)
-    assert stranger.link().json()["data"] == stranger.shown() == first["data"]  # again is the same
+    assert stranger.link().json()["data"] == stranger.shown() == first["data"]  # a repeat gives the same answer
     assert running.get(path.replace(stranger.domain, stranger.domain.upper()), "admin").json()["data"] == first["data"]
     assert running.call("DELETE", path).json()["data"] == first["data"]
     for method in ("GET", "DELETE"):
         answer = running.call(method, path)
         assert (answer.status_code, answer.json()["code"]) == (404, "shop_not_found")
-    assert stranger.told("orders/paid", order(1)) == "parked"
+    assert stranger.outcome("orders/paid", order(1)) == "parked"
     other = new_merchant()
     stranger.link(other)
     assert stranger.shown()["merchant_id"] == other
     assert running.sequence(other) == 1
 
 
-def test_a_shop_is_linked_to_another_merchant_from_then_on(shop: Shop) -> None:
-    assert shop.told("orders/paid", order(1)) == "posted"
+def test_relinked_shop_belongs_to_the_new_merchant(shop: Shop) -> None:
+    assert shop.outcome("orders/paid", order(1)) == "posted"
     before, shop.merchant = shop.merchant, new_merchant()
     shop.link()
-    assert shop.told("orders/paid", order(2)) == "posted"
+    assert shop.outcome("orders/paid", order(2)) == "posted"
     assert shop.keys() == ["shopify:order:2"]
     shop.merchant = before
     assert shop.keys() == ["shopify:order:1"]
@@ -661,7 +657,7 @@ def test_a_shop_is_linked_to_another_merchant_from_then_on(shop: Shop) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
 @pytest.mark.parametrize("domain", ["shop.example", "myshopify.com", "a.b.myshopify.com", "a.myshopify.com%0A", "%00"])
-def test_what_is_no_shop_of_shopifys_is_refused(running: Running, method: str, domain: str) -> None:
+def test_domain_outside_myshopify_is_refused(running: Running, method: str, domain: str) -> None:
     more: dict[str, Any] = {"json": {"merchant_id": new_merchant()}} if method == "PUT" else {}
     answer = running.call(method, f"/credits/shops/{domain}", **more)
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
@@ -669,7 +665,7 @@ def test_what_is_no_shop_of_shopifys_is_refused(running: Running, method: str, d
 
 
 @pytest.mark.parametrize("body", [{}, {"merchant_id": "x"}, {"merchant_id": None}, {"merchant": "x"}, []])
-def test_a_shop_is_not_linked_to_what_is_no_merchant(running: Running, body: Any) -> None:
+def test_shop_is_linked_only_to_a_merchant_id(running: Running, body: Any) -> None:
     answer = running.call("PUT", f"/credits/shops/{uuid4().hex}.myshopify.com", json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
 
@@ -677,22 +673,22 @@ def test_a_shop_is_not_linked_to_what_is_no_merchant(running: Running, body: Any
 # ---- privacy
 
 
-def test_what_a_customer_asks_to_know_is_shown_to_whoever_has_to_answer(shop: Shop) -> None:
+def test_data_requests_are_shown_with_the_shop(shop: Shop) -> None:
     for _ in range(2):
-        assert shop.told("customers/data_request", data_request(299938, 2**53 + 1, shop=shop.domain)) == "noted"
+        assert shop.outcome("customers/data_request", data_request(299938, 2**53 + 1, shop=shop.domain)) == "noted"
     (asked,) = shop.shown()["data_requests"]
     assert (asked["id"], asked["orders"]) == ("9999", ["299938", "9007199254740993"])
     shop.catch_up()
     assert len(shop.shown()["data_requests"]) == 1
-    assert shop.told("customers/data_request", data_request(shop=shop.domain, request=10)) == "noted"
+    assert shop.outcome("customers/data_request", data_request(shop=shop.domain, request=10)) == "noted"
     assert [one["id"] for one in shop.shown()["data_requests"]] == ["9999", "10"]
-    assert shop.told("shop/redact", shop_redact(shop.domain)) == "noted"
+    assert shop.outcome("shop/redact", shop_redact(shop.domain)) == "noted"
     shop.catch_up()
     assert shop.shown()["data_requests"] == []
 
 
 def personal(shop: Shop, type_: str, key: str, **data: Any) -> dict[str, Any]:
-    """An event that says more than it must."""
+    """An event with personal metadata."""
     metadata = {"metadata": {"email": PERSONAL, "about": key}}
     data = {"merchant_id": shop.merchant, **data, **metadata}
     return {"specversion": "1.0", "id": uuid4().hex, "source": "s", "type": type_, "data": data}
@@ -712,7 +708,7 @@ async def _faults(shop: Shop) -> list[Any]:
     return found
 
 
-def test_L15_a_customer_is_forgotten_and_the_chain_verifies(shop: Shop) -> None:
+def test_L15_customer_is_erased_and_the_chain_verifies(shop: Shop) -> None:
     running = shop.running
     paid, refunded = "evt.shopify.webhook.order_paid", "evt.shopify.webhook.order_refunded"
     told = [
@@ -726,30 +722,30 @@ def test_L15_a_customer_is_forgotten_and_the_chain_verifies(shop: Shop) -> None:
     keys = remembered(shop)
     assert len(keys) == 4
     balance = running.balance(shop.merchant)
-    # A header cannot turn it to another shop, nor the delivery of another day bring it back.
+    # A header cannot direct it at another shop, and a repeated delivery does not restore the data.
     other = Shop(running)
-    assert other.told("customers/redact", customer_redact(2**53 + 1, 3, shop=shop.domain)) == "noted"
-    assert other.told("customers/redact", customer_redact(2**53 + 1, 3, shop=shop.domain)) == "noted"
+    assert other.outcome("customers/redact", customer_redact(2**53 + 1, 3, shop=shop.domain)) == "noted"
+    assert other.outcome("customers/redact", customer_redact(2**53 + 1, 3, shop=shop.domain)) == "noted"
     shop.catch_up()
     assert remembered(shop) == ["shopify:order:2", "billing:payment:1"]
     again = running.tell(told).json()["data"]["results"]
     assert [one["outcome"] for one in again] == ["replayed"] * 4 + ["parked"]
     assert again[0]["transactions"][0]["metadata"] is None
-    # The refund that waited is applied without what was erased.
+    # The parked refund is applied without the erased data.
     assert running.tell(personal(shop, paid, "6", order_id=3, total="100")).status_code == 200
     assert remembered(shop) == ["shopify:order:2", "billing:payment:1", "shopify:order:3"]
     assert running.balance(shop.merchant) == balance - 10 + 1
 
 
 @pytest.mark.parametrize("unlinked", [False, True])
-def test_L15_a_shop_is_forgotten_also_when_it_was_unlinked_before(shop: Shop, unlinked: bool) -> None:
-    assert shop.told("orders/paid", order(1)) == "posted"
+def test_L15_shop_is_erased_even_after_unlinking(shop: Shop, unlinked: bool) -> None:
+    assert shop.outcome("orders/paid", order(1)) == "posted"
     event = personal(shop, "evt.billing.payment_succeeded", "p", payment_id=1, credits=5)
     assert shop.running.tell(event).status_code == 200
     assert len(remembered(shop)) == 2
     if unlinked:
         assert shop.running.call("DELETE", f"/credits/shops/{shop.domain}").status_code == 200
-    assert shop.told("shop/redact", shop_redact(shop.domain)) == "noted"
+    assert shop.outcome("shop/redact", shop_redact(shop.domain)) == "noted"
     assert len(remembered(shop)) == 2
     shop.catch_up()
     assert remembered(shop) == []
@@ -757,11 +753,11 @@ def test_L15_a_shop_is_forgotten_also_when_it_was_unlinked_before(shop: Shop, un
     assert shop.running.run(Shops(shop.running.service.engine).kept(shop.domain)) == []
 
 
-def test_what_could_not_be_read_is_forgotten_with_its_shop(shop: Shop) -> None:
-    assert shop.told("orders/paid", order(1, total_price="free")) == "refused"
+def test_unreadable_delivery_is_erased_with_its_shop(shop: Shop) -> None:
+    assert shop.outcome("orders/paid", order(1, total_price="free")) == "refused"
     (letter,) = shop.letters()
     assert PERSONAL.encode() in (letter.original or b"")
-    assert shop.told("customers/redact", customer_redact(1, shop=shop.domain)) == "noted"
+    assert shop.outcome("customers/redact", customer_redact(1, shop=shop.domain)) == "noted"
     shop.catch_up()
     (letter,) = shop.letters()
     assert (letter.code, letter.original) == (
@@ -770,9 +766,9 @@ def test_what_could_not_be_read_is_forgotten_with_its_shop(shop: Shop) -> None:
     )
 
 
-def test_an_erasure_that_fails_is_done_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shop.told("orders/paid", order(1)) == "posted"
-    assert shop.told("shop/redact", shop_redact(shop.domain)) == "noted"
+def test_failed_erasure_is_retried(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shop.outcome("orders/paid", order(1)) == "posted"
+    assert shop.outcome("shop/redact", shop_redact(shop.domain)) == "noted"
 
     async def fails(*_: Any) -> int:
         raise StorageUnavailable("gone")
@@ -785,7 +781,7 @@ def test_an_erasure_that_fails_is_done_again(shop: Shop, monkeypatch: pytest.Mon
     assert remembered(shop) == []
 
 
-def test_a_delivery_is_told_of_by_metrics(shop: Shop) -> None:
-    assert shop.told("orders/paid", order(1)) == "posted"
+def test_deliveries_are_counted_in_metrics(shop: Shop) -> None:
+    assert shop.outcome("orders/paid", order(1)) == "posted"
     told = shop.running.client.get("/metrics").text
     assert 'credits_events_consumed_total{outcome="posted",subject="evt.shopify.webhook.order_paid"}' in told

@@ -1,4 +1,4 @@
-"""What Shopify's deliveries mean, read without a service."""
+"""The meaning of Shopify's deliveries, without a service."""
 
 import json
 from base64 import b64encode
@@ -48,7 +48,7 @@ def reading(topic: str, body: Any) -> Delivery:
     return read(topic, body if isinstance(body, bytes) else json.dumps(body).encode(), CREDITS, 32)
 
 
-def told(order_id: Any = 1001, total: Any = "100.00", at: str | None = "2026-11-22T15:45:00Z") -> Fact:
+def order_paid(order_id: Any = 1001, total: Any = "100.00", at: str | None = "2026-11-22T15:45:00Z") -> Fact:
     data = {"order_id": order_id, "total": total, "currency": "GBP"}
     return Fact(PAID, data, None if at is None else parse_time(at))
 
@@ -64,12 +64,12 @@ def renewed(period: str, credits: int = 500, at: str = "2026-01-01T12:00:05Z") -
 
 
 MEANT = [
-    ("orders/paid", order(), told()),
-    ("orders/paid", order(2**53 + 1), told(2**53 + 1)),
-    ("orders/paid", order("a-1"), told("a-1")),
-    ("orders/paid", order(total_price=12.5), told(total="12.5")),
-    ("orders/paid", order(financial_status="refunded"), told()),
-    ("orders/paid", order(financial_status=None, processed_at=None, test=None), told(at=None)),
+    ("orders/paid", order(), order_paid()),
+    ("orders/paid", order(2**53 + 1), order_paid(2**53 + 1)),
+    ("orders/paid", order("a-1"), order_paid("a-1")),
+    ("orders/paid", order(total_price=12.5), order_paid(total="12.5")),
+    ("orders/paid", order(financial_status="refunded"), order_paid()),
+    ("orders/paid", order(financial_status=None, processed_at=None, test=None), order_paid(at=None)),
     ("orders/paid", order(test=True), Ignored("A test order costs nothing.")),
     ("refunds/create", refund(7, 1001, moved("41.94")), back("41.94")),
     ("refunds/create", refund(7, 1001, moved("41.90"), moved(0.04), moved(8)), back("49.94")),
@@ -117,17 +117,15 @@ MEANT = [
 
 
 @pytest.mark.parametrize(("topic", "body", "meaning"), MEANT)
-def test_a_delivery_means(topic: str, body: Any, meaning: Any) -> None:
+def test_delivery_has_this_meaning(topic: str, body: Any, meaning: Any) -> None:
     found = reading(topic, body).meaning
-    if isinstance(found, Fact):  # where a number with a fraction is exact
+    if isinstance(found, Fact):  # a number with a fraction stays exact
         found = found._replace(data={name: str(v) if name == "total" else v for name, v in found.data.items()})
     assert found == meaning
 
 
 @pytest.mark.parametrize(("topic", "body", "meaning"), MEANT)
-def test_what_is_kept_of_a_delivery_means_the_same_and_holds_nothing_personal(
-    topic: str, body: Any, meaning: Any
-) -> None:
+def test_kept_part_has_the_same_meaning_and_nothing_personal(topic: str, body: Any, meaning: Any) -> None:
     found = reading(topic, body)
     assert PERSONAL in json.dumps(body) or "customer" not in body
     assert not any(text in found.kept for text in (PERSONAL, "191167", "555-625"))
@@ -152,10 +150,10 @@ def test_every_topic_is_tried() -> None:
         ("2027-12-31T12:00:00Z", "every_30_days", "2027-12-22"),
         ("2026-12-31T12:00:00Z", "annual", "2026-01-01"),
         ("2027-01-01T12:00:00Z", "ANNUAL", "2027-01-01"),
-        ("2025-12-31T12:00:00Z", "annual", "2026-01-01"),  # their clocks need not agree
+        ("2025-12-31T12:00:00Z", "annual", "2026-01-01"),  # the clocks may differ
     ],
 )
-def test_L11_a_period_is_named_by_its_first_day(updated_at: str, interval: str, period: str) -> None:
+def test_L11_period_is_named_by_its_first_day(updated_at: str, interval: str, period: str) -> None:
     found = reading("app_subscriptions/update", subscription(updated_at=updated_at, interval=interval))
     assert found.meaning == renewed(period, at=updated_at)
 
@@ -195,7 +193,7 @@ def without(body: dict[str, Any], name: str) -> dict[str, Any]:
         ("customers/redact", data_request(1), "/orders_to_redact"),
         ("customers/redact", shop_redact(), "/orders_to_redact"),
         ("customers/data_request", customer_redact(1), "/orders_requested"),
-        # What is asked about one customer is not turned into what is asked about all of them by a header.
+        # A header cannot turn the request of one customer into a request about all of them.
         ("shop/redact", customer_redact(1), "/customer"),
         ("shop/redact", data_request(1), "/customer"),
         ("shop/redact", uninstalled(), "/shop_domain"),
@@ -208,25 +206,25 @@ def without(body: dict[str, Any], name: str) -> dict[str, Any]:
         ("orders/paid", b'{"id": NaN}', ""),
     ],
 )
-def test_a_delivery_that_is_not_what_its_topic_says_is_malformed(topic: str, body: Any, pointer: str) -> None:
+def test_body_of_another_topic_is_malformed(topic: str, body: Any, pointer: str) -> None:
     with pytest.raises(Invalid) as refused:
         reading(topic, body)
     assert pointer in [fault.pointer for fault in refused.value.faults]
 
 
 @pytest.mark.parametrize("note", ["\x00", "\ud800", "ä" * 1000])
-def test_what_stands_in_parts_that_are_not_read_is_no_fault(note: str) -> None:
+def test_faults_in_unused_fields_are_ignored(note: str) -> None:
     body = json.dumps(order(note=note, test=None)).encode()
-    assert reading("orders/paid", body).meaning == told()
-    assert reading("orders/paid", body[:-1] + b', "note": 1e999, "tags": "", "tags": ""}').meaning == told()
+    assert reading("orders/paid", body).meaning == order_paid()
+    assert reading("orders/paid", body[:-1] + b', "note": 1e999, "tags": "", "tags": ""}').meaning == order_paid()
 
 
-def test_what_cannot_be_written_as_text_is_kept_all_the_same() -> None:
+def test_lone_surrogate_can_be_kept() -> None:
     found = reading("app_subscriptions/update", subscription(interval="annual", plan_handle="\ud800\x00"))
     assert reading("app_subscriptions/update", found.kept.encode()).meaning == found.meaning
 
 
-def test_a_topic_of_which_no_use_is_made_is_ignored_whatever_comes() -> None:
+def test_unused_topic_is_ignored_whatever_its_body() -> None:
     assert isinstance(reading("products/update", b"\xff").meaning, Ignored)
 
 
@@ -251,7 +249,7 @@ PAGE = f"https://{SHOP}/74392404278/orders/2979b599ca9a25049397820ac12aaf87/auth
         ("shop/redact", shop_redact(), SHOP),
     ],
 )
-def test_a_body_names_its_shop(topic: str, body: Any, shop: str | None) -> None:
+def test_body_names_its_shop(topic: str, body: Any, shop: str | None) -> None:
     found = reading(topic, body)
     assert found.shop == shop
     assert "key=secret" not in found.kept
@@ -272,19 +270,19 @@ def test_a_body_names_its_shop(topic: str, body: Any, shop: str | None) -> None:
         ],
     ],
 )
-def test_a_shop_is_named_by_the_domain_that_shopify_gave_it(text: str | None, domain: str | None) -> None:
+def test_shop_is_named_by_its_myshopify_domain(text: str | None, domain: str | None) -> None:
     assert shop_domain(text) == domain
 
 
-def test_a_signature_that_others_published_is_understood() -> None:
-    """The vector of bold-commerce/go-shopify."""
+def test_published_signature_vector_is_valid() -> None:
+    """The vector is from bold-commerce/go-shopify."""
     body, signature = b'"my secret message"', b"hMTq0K2x7oyOjoBwGYeTj5oxfnaVYXzbanUG9aajpKI="
     assert is_signed(body, [signature], ["hush"])
     assert is_signed(body, [signature], ["new", "hush"])
     assert is_signed(body, [signature], ["hush", "old"])
 
 
-def test_any_other_signature_is_none() -> None:
+def test_other_signatures_are_invalid() -> None:
     body = b"{}"
     good = b64encode(digest(b"hush", body, sha256))
     wrong: list[list[bytes]] = [

@@ -1,8 +1,8 @@
-"""Shopify's deliveries, read: whether Shopify signed them, whose they are, and what they mean. Pure functions.
+"""Read Shopify's deliveries: check the signature, and find the shop and the meaning. Pure functions.
 
-Only the body of a delivery is signed. So its topic, which stands in a header, only says how to read the body, and what
-the body says of its shop is told. Of a body nothing goes any further than what `shopify_bodies` declares: no name,
-address or mail of a customer gets into the ledger, nor into what is kept until it can be applied.
+Shopify signs only the body. So the topic, which is a header, decides only how the body is read, and the shop that the
+body names comes before the one in a header. Only the fields that `shopify_bodies` declares are used: no name, address
+or mail of a customer gets into the ledger or into a kept delivery.
 """
 
 import hmac
@@ -54,20 +54,20 @@ class Uninstalled(NamedTuple):
 
 
 class DataRequest(NamedTuple):
-    """A customer of the shop asks what is known of him."""
+    """A customer of the shop asks for the data that is kept about them."""
 
     request_id: str | None
     orders: Sequence[str]
 
 
 class Redaction(NamedTuple):
-    """Personal data of these orders is to be erased; of all, where `orders` is None."""
+    """Personal data of these orders must be erased; of all orders if `orders` is None."""
 
     orders: Sequence[str] | None
 
 
 class Ignored(NamedTuple):
-    """A delivery means nothing to a ledger of credits."""
+    """The delivery has no effect on the ledger."""
 
     reason: str
 
@@ -76,48 +76,48 @@ Meaning = Fact | Uninstalled | DataRequest | Redaction | Ignored
 
 
 class Delivery(NamedTuple):
-    """A delivery as read: its meaning, and what of its body is kept should it have to wait."""
+    """A delivery as read. `kept` is the part of its body that is stored if it must wait."""
 
     meaning: Meaning
     kept: str = ""
-    shop: str | None = None  # the domain of its shop, where the body names it
+    shop: str | None = None  # the domain of its shop, if the body names it
 
 
 class Credits(NamedTuple):
-    """What is bought on Shopify gives these: a period of a plan by its handle or name, a purchase by its name."""
+    """Credits for a period of a plan, by its handle or name, and for a purchase, by its name."""
 
     plans: Mapping[str, int] = {}
     purchases: Mapping[str, int] = {}
 
 
 def is_signed(body: bytes, signatures: Sequence[bytes], secrets: Sequence[str]) -> bool:
-    """Whether a body was signed with one of the secrets; there must be just one signature (X-Shopify-Hmac-Sha256)."""
+    """Whether a body was signed with one of the secrets. There must be exactly one signature."""
     if len(signatures) != 1:
         return False
     ours = [b64encode(hmac.digest(secret.encode(), body, sha256)) for secret in secrets]
-    # All of them are compared, so that the time it takes does not tell which one it was.
+    # Compare with every secret, so that the time does not show which one matched.
     return sum(hmac.compare_digest(signatures[0], one) for one in ours) > 0
 
 
 def read(topic: str, body: bytes, credits: Credits, max_depth: int) -> Delivery:
-    """What a signed body means that came as this topic. Raises Invalid for one that cannot be of it."""
+    """Read a signed body of this topic. Raises Invalid for a body that does not fit the topic."""
     kind = TOPICS.get(topic)
     if kind is None:
-        return Delivery(Ignored("No use is made of this topic."))
+        return Delivery(Ignored("This topic is not used."))
     try:
         value = strict_json.parse(body, max_depth)
     except strict_json.Suspect as suspect:
-        value = suspect.value  # what is wrong with it is none of ours, or found again below
+        value = suspect.value  # a fault is in a field that is not used, or the model finds it again
     model, meaning = kind
     try:
         sent = model.model_validate(value)
     except ValidationError as error:
         raise Invalid(of_validation(error)) from None
-    kept = sent.model_dump(exclude_none=True, exclude={"order_status_url"})  # whose page tells the customer's address
+    kept = sent.model_dump(exclude_none=True, exclude={"order_status_url"})  # its page shows the customer's address
     return Delivery(meaning(sent, credits), json.dumps(kept, default=str), sent.shop())
 
 
-# ---- what it means
+# ---- the meaning by topic
 
 
 def _order_paid(order: Order, credits: Credits) -> Meaning:
@@ -162,13 +162,13 @@ def _subscription_updated(update: SubscriptionUpdate, credits: Credits) -> Meani
 
 
 def _period(bought: Subscription) -> str:
-    """The period of a subscription that was running at the update, named by its first day in UTC (L11).
+    """The period of a subscription at the time of the update, named by its first day in UTC (L11).
 
-    Shopify does not say it, so it is counted from the day when the subscription was made.
+    Shopify does not name the period, so periods are counted from the creation of the subscription.
     """
     days = _PERIODS.get((bought.interval or "").lower())
     if days is None:
-        fault = f"The interval is none of {', '.join(_PERIODS)}."
+        fault = f"The interval must be one of {', '.join(_PERIODS)}."
         raise Invalid([Fault("/app_subscription/interval", "not_allowed", fault)])
     begun, length = parse_time(bought.created_at), days * 86_400 * MICROSECONDS
     passed = max(0, parse_time(bought.updated_at) - begun) // length
@@ -205,7 +205,7 @@ def _shop_redacted(request: ShopRedact, credits: Credits) -> Meaning:
 
 
 def _number(gid: str) -> str:
-    """The number at the end of one of Shopify's global ids."""
+    """The number at the end of a Shopify global id."""
     return gid.rpartition("/")[2]
 
 

@@ -1,4 +1,4 @@
-"""What is read of the bodies of Shopify's deliveries, and nothing else is: the rest stays where it came from."""
+"""The fields of Shopify's bodies that the service reads. All other fields are dropped."""
 
 import re
 from typing import Annotated
@@ -11,26 +11,26 @@ from credit_service.messages.fields import Currency, Id, Money, Time
 _SHOP = re.compile(patterns.SHOP.removesuffix("$"))
 _ORDER_PAGE = re.compile(r"https://([^/]+)/[0-9]+/orders/")
 _Gid = Annotated[str, Field(pattern="^gid://shopify/[A-Za-z]{1,64}/[0-9]{1,20}$")]
-"""One of Shopify's global ids, which end with the number that the thing has among its like."""
+"""A Shopify global id, like gid://shopify/AppSubscription/1: the number is unique within the kind."""
 
 
 def shop_domain(text: str | None) -> str | None:
-    """The domain that Shopify gave a shop, in lower case; None where the text is none."""
+    """The myshopify.com domain in lower case; None if the text is not one."""
     return text.lower() if text is not None and _SHOP.fullmatch(text) else None
 
 
 class Sent(BaseModel):
-    """A body, or a part of one: what is not declared is left where it came from."""
+    """A body, or a part of one. Undeclared fields are dropped."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, hide_input_in_errors=True)
 
     def shop(self) -> str | None:
-        """The domain of the shop that the body names."""
+        """The domain of the shop, if the body names it."""
         return None
 
 
 class Order(Sent):
-    """An order; the page that shows it to its customer is at its shop."""
+    """An order. The address of its status page names the shop."""
 
     id: Id
     total_price: Money
@@ -57,7 +57,7 @@ class MoneyMoved(Sent):
 
 
 class Refund(Sent):
-    """A refund; what it comes to is said by its transactions alone."""
+    """A refund. Only its transactions say how much money moved."""
 
     id: Id
     order_id: Id
@@ -66,7 +66,7 @@ class Refund(Sent):
 
 
 class Bought(Sent):
-    """What a merchant buys of the app."""
+    """A subscription or purchase of the app by a merchant."""
 
     name: str
     status: str
@@ -74,7 +74,7 @@ class Bought(Sent):
 
 
 class Subscription(Bought):
-    """A plan."""
+    """A subscription to a plan."""
 
     admin_graphql_api_id: _Gid
     created_at: Time
@@ -83,25 +83,25 @@ class Subscription(Bought):
 
 
 class Purchase(Bought):
-    """Something bought once."""
+    """A one-time purchase."""
 
     admin_graphql_api_id: _Gid
 
 
 class SubscriptionUpdate(Sent):
-    """What came of a subscription."""
+    """The body of app_subscriptions/update."""
 
     app_subscription: Subscription
 
 
 class PurchaseUpdate(Sent):
-    """What came of a purchase."""
+    """The body of app_purchases_one_time/update."""
 
     app_purchase_one_time: Purchase
 
 
 class UninstalledShop(Sent):
-    """A shop, as it is told of when it uninstalled the app."""
+    """The body of app/uninstalled: the shop."""
 
     myshopify_domain: str
 
@@ -111,7 +111,7 @@ class UninstalledShop(Sent):
 
 
 class Privacy(Sent):
-    """What the law asks of an app."""
+    """A privacy request, which every app must answer by law."""
 
     shop_domain: str
 
@@ -121,28 +121,28 @@ class Privacy(Sent):
 
 
 class Numbered(Sent):
-    """Something of which only the id is read."""
+    """An object whose id is read, and nothing else."""
 
     id: Id
 
 
 class CustomersDataRequest(Privacy):
-    """A customer asks what is known of him."""
+    """A customer asks for the data that is kept about them."""
 
     orders_requested: list[Id]
     data_request: Numbered | None = None
 
 
 class CustomersRedact(Privacy):
-    """A customer asks to be forgotten."""
+    """A customer asks for the erasure of personal data."""
 
     orders_to_redact: list[Id]
 
 
 class ShopRedact(Privacy):
-    """A shop has left, and is to be forgotten."""
+    """A shop has uninstalled the app, and its data must be erased."""
 
-    # A request of one customer, sent on under this topic, must not erase everything.
+    # Refuse the request of one customer that somebody sends again under this topic: it must not erase everything.
     customer: None = None
     orders_to_redact: None = None
     orders_requested: None = None

@@ -1,7 +1,7 @@
-"""What becomes of Shopify's deliveries: applied at once, kept until they can be, or put aside as dead letters.
+"""Take Shopify's deliveries: apply them, keep them until they can be applied, or store them as dead letters.
 
-Applied means handed to the one way in, under the same natural keys as over events, so that it does not matter how often
-a delivery comes or is taken up again. What is answered is durable: posted, kept or put aside.
+A delivery is applied by posting it under the same natural key as an event, so a repeat has no effect. When it is
+answered it is durable: posted, kept, or a dead letter.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from credit_service.storage.letters import Letters
 from credit_service.storage.shops import KeptDelivery, Shop, Shops
 
 SUBJECT: Final = "shopify.webhook."
-"""What stands before the topic, written with dots, as the subject of a dead letter."""
+"""The prefix of a dead letter's subject; the topic follows, with dots in place of slashes."""
 AT_ONCE = 500
 _DAY = 86_400 * MICROSECONDS
 _ACTOR = "shopify"
@@ -39,15 +39,15 @@ _log = structlog.get_logger()
 
 
 class Taken(NamedTuple):
-    """What became of a delivery: posted, replayed, parked, refused, noted or ignored; and why, where that helps."""
+    """The outcome of a delivery: posted, replayed, parked, refused, noted or ignored."""
 
     outcome: str
     reason: str | None = None
-    code: str | None = None  # of the dead letter, where it was refused
+    code: str | None = None  # of the dead letter, if it was refused
 
 
 class Inbox:
-    """Takes deliveries of which it is known that Shopify signed them."""
+    """Takes deliveries whose signature was checked before."""
 
     def __init__(
         self, shops: Shops, letters: Letters, erasure: Erasure, posting: Posting, settings: Settings, metrics: Metrics
@@ -65,7 +65,8 @@ class Inbox:
     async def take(self, topic: str, header: str | None, body: bytes, correlation_id: str | None) -> Taken:
         """Take a delivery of this topic; `header` is the shop that its headers name.
 
-        Raises Invalid where neither they nor the body name a shop, and as `Posting.submit`: then it has to come again.
+        Raises Invalid if neither they nor the body name a shop, and the errors of `Posting.submit`: then Shopify must
+        send it again.
         """
         now = await self._shops.now()
         try:
@@ -81,21 +82,21 @@ class Inbox:
         )
 
     async def replay(self, original: bytes) -> Taken:
-        """Take up again what was put aside, from the original of its dead letter. Raises as `take`."""
-        told = json.loads(original)
-        if "raw" not in told and "body" not in told:
-            return Taken("refused", "What was delivered had to be erased.", "validation_failed")
-        body = told["raw"] if "raw" in told else json.dumps(told["body"])
-        return await self.take(told["topic"], told["shop"], body.encode(), None)
+        """Take a dead letter again, from its original. Raises the errors of `take`."""
+        kept = json.loads(original)
+        if "raw" not in kept and "body" not in kept:
+            return Taken("refused", "The delivery was erased.", "validation_failed")
+        body = kept["raw"] if "raw" in kept else json.dumps(kept["body"])
+        return await self.take(kept["topic"], kept["shop"], body.encode(), None)
 
     def _read(self, topic: str, body: bytes) -> Delivery:
         return shopify.read(topic, body, self._credits, self._max_depth)
 
     async def _shop_of(self, delivery: Delivery, header: str | None) -> tuple[str, Shop | None]:
-        """The shop of a delivery, and what it is linked to.
+        """The shop of a delivery, and its link.
 
-        The one that the signed body names. Of an order that is the one where it was shown to its customer, which need
-        not be known here: then the header's, which only its merchant's credits depend on.
+        The shop that the signed body names comes first. An order names the site that shows it to its customer; if no
+        merchant is linked to that site, the shop of the header is used.
         """
         named = delivery.shop
         if named is not None:
@@ -162,34 +163,35 @@ class Inbox:
         return taken
 
     async def _give_up(self, one: KeptDelivery, faults: Sequence[tuple[str, str]]) -> Taken:
-        told = {"shop": one.shop, "topic": one.topic, "body": json.loads(one.body)}
-        return await self._put_aside(one.topic, told, faults, one.received_at)
+        kept = {"shop": one.shop, "topic": one.topic, "body": json.loads(one.body)}
+        return await self._put_aside(one.topic, kept, faults, one.received_at)
 
     async def _put_aside(
-        self, topic: str, told: dict[str, Any], faults: Sequence[tuple[str, str]], received_at: int
+        self, topic: str, kept: dict[str, Any], faults: Sequence[tuple[str, str]], received_at: int
     ) -> Taken:
-        subject, original = SUBJECT + topic.replace("/", "."), json.dumps(told, sort_keys=True).encode()
+        subject, original = SUBJECT + topic.replace("/", "."), json.dumps(kept, sort_keys=True).encode()
         letter = undeliverable(subject, original, faults, received_at)
         if await self._letters.put_aside([letter]):
             self._metrics.put_aside(1)
-            _log.warning("shopify_put_aside", shop=told["shop"], topic=topic, code=letter.code)
+            _log.warning("shopify_put_aside", shop=kept["shop"], topic=topic, code=letter.code)
         return Taken("refused", letter.reason, letter.code)
 
-    # ---- what was kept
+    # ---- kept deliveries
 
     async def data_requests(self, shop: str) -> list[tuple[str | None, Sequence[str], int]]:
-        """What customers of a shop asked to be told of: each with its id, its orders, and when it came."""
+        """The data requests of a shop's customers: each with its id, its orders and its time of arrival."""
         kept = [one for one in await self._shops.kept(shop) if one.awaits is None]
         meanings = [(self._read(one.topic, one.body.encode()).meaning, one.received_at) for one in kept]
         return [(asked.request_id, asked.orders, at) for asked, at in meanings if isinstance(asked, DataRequest)]
 
     async def catch_up(self) -> bool:
-        """Apply what need wait no longer, and put aside what has waited for too long; returns whether more is left.
+        """Apply deliveries that need not wait any more, and put aside those that have waited too long.
 
-        What fails is left for the next time, and the first failure is raised at the end.
+        Returns whether more are due. A delivery that fails stays for the next time, and the first error is raised at
+        the end.
         """
         due = await self._shops.due(await self._shops.now() - self._wait, AT_ONCE)
-        # All at once, so that they share commits; each merchant's are posted in their order all the same.
+        # All at once, so that they share commits; the postings of one merchant stay in order.
         settling = [self._settle(one, merchant_id) for one, merchant_id in due]
         results = await asyncio.gather(*settling, return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
@@ -205,7 +207,7 @@ class Inbox:
             return
         try:
             meaning = self._read(one.topic, one.body.encode()).meaning
-        except Invalid as error:  # the settings know a plan no longer, say
+        except Invalid as error:  # for instance, a plan is no longer in the settings
             await self._give_up(one, _faults(error))
             return
         match meaning:
