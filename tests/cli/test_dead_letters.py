@@ -167,7 +167,10 @@ def test_a_refund_whose_order_came_too_late_is_replayed_as_its_event(ledger: Led
     assert "waits for shopify:order:O" in ledger.run("parked", "list").out
 
     async def too_late(store: Any) -> None:
-        store._clock = lambda: days(8)
+        if hasattr(store, "clock"):  # PostgreSQL
+            store.clock.fixed = lambda: days(8)
+        else:
+            store._clock = lambda: days(8)
         await tell(store, sweep(), told_order("O", 2))
 
     ledger.do(too_late)
