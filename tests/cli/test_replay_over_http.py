@@ -238,7 +238,7 @@ def test_service_posts_events_and_names_refused_ones(service: Served, tmp_path: 
         [" line 3", " insufficient_credits"],
         [" line 4", " validation_failed"],
     ]
-    assert "/data/order_items/1/total: An order says its total or its credits." in said[2]
+    assert "/data/order_items/1/total: An order needs its total or its credits." in said[2]
     assert not (tmp_path / "credit-service.db").exists(), "nothing is kept here"
 
 

@@ -30,7 +30,7 @@ from credit_service.doors.shopify_bodies import (
 from credit_service.ledger.account import MICROSECONDS
 from credit_service.messages import strict_json
 from credit_service.messages.faults import Fault, Invalid, of_validation
-from credit_service.messages.fields import format_time, id_text, parse_time
+from credit_service.messages.fields import format_time, parse_time
 
 _PAID: Final = {"paid", "partially_refunded", "refunded"}
 _PERIODS: Final = {"every_30_days": 30, "annual": 365}
@@ -192,12 +192,12 @@ def _uninstalled(shop: UninstalledShop, credits: Credits) -> Meaning:
 
 
 def _data_requested(request: CustomersDataRequest, credits: Credits) -> Meaning:
-    named = None if request.data_request is None else id_text(request.data_request.id)
-    return DataRequest(named, tuple(map(id_text, request.orders_requested)))
+    named = None if request.data_request is None else str(request.data_request.id)
+    return DataRequest(named, tuple(map(str, request.orders_requested)))
 
 
 def _customer_redacted(request: CustomersRedact, credits: Credits) -> Meaning:
-    return Redaction(tuple(map(id_text, request.orders_to_redact)))
+    return Redaction(tuple(map(str, request.orders_to_redact)))
 
 
 def _shop_redacted(request: ShopRedact, credits: Credits) -> Meaning:

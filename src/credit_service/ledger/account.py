@@ -1,8 +1,7 @@
-"""The values the ledger is made of: account, grant, transaction, announcement, and what waits or was given back.
+"""The values of the ledger: account, grant, transaction, announcement, and the records of refunds.
 
-They are what the storage keeps and what `decide` takes and returns. All are immutable. Credits are whole numbers of the
-smallest unit; instants are whole microseconds since 1970 UTC (`_at`); money of orders is a whole number of millionths
-(`_micros`), so that nothing ever becomes a float (L13).
+The storage keeps them; `decide` takes and returns them. All are immutable. Credits are whole numbers. Instants (`_at`)
+are whole microseconds since 1970 UTC. Money (`_micros`) is a whole number of millionths. So no value is a float (L13).
 """
 
 from collections.abc import Mapping
@@ -12,14 +11,14 @@ from uuid import UUID
 from credit_service.ledger.types import BY_TIME, Category, Operation, TransactionType
 
 MAX_CREDITS: Final = 2**53 - 1
-"""The furthest a balance or an available may be from zero (L13); every JSON reader holds it exactly."""
+"""The limit of balance and available, in both directions (L13). Every JSON reader holds this number exactly."""
 
 MAX_TOTAL: Final = 2**62
-"""The furthest that the sum of all that was ever added may go. What was taken exceeds it by a debt at most, so both
-stay within 64 bits."""
+"""The limit of all credits ever added to an account. The credits ever taken exceed it at most by a debt, so both sums
+fit into 64 bits."""
 
 MAX_MONEY_MICROS: Final = 10**18
-"""The most that an amount of money may be: 10^12."""
+"""The largest amount of money: 10^12."""
 
 MICROSECONDS: Final = 1_000_000
 DAY: Final = 24 * 3600 * MICROSECONDS
@@ -27,36 +26,36 @@ DAY: Final = 24 * 3600 * MICROSECONDS
 Status = Literal["EXHAUSTED", "LOW", "ACTIVE"]
 
 Draw = tuple[int, int]
-"""A change of one grant: (the grant's number in its account, credits with their sign)."""
+"""A change of one grant: (number of the grant in its account, signed credits)."""
 
-# How far an episode of low credits has been announced (L9).
+# The last announcement of an episode of low credits (L9).
 NO_EPISODE: Final = 0
 LOW_ANNOUNCED: Final = 1
 EXHAUSTED_ANNOUNCED: Final = 2
 
 GENESIS: Final = bytes(32)
-"""What stands before the first transaction of an account in its hash chain (L15)."""
+"""The hash before the first transaction of an account (L15)."""
 
 
 class Reference(NamedTuple):
-    """What a transaction is about, in the caller's words: ("order", "1001")."""
+    """The object of a transaction, as its caller names it: ("order", "1001")."""
 
     type: str
     id: str
 
 
 TypeTotal = tuple[int, int, int]
-"""Of one transaction type: (transactions, credits added, credits taken)."""
+"""Totals of one transaction type: (transactions, credits added, credits taken)."""
 
 
 class Account(NamedTuple):
-    """One merchant's credits, as they stood after the account's last posting (at `settled_at`).
+    """One merchant's credits after the account's last posting (at `settled_at`).
 
-    `balance` = sum of the open grants' remaining - `debt`. What time did since `settled_at` is not in here: ask
-    `settle.at` before you show or spend (L7).
+    `balance` = remaining credits of the open grants - `debt`. Grants may have expired or begun since `settled_at`:
+    `settle.standing_at` gives the account at a later instant (L7).
     """
 
-    number: int  # 62 bits; names the account, and with it its transactions and grants (addresses.py)
+    number: int  # 62 bits; part of the ids of the account, its transactions and grants (addresses.py)
     merchant_id: UUID
     opened_at: int
     settled_at: int
@@ -67,38 +66,38 @@ class Account(NamedTuple):
     sequence: int = 0  # of the last transaction (L2)
     announced: int = 0  # number of the last announcement
     granted: int = 0  # number of the last grant
-    trial: int | None = None  # sequence of the TRIAL transaction, of which there is at most one (L12)
+    trial: int | None = None  # sequence of the one TRIAL transaction (L12)
     episode: int = NO_EPISODE
-    threshold: int = 0  # the low threshold in force at the last posting: when it moved, that counts as a change (L9)
-    low_threshold: int | None = None  # the account's own, else the default
+    threshold: int = 0  # low threshold in force at the last posting; a move since then counts as a change (L9)
+    low_threshold: int | None = None  # the account's own; None: the default
     when_insufficient: str | None = None
     overdraft_limit: int | None = None
     total_increases: int = 0
     total_decreases: int = 0
-    by_type: Mapping[str, TypeTotal] = {}  # what was posted so far, by transaction type
-    carried: tuple[Draw, ...] = ()  # changes of grants since the last transaction, for the next one to list (L6)
-    next_due_at: int | None = None  # the next instant at which time alone changes something
+    by_type: Mapping[str, TypeTotal] = {}  # totals so far, by transaction type
+    carried: tuple[Draw, ...] = ()  # changes of grants since the last transaction; the next one lists them (L6)
+    next_due_at: int | None = None  # next instant at which a grant begins, expires or needs its warning
     last_transaction_at: int | None = None
     last_hash: bytes = GENESIS
 
     @property
     def available(self) -> int:
-        """Credits that can be spent now; negative: that much is owed."""
+        """Credits that can be spent now; a negative number is owed."""
         return self.balance - self.held - self.pending
 
 
 class Grant(NamedTuple):
-    """What an INCREASE leaves to be spent."""
+    """The credits of one INCREASE, while any of them remain."""
 
     number: int  # 1, 2, 3 ... in its account
-    sequence: int  # of the transaction that made it
+    sequence: int  # of the transaction that created it
     category: Category
     priority: int
     effective_at: int
     expires_at: int | None
     amount: int
     remaining: int
-    lapses: int = 0  # EXPIRY transactions so far: credits may come back to an expired grant and lapse again
+    lapses: int = 0  # EXPIRY transactions so far; a refund may return credits to an expired grant, which lapse again
 
 
 class Transaction(NamedTuple):
@@ -115,7 +114,7 @@ class Transaction(NamedTuple):
     balance_after: int
     debt_after: int
     key: str
-    content: bytes  # fingerprint of what the caller asked, without its personal part (L3)
+    content: bytes  # fingerprint of the request, without its personal part (L3)
     reference: Reference | None
     metadata: str | None  # canonical JSON
     salt: bytes | None  # of the personal hash; erasure deletes it with the metadata
@@ -132,37 +131,37 @@ class Transaction(NamedTuple):
 
 
 class Announcement(NamedTuple):
-    """Something a posting tells the world; what it says of its transaction is read from the transaction."""
+    """A message of a posting to the outside; the reader takes the details from the transaction."""
 
     number: int  # 1, 2, 3 ... in its account, without a gap
     type: str
-    sequence: int | None  # of the transaction that caused it, if one did
+    sequence: int | None  # of the transaction that caused it, if any
     available: int
     at: int
-    detail: dict[str, Any] | None = None  # what neither the transaction nor the account can tell later
+    detail: dict[str, Any] | None = None  # data that neither the transaction nor the account keeps
 
 
 class GivenBack(NamedTuple):
-    """What refunds of one order, or of one payment, gave back so far (L8)."""
+    """The refunds of one order or payment so far (L8)."""
 
     key: str  # natural key of the order or payment
-    money_micros: int = 0  # refunded by refunds of money
-    by_money: int = 0  # credits those gave
-    credits: int = 0  # credits all of them gave
+    money_micros: int = 0  # refunded money
+    by_money: int = 0  # credits of the refunds of money
+    credits: int = 0  # credits of all refunds
 
 
 class Parked(NamedTuple):
-    """A refund that arrived before what it refunds, waiting in storage (L8)."""
+    """A refund that arrived before its order or payment, and waits in storage (L8)."""
 
     key: str  # its own natural key
     waits_for: str  # the natural key of the order or payment
     until: int
     arrived_at: int
-    fact: Any  # commands.OrderRefunded | commands.PaymentRefunded
+    fact: Any  # one of commands.REFUNDS
 
 
 class DeadLetter(NamedTuple):
-    """A fact that can never be applied; kept, so that a person can look and replay it."""
+    """A fact that can never be applied. Storage keeps it, so that a person can inspect and replay it."""
 
     code: str
     reason: str
@@ -171,5 +170,8 @@ class DeadLetter(NamedTuple):
 
 
 def transaction_time(transaction: Transaction) -> int:
-    """When a view of the past dates a transaction: what time did by its instant, all else by its posting (L7)."""
+    """The instant by which a view of the past dates a transaction (L7).
+
+    An EXPIRY counts from its own instant, every other type from its posting.
+    """
     return transaction.occurred_at if transaction.type in BY_TIME else transaction.created_at

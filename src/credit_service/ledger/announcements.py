@@ -1,4 +1,4 @@
-"""The announcements that belong to no transaction type: of accounts, grants, and episodes of low credits (L9)."""
+"""Announcements of accounts, grants and episodes of low credits (L9). `types.py` has those of transaction types."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +20,7 @@ OF_A_TRANSACTION: Final = frozenset(ANNOUNCED)
 
 
 def status_of(available: int, threshold: int) -> Status:
-    """An account's status, from its available and its low threshold."""
+    """The status of an account with these available credits and this low threshold."""
     if available <= 0:
         return "EXHAUSTED"
     return "LOW" if available <= threshold else "ACTIVE"
@@ -32,12 +32,12 @@ def plugin_status(available: int) -> str:
 
 
 def announce_level(draft: "Draft", cause: int | None = None, *, threshold_moved: bool = False) -> None:
-    """Announce what the last change did to the level of available credits (L9).
+    """Announce the effect of the last change on the level of available credits (L9).
 
-    `cause` is the sequence of the transaction that changed it, None where time or a setting did.
+    `cause`: sequence of the transaction that made the change; None if time or a setting made it.
 
-    An episode begins when a change lowers available, or moves the threshold, and leaves available at or below it; it
-    ends when available is above. In between, low and exhausted are announced at most once each.
+    An episode begins when a change lowers available credits or moves the threshold, and they are then at or below the
+    threshold. It ends when they are above it. An episode announces low and exhausted at most once each.
     """
     before, available = draft.announced_available, draft.available
     if available > draft.threshold:

@@ -1,7 +1,7 @@
-"""What can be asked of the ledger (commands), and what it can be told (facts): one small class each.
+"""The commands and facts that the ledger understands: one small class each.
 
-A command can be refused for want of credits. A fact already happened, so it cannot: the ledger only decides what it is
-worth (L5). A fact's key is natural, made from the fact itself; a command's key is its caller's.
+The ledger may refuse a command because credits are missing. A fact has already happened, so the ledger only decides its
+worth (L5). The caller chooses the key of a command. The key of a fact is natural: it is made from the fact itself.
 """
 
 from collections.abc import Mapping
@@ -26,16 +26,16 @@ from credit_service.ledger.types import (
 )
 
 RESERVED_KEY_PREFIX = "expiry:"
-"""Keys of the ledger's own transactions; no caller may use one, or an expiry could find its key taken (L7)."""
+"""Prefix of the keys of EXPIRY transactions (L7). Callers may not use it, or an expiry could find its key taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """What every command and fact carries.
+    """The fields of every command and fact.
 
-    `content` is the fingerprint (16 bytes) of what the caller asks, without the metadata: a repeated key with the same
-    content and metadata is a repeat, with other content a mistake (L3). `occurred_at` defaults to the time of the
-    posting. `metadata` is canonical JSON, and `salt` 16 random bytes for the hash that covers it (L15).
+    `content`: fingerprint (16 bytes) of the request without its metadata. The same key with the same content and
+    metadata is a repeat; with other content it is a mistake (L3). `occurred_at`: default is the time of the posting.
+    `metadata`: canonical JSON. `salt`: 16 random bytes for the hash of the metadata (L15).
     """
 
     merchant_id: UUID
@@ -51,7 +51,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class GrantTerms:
-    """How an INCREASE may be spent; what is None takes the default of its transaction type."""
+    """The terms of the grant of an INCREASE; None means the default of the transaction type."""
 
     category: Category | None = None
     priority: int = 100
@@ -64,7 +64,7 @@ DEFAULT_TERMS = GrantTerms()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Post(Command):
-    """Command: post exactly `amount` credits (at least 1), or be refused."""
+    """Command: post exactly `amount` credits (at least 1). The ledger refuses it if it cannot post all of them."""
 
     operation: Operation
     type: TransactionType
@@ -74,7 +74,7 @@ class Post(Command):
 
 
 class Unchanged(Enum):
-    """What a change of terms says of a term it leaves as it is; None is a value of its own there."""
+    """Marks a term that `ChangeTerms` does not change; there, None means the default."""
 
     UNCHANGED = "unchanged"
 
@@ -84,7 +84,7 @@ UNCHANGED: Final = Unchanged.UNCHANGED
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeTerms(Command):
-    """Command: the account's own threshold, policy and limit; None means the default. Its key is never stored."""
+    """Command: set the account's own threshold, policy and limit; None means the default. Its key is not stored."""
 
     low_threshold: int | Unchanged | None = UNCHANGED
     when_insufficient: str | Unchanged | None = UNCHANGED
@@ -93,11 +93,11 @@ class ChangeTerms(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settle(Command):
-    """The sweep: a posting of nothing, which settles what time did to the account (L7). Its key is never stored."""
+    """Command of the sweeper: settle the account, post nothing else (L7). Its key is not stored."""
 
 
 class Fact(Command):
-    """Something that already happened. `type` is its whole effect: the same key and type is the same fact (L3)."""
+    """Something that already happened. Two facts with the same key and `type` are the same fact (L3)."""
 
     __slots__ = ()
     type: ClassVar[TransactionType]
@@ -105,14 +105,14 @@ class Fact(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenAccount(Fact):
-    """The merchant exists. Opens the account and grants the trial of the settings, once (L12)."""
+    """A merchant was created: opens the account and grants the trial of the settings, once (L12)."""
 
     type = TRIAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialStarted(Fact):
-    """A trial was agreed with the merchant; it counts unless one was granted before (L12)."""
+    """The merchant started a trial. It counts only if the account has no trial yet (L12)."""
 
     type = TRIAL
     credits: int
@@ -131,7 +131,7 @@ class PaymentSucceeded(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionRenewed(Fact):
-    """A period of a subscription began; the key names the period, so each counts once and every one counts (L11)."""
+    """A period of a subscription began. The key names the period, so each period counts exactly once (L11)."""
 
     type = SUBSCRIPTION
     credits: int
@@ -141,7 +141,7 @@ class SubscriptionRenewed(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderPaid(Fact):
-    """An order that the plugin served. Priced from its total, unless it says its credits."""
+    """The plugin served an order. Its total sets the price, unless the fact states `credits`."""
 
     type = ORDER_PAID
     order_id: str
@@ -152,7 +152,7 @@ class OrderPaid(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderRefunded(Fact):
-    """Money of an order, or credits, went back to the customer (L8). Without an order it must say its credits."""
+    """A customer got money or credits of an order back (L8). Without `order_id`, `credits` is required."""
 
     type = ORDER_REFUNDED
     source_type = TYPES[type].refunds
@@ -166,7 +166,7 @@ class OrderRefunded(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentRefunded(Fact):
-    """A payment for credits was given back, so the credits it gave are taken back."""
+    """A payment for credits was refunded: takes its credits back (L8)."""
 
     type = PAYMENT_REFUNDED
     source_type = TYPES[type].refunds
@@ -176,26 +176,26 @@ class PaymentRefunded(Fact):
 
 
 REFUNDS: Final[Mapping[str, type[Fact]]] = {fact.type.lower(): fact for fact in (OrderRefunded, PaymentRefunded)}
-"""The facts that may wait for what they refund (L8), by the name that storage gives them and that ends their event."""
+"""The facts that may wait for their order or payment (L8), by name. Storage keeps the name; the event ends with it."""
 
 
 def trial_key(merchant_id: UUID) -> str:
-    """The natural key of a merchant's one trial."""
+    """The natural key of the merchant's one trial."""
     return natural_key(TRIAL, merchant_id=merchant_id)
 
 
 def order_key(order_id: str) -> str:
-    """The natural key of an order, by which refunds find it."""
+    """The natural key of an order; its refunds find it by this key."""
     return natural_key(ORDER_PAID, order_id=order_id)
 
 
 def payment_key(payment_id: str) -> str:
-    """The natural key of a payment, by which its refund finds it."""
+    """The natural key of a payment; its refunds find it by this key."""
     return natural_key(PAYMENT, payment_id=payment_id)
 
 
 def source_key(command: Command) -> str | None:
-    """The natural key of the order or payment that a refund goes back to, if it names one."""
+    """The natural key of the order or payment of a refund, if it names one."""
     if isinstance(command, OrderRefunded):
         return None if command.order_id is None else order_key(command.order_id)
     if isinstance(command, PaymentRefunded):

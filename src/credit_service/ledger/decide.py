@@ -1,7 +1,7 @@
-"""The ledger's one question: what comes of this command, asked of this account, under this policy, at this time?
+"""Decides a command or fact: given an account, a policy and a time, what is the outcome?
 
-`decide` judges in the order the contract fixes (L3): account, key, then existence, state, time, balance, range. Each
-rule below takes a draft of the account, already settled up to now (L7), and either changes it or says why not.
+`decide` judges in a fixed order (L3): account, key, then existence, state, time, balance, range. Each rule below
+receives a draft of the account that is settled up to now (L7). It changes the draft, or returns a refusal.
 """
 
 from collections.abc import Callable, Mapping
@@ -58,36 +58,36 @@ from credit_service.ledger.types import (
 
 
 class Needs(NamedTuple):
-    """What must be loaded for a command, beside the merchant's account and open grants."""
+    """What the storage must load for a command, besides the merchant's account and open grants."""
 
     merchant_id: Any
     key: str
-    source: str | None  # the order or payment it refunds, with what was given back of it and the grants it touched
-    awaited: bool  # refunds may be parked until this command's key is known
-    trial: bool  # the TRIAL transaction, under whatever key
-    overdue: bool  # all parked refunds of the merchant whose wait is over
+    source: str | None  # key of the refunded order or payment; with its earlier refunds and the grants it drew on
+    awaited: bool  # refunds may wait for this command's key
+    trial: bool  # the TRIAL transaction, under any key
+    overdue: bool  # the merchant's parked refunds whose wait is over
 
 
 class State(NamedTuple):
-    """Everything `decide` may need to know of one merchant."""
+    """Everything that `decide` may need about one merchant."""
 
     account: Account | None
     grants: tuple[Grant, ...]  # open ones, in burn-down order
-    number: int  # of the account, should it be opened now
-    first: Transaction | None = None  # recorded under the command's key
+    number: int  # of the account, if the command opens it
+    first: Transaction | None = None  # the transaction with the command's key
     trial: Transaction | None = None
-    parked: Parked | None = None  # waiting under the command's key
+    parked: Parked | None = None  # the parked refund with the command's key
     source: Transaction | None = None
     given: GivenBack | None = None
-    closed: Mapping[int, Grant] = {}  # spent grants that the source drew on
-    waiting: tuple[Parked, ...] = ()  # for this command's key, in order of arrival
+    closed: Mapping[int, Grant] = {}  # spent grants of the source
+    waiting: tuple[Parked, ...] = ()  # refunds that wait for this command's key, in order of arrival
     overdue: tuple[Parked, ...] = ()
 
 
 class Replayed(NamedTuple):
-    """An outcome: this was done before, `first` is what came of it (None where it needed no transaction).
+    """An outcome: this was done before. `first` is its transaction, None if it needed none.
 
-    `conflicting`: a fact was told again with other content, which changes nothing but is worth counting.
+    `conflicting`: the fact came again with other content. Nothing changes; a metric counts it.
     """
 
     first: Transaction | None
@@ -95,7 +95,7 @@ class Replayed(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """An outcome: the refund is parked until what it refunds arrives. `posted` is what must be written, if anything."""
+    """An outcome: the refund waits for its order or payment. `posted` is what the storage must write, if anything."""
 
     parked: Parked
     posted: Posted | None
@@ -105,9 +105,9 @@ Outcome = Posted | Replayed | Waiting | Refused
 
 
 def needs(command: Command) -> Needs:
-    """What to load before `decide` can judge a command."""
+    """What the storage must load before `decide` can judge a command."""
     kind = type(command)
-    if isinstance(command, Post):  # most commands are, so this path does no other check
+    if isinstance(command, Post):  # nearly every command, so it skips the other checks
         return Needs(command.merchant_id, command.key, None, command.type in REFUNDABLE, False, False)
     return Needs(
         command.merchant_id,
@@ -120,9 +120,9 @@ def needs(command: Command) -> Needs:
 
 
 def decide(state: State, command: Command, policy: Policy, now: int) -> Outcome:
-    """What comes of a command. Pure: the same arguments give the same outcome for ever.
+    """Decide one command. Pure: the same arguments always give the same outcome.
 
-    `now` is the database's clock in microseconds since 1970; the posting's time never goes back along an account (L2).
+    `now`: the database's clock, in microseconds since 1970. The posting is never earlier than the one before it (L2).
     """
     account = state.account
     if account is None and not (command.opens and policy.auto_create) and type(command) is not OpenAccount:
@@ -142,7 +142,7 @@ def decide(state: State, command: Command, policy: Policy, now: int) -> Outcome:
 
 
 def _seen_before(state: State, command: Command) -> Replayed | Waiting | Refused | None:
-    """Whether this key was used before (L3). A parked refund has used its key, too."""
+    """The outcome if this key was used before, else None (L3). A parked refund has used its key."""
     if isinstance(command, Fact):
         first = state.first or state.trial
         if first is not None:
@@ -188,13 +188,13 @@ def _changed_nothing(posted: Posted, account: Account) -> bool:
 def _post(draft: Draft, state: State, command: Post) -> Refused | None:
     if command.operation == INCREASE:
         refused = _granted(draft, command)
-        if refused is None and command.type in REFUNDABLE:  # under its natural key it can be refunded
+        if refused is None and command.type in REFUNDABLE:  # refunds find it if its key is the natural one
             _apply_waiting(draft, state)
         return refused
     if draft.available < command.amount:
         detail = {"available": draft.available, "required": command.amount}
         return Refused(Refusal.INSUFFICIENT_CREDITS, detail)
-    # Nothing can fail any more: what is available is within range.
+    # Nothing can fail any more: available credits are always within range.
     spend(draft, command.amount)
     draft.own = draft.record(DECREASE, command.type, command.amount, command, reference=command.reference)
     return None
@@ -220,7 +220,7 @@ def _increase(
     reference: Reference | None,
     terms: GrantTerms = DEFAULT_TERMS,
 ) -> Refused | None:
-    """Post credits that become one grant, and pay the debt from it."""
+    """Post credits as one grant, and pay the debt from it."""
     if not draft.fits(INCREASE, amount):
         return Refused(Refusal.OUT_OF_RANGE)
     # Nothing can fail any more.
@@ -233,7 +233,7 @@ def _increase(
     if type_ == TRIAL:
         draft.trial = draft.sequence
     if expired:
-        # A fact about a time that is over posts and lapses in the same commit, at the earliest now.
+        # A fact whose credits have already expired posts them, and they lapse in the same commit.
         lapse(draft, draft.grant(draft.granted), draft.now)
     return None
 
@@ -284,7 +284,7 @@ def _order_paid(draft: Draft, state: State, fact: OrderPaid) -> Refused | None:
 
 
 def _not_covered(draft: Draft, price: int) -> tuple[int, str]:
-    """What to post for an order that available cannot cover, and what to call it (L5)."""
+    """The amount and the announcement of an order that the available credits do not cover (L5)."""
     account, available = draft.account, draft.available
     match account.when_insufficient or draft.policy.when_insufficient:
         case "partial":
@@ -326,13 +326,13 @@ def _refund(
 
 
 def _apply_waiting(draft: Draft, state: State) -> None:
-    """Apply the refunds that were parked for the order or payment just posted, in its own commit (L8)."""
+    """Apply the refunds that waited for the order or payment just posted, in its own commit (L8)."""
     source = draft.own
     assert source is not None
-    # A payment may have been posted under the key of an order.
+    # A payment may have the natural key of an order.
     for parked in [one for one in state.waiting if one.fact.source_type == source.type]:
         if parked.until <= draft.now:
-            _bury(draft, parked)
+            _give_up(draft, parked)
             continue
         draft.unparked.append(parked.key)
         result = _refund(draft, parked.fact, source, draft.given_back.get(source.key))
@@ -342,12 +342,12 @@ def _apply_waiting(draft: Draft, state: State) -> None:
 
 def _settle(draft: Draft, state: State, command: Settle) -> Refused | None:
     for parked in state.overdue:
-        _bury(draft, parked)
+        _give_up(draft, parked)
     return None
 
 
-def _bury(draft: Draft, parked: Parked) -> None:
-    """Give up on a refund whose wait is over."""
+def _give_up(draft: Draft, parked: Parked) -> None:
+    """Turn a refund whose wait is over into a dead letter."""
     draft.unparked.append(parked.key)
     of_payment = isinstance(parked.fact, PaymentRefunded)
     _dead_letter(draft, parked, Refusal.PAYMENT_UNKNOWN if of_payment else Refusal.ORDER_UNKNOWN)

@@ -1,8 +1,8 @@
-"""One posting in the making: an account while the rules change it, and everything the posting will write.
+"""The draft of one posting: an account while the rules change it, and everything that the posting will write.
 
-A draft lives inside one call of `decide` and is thrown away whole when a rule refuses, so no rule has to undo anything.
-It keeps the sums in step with the grants (`balance` = grants - debt, `pending`), records transactions with their place
-in the hash chain, and lists what happened to every grant. What should happen is for the rules to say.
+A draft lives inside one call of `decide`. If a rule refuses, `decide` drops the draft, so no rule undoes anything. It
+keeps the sums equal to the grants (`balance` = grants - debt, `pending`), adds transactions to the hash chain, and
+lists the changes of grants. The rules decide what changes.
 """
 
 from bisect import insort
@@ -30,14 +30,14 @@ from credit_service.ledger.policy import Policy, threshold_of
 from credit_service.ledger.types import INCREASE, PAID, TYPES, Category, Operation, TransactionType
 
 WARNING = 7 * DAY
-"""How long before its expiry a grant is announced as expiring soon."""
+"""The time between the warning and the expiry of a grant, in microseconds."""
 
 
 class Posted(NamedTuple):
-    """An outcome: what was decided, to be written in one commit. A value; nothing in it is stored yet.
+    """An outcome: everything that the storage must write, in one commit.
 
-    `transaction` is the command's own, None where it needed none; `transactions` are all, settled ones first, refunds
-    that had been parked for it last. `grants` are the open ones in burn-down order, `changed_grants` those to write.
+    `transaction`: the command's own, None if it needed none. `transactions`: all, first those of time, last the refunds
+    that waited for this one. `grants`: the open ones in burn-down order. `changed_grants`: those to write, by number.
     """
 
     transaction: Transaction | None
@@ -54,20 +54,20 @@ class Posted(NamedTuple):
 
 
 def burn_down_order(grant: Grant) -> tuple[int, float, bool, int, int]:
-    """Which grant pays first (L6)."""
+    """The sort key of grants: the lowest pays first (L6)."""
     expires_at = float("inf") if grant.expires_at is None else grant.expires_at
     return (grant.priority, expires_at, grant.category == PAID, grant.effective_at, grant.number)
 
 
 def warning_at(grant: Grant) -> int | None:
-    """When a grant is to be announced as expiring soon; None for one that lives shorter than the warning."""
+    """The instant of a grant's warning before it expires; None if it never expires or its life is too short."""
     if grant.expires_at is None or grant.expires_at - WARNING < grant.effective_at:
         return None
     return grant.expires_at - WARNING
 
 
 class Draft:
-    """See the module. `now` is the time of the posting, `at` the instant being settled, in the end the same."""
+    """See the module. `now`: the time of the posting. `at`: the instant being settled; `now` once that is done."""
 
     __slots__ = (
         "account",
@@ -146,18 +146,18 @@ class Draft:
 
     @property
     def available(self) -> int:
-        """Credits that can be spent now; negative: that much is owed."""
+        """Credits that can be spent now; a negative number is owed."""
         return self.balance - self.account.held - self.pending
 
     # ---- grants
 
     def grant(self, number: int) -> Grant:
-        """The account's grant of this number, open or spent."""
+        """The account's grant with this number, open or spent."""
         found = self.changed.get(number) or next((grant for grant in self.grants if grant.number == number), None)
         return found or self.closed[number]
 
     def change_grant(self, grant: Grant, change: int) -> Grant:
-        """Put credits into a grant, or take them out, and list it among the draws. Returns the grant after it."""
+        """Add credits to a grant, or take them out, and list the change as a draw. Returns the changed grant."""
         after = Grant(  # `_replace` takes 1.5 µs longer: 6 % of deciding a spend
             grant.number,
             grant.sequence,
@@ -178,7 +178,7 @@ class Draft:
     def new_grant(
         self, amount: int, category: Category, priority: int, effective_at: int, expires_at: int | None
     ) -> Grant:
-        """Open a grant, made by the next transaction to be recorded."""
+        """Open a grant for the next transaction that `record` adds."""
         self.granted += 1
         empty = Grant(
             self.granted, self.sequence + 1, category, priority, effective_at, expires_at, amount, remaining=0
@@ -186,7 +186,7 @@ class Draft:
         return self.change_grant(empty, amount)
 
     def count_lapse(self, grant: Grant) -> None:
-        """Note that a grant expired once more."""
+        """Count one more expiry of a grant."""
         self._keep(grant, grant._replace(lapses=grant.lapses + 1))
 
     def _keep(self, before: Grant, after: Grant) -> None:
@@ -202,17 +202,17 @@ class Draft:
         if after.expires_at is not None or after.effective_at > self.now:
             self.dates_moved = True
 
-    # ---- what is told
+    # ---- announcements
 
     def announce(self, type_: str, cause: int | None = None, detail: dict[str, Any] | None = None) -> None:
-        """Add an announcement; `cause` is the sequence of its transaction, None where none caused it."""
+        """Add an announcement; `cause` is the sequence of its transaction, None if no transaction caused it."""
         number = self.account.announced + len(self.announcements) + 1
         self.announcements.append(Announcement(number, type_, cause, self.available, self.now, detail))
 
     # ---- transactions
 
     def fits(self, operation: Operation, amount: int) -> bool:
-        """Whether the account stays within range after such a posting (L13)."""
+        """Whether the account stays within range after this posting (L13)."""
         if operation == INCREASE:
             return self.balance + amount <= MAX_CREDITS and self.total_increases + amount <= MAX_TOTAL
         return self.available - amount >= -MAX_CREDITS
@@ -231,9 +231,9 @@ class Draft:
         announcement: str | None = None,
         level_settles: bool = True,
     ) -> Transaction:
-        """Write down one transaction, of which the grants were changed just before, and announce it.
+        """Add one transaction with the draws made since the last one, and announce it.
 
-        `level_settles=False` where another transaction follows at once that undoes this one's effect on the level.
+        `level_settles=False`: the next transaction reverts the effect on the level, so the level is not announced.
         """
         before = self.balance
         count, added, taken = self.by_type.get(type_, (0, 0, 0))
@@ -249,7 +249,7 @@ class Draft:
         self.sequence += 1
         occurred_at = command.occurred_at
         metadata, salt = command.metadata, command.salt
-        # In the order of Transaction. Its hash needs them first, and `_replace` of the hash adds 20 % to a decision.
+        # In the order of Transaction: the hash needs all of them first, and `_replace` would add 20 % to a decision.
         fields = (
             self.account.number,
             self.account.merchant_id,
@@ -288,7 +288,7 @@ class Draft:
     # ---- the end
 
     def finish(self) -> Posted:
-        """The posting as a value."""
+        """The finished posting, as a value."""
         account = self.account
         low_threshold, when_insufficient, overdraft_limit = self.terms
         due = next_due(self.grants, self.now) if self.dates_moved or self._was_due else account.next_due_at
@@ -338,7 +338,7 @@ class Draft:
 
 
 def next_due(grants: list[Grant], now: int) -> int | None:
-    """The next instant after `now` at which time alone changes something about these open grants."""
+    """The next instant after `now` at which one of these open grants begins, expires or needs its warning."""
     return min(
         (
             instant

@@ -1,4 +1,4 @@
-"""The settings that rules depend on, as one value, so that a decision names everything it was made from."""
+"""The settings that the rules depend on, as one value, so that a decision depends on its arguments alone."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -12,7 +12,7 @@ WhenInsufficient = Literal["overdraft", "partial", "reject"]
 
 @dataclass(frozen=True)
 class Policy:
-    """What an operator may choose. Money and percents are Decimal, credits whole, spans in days."""
+    """The choices of an operator. Credits are whole numbers; prices and percentages are Decimal; periods are days."""
 
     trial_credits: int = 100
     order_fixed: Decimal = Decimal(1)
@@ -26,17 +26,17 @@ class Policy:
 
     @property
     def refund_grace(self) -> int:
-        """How long credits live that come back to an expired grant, in microseconds (L8)."""
+        """The life of credits that a refund returns to an expired grant, in microseconds (L8)."""
         return self.refund_grace_days * DAY
 
     @property
     def refund_wait(self) -> int:
-        """How long a refund waits for what it refunds, in microseconds (L8)."""
+        """The time that a refund waits for its order or payment, in microseconds (L8)."""
         return self.refund_wait_days * DAY
 
     @cached_property
     def default_threshold(self) -> int:
-        """The low threshold of an account that has none of its own (L9)."""
+        """The low threshold of an account without one of its own (L9)."""
         return int(self.trial_credits * self.low_balance_percent / 100)
 
 

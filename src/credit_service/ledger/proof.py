@@ -1,8 +1,8 @@
 """The hash chain of an account, and the verification of its books (L15).
 
-Anyone who holds an account's transactions can recompute every balance, grant and hash; `docs/proof.md` has the
-canonical form and test vectors. Data that may be personal enters the chain only as one salted hash, so that it can be
-erased and the chain still verifies. Storage erases; this module only hashes and verifies.
+With an account's transactions, anyone can recompute every balance, grant and hash. `docs/proof.md` has the canonical
+form and test vectors. Personal data enters the chain only as one salted hash, so that the chain still verifies after an
+erasure. Storage erases; this module only hashes and verifies.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,31 +15,31 @@ from credit_service.ledger.types import INCREASE
 
 
 def personal_hash(metadata: str | None, salt: bytes | None) -> bytes | None:
-    """SHA-256 of the salt and of everything in a transaction that may be personal; None where there is nothing.
+    """SHA-256 of the salt and the personal part of a transaction; None if there is no personal part.
 
-    This is the only hash that covers personal data: the chain and the comparison of repeats (L3) both use it. The
-    salt is random, so after erasure has deleted it, guessing finds nothing (L15). `metadata` is canonical JSON.
+    This is the only hash over personal data: the chain uses it, and so does the comparison of repeats (L3). Erasure
+    deletes the random salt; without it, guessing cannot find the data (L15). `metadata`: canonical JSON.
     """
     return None if metadata is None else sha256((salt or b"") + b'{"metadata":%b}' % metadata.encode()).digest()
 
 
 def is_repeat(first: Transaction, content: bytes, metadata: str | None) -> bool:
-    """Whether a caller asks again for what `first` recorded (L3); after erasure, without the erased part."""
+    """Whether a request with this content and metadata repeats `first` (L3); an erased part is not compared."""
     if first.content != content:
         return False
     return is_erased(first) or first.personal_hash == personal_hash(metadata, first.salt)
 
 
 def is_erased(transaction: Transaction) -> bool:
-    """Whether the personal part of a transaction was erased."""
+    """Whether the personal part of a transaction is erased."""
     return transaction.personal_hash is not None and transaction.metadata is None and transaction.salt is None
 
 
 def canonical(fields: tuple[Any, ...]) -> bytes:
-    """The bytes that a transaction's hash covers, in form 2: one field a line, an absent one an empty line.
+    """The bytes that a transaction's hash covers, in form 2: one line for each field, an empty line for an absent one.
 
-    `fields`: those of `Transaction`, in its order; its hash may be missing. No field can contain a line break: ids,
-    numbers and names cannot by their form, and doors admit only printable ASCII in the texts of callers.
+    `fields`: the fields of `Transaction` in order, with or without its hash. No field contains a line break: the form
+    of ids, numbers and names excludes it, and the doors accept only printable ASCII in the texts of callers.
     """
     (
         account, merchant_id, sequence, operation, type_, amount, shortfall, balance_before, balance_after, debt_after,
@@ -61,21 +61,21 @@ def canonical(fields: tuple[Any, ...]) -> bytes:
 
 
 def chain(previous: bytes, fields: tuple[Any, ...]) -> bytes:
-    """The hash of a transaction (32 bytes) whose predecessor in its account has the hash `previous`."""
+    """The hash of a transaction (32 bytes); `previous` is the hash of the transaction before it in its account."""
     return sha256(previous + canonical(fields)).digest()
 
 
 class Discrepancy(NamedTuple):
-    """Something wrong in an account's books, and the sequence of the transaction where it shows, if one does."""
+    """A contradiction in an account's books, and the sequence of the transaction that shows it, if one does."""
 
     sequence: int | None
     sentence: str
 
 
 def verify(account: Account, grants: Iterable[Grant], transactions: Iterable[Transaction]) -> Iterator[Discrepancy]:
-    """All faults in one account's books: chain, sums, grants and debt, recomputed from its transactions alone.
+    """Recompute one account's chain, sums, grants and debt from its transactions, and return all contradictions.
 
-    `grants`: all of the account's, spent ones included. `transactions`: all of them, by sequence.
+    `grants`: all grants of the account, also the spent ones. `transactions`: all of them, by sequence.
     """
     remaining: dict[int, int] = {}
     last: Transaction | None = None
@@ -94,7 +94,7 @@ def verify(account: Account, grants: Iterable[Grant], transactions: Iterable[Tra
             yield Discrepancy(transaction.sequence, "a grant is drawn below zero")
         if sum(remaining.values()) - transaction.debt_after != transaction.balance_after:
             yield Discrepancy(transaction.sequence, "balance_after is not the open grants less the debt")
-        # A grant spent to the end is forgotten until credits come back to it, so that long histories stay cheap.
+        # Spent grants are dropped until credits return to them, so that long histories stay cheap.
         for number, _ in transaction.draws:
             if remaining.get(number) == 0:
                 del remaining[number]
@@ -136,7 +136,7 @@ def _check_account(
     remaining: dict[int, int],
     by_type: Mapping[str, TypeTotal],
 ) -> Iterator[Discrepancy]:
-    # Debt can be paid by time alone (a grant begins); those draws wait in the account for the next transaction.
+    # A grant that begins pays debt without a transaction. The account carries those draws until the next one.
     debt = (last.debt_after if last else 0) + sum(change for _, change in account.carried)
     _draw(remaining, account.carried)
     increases = sum(added for _, added, _ in by_type.values())

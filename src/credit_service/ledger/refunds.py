@@ -1,4 +1,4 @@
-"""What a refund gives back, and to which grant (L8)."""
+"""Refunds: how many credits return, and to which grants (L8)."""
 
 from collections.abc import Iterator
 
@@ -11,10 +11,10 @@ from credit_service.ledger.types import DECREASE, INCREASE, ORDER_REFUNDED, PAID
 
 
 def refund_order(draft: Draft, fact: OrderRefunded, order: Transaction, given: GivenBack) -> Transaction | Refused:
-    """Give credits of an order back, never more than it posted.
+    """Return credits of an order, never more than the order posted.
 
-    A refund of money gives what its share of the total is worth, less what refunds of money gave before; rounding down
-    over the sum of them, so that many small refunds give what one large one would.
+    Refunds of money return their share of the order's total. The share of all of them together is rounded down, and the
+    credits of the earlier ones are subtracted. So many small refunds return as much as one large refund.
     """
     left = order.amount - given.credits
     if fact.credits is not None:
@@ -31,7 +31,7 @@ def refund_order(draft: Draft, fact: OrderRefunded, order: Transaction, given: G
         due = order.amount if refunded >= total else order.amount * refunded // total
         wanted = max(0, due - given.by_money)
         amount = min(wanted, left)
-        # No total is more than the most money there can be, so beyond it nothing need be remembered.
+        # No total exceeds MAX_MONEY_MICROS, so the record need not either.
         remembered = min(refunded, MAX_MONEY_MICROS)
         given = GivenBack(given.key, remembered, given.by_money + amount, given.credits + amount)
     if not draft.fits(INCREASE, amount):
@@ -58,9 +58,9 @@ def refund_order(draft: Draft, fact: OrderRefunded, order: Transaction, given: G
 
 
 def _segments(order: Transaction, skip: int, amount: int) -> Iterator[tuple[int | None, int]]:
-    """The parts of an order that `amount` credits go back to, when `skip` went back before: (grant or None, credits).
+    """The parts of an order that receive `amount` credits after earlier refunds of `skip`: (grant or None, credits).
 
-    First the part no grant covered, then the order's draws, last drawn first.
+    First comes the part that no grant covered, then the order's draws from the last to the first.
     """
     uncovered, draws = own_draws(order)
     for number, share in [(None, uncovered), *((number, -change) for number, change in reversed(draws))]:
@@ -73,11 +73,11 @@ def _segments(order: Transaction, skip: int, amount: int) -> Iterator[tuple[int 
 
 
 def own_draws(decrease: Transaction) -> tuple[int, tuple[Draw, ...]]:
-    """What a decrease left uncovered, and the draws that were its own.
+    """The uncovered credits of a decrease, and its own draws.
 
-    A transaction's draws begin with what happened to grants since the one before it; its own are the last ones, and
-    they make up what it posted less what became debt. An account in debt has nothing to draw on, so the debt after a
-    decrease is either the whole of its uncovered part or exceeds its amount.
+    The draws of a transaction begin with the changes since the transaction before it. Its own draws are the last ones;
+    they sum to the covered part of its amount. An account in debt has no credits to draw, so after a decrease the debt
+    equals the uncovered part, or it exceeds the amount.
     """
     uncovered = min(decrease.amount, decrease.debt_after)
     covered = decrease.amount - uncovered
@@ -107,12 +107,15 @@ def _return_to_grant(draft: Draft, number: int, share: int) -> None:
 def refund_payment(
     draft: Draft, fact: PaymentRefunded, payment: Transaction, given: GivenBack
 ) -> Transaction | Refused:
-    """Take back what a payment gave, never more: the unspent of its grant first, the rest like an order, into debt."""
+    """Take back the credits of a payment, never more than it gave.
+
+    The unspent credits of its own grant go first. The rest is spent as for an order, if necessary into debt.
+    """
     amount = min(fact.credits, payment.amount - given.credits)
     if not draft.fits(DECREASE, amount):
         return Refused(Refusal.OUT_OF_RANGE)
     # Nothing can fail any more.
-    # Its grant is the one it put credits into; the other draws are what time did before it, and paid debts.
+    # Its grant is the one that received credits. The other draws paid debts, or come from expiries before it.
     own = next((draft.grant(number) for number, change in payment.draws if change > 0), None)
     unspent = min(own.remaining, amount) if own else 0
     if own and unspent:

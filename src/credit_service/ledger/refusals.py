@@ -1,7 +1,7 @@
-"""Every "no" of the ledger, in the order in which it is judged, each with its code and one sentence.
+"""Every refusal of the ledger, in the order of the checks, each with its code and one sentence.
 
-The order is part of the contract (L3): syntax is judged at the doors, then account, key, existence, state, time,
-balance, range. A refusal writes nothing and leaves its key free.
+The order is part of the contract (L3): the doors check the syntax, then the ledger checks account, key, existence,
+state, time, balance, range. A refusal writes nothing and leaves its key free.
 """
 
 from enum import Enum
@@ -15,7 +15,7 @@ class Refusal(Enum):
     ACCOUNT_NOT_FOUND = ("account_not_found", "This merchant has no account.")
     # key
     KEY_REUSED = ("idempotency_key_reused", "This idempotency key was used before, with other content.")
-    # existence: these two judge a refund whose wait is over
+    # existence: for a refund whose wait is over
     ORDER_UNKNOWN = ("order_unknown", "The refund waited for an order that never arrived.")
     PAYMENT_UNKNOWN = ("payment_unknown", "The refund waited for a payment that never arrived.")
     # state
@@ -35,22 +35,22 @@ class Refusal(Enum):
 
     @property
     def code(self) -> str:
-        """The name by which callers know this refusal; the list of codes is closed."""
+        """The name of this refusal for callers; the list of codes is closed."""
         return self.value[0]
 
     @property
     def sentence(self) -> str:
-        """What happened, for a person."""
+        """The reason, for a person."""
         return self.value[1]
 
 
 class Refused(NamedTuple):
-    """An outcome: nothing was posted, and why. `detail` holds what a program may want to read (available, required)."""
+    """An outcome: the ledger posted nothing. `detail` has the numbers for a program (available, required)."""
 
     refusal: Refusal
     detail: dict[str, Any] = {}  # noqa: RUF012 - a NamedTuple default is never written to
 
     @property
     def pointer(self) -> str | None:
-        """Which part of the request is at fault, as a JSON Pointer (RFC 6901), where one part is."""
+        """The wrong part of the request, as a JSON Pointer (RFC 6901), if it is one part."""
         return self.detail.get("pointer")

@@ -1,6 +1,6 @@
-"""What time does to an account: grants expire, grants begin, and grants about to expire are announced (L7).
+"""Settling: grants expire and begin, and a warning announces grants that expire soon (L7).
 
-A posting settles its account first, in the same commit. A read answers as if that were done: `standing_at`.
+Each posting first settles its account, in the same commit. A read answers as if it had done so: `standing_at`.
 """
 
 from typing import NamedTuple
@@ -14,15 +14,15 @@ from credit_service.ledger.draft import Draft, warning_at
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.types import DECREASE, EXPIRY
 
-# What happens at one instant happens in this order.
+# The order of events at one instant.
 _EXPIRES, _BEGINS, _WARNS = 1, 2, 3
 
 
 def settle(draft: Draft) -> None:
-    """Do to the account what time did since its last posting, in order of the instants."""
+    """Apply all expiries, beginnings and warnings since the account's last posting, in order of the instants."""
     account = draft.account
     if draft.threshold != account.threshold:  # the default moved in the settings since the last posting
-        # Before the instants, so that it does not matter how often the account is settled meanwhile.
+        # Before the instants, so that settling more often makes no difference.
         announce_level(draft, threshold_moved=True)
     if account.next_due_at is not None and account.next_due_at <= draft.now:
         since = account.settled_at
@@ -31,7 +31,7 @@ def settle(draft: Draft) -> None:
             for grant in draft.grants
             for instant, rank, number in (
                 (grant.expires_at, _EXPIRES, grant.number),
-                (grant.effective_at, _BEGINS, 0),  # all that begin at one instant begin together
+                (grant.effective_at, _BEGINS, 0),  # grants of one instant begin together
                 (warning_at(grant), _WARNS, grant.number),
             )
             if instant is not None and since < instant <= draft.now
@@ -42,7 +42,7 @@ def settle(draft: Draft) -> None:
                 _begin(draft)
                 continue
             grant = draft.grant(number)
-            if grant.remaining == 0:  # an earlier instant spent it on a debt
+            if grant.remaining == 0:  # it paid a debt at an earlier instant
                 continue
             if rank == _EXPIRES:
                 lapse(draft, grant, instant)
@@ -52,7 +52,7 @@ def settle(draft: Draft) -> None:
 
 
 def lapse(draft: Draft, grant: Grant, instant: int) -> None:
-    """Take what is left of an expired grant, by one EXPIRY transaction that occurred at `instant`."""
+    """Take the remaining credits of an expired grant by one EXPIRY transaction that occurred at `instant`."""
     identifier = addresses.text(draft.account.number, addresses.GRANT, grant.number)
     emptied = draft.change_grant(grant, -grant.remaining)
     draft.count_lapse(emptied)
@@ -65,7 +65,7 @@ def lapse(draft: Draft, grant: Grant, instant: int) -> None:
 
 
 def _begin(draft: Draft) -> None:
-    # None may pay a debt while another that begins with it still counts as pending.
+    # All beginning grants leave `pending` before any of them pays a debt.
     draft.pending -= sum(grant.remaining for grant in draft.grants if grant.effective_at == draft.at)
     pay_debt(draft)
     announce_level(draft)
@@ -84,7 +84,7 @@ def _warn(draft: Draft, grant: Grant) -> None:
 
 
 class Standing(NamedTuple):
-    """An account as it stands at an instant; `account.next_due_at` says until when, if nothing is posted."""
+    """An account at an instant. Without postings it stays so until `account.next_due_at`."""
 
     account: Account
     grants: tuple[Grant, ...]
@@ -93,10 +93,10 @@ class Standing(NamedTuple):
 
 
 def standing_at(account: Account, grants: tuple[Grant, ...], policy: Policy, at: int) -> Standing:
-    """What a posting at `at` would find, without posting anything (L7).
+    """The account as a posting at `at` would find it; posts nothing (L7).
 
-    `grants`: the open ones, in burn-down order; they need not be loaded where nothing is due by then and only the sums
-    are asked for.
+    `grants`: the open grants in burn-down order. They may be left out if nothing is due by `at` and the caller needs
+    only the sums.
     """
     draft = Draft(account, grants, {}, policy, max(at, account.settled_at))
     settle(draft)

@@ -1,7 +1,7 @@
-"""The transaction types: one row for each. Every other table of types derives from this one.
+"""The transaction types: one row each. All other tables of types derive from this one.
 
-A new type is a name, a row here, its command or fact (`commands.py`), its rule (`decide.py` registers it), and its
-event (`messages/inbound.py`), if one tells it. What a row says is data; what a type does is left to its rule.
+A new type needs a name and a row here, a command or fact (`commands.py`), a rule (`decide.py` registers it), and an
+event (`messages/inbound.py`) if an event reports it. A row holds data; the rule holds the behaviour.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ USAGE: Final = "USAGE"
 MANUAL: Final = "MANUAL"
 EXPIRY: Final = "EXPIRY"
 
-# Announcements that every transaction of some type has. `ANNOUNCED` says what each means.
+# Announcements of transactions. `ANNOUNCED` explains each.
 RECHARGED: Final = "recharged"
 CONSUMED: Final = "consumed"
 REFUNDED: Final = "refunded"
@@ -54,17 +54,17 @@ ANNOUNCED: Final[Mapping[str, str]] = {
     EXPIRED: "A grant expired with credits left in it.",
     ORDER_REJECTED: "The available credits did not cover an order, so it was rejected and took nothing.",
 }
-"""What each of these announcements means, as the documents of the events say it."""
+"""The meaning of each announcement, for the documents of the events."""
 
 
 class TypeRow(NamedTuple):
-    """What the service knows of a transaction type.
+    """One transaction type.
 
-    `operations`: what it may do to a balance. `announcement`: the one that each of its transactions has; `instead`:
-    another one that it may have in its place. `category`: of the grant that an increase leaves, unless its terms say
-    another. `key`: the natural key of the fact or event that tells it, with the event's fields in braces; without one
-    the caller names the key. `refunds`: the type that it gives back. `postable`: whether `POST /credits/transactions`
-    takes it. `by_time`: time alone posts it, so every view of the past dates it by its instant (L7).
+    `operations`: whether it may add or take credits. `announcement`: each of its transactions has this one, or the one
+    of `instead`. `category`: default category of the grant of an increase. `key`: natural key of its fact or event,
+    with the event's fields in braces; None if the caller chooses the key. `refunds`: the type that it refunds.
+    `postable`: whether `POST /credits/transactions` accepts it. `by_time`: the ledger posts it when its time comes, so
+    a view of the past dates it by its own instant (L7).
     """
 
     operations: tuple[Operation, ...]
@@ -92,27 +92,27 @@ TYPES: Final[Mapping[TransactionType, TypeRow]] = {
 }
 
 REFUNDABLE: Final = frozenset({row.refunds for row in TYPES.values() if row.refunds})
-"""Types whose refunds may arrive first, and then wait (L8)."""
+"""Types that refunds may wait for (L8)."""
 
 CLAW_BACKS: Final = frozenset({name for name, row in TYPES.items() if row.refunds and DECREASE in row.operations})
-"""Types that take credits back from the grant that brought them, also before it is effective."""
+"""Types that take credits back from the grant of what they refund, even before it is effective."""
 
 BY_TIME: Final = frozenset({name for name, row in TYPES.items() if row.by_time})
-"""Types that time alone posts (L7)."""
+"""Types that the ledger posts when their time comes (L7)."""
 
 
 def natural_key(type_: TransactionType, **ids: object) -> str:
-    """The natural key of a fact, by which a repeat finds it and a refund finds what it gives back (L3, L8)."""
+    """The natural key of a fact. Repeats and refunds find the fact by this key (L3, L8)."""
     key = TYPES[type_].key
     assert key is not None, f"{type_} has no natural key"
     return key.format(**ids)
 
 
 def announced_by(announcement: str) -> tuple[TransactionType, ...]:
-    """The types whose transactions may have this announcement as their own."""
+    """The types whose transactions may have this announcement."""
     return tuple([name for name, row in TYPES.items() if announcement in (row.announcement, row.instead)])
 
 
 def postable(operation: Operation) -> tuple[TransactionType, ...]:
-    """The types that `POST /credits/transactions` takes with this operation."""
+    """The types that `POST /credits/transactions` accepts with this operation."""
     return tuple([name for name, row in TYPES.items() if row.postable and operation in row.operations])

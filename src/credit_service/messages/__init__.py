@@ -1,5 +1,5 @@
-"""The words exchanged with the world, the same at every door and outlet: JSON values, events in, shapes out.
+"""The messages that the service exchanges, the same at every door and outlet: inbound events, outbound events, shapes.
 
-Nothing in here knows how a message travels. Bodies are declared once, as pydantic models (`fields`, `inbound`); the
-fast decoder of the hot routes is derived from the same models (`fast`).
+Nothing here knows how a message travels. Each body is declared once, as a pydantic model (`fields`, `inbound`). The hot
+routes derive their fast decoder from the same models (`fast`).
 """

@@ -1,6 +1,6 @@
-"""Every event type, in and out, once: from here come the schemas, the AsyncAPI document, the page of events, and tests.
+"""The list of all event types: the source of the schemas, the AsyncAPI document, the page of events, and tests.
 
-What comes in is declared in `inbound`, what goes out in `outbound`; a new type is one entry there.
+`inbound` declares the types that come in, `outbound` those that go out; a new type is one entry there.
 """
 
 from inspect import getdoc
@@ -13,10 +13,10 @@ from credit_service.messages.fields import Body
 
 
 class EventType(NamedTuple):
-    """An event type: its name, which over NATS is its subject, and what it is to say.
+    """An event type: its name, which is also its NATS subject, and its data.
 
-    `meaning`: in one sentence, what an event that comes in effects, and when one that goes out is told. `key`: the
-    natural key of what an event that comes in posts, with the names of its fields in braces.
+    `meaning`: one sentence, on the effect of an inbound event or the cause of an outbound one. `key`: the natural key
+    of the transaction of an inbound event, with the names of its fields in braces.
     """
 
     name: str
@@ -26,7 +26,7 @@ class EventType(NamedTuple):
     key: str | None = None
 
     def schema(self) -> dict[str, Any]:
-        """The JSON Schema (2020-12) of its data, by itself."""
+        """The JSON Schema (2020-12) of its data, without references to other documents."""
         if issubclass(self.data, Body):
             schema = self.data.model_json_schema()
         else:
@@ -47,4 +47,4 @@ OUT: Final = tuple(
     EventType(outbound.PREFIX + name, "out", data, _meaning(data)) for name, data in outbound.PAYLOADS.items()
 )
 CATALOGUE: Final = (*IN, *OUT)
-"""Every event type: those that are understood, then those that are told."""
+"""Every event type: first the inbound, then the outbound ones."""

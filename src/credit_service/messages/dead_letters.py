@@ -1,7 +1,7 @@
-"""Dead letters: events that can never be applied, as they are kept, told to the broker, shown and replayed.
+"""Dead letters: events that can never be applied, in the forms that storage, broker, people and replay need.
 
-An event that came in is kept byte for byte. What the ledger gave up later (a refund whose order never came) is kept as
-its fact, of which the event is made again here: read once more, it means the same.
+Storage keeps an inbound event byte for byte. A refund whose order never arrived is kept as its fact; this module makes
+an event of it that means the same.
 """
 
 import json
@@ -14,13 +14,13 @@ from typing import Any, Final
 import msgspec
 
 from credit_service.ledger.commands import REFUNDS, Command
-from credit_service.messages.fields import format_time
+from credit_service.messages.fields import format_time, optional_time
 from credit_service.messages.inbound import CATALOGUE
 from credit_service.messages.shapes import encode
 from credit_service.storage.letters import Letter, LetterQuery, Undeliverable
 
 SUBJECT: Final = "dlq.credits."
-"""What stands before the subject of an event where its dead letter is published."""
+"""The prefix of the subject under which the dead letter of an event is published."""
 _LONGEST_REASON = 2_000
 _MICROS = Decimal(1_000_000)
 _SUBJECTS: Final = {kind: next(subject for subject in CATALOGUE if subject.endswith(f".{kind}")) for kind in REFUNDS}
@@ -29,54 +29,54 @@ _COMMON: Final = {field.name for field in fields(Command)}
 
 
 def undeliverable(subject: str, original: bytes, faults: Iterable[tuple[str, str]], at: int) -> Undeliverable:
-    """An event to put aside, with its faults (code and reason), of which the first gives the letter its code.
+    """The dead letter of an event with these faults (code and reason); the first fault gives the letter its code.
 
-    `at`: when it was received, in microseconds.
+    `at`: the time of its arrival, in microseconds since 1970.
     """
     codes, reasons = zip(*faults, strict=True)
-    # What came in may be quoted there, and not every text can be kept.
+    # A reason may quote the event, and the database cannot store every text.
     reason = "; ".join(reasons).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
     return Undeliverable(subject, original, codes[0], reason[:_LONGEST_REASON], at)
 
 
 def about(code: str | None, subject: str | None, *, unreplayed: bool = False) -> LetterQuery:
-    """The question for dead letters of a code, of a subject."""
+    """The query for dead letters with this code and this subject."""
     kinds = {name: kind for kind, name in _SUBJECTS.items()}
     return LetterQuery(code, subject, None if subject is None else kinds.get(subject), unreplayed)
 
 
 def subject_of(letter: Letter) -> str:
-    """The subject of the event that was put aside."""
+    """The subject of a dead letter's event."""
     return letter.subject or _SUBJECTS[letter.fact.type.lower()]
 
 
 def original_of(letter: Letter) -> bytes:
-    """The event that was put aside: as it came in, or one that means the same."""
+    """The event of a dead letter: the original bytes, or an event that means the same."""
     return _event(letter) if letter.original is None else letter.original
 
 
 def published(letter: Letter, *, with_original: bool = True) -> bytes:
-    """A dead letter as the broker is told of it; what is too large for it is told without the original."""
-    told = {
+    """A dead letter as the broker receives it; the caller leaves out an original that is too large for the broker."""
+    message = {
         "code": letter.code,
         "reason": letter.reason,
         "subject": subject_of(letter),
         "original": b64encode(original_of(letter)).decode() if with_original else None,
         "received_at": format_time(letter.at),
     }
-    return encode(told)
+    return encode(message)
 
 
 def shape(letter: Letter) -> dict[str, Any]:
-    """A dead letter as JSON for a person's tools, without the event itself."""
+    """A dead letter as JSON for people and their tools, without the event itself."""
     return {
         "id": letter.id,
         "code": letter.code,
         "reason": letter.reason,
         "subject": subject_of(letter),
         "received_at": format_time(letter.at),
-        "published_at": None if letter.published_at is None else format_time(letter.published_at),
-        "replayed_at": None if letter.replayed_at is None else format_time(letter.replayed_at),
+        "published_at": optional_time(letter.published_at),
+        "replayed_at": optional_time(letter.replayed_at),
     }
 
 
@@ -88,14 +88,14 @@ def _event(letter: Letter) -> bytes:
         "source": "credit-service",
         "type": subject_of(letter),
         "subject": str(fact.merchant_id),
-        "time": None if fact.occurred_at is None else format_time(fact.occurred_at),
+        "time": optional_time(fact.occurred_at),
         "correlationid": fact.correlation_id,
-        "data": _said(_data(fact)),
+        "data": _without_nulls(_data(fact)),
     }
-    return encode(_said(envelope))
+    return encode(_without_nulls(envelope))
 
 
-def _said(values: dict[str, Any]) -> dict[str, Any]:
+def _without_nulls(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -115,7 +115,7 @@ def _money(micros: int | None) -> str | None:
 
 
 def readable(original: bytes) -> Any:
-    """The event as JSON where it is that, else as text with what is no text escaped: to look at, not to replay."""
+    """The event for a person to read: its JSON value, or else its text with invalid bytes escaped."""
     try:
         return json.loads(original)
     except (ValueError, RecursionError):

@@ -19,7 +19,7 @@ _CORRELATION = re.compile(r"^[\x21-\x7e]{1,128}$")
 
 
 class CloudEvent(Body):
-    """An event. Extension attributes may follow; of these `correlationid` is kept with what the event posts."""
+    """An event. It may have extension attributes; the transaction keeps `correlationid`, and the others are ignored."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -42,17 +42,17 @@ class CloudEvent(Body):
 
 
 class UnknownType(Invalid):
-    """An event of a type that this service does not understand."""
+    """The event has a type that the service does not know."""
 
 
 class Read:
-    """An event as read: its id and type, and the commands that it means or what is wrong with it."""
+    """The result of reading an event: its id, its type, and its commands or its faults."""
 
     __slots__ = ("commands", "id", "invalid", "type")
 
     def __init__(self, id_: str | None, type_: str, commands: list[Translated], invalid: Invalid | None = None) -> None:
         self.id = id_
-        self.type = type_  # one of the catalogue, else "unknown"
+        self.type = type_  # a type of the catalogue, or "unknown"
         self.commands = commands
         self.invalid = invalid
 
@@ -65,9 +65,9 @@ def read(
     *,
     authenticated: bool = False,
 ) -> Read:
-    """An event from its JSON value, in either envelope. `correlation_id` counts if the event has none of its own.
+    """Read an event from its JSON value, in either envelope.
 
-    `authenticated`: see `inbound.EventContext`.
+    `correlation_id`: used if the event has none. `authenticated`: see `inbound.EventContext`.
     """
     id_ = type_ = None
     if isinstance(value, dict):
@@ -108,7 +108,7 @@ _OLDER = {
 def _modern(older: dict[str, Any]) -> dict[str, Any]:
     """The platform's older envelope as a CloudEvent: {"event_type": the subject, "payload", "correlation_id", …}.
 
-    What else it carries is left out; faults are told in the words of CloudEvents.
+    Its other fields are dropped. Faults use the names of CloudEvents.
     """
     event = {name: older[old] for old, name in _OLDER.items() if older.get(old) is not None}
     return {"specversion": "1.0", "id": "older", "source": "older", **event}
@@ -117,7 +117,7 @@ def _modern(older: dict[str, Any]) -> dict[str, Any]:
 def _known(type_: str) -> None:
     if type_ not in CATALOGUE:
         raise UnknownType(
-            [Fault("/type", "not_allowed", f"No event type of this name is known; known are {', '.join(CATALOGUE)}.")]
+            [Fault("/type", "not_allowed", f"This event type is not known. Known types: {', '.join(CATALOGUE)}.")]
         )
 
 
@@ -144,7 +144,7 @@ def read_fast(
     *,
     authenticated: bool = False,
 ) -> Read | None:
-    """As `read`, from the bytes of a plain well-formed event; None if it is not surely one."""
+    """As `read`, from the bytes of a plain, well-formed event; None if only `read` can judge it."""
     if b"\\" in body or b"null" in body:
         return None
     try:
@@ -152,7 +152,8 @@ def read_fast(
         data = bytes(event.data)
         texts = [event.id, event.source, event.type, event.subject, event.time, event.datacontenttype]
         given = [text for text in texts if text is not None]
-        # The names of the fields, and specversion with its value: a duplicate would be one more.
+        # Strings outside of data: a name and a value for each text, specversion with its value, and the name of data.
+        # A duplicate field would add some.
         if (body.count(b'"') - data.count(b'"')) // 2 != 2 * len(given) + 3 or not all(
             0 < len(text) < 256 for text in given
         ):

@@ -1,8 +1,8 @@
-"""A fast decoder for a body, derived from its pydantic model, so that there is one declaration of it.
+"""A fast decoder for a body, derived from its pydantic model, so that each body is declared once.
 
-The fast decoder understands only what is plainly well formed. It answers None for everything else, and for what it
-cannot be sure of (an escape, a null, a number with a fraction): then the bytes go to the slow validator, which is right
-about everything and lists every fault. A differential test holds the two equal.
+The fast decoder accepts only plain, well-formed bodies. It returns None for all others, and for those that it cannot
+judge (with an escape, a null, or a fraction). Then the slow validator reads the bytes and lists every fault. A
+differential test proves that the two agree.
 """
 
 import types
@@ -20,9 +20,9 @@ _DEEPEST = 16
 
 
 def decoder(model: type[BaseModel]) -> Callable[[bytes], Any]:
-    """A function from a body's bytes to an object with the fields of `model`, or None where that is not sure.
+    """A function from a body's bytes to an object with the fields of `model`; it returns None if it cannot judge them.
 
-    Fields that were not sent are None, also those that have another default in the model.
+    Missing fields are None, even if the model has another default.
     """
     struct = _struct(model)
     decode, encode = msgspec.json.Decoder(struct).decode, msgspec.json.Encoder().encode
@@ -33,8 +33,8 @@ def decoder(model: type[BaseModel]) -> Callable[[bytes], Any]:
             return None
         try:
             found = decode(body)
-            # Without escapes each string has two quotation marks, also in what is written of what was kept. Of a key
-            # that came twice one was not.
+            # Without escapes, each string has two quotation marks, so the decoded value must have as many as the body.
+            # A duplicate key makes a difference, because the decoder keeps one.
             if encode(found).count(b'"') != body.count(b'"'):
                 return None
             return None if any(_is_unsure(getattr(found, name), 0) for name in free) else found
@@ -45,14 +45,14 @@ def decoder(model: type[BaseModel]) -> Callable[[bytes], Any]:
 
 
 def _is_free(kind: Any) -> bool:
-    """Whether what is of this kind may hold anything, or a float."""
+    """Whether a value of this type may contain any JSON value, or a float."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return any(_is_free(field.type) for field in msgspec.structs.fields(kind))
     return kind in (Any, float) or any(_is_free(part) for part in typing.get_args(kind))
 
 
 def _is_unsure(value: Any, depth: int) -> bool:
-    """Whether there is a float in it, which may not be what was written, or it is nested too deep."""
+    """Whether a value contains a float, which may differ from the number in the body, or is nested too deep."""
     if isinstance(value, msgspec.Struct):
         value = [getattr(value, name) for name in value.__struct_fields__]
     elif isinstance(value, dict):
@@ -72,7 +72,7 @@ def _struct(model: type[BaseModel]) -> type[msgspec.Struct]:
 
 def _field(name: str, field: FieldInfo) -> Any:
     kind = _kind(field.annotation, field.metadata)
-    # What was not sent is None here whatever its default, or it would count as a string that was.
+    # A missing field is None here whatever its default, or `decoder` would count a default as a string of the body.
     return (name, kind) if field.is_required() else (name, kind | None, None)
 
 
@@ -91,7 +91,7 @@ def _kind(annotation: Any, metadata: list[Any]) -> Any:
         (inner,) = typing.get_args(annotation)
         return _constrained(types.GenericAlias(list, (_kind(inner, []),)), metadata)
     if annotation is Decimal:
-        return float  # only to be unsure about: a float is not exact
+        return float  # `_is_unsure` rejects it: a float is not exact
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return _struct(annotation)
     return _constrained(annotation, metadata)

@@ -1,4 +1,4 @@
-"""What is wrong with a message, fault by fault."""
+"""The faults of a message: what is wrong, and where."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from credit_service.messages.patterns import SENTENCES
 
 
 class Fault(NamedTuple):
-    """One fault: where (a JSON Pointer, RFC 6901), what kind, and a sentence for a person."""
+    """One fault: its place (a JSON Pointer, RFC 6901), its code, and a sentence for a person."""
 
     pointer: str
     code: str
@@ -17,7 +17,7 @@ class Fault(NamedTuple):
 
 
 class Invalid(Exception):
-    """A message that cannot be understood, with all the faults that were found in it."""
+    """A message is invalid; the error has all of its faults."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults: Sequence[Fault] = list(faults)
@@ -25,7 +25,7 @@ class Invalid(Exception):
 
 
 def pointer(path: Iterable[str | int]) -> str:
-    """A path into JSON as a JSON Pointer; what cannot be sent (a lone surrogate) stands as its escape."""
+    """A path into JSON as a JSON Pointer; a lone surrogate becomes an escape, because UTF-8 cannot encode it."""
     text = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
     return text.encode("utf-8", "backslashreplace").decode()
 
@@ -44,16 +44,16 @@ _CODES = {
 
 
 def of_validation(error: ValidationError, prefix: Sequence[str | int] = ()) -> list[Fault]:
-    """The faults that pydantic found. What was sent is not repeated: it may be a secret, or not be sendable."""
+    """The faults of pydantic's error. No message quotes the input: it may be secret, or impossible to encode."""
     return of_errors(error.errors(include_url=False, include_input=False), prefix)
 
 
 def of_errors(errors: Iterable[Mapping[str, Any]], prefix: Sequence[str | int] = ()) -> list[Fault]:
-    """The faults behind pydantic's error entries, each place once."""
+    """The faults of pydantic's error entries, one for each place."""
     faults: dict[str, Fault] = {}
     for entry in errors:
         kind, path = entry["type"], entry["loc"]
-        if kind == "string_unicode":  # a lone surrogate: whoever read the JSON has named its place
+        if kind == "string_unicode":  # a lone surrogate: the JSON reader has reported it
             continue
         code = _CODES.get(kind, "wrong_type" if kind.endswith(("_type", "_parsing")) else "malformed")
         pattern = entry.get("ctx", {}).get("pattern", "")
@@ -72,4 +72,4 @@ def of_errors(errors: Iterable[Mapping[str, Any]], prefix: Sequence[str | int] =
 
 
 _BRANCHES = {"int", "str", "decimal", "constrained-str"}
-"""How a union names its branches in a path, which are no places in the message."""
+"""The names of a union's branches, which pydantic adds to a path; the message has no such places."""

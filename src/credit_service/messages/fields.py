@@ -1,4 +1,4 @@
-"""The kinds of fields that messages are made of: how each is written in JSON, and what it is here."""
+"""The kinds of fields in messages: their form in JSON, and their value here."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,7 @@ _EXACT = Context(prec=20, traps=[Inexact])
 
 
 class Body(BaseModel):
-    """A JSON object of which every field is known and of exactly its type."""
+    """A JSON object with known fields only, each of exactly its type."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -48,9 +48,9 @@ Time = Annotated[
 ]
 Key = Annotated[str, Field(min_length=1, max_length=MAX_KEY, pattern=patterns.PRINTABLE)]
 Id = Annotated[str, Field(min_length=1, max_length=200, pattern=patterns.PRINTABLE)] | int
-"""An id in whatever form its sender uses; 17 and "17" are the same."""
+"""An id as text or number; 17 and "17" are the same id."""
 Reason = Annotated[
-    str, Field(min_length=1, max_length=1000, pattern=patterns.VISIBLE, description="Why. Invisible text is no reason.")
+    str, Field(min_length=1, max_length=1000, pattern=patterns.VISIBLE, description="Reason, with a visible character.")
 ]
 Credits = Annotated[int, Field(ge=0, le=MAX_CREDITS, description="Whole credits.")]
 PositiveCredits = Annotated[int, Field(ge=1, le=MAX_CREDITS, description="Whole credits, at least 1.", examples=[25])]
@@ -60,20 +60,20 @@ Money = Annotated[
     AfterValidator(_money),
 ]
 Currency = Annotated[str, Field(pattern=patterns.CURRENCY, description="ISO 4217 code.", examples=["GBP"])]
-Metadata = Annotated[dict[str, Any], Field(description="Anything of the caller's own, at most 8 KiB as JSON.")]
+Metadata = Annotated[dict[str, Any], Field(description="Any JSON object of the caller, at most 8 KiB.")]
 
 
 def parse_time(text: str) -> int:
-    """An RFC 3339 text as microseconds since 1970. Raises ValueError if there is no such instant.
+    """An RFC 3339 text as microseconds since 1970. Raises ValueError if there is no such time.
 
-    A leap second (23:59:60 UTC at the end of a month) is the start of the second after it, because days here have
+    A leap second (23:59:60 UTC at the end of a month) becomes the start of the next second, because every day here has
     86,400 seconds.
     """
     leap = text[17:19] == "60"
     try:
         if leap:
             text = f"{text[:17]}59{text[19:].lstrip('.0123456789')}"
-        # In UTC, because an offset may lead out of the years that can be written.
+        # In UTC, because an offset may lead out of the supported years.
         instant = datetime.fromisoformat(text.upper()).astimezone(UTC)
         if leap:
             instant += timedelta(seconds=1)
@@ -90,13 +90,18 @@ def format_time(micros: int) -> str:
     return f"{_second(seconds)}.{rest:06d}Z"
 
 
-@lru_cache(maxsize=1024)  # what is told just now happened just now
+def optional_time(micros: int | None) -> str | None:
+    """As `format_time`, or None."""
+    return None if micros is None else format_time(micros)
+
+
+@lru_cache(maxsize=1024)  # most times are of the last seconds
 def _second(seconds: int) -> str:
     return (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat()
 
 
 def money_micros(value: str | int | Decimal) -> int:
-    """Money in millionths. Raises ValueError outside 0 to 10^12, with more than 6 decimals, or for no number."""
+    """Money in millionths. Raises ValueError for numbers outside 0 to 10^12, more than 6 decimals, and other text."""
     if isinstance(value, bool) or (isinstance(value, str) and not _MONEY.fullmatch(value)):
         raise ValueError("Money is a decimal number of at most 6 decimals.")
     if not isinstance(value, str | int | Decimal):
@@ -110,12 +115,7 @@ def money_micros(value: str | int | Decimal) -> int:
         raise ValueError("Money is a decimal number of at most 6 decimals.") from None
 
 
-def id_text(value: str | int) -> str:
-    """An id as text, whichever way it was sent."""
-    return value if isinstance(value, str) else str(value)
-
-
 @lru_cache(maxsize=10_000)
 def uuid(text: str) -> UUID:
-    """A UUID from its checked text: mostly a merchant's, and the same few are named again and again."""
+    """A UUID from its validated text; cached, because the same merchants come again and again."""
     return UUID(hex=text)

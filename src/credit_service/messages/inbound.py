@@ -1,7 +1,7 @@
-"""The events that come in: what each must say, and what it means to the ledger.
+"""Inbound events: the data of each, and the command or fact that it means to the ledger.
 
-`CATALOGUE` lists them once, by type. An event is one command or fact, but for an order event with several orders, which
-is one fact for each; a bad one does not hold the rest.
+`CATALOGUE` lists them by type. An event is one command or fact, except an order event with several orders: it is one
+fact for each order, and an invalid order does not stop the others.
 """
 
 from collections.abc import Callable, Mapping
@@ -51,7 +51,6 @@ from credit_service.messages.fields import (
     Reason,
     Time,
     Uuid,
-    id_text,
     money_micros,
     parse_time,
     uuid,
@@ -73,11 +72,11 @@ class _WithCredits(_EventData):
 
 
 class MerchantCreated(_EventData):
-    """A merchant exists: opens the account and grants the trial."""
+    """A merchant was created: opens the account and grants the trial."""
 
 
 class TrialStartedEvent(_WithCredits):
-    """A trial was agreed with the merchant: grants it, unless one was granted before."""
+    """A merchant started a trial: grants its credits, unless the account already had a trial."""
 
     trial_id: Id
 
@@ -94,12 +93,12 @@ class OrderItem(Body):
     metadata: Metadata | None = None
 
 
-# Each is read by itself, so that a bad one does not hold the rest.
+# Each item is validated alone, so that an invalid one does not stop the others.
 _ITEMS = Field(min_length=1, max_length=1000, json_schema_extra={"items": OrderItem.model_json_schema()})
 
 
 class OrderPaidEvent(_WithCredits):
-    """Orders were paid: each costs its price in credits."""
+    """Orders were paid: takes the price of each in credits."""
 
     order_id: Id | None = None
     total: Money | None = None
@@ -108,7 +107,7 @@ class OrderPaidEvent(_WithCredits):
 
 
 class OrderRefundedEvent(_WithCredits):
-    """Money or credits of an order were refunded: gives back credits. Parked until the order is known."""
+    """Money or credits of an order were refunded: returns credits. Waits until the order is known."""
 
     refund_id: Id
     order_id: Id | None = None
@@ -125,14 +124,14 @@ class PaymentSucceededEvent(_WithCredits):
 
 
 class PaymentRefundedEvent(_WithCredits):
-    """A payment was given back: takes its credits, never more than it gave. Parked until the payment is known."""
+    """A payment was refunded: takes its credits back, never more than it gave. Waits until the payment is known."""
 
     payment_id: Id
     refund_id: Id
 
 
 class SubscriptionRenewedEvent(_WithCredits):
-    """A period of a subscription began: adds its credits, once for each period."""
+    """A period of a subscription began: adds the credits of the period, once."""
 
     subscription_id: Id
     period: Id | None = None
@@ -141,7 +140,7 @@ class SubscriptionRenewedEvent(_WithCredits):
 
 
 class ManualAdjustmentEvent(_EventData):
-    """An administrator adjusts the credits; unlike a fact this can be refused."""
+    """An administrator adjusts the credits. Unlike a fact, this can be refused."""
 
     adjustment_id: Id
     operation_type: Literal["INCREASE", "DECREASE"]
@@ -151,9 +150,10 @@ class ManualAdjustmentEvent(_EventData):
 
 
 class EventContext(NamedTuple):
-    """Where an event comes from: what all its commands carry.
+    """What a door knows about an event, for all of its commands.
 
-    `authenticated`: the door knows the actor by an API key, so no event may name another one.
+    `occurred_at`: in microseconds since 1970. `authenticated`: an API key proves the actor, so the event cannot name
+    another one.
     """
 
     actor: str
@@ -164,14 +164,14 @@ class EventContext(NamedTuple):
 
 
 class Translated(NamedTuple):
-    """One command of an event, or why there is none; `order_id` where the event has several orders."""
+    """One command of an event, or its faults; `order_id` is set if the event has several orders."""
 
     command: Command | Invalid
     order_id: str | None = None
 
 
 def translate(type_: str, data: Any, context: EventContext) -> list[Translated]:
-    """The commands that an event of a known type means. Raises Invalid when its data is malformed as a whole."""
+    """The commands of an event of a known type. Raises Invalid if its data as a whole is invalid."""
     kind = CATALOGUE[type_]
     try:
         event = kind.model.model_validate(data)
@@ -181,7 +181,7 @@ def translate(type_: str, data: Any, context: EventContext) -> list[Translated]:
 
 
 def translate_fast(type_: str, data: bytes, context: EventContext) -> list[Translated] | None:
-    """As `translate`, from the bytes of well-formed data; None where that is not sure."""
+    """As `translate`, from the bytes of well-formed data; None if only `translate` can judge them."""
     event = CATALOGUE[type_].fast(data)
     if event is None:
         return None
@@ -192,10 +192,10 @@ def translate_fast(type_: str, data: bytes, context: EventContext) -> list[Trans
 
 
 def _common(event: Any, context: EventContext, key: str, *content: str | int | None) -> dict[str, Any]:
-    """What every command of an event carries."""
+    """The fields that every command of an event has."""
     most = context.limits.key
     if len(key) > most:
-        raise Invalid([Fault("/data", "too_long", f"The ids make a key of more than {most} characters.")])
+        raise Invalid([Fault("/data", "too_long", f"The ids make a key longer than {most} characters.")])
     metadata, salt = metadata_text(event.metadata, context.limits, "/data/metadata")
     return {
         "merchant_id": uuid(event.merchant_id),
@@ -214,7 +214,7 @@ def _credits(event: Any) -> int | None:
     given = {name: getattr(event, name) for name in ("credits", "credits_used", "credits_to_use")}
     given = {name: value for name, value in given.items() if value is not None}
     if len(given) > 1:
-        message = "credits, credits_used and credits_to_use mean the same: say one of them."
+        message = "credits, credits_used and credits_to_use mean the same: send one of them."
         raise Invalid([Fault(f"/data/{name}", "not_allowed", message) for name in given])
     return next(iter(given.values()), None)
 
@@ -236,7 +236,7 @@ def _merchant_created(event: MerchantCreated, context: EventContext) -> list[Tra
 
 
 def _trial_started(event: TrialStartedEvent, context: EventContext) -> list[Translated]:
-    credits, trial_id = _required_credits(event), id_text(event.trial_id)
+    credits, trial_id = _required_credits(event), str(event.trial_id)
     common = _common(event, context, trial_key(uuid(event.merchant_id)), credits, trial_id)
     return [Translated(TrialStarted(**common, credits=credits, trial_id=trial_id))]
 
@@ -244,11 +244,11 @@ def _trial_started(event: TrialStartedEvent, context: EventContext) -> list[Tran
 def _order_paid(event: OrderPaidEvent, context: EventContext) -> list[Translated]:
     if event.order_items is None:
         if event.order_id is None:
-            raise Invalid([Fault("/data/order_id", "required", "An order event names order_id or order_items.")])
+            raise Invalid([Fault("/data/order_id", "required", "An order event needs order_id or order_items.")])
         return [Translated(_order(event, event.merchant_id, event, context))]
     single = ("order_id", "total", "credits", "credits_used", "credits_to_use", "metadata")
     faults = [
-        Fault(f"/data/{name}", "not_allowed", "With order_items this is said in each of them.")
+        Fault(f"/data/{name}", "not_allowed", "With order_items, each item has this field.")
         for name in single
         if getattr(event, name) is not None
     ]
@@ -260,7 +260,7 @@ def _order_paid(event: OrderPaidEvent, context: EventContext) -> list[Translated
 def _order_item(event: OrderPaidEvent, index: int, item: Any, context: EventContext) -> Translated:
     path: list[str | int] = ["data", "order_items", index]
     named = item.get("order_id") if isinstance(item, dict) else None
-    order_id = id_text(named) if isinstance(named, str | int) and not isinstance(named, bool) else None
+    order_id = str(named) if isinstance(named, str | int) and not isinstance(named, bool) else None
     try:
         return Translated(_order(OrderItem.model_validate(item), event.merchant_id, event, context), order_id)
     except ValidationError as error:
@@ -274,9 +274,9 @@ def _order_item(event: OrderPaidEvent, index: int, item: Any, context: EventCont
 
 
 def _order(order: Any, merchant_id: str, event: OrderPaidEvent, context: EventContext) -> OrderPaid:
-    credits, total, order_id = _credits(order), _micros(order.total), id_text(order.order_id)
+    credits, total, order_id = _credits(order), _micros(order.total), str(order.order_id)
     if credits is None and total is None:
-        raise Invalid([Fault("/data/total", "required", "An order says its total or its credits.")])
+        raise Invalid([Fault("/data/total", "required", "An order needs its total or its credits.")])
     currency = order.currency or event.currency
     common = _common(_Ordered(merchant_id, order.metadata), context, order_key(order_id), credits, total, currency)
     return OrderPaid(**common, order_id=order_id, credits=credits, total_micros=total, currency=currency)
@@ -289,12 +289,12 @@ class _Ordered(NamedTuple):
 
 def _order_refunded(event: OrderRefundedEvent, context: EventContext) -> list[Translated]:
     credits, amount = _credits(event), _micros(event.refund_amount)
-    refund_id = id_text(event.refund_id)
-    order_id = None if event.order_id is None else id_text(event.order_id)
+    refund_id = str(event.refund_id)
+    order_id = None if event.order_id is None else str(event.order_id)
     if credits is None and order_id is None:
-        raise Invalid([Fault("/data/credits", "required", "A refund that names no order must say its credits.")])
+        raise Invalid([Fault("/data/credits", "required", "A refund without order_id needs its credits.")])
     if credits is None and amount is None:
-        raise Invalid([Fault("/data/refund_amount", "required", "A refund says its refund_amount or its credits.")])
+        raise Invalid([Fault("/data/refund_amount", "required", "A refund needs its refund_amount or its credits.")])
     total = _micros(event.order_total)
     key = natural_key(ORDER_REFUNDED, refund_id=refund_id)
     common = _common(event, context, key, order_id, credits, amount, total, event.currency)
@@ -311,14 +311,14 @@ def _order_refunded(event: OrderRefundedEvent, context: EventContext) -> list[Tr
 
 
 def _payment_succeeded(event: PaymentSucceededEvent, context: EventContext) -> list[Translated]:
-    credits, payment_id = _required_credits(event), id_text(event.payment_id)
+    credits, payment_id = _required_credits(event), str(event.payment_id)
     expires_at = None if event.expires_at is None else parse_time(event.expires_at)
     common = _common(event, context, payment_key(payment_id), credits, expires_at)
     return [Translated(PaymentSucceeded(**common, credits=credits, payment_id=payment_id, expires_at=expires_at))]
 
 
 def _payment_refunded(event: PaymentRefundedEvent, context: EventContext) -> list[Translated]:
-    credits, payment_id, refund_id = _required_credits(event), id_text(event.payment_id), id_text(event.refund_id)
+    credits, payment_id, refund_id = _required_credits(event), str(event.payment_id), str(event.refund_id)
     common = _common(event, context, natural_key(PAYMENT_REFUNDED, refund_id=refund_id), credits, payment_id)
     return [Translated(PaymentRefunded(**common, credits=credits, payment_id=payment_id, refund_id=refund_id))]
 
@@ -326,10 +326,10 @@ def _payment_refunded(event: PaymentRefundedEvent, context: EventContext) -> lis
 def _subscription_renewed(event: SubscriptionRenewedEvent, context: EventContext) -> list[Translated]:
     named = [name for name in (event.period, event.renewal_id) if name is not None]
     if len(named) != 1:
-        message = "A renewal says its period or its renewal_id, one of them: it is what makes it count once."
+        message = "A renewal needs either period or renewal_id, so that each period counts once."
         raise Invalid([Fault("/data/period", "required", message)])
-    credits, subscription_id = _required_credits(event), id_text(event.subscription_id)
-    period = id_text(named[0])
+    credits, subscription_id = _required_credits(event), str(event.subscription_id)
+    period = str(named[0])
     expires_at = None if event.expires_at is None else parse_time(event.expires_at)
     key = natural_key(SUBSCRIPTION, subscription_id=subscription_id, period=period)
     common = _common(event, context, key, credits, expires_at)
@@ -338,41 +338,39 @@ def _subscription_renewed(event: SubscriptionRenewedEvent, context: EventContext
 
 
 def _manual_adjustment(event: ManualAdjustmentEvent, context: EventContext) -> list[Translated]:
-    adjustment_id = id_text(event.adjustment_id)
+    adjustment_id = str(event.adjustment_id)
     reference = Reference("adjustment", adjustment_id)
-    # The told admin_id stands in the metadata, so through each door it is part of the content (L3).
+    # The metadata keeps admin_id, so it is part of the content at every door (L3).
     asked = {**(event.metadata or {}), "reason": event.reason, "admin_id": event.admin_id}
     if not context.authenticated:
         context = context._replace(actor=f"admin:{event.admin_id}")
     key = natural_key(MANUAL, adjustment_id=adjustment_id)
     common = _common(_Ordered(event.merchant_id, asked), context, key)
-    # This is a command, so its content is what the sender asks for, and nothing of the envelope (L3).
+    # The content of a command is the request itself, without the envelope (L3).
     operation, amount = event.operation_type, event.credits
     common["content"] = command_content(operation, MANUAL, amount, reference, None)
     command = Post(**common, operation=operation, type=MANUAL, amount=amount, reference=reference)
     return [Translated(command)]
 
 
-class Kind(NamedTuple):
-    """An inbound event type: its data, what it means, and what makes it count once.
+_Translator = Callable[[Any, EventContext], list[Translated]]
 
-    `key` is the natural key of its transaction, with the names of its fields in braces. `scope` is what an API key
-    needs to send it over HTTP.
+
+class Kind(NamedTuple):
+    """An inbound event type.
+
+    `key`: the natural key of its transaction, with the names of its fields in braces. `scope`: an API key needs it to
+    send the event over HTTP.
     """
 
     model: type[Body]
-    commands: Callable[[Any, EventContext], list[Translated]]
+    commands: _Translator
     key: str
     fast: Callable[[bytes], Any]
     scope: str
 
 
-def _kind(
-    model: type[Body],
-    commands: Callable[[Any, EventContext], list[Translated]],
-    type_: TransactionType,
-    scope: str = "write",
-) -> Kind:
+def _kind(model: type[Body], commands: _Translator, type_: TransactionType, scope: str = "write") -> Kind:
     return Kind(model, commands, str(TYPES[type_].key), decoder(model), scope)
 
 
@@ -389,11 +387,11 @@ CATALOGUE: Mapping[str, Kind] = {
     "cmd.credits.manual_adjustment": _ADJUSTMENT,
     "evt.credits.manual_adjustment": _ADJUSTMENT,
 }
-"""Every event type that is understood, by its subject."""
+"""Every inbound event type, by its subject."""
 
 
 def merchant_of(data: Any) -> UUID | None:
-    """The merchant an event is about, if it says one."""
+    """The merchant of an event, if its data names one."""
     merchant_id = data.get("merchant_id") if isinstance(data, dict) else None
     try:
         return UUID(merchant_id) if isinstance(merchant_id, str) else None

@@ -1,7 +1,7 @@
-"""The events that go out: what each of them says, and how an announcement of the outbox becomes one.
+"""Outbound events: the data of each, and how an announcement of the outbox becomes an event.
 
-An event is made when it is read, each time the same, so that whoever sends it twice sends the same bytes. Its data is a
-struct, since a publisher makes tens of thousands a second; `PAYLOADS` lists them, and their schemas come from them.
+An event is built when the outbox is read, always with the same bytes, so that a repeated delivery is identical. The
+data are msgspec structs, because a publisher builds tens of thousands a second. `PAYLOADS` lists them.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from credit_service.messages.shapes import encode as as_json
 from credit_service.storage.outbox import StoredEvent
 
 PREFIX: Final = "evt.credits."
-"""What the type of each event begins with."""
+"""The prefix of every event type."""
 
 _UUID: Final = {"format": "uuid"}
 Uuid = Annotated[str, Meta(extra_json_schema=_UUID)]
@@ -27,16 +27,16 @@ PluginStatus = Literal["enabled", "disabled"]
 
 
 class EventReference(Struct, frozen=True):
-    """What a transaction is about, in its sender's words."""
+    """The object of a transaction, as its sender names it."""
 
     type: str
     id: str
 
 
 class Payload(Struct, frozen=True):
-    """What every event says. What it tells of its transaction is null where no transaction caused it."""
+    """The data of every event. The fields of its transaction are null if no transaction caused it."""
 
-    merchant_id: Annotated[Uuid, Meta(description="Whose account it is.")]
+    merchant_id: Annotated[Uuid, Meta(description="The owner of the account.")]
     account_id: Uuid
     transaction_id: Annotated[Uuid | None, Meta(description="The transaction that caused it.")]
     transaction_sequence: Annotated[int, Meta(description="The transaction's number in its account.", ge=1)] | None
@@ -45,15 +45,15 @@ class Payload(Struct, frozen=True):
     shortfall: Annotated[Amount | None, Meta(description="Credits that could not be posted.")]
     balance_before: Credits | None
     balance_after: Credits | None
-    available: Annotated[int, Meta(description="Credits that can be spent after it; negative: that much is owed.")]
+    available: Annotated[int, Meta(description="Credits that can be spent after it; a negative number is owed.")]
     reference: EventReference | None
     correlation_id: str | None
 
 
 class OfTransaction(Payload, frozen=True):
-    """What an event says that tells of its own transaction."""
+    """The data of an event that announces its own transaction."""
 
-    transaction_id: Annotated[Uuid, Meta(description="The transaction that it tells of.")]
+    transaction_id: Annotated[Uuid, Meta(description="The announced transaction.")]
     transaction_sequence: Annotated[int, Meta(description="The transaction's number in its account.", ge=1)]
     transaction_type: TransactionType
     amount: Annotated[Amount, Meta(description="Credits that were posted.")]
@@ -63,16 +63,16 @@ class OfTransaction(Payload, frozen=True):
 
 
 class AccountCreated(Payload, frozen=True):
-    """An account was opened: always the first of its events."""
+    """An account was opened. This is always its first event."""
 
 
 def _own_payload(announcement: str) -> type[Payload]:
-    """The data of an event that every transaction of some type has, from the table of types."""
+    """The data of an event that announces a transaction, built from the table of types."""
     name = "".join(map(str.capitalize, announcement.split("_")))
-    told: Any = Literal[announced_by(announcement)]
+    types: Any = Literal[announced_by(announcement)]
     payload: Any = defstruct(
         name,
-        [("transaction_type", told)],
+        [("transaction_type", types)],
         bases=(OfTransaction,),
         namespace={"__doc__": ANNOUNCED[announcement]},
         module=__name__,
@@ -82,21 +82,21 @@ def _own_payload(announcement: str) -> type[Payload]:
 
 
 class ExpiringSoon(Payload, frozen=True):
-    """A grant expires within 7 days: once for each grant, and not for one that lives shorter."""
+    """A grant expires within 7 days. Announced once for each grant that lives longer than that."""
 
     grant_id: Uuid
-    remaining: Annotated[int, Meta(description="Credits that are left of it.", ge=1)]
+    remaining: Annotated[int, Meta(description="Credits that remain in it.", ge=1)]
     expires_at: Time
 
 
 class LowBalanceReached(Payload, frozen=True):
-    """Available credits fell to the low threshold or below: once, until the balance is restored."""
+    """Available credits fell to the low threshold or below. Announced once, until the balance is restored."""
 
     low_threshold: Amount
 
 
 class BalanceExhausted(Payload, frozen=True):
-    """No credits are available any more: once, until the balance is restored."""
+    """No credits are available any more. Announced once, until the balance is restored."""
 
 
 class BalanceRestored(Payload, frozen=True):
@@ -106,7 +106,7 @@ class BalanceRestored(Payload, frozen=True):
 
 
 class PluginStatusChanged(Payload, frozen=True):
-    """The plugin may run now, or may no longer."""
+    """The plugin status changed: the plugin may run now, or must stop."""
 
     previous_status: PluginStatus
     current_status: PluginStatus
@@ -122,42 +122,42 @@ PAYLOADS: Final[Mapping[str, type[Payload]]] = {
     announcements.PLUGIN_STATUS_CHANGED: PluginStatusChanged,
     **{announcement: _own_payload(announcement) for announcement in ANNOUNCED},
 }
-"""The data of each event, by the announcement that it tells."""
+"""The data of each event, by its announcement."""
 
 Data = TypeVar("Data", bound=Payload)
 
 
 class OutboundEvent(Struct, Generic[Data], frozen=True, kw_only=True):
-    """A CloudEvent (version 1.0, JSON format, structured mode) that tells of an account.
+    """A CloudEvent (version 1.0, JSON format, structured mode) about an account.
 
-    `sequence` numbers the events of one account 1, 2, 3 … without a gap, as the extension of this name asks for it.
+    `sequence` numbers the events of one account 1, 2, 3 … without a gap, as the CloudEvents extension requires.
     """
 
     specversion: Literal["1.0"] = "1.0"
-    id: Annotated[Uuid, Meta(description="Names this event for ever: a repeat has the same.")]
-    source: Annotated[str, Meta(description="The service that tells it (SERVICE_SOURCE).", min_length=1)]
-    type: Annotated[str, Meta(description="What happened; over NATS also its subject.")]
-    subject: Annotated[Uuid, Meta(description="The merchant whose account it is.")]
+    id: Annotated[Uuid, Meta(description="The id of the event; a repeated delivery has the same id.")]
+    source: Annotated[str, Meta(description="The service that sends it (SERVICE_SOURCE).", min_length=1)]
+    type: Annotated[str, Meta(description="The event type; over NATS it is also the subject.")]
+    subject: Annotated[Uuid, Meta(description="The merchant of the account.")]
     time: Annotated[Time, Meta(description="When it was posted, in UTC (RFC 3339).")]
     sequence: Annotated[str, Meta(description="Its number among the account's events.", pattern="^[1-9][0-9]*$")]
-    correlationid: Annotated[str, Meta(description="What its transaction was posted with.")] | UnsetType = UNSET
+    correlationid: Annotated[str, Meta(description="The correlation id of its transaction.")] | UnsetType = UNSET
     datacontenttype: Literal["application/json"] = "application/json"
     data: Data
 
 
 def event_id(account: int, number: int) -> str:
-    """The id of an account's event: an address, so each time the same. `number` counts the account's events."""
+    """The id of an account's event: an address (addresses.py). `number` counts the account's events."""
     return addresses.text(account, addresses.EVENT, number)
 
 
 def event_type(stored: StoredEvent) -> str:
-    """The type of the event that tells of an announcement, which is its subject, too."""
+    """The type of an announcement's event; it is also the NATS subject."""
     return PREFIX + stored.announcement.type
 
 
 def cloud_event(stored: StoredEvent, source: str) -> OutboundEvent[Payload]:
-    """The event that tells of an announcement; `source` is the service's own name (SERVICE_SOURCE)."""
-    told, account = stored.announcement, stored.account
+    """The event of an announcement; `source` is the service's own name (SERVICE_SOURCE)."""
+    announcement, account = stored.announcement, stored.account
     merchant_id = str(stored.merchant_id)
     cause, reference, correlation_id = stored.transaction, None, None
     posted: tuple[Any, ...] = _NOTHING
@@ -168,16 +168,16 @@ def cloud_event(stored: StoredEvent, source: str) -> OutboundEvent[Payload]:
         reference = None if cause.reference is None else EventReference(*cause.reference)
         correlation_id = cause.correlation_id
     account_id = addresses.text(account, addresses.ACCOUNT, 0)
-    common = (merchant_id, account_id, *posted, told.available, reference, correlation_id)
+    common = (merchant_id, account_id, *posted, announcement.available, reference, correlation_id)
     return OutboundEvent(
-        id=event_id(account, told.number),
+        id=event_id(account, announcement.number),
         source=source,
         type=event_type(stored),
         subject=merchant_id,
-        time=format_time(told.at),
-        sequence=str(told.number),
+        time=format_time(announcement.at),
+        sequence=str(announcement.number),
         correlationid=UNSET if correlation_id is None else correlation_id,
-        data=PAYLOADS[told.type](*common, **_detail(told.detail)),
+        data=PAYLOADS[announcement.type](*common, **_detail(announcement.detail)),
     )
 
 
@@ -185,12 +185,12 @@ _NOTHING: Final = (None,) * 7
 
 
 def _detail(detail: dict[str, Any] | None) -> dict[str, Any]:
-    """What an announcement says of its own, as it is told: an instant is text."""
+    """The announcement's own fields, with instants as text."""
     if detail is None:
         return {}
     return {**detail, "expires_at": format_time(detail["expires_at"])} if "expires_at" in detail else detail
 
 
 def encode(stored: StoredEvent, source: str) -> bytes:
-    """The same as JSON."""
+    """The event of an announcement, as JSON."""
     return as_json(cloud_event(stored, source))

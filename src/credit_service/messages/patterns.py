@@ -1,4 +1,4 @@
-"""What texts in messages must look like, and how to say so. Digits are written out: \\d also means other scripts'."""
+"""Patterns of texts in messages, each with its sentence for a fault. \\d would match digits of all scripts."""
 
 from typing import Final
 
@@ -14,7 +14,7 @@ VISIBLE: Final = (
     r"\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff"
     "\U000e0000-\U000e0fff]"
 )
-"""One character that a person can see: no white space, control character or character that is drawn as nothing."""
+"""A visible character: no white space, no control character, no character that is drawn as nothing."""
 JSON_TYPE: Final = r"^application/([a-z0-9.+-]+\+)?json\b"
 
 SENTENCES: Final = {
@@ -23,8 +23,8 @@ SENTENCES: Final = {
     MONEY: "Must be a decimal number with at most 6 decimals, like 149.90.",
     CURRENCY: "Must be a currency code of three capital letters, like GBP.",
     PRINTABLE: "Must be printable ASCII.",
-    SHOP: "Must be the domain that Shopify gave the shop, like example.myshopify.com.",
+    SHOP: "Must be the shop's domain from Shopify, like example.myshopify.com.",
     URL: "Must be a URL, like https://example.com/credits.",
     VISIBLE: "Must have a visible character.",
-    JSON_TYPE: "Must be application/json: only JSON data is understood.",
+    JSON_TYPE: "Must be application/json: only JSON data is accepted.",
 }

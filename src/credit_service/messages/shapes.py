@@ -1,4 +1,4 @@
-"""How things look as JSON: one shape of a transaction, an account, a grant, for every door and outlet."""
+"""JSON shapes: one of a transaction, an account, a grant and more, for all doors and outlets."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,15 +9,11 @@ from credit_service.ledger import addresses
 from credit_service.ledger.account import Account, Announcement, Grant, Transaction
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.settle import Standing
-from credit_service.messages.fields import format_time
+from credit_service.messages.fields import format_time, optional_time
 from credit_service.storage.keys import ApiKey
 from credit_service.storage.shops import Shop
 
 encode = msgspec.json.Encoder().encode
-
-
-def _time(micros: int | None) -> str | None:
-    return None if micros is None else format_time(micros)
 
 
 def transaction(value: Transaction) -> dict[str, Any]:
@@ -51,7 +47,7 @@ def transaction(value: Transaction) -> dict[str, Any]:
 
 
 def account(standing: Standing, policy: Policy, updated_at: int) -> dict[str, Any]:
-    """An account as it stands, with the terms in force; `updated_at` is its last posting's time."""
+    """An account with the terms in force; `updated_at` is the time of its last posting."""
     value = standing.account
     last = value.sequence
     return {
@@ -67,7 +63,7 @@ def account(standing: Standing, policy: Policy, updated_at: int) -> dict[str, An
         "overdraft_limit": value.overdraft_limit,
         "sequence": value.sequence,
         "last_transaction_id": addresses.text(value.number, addresses.TRANSACTION, last) if last else None,
-        "last_transaction_at": _time(value.last_transaction_at),
+        "last_transaction_at": optional_time(value.last_transaction_at),
         "created_at": format_time(value.opened_at),
         "updated_at": format_time(updated_at),
     }
@@ -83,12 +79,12 @@ def grant(account: Account, value: Grant) -> dict[str, Any]:
         "amount": value.amount,
         "remaining": value.remaining,
         "effective_at": format_time(value.effective_at),
-        "expires_at": _time(value.expires_at),
+        "expires_at": optional_time(value.expires_at),
     }
 
 
 def announcement(value: Announcement) -> dict[str, Any]:
-    """What a posting would tell the world, for those who only rehearse it."""
+    """An announcement that a dry run would make."""
     return {"type": value.type, "transaction_sequence": value.sequence, "available": value.available}
 
 
@@ -99,22 +95,22 @@ def api_key(value: ApiKey) -> dict[str, Any]:
         "name": value.name,
         "scope": value.scope,
         "created_at": format_time(value.created_at),
-        "expires_at": _time(value.expires_at),
-        "revoked_at": _time(value.revoked_at),
-        "last_used_at": _time(value.last_used_at),
+        "expires_at": optional_time(value.expires_at),
+        "revoked_at": optional_time(value.revoked_at),
+        "last_used_at": optional_time(value.last_used_at),
     }
 
 
 def shop(value: Shop) -> dict[str, Any]:
-    """A shop that is linked to its merchant."""
+    """A link from a shop to its merchant."""
     return {
         "shop_domain": value.domain,
         "merchant_id": str(value.merchant_id),
         "linked_at": format_time(value.linked_at),
-        "uninstalled_at": _time(value.uninstalled_at),
+        "uninstalled_at": optional_time(value.uninstalled_at),
     }
 
 
 def data_request(request_id: str | None, orders: Sequence[str], received_at: int) -> dict[str, Any]:
-    """What a customer of a shop asks to be told of."""
+    """A shop customer's request for personal data."""
     return {"id": request_id, "orders": orders, "received_at": format_time(received_at)}

@@ -1,7 +1,7 @@
-"""JSON (RFC 8259) read strictly, and written canonically.
+"""A strict reader and a canonical writer of JSON (RFC 8259).
 
-Read strictly means: what two readers could understand differently is refused. Duplicate keys, NaN, numbers beyond a
-double, NUL and lone surrogates each have a fault that names the place.
+The reader refuses everything that two readers could read differently. Duplicate keys, NaN, numbers beyond a double, NUL
+and lone surrogates each get a fault that names the place.
 """
 
 import json
@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 
 from credit_service.messages.faults import Fault, Invalid, pointer
 
-# All but the brackets outside of strings. Nothing is tried twice (possessive, and a string need not end), so that it
-# takes one pass whatever was sent.
+# Everything except brackets outside of strings. The pattern never backtracks (possessive, and a string need not end),
+# so any input takes one pass.
 _NO_BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.?)*+"?|[^"\[\]{}]++', re.DOTALL)
 _LONGEST_INTEGER = 1_000
 _TOO_LARGE = Decimal("Infinity")
@@ -23,7 +23,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Suspect(Invalid):
-    """JSON that could be read, with faults; `value` is what it would mean, to look for more of them."""
+    """The JSON has faults but also a value; `value` lets the caller look for more faults."""
 
     def __init__(self, faults: Iterable[Fault], value: Any) -> None:
         super().__init__(faults)
@@ -31,15 +31,15 @@ class Suspect(Invalid):
 
 
 class _Duplicates(dict[str, Any]):
-    """An object of which some keys came twice."""
+    """A JSON object in which some keys came twice."""
 
     twice: tuple[str, ...] = ()
 
 
 def parse(body: bytes, max_depth: int) -> Any:
-    """The JSON value in `body`; numbers with a fraction or exponent are Decimal, so that nothing is lost.
+    """The JSON value in `body`. Numbers with a fraction or exponent become Decimal, so that they stay exact.
 
-    Raises Invalid with every fault found; Suspect where there is a value all the same.
+    Raises Invalid with every fault; Suspect if there is a value all the same.
     """
     try:
         text = body.decode()
@@ -62,7 +62,7 @@ def parse(body: bytes, max_depth: int) -> Any:
 
 
 def _depth(body: bytes) -> int:
-    """How deep a body is nested; counted before it is parsed, since the parser would exhaust its stack."""
+    """The nesting depth of a body; counted before parsing, because the parser could exhaust its stack."""
     depth = deepest = 0
     if body.count(b"[") + body.count(b"{") < 2:
         return deepest
@@ -89,7 +89,7 @@ def _constant(name: str) -> NoReturn:
 
 
 def _integer(digits: str) -> int | Decimal:
-    # A number that long is out of any range here, and is seen to be without the cost of converting it.
+    # A number of this length is always out of range, so the cost of converting it is saved.
     return int(digits) if len(digits) <= _LONGEST_INTEGER else _TOO_LARGE
 
 
@@ -122,9 +122,9 @@ def _inspect(value: Any, path: tuple[str | int, ...], faults: list[Fault]) -> No
 
 
 def canonical(value: Any) -> str:
-    """A JSON value as canonical text: keys sorted, no white space, and numbers that are equal written the same.
+    """A JSON value as canonical text (like RFC 8785): sorted keys, no white space, one form for equal numbers.
 
-    After RFC 8785, so that a fingerprint of it is of the value and not of its spelling (L3).
+    So a fingerprint depends on the value, not on its spelling (L3).
     """
     return _encode(_plain(value))
 
