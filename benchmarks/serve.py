@@ -13,7 +13,7 @@ import uvloop
 from credit_service import service
 from credit_service.doors.http.app import Lifespan
 from credit_service.doors.http.call import Application, Receive, Scope, Send
-from credit_service.doors.http.routes import Parts
+from credit_service.doors.http.parts import Parts
 from credit_service.observability import configure_logs
 from credit_service.settings import load
 

@@ -110,7 +110,7 @@ def _operation(
     yield f"### {method.upper()} {path}"
     scope = operation["security"][0]["apiKey"][0] if operation["security"] else None
     needs = f"Needs scope {scope}." if scope else "Needs no key."
-    yield _wrapped(f"{operation['description']} {needs}")
+    yield _wrapped(" ".join([*operation["description"].split(), needs]))
     rows = [*_parameters(operation), *_body(document, operation)]
     if rows:
         yield "| name | in | what |\n| --- | --- | --- |\n" + "\n".join(rows)

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 import structlog
 
 from credit_service import __version__
-from credit_service.doors.http import plugin_status
 from credit_service.doors.http.app import make_app
 from credit_service.doors.http.call import Application
-from credit_service.doors.http.feed import cursor_at
+from credit_service.doors.http.endpoints import PREFIX
+from credit_service.doors.http.events.list import cursor_at
 from credit_service.doors.http.keys import Keyring, new_key
-from credit_service.doors.http.routes import PREFIX, Parts
+from credit_service.doors.http.ledger import Ledger
+from credit_service.doors.http.parts import Parts
+from credit_service.doors.http.plugin_status.shared import render
 from credit_service.doors.http.server import MetricsServer, Server, listen
 from credit_service.doors.shopify_inbox import Inbox
 from credit_service.erasure import Erasure
@@ -47,6 +49,7 @@ from credit_service.storage.letters import Letters
 from credit_service.storage.outbox import Outbox
 from credit_service.storage.policies import FailPolicies
 from credit_service.storage.shops import Shops
+from credit_service.storage.transactions import Transactions
 from credit_service.storage.webhooks import WebhookEndpoints
 from credit_service.supervision import Supervisor
 
@@ -82,7 +85,7 @@ class Service:
             fail=settings.gate_fail,
             size=settings.plugin_status_cache_size,
             clock=lambda: engine.clock.estimate(),
-            render=plugin_status.render,
+            render=render,
             on_heard=self.wake.committed_elsewhere,
         )
         self.posting = Posting(
@@ -118,21 +121,26 @@ class Service:
         shops, letters = Shops(engine), Letters(engine)
         self.inbox = Inbox(shops, letters, Erasure(engine), self.posting, settings, self.metrics)
         parts = Parts(
-            engine,
-            self.posting,
-            self.gate,
-            self.keyring,
-            policy,
-            settings,
-            self.metrics,
-            self._is_stopping,
-            self.stream.follow,
-            self.webhooks,
-            self.inbox,
-            self.supervisor,
-            self.broker,
-            self.publishing,
-            None if self.redis is None else self.redis.check,
+            ledger=Ledger(engine.now, Accounts(engine), Transactions(engine), policy),
+            settings=settings,
+            metrics=self.metrics,
+            keyring=self.keyring,
+            posting=self.posting,
+            gate=self.gate,
+            outbox=outbox,
+            keys=Keys(engine),
+            endpoints=WebhookEndpoints(engine),
+            shops=shops,
+            fail_policies=FailPolicies(engine),
+            inbox=self.inbox,
+            supervisor=self.supervisor,
+            sender=self.webhooks,
+            follow=self.stream.follow,
+            is_stopping=self._is_stopping,
+            check_storage=engine.check,
+            check_redis=None if self.redis is None else self.redis.check,
+            broker=self.broker,
+            publishing=self.publishing,
         )
         self.app: Application = make_app(parts, self.running)
         self.tracing: Tracing | None = None

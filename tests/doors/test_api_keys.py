@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from credit_service.doors.http import app as doors
-from credit_service.doors.http.routes import ScopedRoute
+from credit_service.doors.http.app import ENDPOINTS
 from credit_service.storage.keys import Keys
 from tests.doors.running import API, SCOPES, Running, new_merchant
 
@@ -117,14 +116,8 @@ def last_used(running: Running, key_id: str) -> Any:
 
 
 def routes() -> list[tuple[str, str, str | None]]:
-    """Every operation: method, path below the prefix, scope."""
-    found = []
-    for prefix, routers in doors._ROUTERS:
-        for router in routers:
-            for route in router.routes:
-                if isinstance(route, ScopedRoute) and prefix == API:
-                    found += [(method, route.path, route.needed) for method in sorted(route.methods or ())]
-    return found
+    """Every endpoint: method, path below the prefix, scope."""
+    return [(one.method, one.path.removeprefix(API), one.scope) for one in ENDPOINTS if one.path.startswith(API)]
 
 
 @pytest.mark.parametrize(("method", "path", "needed"), [r for r in routes() if r[2] is not None])

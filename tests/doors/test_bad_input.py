@@ -1,12 +1,15 @@
 """Bad input, through the whole stack: each fault has its answer, none is our fault, and none posts anything."""
 
 import json
+import re
 from typing import Any
 
 import pytest
 
+from credit_service.doors.http.app import ENDPOINTS
+from credit_service.doors.http.endpoints import Endpoint
 from credit_service.doors.http.problems import CODES
-from tests.doors.running import Running, cloud_event, new_merchant, posting
+from tests.doors.running import API, Running, cloud_event, new_merchant, posting
 
 # What stands in place of the amount, as raw JSON, and the faults that are told.
 AMOUNTS = {
@@ -98,6 +101,11 @@ MERCHANT = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
         ({"reference": {"type": "a", "id": "1", "x": 1}}, ("/reference/x", "unknown_field")),
         ({"metadata": []}, ("/metadata", "wrong_type")),
         ({"metadata": "text"}, ("/metadata", "wrong_type")),
+        ({"grant": 1.0}, ("/grant", "wrong_type")),
+        ({"reference": 1.0}, ("/reference", "wrong_type")),
+        ({"metadata": 1.0}, ("/metadata", "wrong_type")),
+        ({"merchant_id": 1.0}, ("/merchant_id", "wrong_type")),
+        ({"grant": {"priority": 1.0}}, ("/grant/priority", "wrong_type")),
         ({"grant": {"priority": True}}, ("/grant/priority", "wrong_type")),
         ({"grant": {"priority": 1.5}}, ("/grant/priority", "wrong_type")),
         ({"unknown": 1}, ("/unknown", "unknown_field")),
@@ -112,6 +120,18 @@ def test_a_field_that_cannot_be_is_named(running: Running, changed: dict[str, An
     merchant = running.open()
     body = json.dumps(posting(merchant) | changed).encode()
     assert refused(running, merchant, body) == [fault]
+
+
+@pytest.mark.parametrize("endpoint", [one for one in ENDPOINTS if one.takes_body], ids=lambda one: one.name)
+@pytest.mark.parametrize("body", [b"1.0", b"1", b"[]", b'"{}"', b"null", b"true"])
+def test_a_body_must_be_an_object(running: Running, endpoint: Endpoint, body: bytes) -> None:
+    path = re.sub("{[^}]+}", MERCHANT, endpoint.path.removeprefix(API)).replace(
+        f"shops/{MERCHANT}", "shops/a.myshopify.com"
+    )
+    headers = {"content-type": "application/json", "idempotency-key": "k"}
+    answer = running.call(endpoint.method, path, "admin", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
+    assert [(fault["pointer"], fault["code"]) for fault in answer.json()["errors"]] == [("", "wrong_type")]
 
 
 def test_all_faults_are_listed(running: Running) -> None:

@@ -14,7 +14,7 @@ import pytest
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
-from credit_service.doors.http import feed
+from credit_service.doors.http.events import stream
 from tests.doors.listening import Listener
 from tests.doors.running import Running, new_merchant, posting
 from tests.served import served
@@ -242,14 +242,14 @@ def test_who_comes_back_misses_nothing_and_hears_nothing_twice_while_others_post
 
 
 def test_a_silent_stream_says_now_and_then_that_it_is_there(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr(stream, "HEARTBEAT_SECONDS", 0.0)
     with Listener(running, {"start": "now"}) as listener:
         listener.wait_for_comments(2)
     assert listener.told == []
 
 
 def test_a_stream_ends_soon_after_its_key_was_revoked(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(stream, "CHECK_SECONDS", 0.0)
     made = running.post("/api-keys", {"name": "listener", "scope": "read"}, "admin").json()["data"]
     with Listener(running, {"start": "now"}, key=made["key"]) as listener, Listener(running, {"start": "now"}) as other:
         assert running.call("DELETE", f"/api-keys/{made['id']}").status_code == 200

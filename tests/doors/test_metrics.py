@@ -117,7 +117,7 @@ def test_what_happened_is_what_prometheus_is_told(start: Start) -> None:
 
 
 def test_balances_of_merchants_are_told_only_where_it_is_set(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("credit_service.doors.http.health._AT_ONCE", 2)
+    monkeypatch.setattr("credit_service.doors.http.health.metrics._AT_ONCE", 2)
     running = start(metrics_balance_per_merchant=True)
     merchants = [running.open() for _ in range(5)]
     for number, merchant in enumerate(merchants):

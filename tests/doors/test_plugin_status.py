@@ -11,8 +11,8 @@ from uuid import uuid4
 
 import pytest
 
-from credit_service.doors.http import shopify_proxy
 from credit_service.doors.http.keys import new_key
+from credit_service.doors.http.plugin_status import app_proxy
 from credit_service.doors.http.problems import Problem
 from credit_service.storage.accounts import Accounts
 from credit_service.storage.engine import StorageUnavailable
@@ -307,7 +307,7 @@ def test_the_published_example_of_shopify_is_accepted() -> None:
         b"extra=1&extra=2&shop=shop-name.myshopify.com&logged_in_customer_id=1&path_prefix=%2Fapps%2Fawesome_reviews"
         b"&timestamp=1317327555&signature=4c68c8624d737112c91818c11017d24d334b524cb5c2b8ba08daa056f7395ddb"
     )
-    shopify_proxy.check(query, [SECRET], 1317327555)
+    app_proxy.check(query, [SECRET], 1317327555)
 
 
 @pytest.mark.parametrize(
@@ -316,12 +316,12 @@ def test_the_published_example_of_shopify_is_accepted() -> None:
         (signed(from_shopify(1000)), (SECRET,)),
         (signed(from_shopify(1000), BEFORE), (SECRET, BEFORE)),
         (signed(from_shopify(1000) + "&a=2&a=1&b&c=%E2%82%AC&d=x%26y%3Dz"), (SECRET,)),
-        (signed(from_shopify(1000 - shopify_proxy.FRESH_SECONDS)), (SECRET,)),
-        (signed(from_shopify(1000 + shopify_proxy.FRESH_SECONDS)), (SECRET,)),
+        (signed(from_shopify(1000 - app_proxy.FRESH_SECONDS)), (SECRET,)),
+        (signed(from_shopify(1000 + app_proxy.FRESH_SECONDS)), (SECRET,)),
     ],
 )
 def test_what_shopify_has_signed_lately_is_accepted(query: str, secrets: tuple[str, ...]) -> None:
-    shopify_proxy.check(query.encode(), secrets, 1000)
+    app_proxy.check(query.encode(), secrets, 1000)
 
 
 @pytest.mark.parametrize(
@@ -337,8 +337,8 @@ def test_what_shopify_has_signed_lately_is_accepted(query: str, secrets: tuple[s
         signed(from_shopify(1000)).upper(),
         signed(from_shopify(1000))[:-1],
         signed(from_shopify(1000))[:-1] + "%00",
-        signed(from_shopify(999 - shopify_proxy.FRESH_SECONDS)),
-        signed(from_shopify(1001 + shopify_proxy.FRESH_SECONDS)),
+        signed(from_shopify(999 - app_proxy.FRESH_SECONDS)),
+        signed(from_shopify(1001 + app_proxy.FRESH_SECONDS)),
         signed("shop=some-shop.myshopify.com"),
         signed("timestamp=&shop=x"),
         signed("timestamp=-1000"),
@@ -351,7 +351,7 @@ def test_what_shopify_has_signed_lately_is_accepted(query: str, secrets: tuple[s
 )
 def test_what_is_not_signed_so_is_refused(query: str) -> None:
     with pytest.raises(Problem) as refused:
-        shopify_proxy.check(query.encode(), [SECRET], 1000)
+        app_proxy.check(query.encode(), [SECRET], 1000)
     assert (refused.value.code, refused.value.status) == ("unauthenticated", 401)
     assert SECRET not in f"{refused.value} {vars(refused.value)}"
 

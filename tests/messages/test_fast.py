@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from credit_service.doors.http.transactions import BatchBody, PostingBody
+from credit_service.doors.http.transactions.batch import BatchBody
+from credit_service.doors.http.transactions.posting import PostingBody
 from credit_service.messages import strict_json
 from credit_service.messages.envelope import read, read_fast
 from credit_service.messages.fast import decoder

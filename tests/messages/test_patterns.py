@@ -7,7 +7,9 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
-from credit_service.doors.http import api_keys, call, keys, routes, webhook_endpoints
+from credit_service.doors.http import call, keys, pages
+from credit_service.doors.http.api_keys import shared as api_keys
+from credit_service.doors.http.webhook_endpoints import shared as webhook_endpoints
 from credit_service.messages import envelope, patterns
 
 ROOT = Path(__file__).parent.parent.parent / "src" / "credit_service"
@@ -22,12 +24,12 @@ BY_PYDANTIC = {
     patterns.URL: "https://example.com/credits",
 }
 COMPILED: list[tuple[Any, Any]] = [
-    (api_keys._ID, "abcdefghijkl"),
+    (api_keys.ID, "abcdefghijkl"),
     (webhook_endpoints._ID, "abcdefghijkl"),
-    (webhook_endpoints._DELIVERY_ID, "abcdefghijkl-17"),
+    (webhook_endpoints.DELIVERY_ID, "abcdefghijkl-17"),
     (call._ID, b"request-1"),
     (keys._KEY, b"Bearer cs_abcdefghijkl_" + b"a" * 43),
-    (routes._WHOLE, "17"),
+    (pages._WHOLE, "17"),
     (envelope._EXTENSION, "sequence"),
     (envelope._CORRELATION, "c-1"),
     (envelope._TIME, "2026-11-22T10:45:00Z"),

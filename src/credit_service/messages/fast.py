@@ -7,13 +7,13 @@ differential test proves that the two agree.
 
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 import msgspec
 from annotated_types import Ge, Le, MaxLen, MinLen
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 
 _DEEPEST = 16
@@ -64,10 +64,36 @@ def _is_unsure(value: Any, depth: int) -> bool:
 
 def _struct(model: type[BaseModel]) -> type[msgspec.Struct]:
     fields = [_field(name, field) for name, field in model.model_fields.items()]
-    extra = model.model_config.get("extra")
+    checks = [
+        (name, check)
+        for name, field in model.model_fields.items()
+        for check in _checks(field.annotation, field.metadata)
+    ]
+
+    def check_fields(struct: msgspec.Struct) -> None:
+        for name, check in checks:
+            if (value := getattr(struct, name)) is not None:
+                check(value)  # msgspec makes a ValidationError of a ValueError
+
     return msgspec.defstruct(
-        f"Fast{model.__name__}", fields, forbid_unknown_fields=extra == "forbid", omit_defaults=True, kw_only=True
+        f"Fast{model.__name__}",
+        fields,
+        namespace={"__post_init__": check_fields} if checks else None,
+        forbid_unknown_fields=model.model_config.get("extra") == "forbid",
+        omit_defaults=True,
+        kw_only=True,
     )
+
+
+def _checks(annotation: Any, metadata: Sequence[Any]) -> list[Callable[[Any], Any]]:
+    """The functions that the model calls with a field, once its type and its bounds are right."""
+    found: list[Any] = [part.func for part in metadata if isinstance(part, AfterValidator)]
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        found += _checks(parts[0], parts[1:])
+    elif origin in (types.UnionType, typing.Union):
+        found += [check for part in parts for check in _checks(part, ())]
+    return found
 
 
 def _field(name: str, field: FieldInfo) -> Any:

@@ -217,6 +217,19 @@ class Accounts:
         found = await self._engine.read(asking(Find(_grants, ("account",), [(account,)], tables.OPEN)))
         return list(open_grants(found).get(account, ()))
 
+    async def with_grants(self, merchant_id: UUID) -> LoadedAccount | None:
+        """A merchant's account with its open grants, None if there is none."""
+
+        def read() -> Read[LoadedAccount | None]:
+            found = yield Find(_accounts, ("merchant_id",), [(merchant_id.bytes,)])
+            if not found:
+                return None
+            account = rows.account(found[0], merchant_id)
+            grants = open_grants((yield Find(_grants, ("account",), [(account.number,)], tables.OPEN)))
+            return LoadedAccount(account, grants.get(account.number, ()))
+
+        return await self._engine.read(read)
+
     async def past(self, account: int, at: int) -> Past:
         """An account at an instant before its last posting: each expiry counts from its own instant (L7)."""
 

@@ -151,10 +151,11 @@ class PositionedTransaction(NamedTuple):
 
 
 class Transactions:
-    """The transactions of a ledger."""
+    """The transactions of a ledger; a listing of all accounts has a position in each of its `lanes`."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.lanes = engine.lanes
 
     async def get(self, address: Address) -> Transaction | None:
         """One transaction by its address."""

@@ -1,11 +1,11 @@
-"""A request and its answer, as every handler sees them: a hot handler, a FastAPI route, and the shell around both.
+"""A request and its answer, as every handler sees them.
 
 The shell makes one `Call` for each request. Admission adds the API key, and the shell adds the body, before any handler
 sees it.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from random import getrandbits
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -117,8 +117,10 @@ def problem_answer(problem: Problem, request_id: str | None) -> Answer:
     return Answer(problem.status, problem.body(request_id), headers, MEDIA_TYPE)
 
 
-HotHandler = Callable[[Call], Coroutine[Any, Any, Answer | None] | None]
-"""Answers a well-formed request. None, or a coroutine that returns None, leaves it to FastAPI."""
+Result = Answer | Application
+"""A complete answer, or an application that sends one piece by piece."""
+Handler = Callable[[Call], Awaitable[Result]]
+"""Answers a request that was admitted and whose body was read."""
 
 
 def _trace_id(given: Sequence[bytes]) -> bytes | None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from credit_service.ledger.refusals import Refused
-from credit_service.messages.faults import Fault
+from credit_service.messages.faults import Fault, Invalid
 from credit_service.messages.shapes import encode
 from credit_service.posting import DeadlineExceeded, Overloaded
 from credit_service.storage.clock import ClockMoved
@@ -155,6 +155,8 @@ def of_exception(error: Exception) -> Problem:
     match error:
         case Problem():
             return error
+        case Invalid():
+            return of_faults(error.faults)
         case Overloaded():
             return Problem("overloaded", "Too many postings are waiting. Try again in a moment.")
         case DeadlineExceeded():

@@ -1,14 +1,11 @@
-"""Which route a request is for, before anything of it is decided: its scope, its limits and its hot handlers.
+"""Finds the route of a request, before anything of it is decided: its scope, its limits and its handler."""
 
-Built from FastAPI's own routes. FastAPI finds the route again by itself; this table only answers what admission and the
-shell must know before.
-"""
-
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable
 from re import Pattern
 from typing import NamedTuple
 
-from credit_service.doors.http.call import HotHandler
+from credit_service.doors.http.call import Handler
 from credit_service.doors.http.problems import Problem
 
 
@@ -17,22 +14,17 @@ class Route(NamedTuple):
 
     `template` is its path with names for the variable parts. `scope` is the scope that a caller needs, None for public
     routes. `is_counted`: whether requests count against the rate limits. `stale_seconds`: how long a key that was valid
-    stays valid while the store is away. `hot`: handlers that answer before FastAPI, by media type; of GET by b"".
+    stays valid while the store is away. `handler` is None for the pages of the documentation, which FastAPI serves.
     """
 
     template: str
-    methods: frozenset[str]
+    method: str
     pattern: Pattern[str]
     scope: str | None
     body_max_bytes: int
+    handler: Handler | None = None
     is_counted: bool = True
     stale_seconds: float = 0
-    hot: Mapping[bytes, HotHandler] = {}
-
-    @property
-    def is_static(self) -> bool:
-        """Whether its path has no variable parts."""
-        return not self.pattern.groups
 
 
 class RouteTable:
@@ -40,24 +32,28 @@ class RouteTable:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._static: dict[tuple[str, str], Route] = {}
-        dynamic: list[Route] = []
+        # By method and number of slashes, or the patterns of all routes would be tried one after the other.
+        self._dynamic: defaultdict[tuple[str, int], list[Route]] = defaultdict(list)
+        self._mounted: list[Route] = []
         for route in routes:
-            if route.is_static:
-                self._static |= {(method, route.template): route for method in route.methods}
+            if not route.pattern.groups:
+                self._static[route.method, route.template] = route
+            elif route.handler is not None:
+                self._dynamic[route.method, route.template.count("/")].append(route)
             else:
-                dynamic.append(route)
-        # Hot routes are asked for most, so they are compared first.
-        self._dynamic: Sequence[Route] = sorted(dynamic, key=lambda route: not route.hot)
+                self._mounted.append(route)
 
     def find(self, method: str, path: str) -> Route | None:
         """The route of a request, None if there is none for this method and path."""
         found = self._static.get((method, path))
         if found is not None:
             return found
-        for route in self._dynamic:
-            if method in route.methods and route.pattern.fullmatch(path):
+        for route in self._dynamic.get((method, path.count("/")), ()):
+            if route.pattern.fullmatch(path):
                 return route
-        return None
+        return next(
+            (route for route in self._mounted if route.method == method and route.pattern.fullmatch(path)), None
+        )
 
     def template(self, path: str) -> str:
         """The template of a path, whatever the method; "none" if no route has this path."""
@@ -65,13 +61,14 @@ class RouteTable:
 
     def missing(self, method: str, path: str) -> Problem:
         """The problem for a request without a route."""
-        allowed = {known for route in self._at(path) for known in route.methods}
+        allowed = {route.method for route in self._at(path)}
         if not allowed:
             return Problem("not_found", f"There is nothing at {path}.")
         names = ", ".join(sorted(allowed))
         detail = f"{method} is not allowed here; {names} is."
         return Problem("method_not_allowed", detail, headers={"Allow": names})
 
-    def _at(self, path: str) -> Sequence[Route]:
+    def _at(self, path: str) -> list[Route]:
         static = [route for (_, known), route in self._static.items() if known == path]
-        return static or [route for route in self._dynamic if route.pattern.fullmatch(path)]
+        dynamic = [route for routes in (*self._dynamic.values(), self._mounted) for route in routes]
+        return static or [route for route in dynamic if route.pattern.fullmatch(path)]

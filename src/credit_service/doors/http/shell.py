@@ -1,4 +1,4 @@
-"""The outermost ASGI application. Each request takes one way: admission, body, then its hot handler or FastAPI.
+"""The outermost ASGI application. Each request takes one way: admission, body, handler.
 
 The shell names each request, logs and measures it, and turns every exception into a problem. It is plain ASGI: a
 middleware that wraps tasks would cancel postings together with their callers.
@@ -79,7 +79,13 @@ class Shell:
         self._bodies = Bodies(settings)
         self._measured = measured
         self._headers_max_bytes = settings.headers_max_bytes
-        self._limits = Limits(settings.key_max_length, settings.metadata_max_bytes)
+        self._limits = Limits(
+            settings.key_max_length,
+            settings.metadata_max_bytes,
+            settings.json_max_depth,
+            settings.page_max_limit,
+            settings.batch_max_items,
+        )
         self._logs_each = settings.log_level == "debug"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -130,33 +136,17 @@ class Shell:
             raise self._routes.missing(call.method, call.path)
         call.body = await self._bodies.read(call, receive, route.body_max_bytes, arrived="credit.arrived" in scope)
         call.is_read = True
-        hot = route.hot.get(b"" if call.method == "GET" else call.media_type) if route.hot else None
-        if hot is not None:
-            answering = hot(call)
-            if answering is not None and (answer := await answering) is not None:
-                await reply.whole(answer)
-                return
-        if call.is_head:
-            scope = {**scope, "method": call.method}
-        scope["credit.call"] = call
-        await self._app(scope, _replay(call.body, receive), reply)
+        if route.handler is None:
+            await self._app({**scope, "method": call.method}, receive, reply)
+            return
+        result = await route.handler(call)
+        if isinstance(result, Answer):
+            await reply.whole(result)
+        else:
+            await result(scope, receive, reply)
 
     def _check_size(self, scope: Scope) -> None:
         size = sum([len(name) + len(value) + 4 for name, value in scope["headers"]])
         if size + len(scope["raw_path"]) + len(scope["query_string"]) > self._headers_max_bytes:
             detail = f"Path, query and headers may have {self._headers_max_bytes} bytes at most."
             raise Problem("headers_too_large", detail)
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives a body that was read already."""
-    sent = False
-
-    async def replayed() -> Message:
-        nonlocal sent
-        if sent:
-            return await receive()
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replayed

@@ -1,13 +1,14 @@
 """Asking an expensive question once for all callers that wait for its answer."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
 S = TypeVar("S")
+P = ParamSpec("P")
 
 
 class _Flight(Generic[T]):
@@ -31,7 +32,13 @@ class _Flight(Generic[T]):
         return await ask()
 
 
-def single_flight(ask: Callable[[S], Awaitable[T]]) -> Callable[[S], Awaitable[T]]:
-    """A decorator: at most one call runs at a time for each argument, for all callers that wait for one."""
+def single_flight(
+    ask: Callable[Concatenate[S, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[S, P], Awaitable[T]]:
+    """A decorator: for each first argument at most one call runs at a time, for all callers that wait for one."""
     flights: WeakKeyDictionary[S, _Flight[T]] = WeakKeyDictionary()
-    return lambda subject: flights.setdefault(subject, _Flight()).join(partial(ask, subject))
+
+    def joined(subject: S, /, *more: P.args, **named: P.kwargs) -> Awaitable[T]:
+        return flights.setdefault(subject, _Flight()).join(partial(ask, subject, *more, **named))
+
+    return joined

@@ -1,0 +1,89 @@
+"""An account's fail policy: its plugin status while the database and the caches cannot tell it."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from credit_service.doors.http.accounts.shared import ACCOUNT, MISSING, MerchantId
+from credit_service.doors.http.answers import MerchantText, answer, one
+from credit_service.doors.http.call import Answer, Call
+from credit_service.doors.http.endpoints import endpoint
+from credit_service.doors.http.ledger import Ledger
+from credit_service.doors.http.openapi import examples
+from credit_service.gate.status import FailPolicy, Gate
+from credit_service.messages.fields import Body, uuid
+from credit_service.settings import Settings
+from credit_service.storage.policies import FailPolicies
+
+PATH = ACCOUNT + "/fail-policy"
+TAG = "plugin status"
+Fail = Annotated[Literal["closed", "open"], Field(examples=["open"])]
+
+
+class FailBody(Body):
+    """The plugin status while it is unknown: disabled (closed), or enabled (open)."""
+
+    fail: Literal["closed", "open"]
+
+
+class FailShape(BaseModel):
+    """The fail policy of an account. `own`: it is the account's own, not the default."""
+
+    merchant_id: MerchantText
+    fail: Fail
+    own: bool
+
+
+_answers = one(FailShape, "FailPolicy")
+_POLICY = examples(keep_running={"fail": "open"}, stop={"fail": "closed"})
+
+
+@endpoint("GET", PATH, scope="admin", tag=TAG, answers=_answers, problems=MISSING)
+async def get_fail_policy(
+    merchant_id: MerchantId, call: Call, ledger: Ledger, fail_policies: FailPolicies, settings: Settings
+) -> Answer:
+    """Read an account's fail policy: its plugin status while it is unknown."""
+    now = await ledger.now()
+    await ledger.load(merchant_id, now)
+    own = (await fail_policies.all()).get(uuid(merchant_id))
+    shape = {"merchant_id": merchant_id.lower(), "fail": own or settings.gate_fail, "own": own is not None}
+    return answer(call, now, shape)
+
+
+@endpoint("PUT", PATH, scope="admin", tag=TAG, answers=_answers, problems=MISSING)
+async def set_fail_policy(
+    merchant_id: MerchantId,
+    body: Annotated[FailBody, _POLICY],
+    call: Call,
+    ledger: Ledger,
+    fail_policies: FailPolicies,
+    gate: Gate,
+) -> Answer:
+    """Give an account a fail policy of its own. It is in force everywhere within 10 seconds."""
+    now = await _set(merchant_id, body.fail, ledger, fail_policies, gate)
+    return answer(call, now, {"merchant_id": merchant_id.lower(), "fail": body.fail, "own": True})
+
+
+@endpoint("DELETE", PATH, scope="admin", tag=TAG, answers=_answers, problems=MISSING)
+async def drop_fail_policy(
+    merchant_id: MerchantId,
+    call: Call,
+    ledger: Ledger,
+    fail_policies: FailPolicies,
+    gate: Gate,
+    settings: Settings,
+) -> Answer:
+    """Put an account back to the default fail policy."""
+    now = await _set(merchant_id, None, ledger, fail_policies, gate)
+    return answer(call, now, {"merchant_id": merchant_id.lower(), "fail": settings.gate_fail, "own": False})
+
+
+async def _set(
+    merchant_id: str, fail: FailPolicy | None, ledger: Ledger, fail_policies: FailPolicies, gate: Gate
+) -> int:
+    """Set the fail policy of an account; returns the time."""
+    now = await ledger.now()
+    await ledger.load(merchant_id, now)
+    await fail_policies.set(uuid(merchant_id), fail)
+    gate.set_fail(uuid(merchant_id), fail)
+    return now

@@ -1,0 +1,62 @@
+"""List accounts."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import Field
+
+from credit_service.doors.http.accounts.shared import ACCOUNTS, AccountShape, account_shape
+from credit_service.doors.http.call import Answer, Call
+from credit_service.doors.http.endpoints import endpoint
+from credit_service.doors.http.ledger import Ledger
+from credit_service.doors.http.pages import WHOLE, Cursor, Limit, Pager, Place, page_of
+from credit_service.ledger.account import MAX_CREDITS, Status
+from credit_service.storage.accounts import AccountQuery
+
+Balance = Annotated[int, Field(ge=-MAX_CREDITS, le=MAX_CREDITS), WHOLE]
+_BITS = 44  # of each of the three numbers in the place of a merchant
+
+
+@endpoint("GET", ACCOUNTS, scope="read", tag="accounts", answers=page_of(AccountShape), problems=("cursor_invalid",))
+async def list_accounts(
+    call: Call,
+    ledger: Ledger,
+    status: Status | None = None,
+    min_balance: Balance | None = None,
+    max_balance: Balance | None = None,
+    limit: Limit = None,
+    cursor: Cursor = None,
+) -> Answer:
+    """List accounts by merchant_id."""
+    pager = Pager(call, limit, list="accounts", status=status, min=min_balance, max=max_balance)
+    place = pager.place(cursor, 3)
+    after = None if place is None else _merchant(place)
+    now = await ledger.now()
+    query = AccountQuery(now, ledger.policy.default_threshold, status, min_balance, max_balance)
+    found: list[dict[str, Any]] = []
+    while len(found) <= pager.limit:
+        some = await ledger.accounts.page(query, after, pager.limit + 1)
+        found += [shape for shape in (account_shape(ledger, one, now) for one in some) if _matches(shape, query)]
+        if len(some) <= pager.limit:
+            break
+        after = some[-1].account.merchant_id
+    return pager.page(now, found, lambda shape: shape, _place, has_previous=cursor is not None)
+
+
+def _matches(shape: dict[str, Any], query: AccountQuery) -> bool:
+    """Whether an account matches as it stands now: the store also lists every account that is due."""
+    return (
+        query.status in (None, shape["status"])
+        and (query.min_balance is None or shape["balance"] >= query.min_balance)
+        and (query.max_balance is None or shape["balance"] <= query.max_balance)
+    )
+
+
+def _place(shape: dict[str, Any]) -> Place:
+    merchant = UUID(shape["merchant_id"]).int
+    return tuple([merchant >> shift & (1 << _BITS) - 1 for shift in (2 * _BITS, _BITS, 0)])
+
+
+def _merchant(place: Place) -> UUID | None:
+    high, middle, low = place
+    return UUID(int=(high << 2 * _BITS | middle << _BITS | low) & (1 << 128) - 1)

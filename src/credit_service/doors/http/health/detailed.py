@@ -1,0 +1,110 @@
+"""Tell the state and latency of each component."""
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+
+from pydantic import BaseModel, Field
+
+from credit_service.doors.http.answers import Unset, answer, one
+from credit_service.doors.http.call import Answer, Call
+from credit_service.doors.http.endpoints import endpoint
+from credit_service.doors.http.health.alive import HEALTH, TAG, named
+from credit_service.doors.http.parts import Check, Publishing
+from credit_service.posting import Posting
+from credit_service.storage.engine import StorageError
+from credit_service.supervision import Supervisor
+
+if TYPE_CHECKING:
+    from credit_service.broker import Broker
+
+
+class ComponentShape(BaseModel):
+    """A component: how long it took to answer, or why it is away. Without Redis the service is only slower."""
+
+    status: Literal["ok", "unavailable"]
+    reason: Annotated[str | None, Unset] = None
+    latency_ms: Annotated[float, Field(ge=0, examples=[0.252])]
+
+
+class QueueShape(BaseModel):
+    """The queue of postings."""
+
+    status: Literal["ok"]
+    queued: Annotated[int, Field(ge=0)]
+
+
+class PublishingShape(BaseModel):
+    """The publisher of events to NATS: the age of the oldest event that waits, and why this process publishes none."""
+
+    status: Literal["ok", "unavailable"]
+    reason: Annotated[str | None, Unset] = None
+    lag_seconds: Annotated[float | None, Unset, Field(ge=0, examples=[0.021])] = None
+
+
+class BackgroundShape(BaseModel):
+    """The background tasks, and which of them died and are not healthy again."""
+
+    status: Literal["ok", "unavailable"]
+    reason: Annotated[str | None, Unset] = None
+
+
+class ComponentsShape(BaseModel):
+    """Each component."""
+
+    database: ComponentShape
+    nats: Annotated[ComponentShape | None, Unset] = None
+    publishing: Annotated[PublishingShape | None, Unset] = None
+    posting: QueueShape
+    background: BackgroundShape
+    redis: Annotated[ComponentShape | None, Unset] = None
+
+
+class DetailedHealthShape(BaseModel):
+    """The state of the service and of its components."""
+
+    status: Literal["ok", "degraded"]
+    components: ComponentsShape
+
+
+@endpoint("GET", HEALTH + "/detailed", scope="read", tag=TAG, answers=one(DetailedHealthShape))
+async def get_health_detailed(
+    call: Call,
+    posting: Posting,
+    supervisor: Supervisor,
+    check_storage: Check,
+    check_redis: Check | None,
+    broker: Optional["Broker"],
+    publishing: Publishing | None,
+) -> Answer:
+    """Each component, with its latency and state."""
+    components = {"database": await _looked_at(check_storage)}
+    if check_redis is not None:
+        components["redis"] = await _looked_at(check_redis)
+    if broker is not None:
+        components["nats"] = await _looked_at(broker.check)
+    if publishing is not None:
+        components["publishing"] = await _publishing(publishing)
+    components["posting"] = {"status": "ok", "queued": posting.queued}
+    dead = supervisor.faults
+    components["background"] = {"status": "unavailable", "reason": f"{named(dead)} died."} if dead else {"status": "ok"}
+    status = "ok" if all(component["status"] == "ok" for component in components.values()) else "degraded"
+    return answer(call, time.time_ns() // 1000, {"status": status, "components": components})
+
+
+async def _looked_at(check: Check) -> dict[str, Any]:
+    started = time.perf_counter()
+    try:
+        await check()
+        seen: dict[str, Any] = {"status": "ok"}
+    except (StorageError, OSError) as error:
+        seen = {"status": "unavailable", "reason": str(error)}
+    return {**seen, "latency_ms": round((time.perf_counter() - started) * 1000, 3)}
+
+
+async def _publishing(publishing: Publishing) -> dict[str, Any]:
+    fault = publishing.fault
+    seen: dict[str, Any] = {"status": "ok"} if fault is None else {"status": "unavailable", "reason": fault}
+    with contextlib.suppress(StorageError):
+        seen["lag_seconds"] = round(await publishing.lag_seconds(), 3)
+    return seen

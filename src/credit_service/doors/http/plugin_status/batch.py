@@ -1,0 +1,59 @@
+"""Tell the plugin status of many merchants."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from credit_service.doors.http.answers import MERCHANT
+from credit_service.doors.http.call import Answer, Call
+from credit_service.doors.http.endpoints import endpoint
+from credit_service.doors.http.openapi import examples
+from credit_service.doors.http.plugin_status.shared import STATUS, TAG, Reason
+from credit_service.doors.http.problems import of_faults
+from credit_service.gate.answers import shape
+from credit_service.gate.status import Gate
+from credit_service.messages.faults import Fault
+from credit_service.messages.fields import Body, Uuid, uuid
+from credit_service.messages.shapes import encode
+from credit_service.observability import Metrics
+
+
+class StatusesBody(Body):
+    """The merchants to ask for."""
+
+    merchant_ids: Annotated[list[Uuid], Field(min_length=1, max_length=1000)]
+
+
+class ShortStatus(BaseModel):
+    """A plugin status among many."""
+
+    status: Literal["enabled", "disabled"]
+    reason: Reason
+
+
+class Statuses(BaseModel):
+    """Plugin statuses by merchant_id."""
+
+    statuses: Annotated[
+        dict[str, ShortStatus], Field(examples=[{MERCHANT: {"status": "enabled", "reason": "available"}}])
+    ]
+
+
+class ManyStatuses(BaseModel):
+    """Plugin statuses."""
+
+    data: Statuses
+
+
+@endpoint("POST", STATUS + "/batch", scope="read", tag=TAG, answers=ManyStatuses, is_large=True)
+async def get_plugin_statuses(
+    body: Annotated[StatusesBody, examples(one={"merchant_ids": [MERCHANT]})], call: Call, gate: Gate, metrics: Metrics
+) -> Answer:
+    """Tell whether the plugins of up to 1,000 merchants may run."""
+    most = call.limits.batch
+    if len(body.merchant_ids) > most:
+        raise of_faults([Fault("/merchant_ids", "too_long", f"Ask for {most} merchants at most.")])
+    found = await gate.ask_many([uuid(merchant_id) for merchant_id in body.merchant_ids])
+    metrics.status_checks.update([(status.status, status.source) for status in found])
+    statuses = {merchant_id: shape(status) for merchant_id, status in zip(body.merchant_ids, found, strict=True)}
+    return Answer(200, encode({"data": {"statuses": statuses}}))

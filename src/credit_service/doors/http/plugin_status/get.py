@@ -1,0 +1,78 @@
+"""Tell whether a merchant's plugin may run: the question of every storefront page."""
+
+import time
+from typing import Literal
+
+from pydantic import BaseModel
+
+from credit_service.doors.http.accounts.shared import MerchantId
+from credit_service.doors.http.answers import Instant, MerchantText
+from credit_service.doors.http.call import Answer, Call
+from credit_service.doors.http.endpoints import endpoint
+from credit_service.doors.http.openapi import headers
+from credit_service.doors.http.plugin_status import app_proxy
+from credit_service.doors.http.plugin_status.shared import STATUS, TAG, Reason, Rendered
+from credit_service.gate.status import Gate
+from credit_service.messages.fields import uuid
+from credit_service.observability import Metrics
+from credit_service.settings import Settings
+
+
+class StatusShape(BaseModel):
+    """Whether a merchant's plugin may run, and why."""
+
+    merchant_id: MerchantText
+    status: Literal["enabled", "disabled"]
+    reason: Reason
+    as_of: Instant
+
+
+class OneStatus(BaseModel):
+    """A plugin status. It has no `meta`, so that its ETag is its own."""
+
+    data: StatusShape
+
+
+_IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "description": "The ETag of the answer before.",
+    "schema": {"type": "string", "examples": ['"87e427c28550b42401"']},
+}
+_CACHED = {"headers": headers("ETag", "Cache-Control")}
+
+
+@endpoint(
+    "GET",
+    STATUS + "/{merchant_id}",
+    scope=None,
+    tag=TAG,
+    answers=OneStatus,
+    responses={200: _CACHED, 304: {**_CACHED, "description": "It is as the ETag sent says"}},
+    openapi_extra={"parameters": [_IF_NONE_MATCH]},
+)
+async def get_plugin_status(
+    merchant_id: MerchantId, call: Call, gate: Gate, metrics: Metrics, settings: Settings
+) -> Answer:
+    """Tell whether a merchant's plugin may run. Answers 200 for any UUID, also while the database is away."""
+    if settings.plugin_status_auth == "shopify":
+        _check_signature(call, settings)
+    merchant = uuid(merchant_id)
+    status = gate.cached(merchant) or await gate.ask(merchant)
+    metrics.status_checks[status.status, status.source] += 1
+    rendered: Rendered = status.rendered
+    known = call.headers.get(b"if-none-match")
+    return rendered.whole if known is None or rendered.tag not in known else rendered.unchanged
+
+
+def needed_scope(settings: Settings) -> str | None:
+    """The scope that a caller needs to ask for one status (PLUGIN_STATUS_AUTH), None if the endpoint is public."""
+    return {"publishable": "status", "read": "read"}.get(settings.plugin_status_auth)
+
+
+def _check_signature(call: Call, settings: Settings) -> None:
+    """Raise Problem unless a request comes by Shopify's app proxy."""
+    given = (settings.shopify_webhook_secret, settings.shopify_webhook_secret_previous)
+    secrets = [secret.get_secret_value() for secret in given if secret is not None]
+    app_proxy.check(call.query, secrets, time.time())

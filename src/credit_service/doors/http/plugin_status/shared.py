@@ -1,0 +1,36 @@
+"""The paths of plugin status, and how one is answered."""
+
+from hashlib import blake2b
+from typing import Final, Literal, NamedTuple
+
+from credit_service.doors.http.call import Answer
+from credit_service.doors.http.endpoints import PREFIX
+from credit_service.gate.answers import Answer as Status
+from credit_service.messages.fields import format_time
+from credit_service.messages.shapes import encode
+
+STATUS: Final = PREFIX + "/credits/plugin-status"
+TAG: Final = "plugin status"
+Reason = Literal["available", "exhausted", "unknown_merchant", "unavailable"]
+
+
+class Rendered(NamedTuple):
+    """The answers that carry a status: in full, and for callers that have it already."""
+
+    tag: bytes
+    whole: Answer
+    unchanged: Answer
+
+
+def render(status: Status) -> Rendered:
+    """The answers that carry a plugin status. A cache may keep one, but must ask again each time (ETag)."""
+    shape = {
+        "merchant_id": str(status.merchant_id),
+        "status": status.status,
+        "reason": status.reason,
+        "as_of": format_time(status.as_of),
+    }
+    body = encode({"data": shape})
+    tag = b'"%s"' % blake2b(body, digest_size=9).hexdigest().encode()
+    headers = [(b"cache-control", b"no-cache"), (b"etag", tag)]
+    return Rendered(tag, Answer(200, body, headers), Answer(304, b"", headers))

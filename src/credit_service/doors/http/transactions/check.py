@@ -1,0 +1,117 @@
+"""Check whether credits may be spent. With `consume` they are spent, atomically."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from credit_service.doors.http.answers import MERCHANT, Unset, answer, one
+from credit_service.doors.http.call import Answer, Call
+from credit_service.doors.http.endpoints import PREFIX, endpoint
+from credit_service.doors.http.ledger import Ledger
+from credit_service.doors.http.openapi import QUEUED, examples
+from credit_service.doors.http.problems import of_refusal
+from credit_service.doors.http.transactions.adjust import KEY_PROBLEMS
+from credit_service.doors.http.transactions.posting import PostingBody, ReferenceBody, command_of, idempotency_key
+from credit_service.doors.http.transactions.shared import TransactionShape, key_header
+from credit_service.ledger.decide import Replayed
+from credit_service.ledger.draft import Posted
+from credit_service.ledger.refusals import Refusal, Refused
+from credit_service.ledger.types import DECREASE, USAGE
+from credit_service.messages import shapes
+from credit_service.messages.fields import Body, Metadata, PositiveCredits, Uuid, uuid
+from credit_service.posting import Posting
+
+_NOT_ALLOWED = (Refusal.ACCOUNT_NOT_FOUND, Refusal.INSUFFICIENT_CREDITS)
+
+
+class CheckBody(Body):
+    """The spend to check. With `consume`, the transaction keeps `reference` and `metadata`."""
+
+    merchant_id: Uuid
+    amount: PositiveCredits
+    consume: bool = False
+    reference: ReferenceBody | None = None
+    metadata: Metadata | None = None
+
+
+class CheckShape(BaseModel):
+    """Whether the spend is allowed; with `consume`, its transaction."""
+
+    allowed: Annotated[bool, Field(examples=[True])]
+    reason: Annotated[Literal["insufficient_credits", "account_not_found"] | None, Unset]
+    available: Annotated[int, Field(examples=[75])]
+    required: Annotated[int, Field(examples=[25])]
+    transaction: Annotated[TransactionShape | None, Unset]
+
+
+_CHECKS = examples(
+    look={"merchant_id": MERCHANT, "amount": 25},
+    spend={"merchant_id": MERCHANT, "amount": 25, "consume": True, "reference": {"type": "message", "id": "1004"}},
+)
+
+
+@endpoint(
+    "POST",
+    PREFIX + "/credits/check",
+    scope="read",
+    tag="check",
+    answers=one(CheckShape),
+    problems=(*KEY_PROBLEMS, *QUEUED),
+    openapi_extra=key_header("With consume: the caller's name for this spend, kept for ever.", is_required=False),
+)
+async def check_credits(body: Annotated[CheckBody, _CHECKS], call: Call, posting: Posting, ledger: Ledger) -> Answer:
+    """Check whether credits may be spent; always 200. With `consume` it spends them.
+
+    `consume` needs scope write and an Idempotency-Key.
+    """
+    key = idempotency_key(call) if body.consume or call.sent(b"idempotency-key") else ""
+    data = await (_consume(body, key, call, posting, ledger) if body.consume else _look(body, ledger))
+    return answer(call, await ledger.now(), data)
+
+
+async def _look(body: CheckBody, ledger: Ledger) -> dict[str, Any]:
+    available = await _available(body, ledger)
+    if available is None:
+        return _shape(body, 0, Refusal.ACCOUNT_NOT_FOUND)
+    return _shape(body, available, None if available >= body.amount else Refusal.INSUFFICIENT_CREDITS)
+
+
+async def _consume(body: CheckBody, key: str, call: Call, posting: Posting, ledger: Ledger) -> dict[str, Any]:
+    call.require("write")
+    spend = PostingBody(
+        merchant_id=body.merchant_id,
+        operation_type=DECREASE,
+        transaction_type=USAGE,
+        amount=body.amount,
+        reference=body.reference,
+        metadata=body.metadata,
+    )
+    outcome = await posting.submit(command_of(spend, key, call))
+    match outcome:
+        case Posted(transaction=transaction, account=account) if transaction is not None:
+            return _shape(body, account.available, None) | {"transaction": shapes.transaction(transaction)}
+        case Replayed(first=first) if first is not None:
+            available = await _available(body, ledger)
+            return _shape(body, available or 0, None) | {"transaction": shapes.transaction(first)}
+        case Refused(refusal=refusal, detail=detail) if refusal in _NOT_ALLOWED:
+            return _shape(body, detail.get("available", 0), refusal)
+        case Refused():
+            raise of_refusal(outcome)
+    raise AssertionError(f"a spend cannot come to {outcome}")
+
+
+async def _available(body: CheckBody, ledger: Ledger) -> int | None:
+    """The credits that a merchant can spend now, None without an account."""
+    merchant_id, now = uuid(body.merchant_id), await ledger.now()
+    loaded = (await ledger.accounts.load([merchant_id], now)).get(merchant_id)
+    return None if loaded is None else ledger.standing(loaded, now).account.available
+
+
+def _shape(body: CheckBody, available: int, refusal: Refusal | None) -> dict[str, Any]:
+    return {
+        "allowed": refusal is None,
+        "reason": None if refusal is None else refusal.code,
+        "available": available,
+        "required": body.amount,
+        "transaction": None,
+    }

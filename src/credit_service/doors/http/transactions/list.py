@@ -1,0 +1,89 @@
+"""List transactions of a merchant, or of all."""
+
+from typing import Annotated, Any
+
+from fastapi import Query
+from pydantic import Field
+
+from credit_service.doors.http.call import Answer, Call
+from credit_service.doors.http.endpoints import endpoint
+from credit_service.doors.http.ledger import Ledger
+from credit_service.doors.http.pages import WHOLE, Cursor, Limit, Pager, Since, Until, page_of
+from credit_service.doors.http.problems import of_faults
+from credit_service.doors.http.transactions.shared import TRANSACTIONS, TransactionShape
+from credit_service.ledger.types import Operation, TransactionType
+from credit_service.messages import patterns, shapes
+from credit_service.messages.faults import Fault
+from credit_service.messages.fields import MAX_KEY, parse_time
+from credit_service.storage.transactions import TransactionQuery
+
+PageNumber = Annotated[int, Field(ge=1, le=10**9), WHOLE]
+
+
+@endpoint(
+    "GET",
+    TRANSACTIONS,
+    scope="read",
+    tag="transactions",
+    answers=page_of(TransactionShape),
+    problems=("account_not_found", "cursor_invalid"),
+)
+async def list_transactions(
+    call: Call,
+    ledger: Ledger,
+    merchant_id: Annotated[str | None, Query(pattern=patterns.UUID)] = None,
+    operation_type: Operation | None = None,
+    transaction_type: TransactionType | None = None,
+    start_date: Since = None,
+    end_date: Until = None,
+    reference_type: Annotated[str | None, Query(min_length=1, max_length=MAX_KEY)] = None,
+    reference_id: Annotated[str | None, Query(min_length=1, max_length=MAX_KEY)] = None,
+    limit: Limit = None,
+    page: Annotated[PageNumber | None, Query(description="With merchant_id.")] = None,
+    cursor: Cursor = None,
+) -> Answer:
+    """List transactions, newest first. With merchant_id by page or cursor, without it by cursor."""
+    _check_way(merchant_id, page, cursor)
+    filters: dict[str, Any] = {
+        "operation": operation_type,
+        "type": transaction_type,
+        "start_at": None if start_date is None else parse_time(start_date),
+        "end_at": None if end_date is None else parse_time(end_date),
+        "reference_type": reference_type,
+        "reference_id": reference_id,
+    }
+    pager = Pager(call, limit, list="transactions", merchant=merchant_id and merchant_id.lower(), **filters)
+    transactions = ledger.transactions
+    before = pager.place(cursor, 1 if merchant_id else transactions.lanes)
+    now = await ledger.now()
+    sequence = 0
+    if merchant_id is not None:
+        account = (await ledger.load(merchant_id, now)).account
+        filters["account"], sequence = account.number, account.sequence
+    query = TransactionQuery(**filters)
+    total, offset = None, 0
+    if page is not None:
+        skipped = (page - 1) * pager.limit
+        if query == TransactionQuery(account=query.account):
+            # Sequences have no gaps, so the start of a page is arithmetic, and the last page costs what the first does.
+            total, before = sequence, (sequence + 1 - skipped,)
+        else:
+            total, offset = await transactions.count(query), skipped
+    found = await transactions.page(query, before, pager.limit + 1, offset)
+    return pager.page(
+        now,
+        found,
+        lambda entry: shapes.transaction(entry.transaction),
+        lambda entry: entry.position,
+        has_previous=cursor is not None or (page or 1) > 1,
+        number=page,
+        total=total,
+    )
+
+
+def _check_way(merchant_id: str | None, page: int | None, cursor: str | None) -> None:
+    """Raise Problem unless there is one way through the list."""
+    if page is not None and cursor is not None:
+        raise of_faults([Fault("/query/page", "not_allowed", "Give page or cursor, not both.")])
+    if page is not None and merchant_id is None:
+        raise of_faults([Fault("/query/page", "not_allowed", "Without merchant_id, go on by cursor.")])

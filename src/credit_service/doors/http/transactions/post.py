@@ -1,0 +1,82 @@
+"""Post one transaction, or rehearse it."""
+
+from typing import Annotated, Literal
+
+from fastapi import Query
+
+from credit_service.doors.http.answers import answer, one
+from credit_service.doors.http.call import Answer, Call
+from credit_service.doors.http.endpoints import endpoint
+from credit_service.doors.http.ledger import Ledger
+from credit_service.doors.http.openapi import examples
+from credit_service.doors.http.problems import of_refusal
+from credit_service.doors.http.transactions.posting import PostingBody, command_of, idempotency_key, post_one
+from credit_service.doors.http.transactions.shared import (
+    PAYMENT,
+    REFUSED,
+    REPLAYED,
+    SPEND,
+    TRANSACTIONS,
+    RehearsedShape,
+    TransactionShape,
+    key_header,
+    rehearsed,
+)
+from credit_service.ledger.refusals import Refused
+from credit_service.posting import Posting
+
+DryRun = Annotated[
+    bool, Query(description="Answer the result with draws and announcements, as if posted; post nothing.")
+]
+_ADJUSTMENT = {
+    "merchant_id": SPEND["merchant_id"],
+    "operation_type": "DECREASE",
+    "transaction_type": "MANUAL",
+    "amount": 5,
+    "reason": "booked twice by hand",
+}
+
+
+class RehearsalShape(RehearsedShape):
+    """The result that one posting would have."""
+
+    dry_run: Literal[True]
+
+
+@endpoint(
+    "POST",
+    TRANSACTIONS,
+    scope="write",
+    tag="transactions",
+    answers=one(TransactionShape),
+    status_code=201,
+    responses={
+        200: {
+            **REPLAYED,
+            "model": one(TransactionShape) | one(RehearsalShape),
+            "description": "Replayed, or rehearsed",
+        }
+    },
+    problems=("idempotency_key_missing", *REFUSED),
+    openapi_extra=key_header(),
+    is_fast=True,
+)
+async def post_transaction(
+    body: Annotated[PostingBody, examples(spend=SPEND, payment_with_a_grant=PAYMENT, adjustment=_ADJUSTMENT)],
+    call: Call,
+    posting: Posting,
+    ledger: Ledger,
+    dry_run: DryRun = False,
+) -> Answer:
+    """Post one transaction. The same key with the same content answers the first result again, and posts nothing.
+
+    MANUAL needs scope admin.
+    """
+    key = idempotency_key(call)
+    command = command_of(body, key, call)
+    if not dry_run:
+        return await post_one(posting, ledger, call, command)
+    (outcome,) = await posting.rehearse([command])
+    if isinstance(outcome, Refused):
+        raise of_refusal(outcome)
+    return answer(call, await ledger.now(), {"dry_run": True, **rehearsed(outcome)})

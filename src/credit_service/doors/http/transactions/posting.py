@@ -1,0 +1,231 @@
+"""From the body of a posting to its command, and from its outcome to an answer."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from credit_service.doors.http.answers import answer
+from credit_service.doors.http.call import Answer, Call
+from credit_service.doors.http.ledger import Ledger
+from credit_service.doors.http.problems import Problem, of_refusal
+from credit_service.ledger.account import Reference
+from credit_service.ledger.commands import (
+    DEFAULT_TERMS,
+    RESERVED_KEY_PREFIX,
+    Command,
+    GrantTerms,
+    OrderPaid,
+    Post,
+)
+from credit_service.ledger.decide import Replayed
+from credit_service.ledger.draft import Posted
+from credit_service.ledger.refusals import Refused
+from credit_service.ledger.types import (
+    DECREASE,
+    INCREASE,
+    MANUAL,
+    ORDER_PAID,
+    Category,
+    Operation,
+    natural_key,
+    postable,
+)
+from credit_service.messages import shapes
+from credit_service.messages.content import command_content, metadata_text
+from credit_service.messages.faults import Fault, Invalid
+from credit_service.messages.fields import MAX_KEY, Body, Credits, Key, Metadata, Reason, Time, Uuid, parse_time, uuid
+from credit_service.messages.strict_json import canonical
+from credit_service.posting import Posting
+
+
+class ReferenceBody(Body):
+    """The subject of a transaction, in the caller's words."""
+
+    type: Key
+    id: Key
+
+
+class GrantBody(Body):
+    """How the credits of an INCREASE may be spent."""
+
+    category: Category | None = None
+    priority: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    effective_at: Time | None = None
+    expires_at: Time | None = None
+
+
+def _where(name: str, value: str, then: dict[str, Any], otherwise: dict[str, Any]) -> dict[str, Any]:
+    return {"if": {"properties": {name: {"const": value}}}, "then": then, "else": otherwise}
+
+
+ALLOWED = {operation: postable(operation) for operation in (INCREASE, DECREASE)}
+"""The transaction types that a caller may post, by their operation."""
+_HOW_FIELDS_FIT: dict[str, Any] = {
+    "allOf": [
+        _where(
+            "operation_type",
+            INCREASE,
+            {"properties": {"transaction_type": {"enum": list(ALLOWED[INCREASE])}}},
+            {"properties": {"transaction_type": {"enum": list(ALLOWED[DECREASE])}, "grant": {"type": "null"}}},
+        ),
+        _where(
+            "transaction_type",
+            ORDER_PAID,
+            {
+                "required": ["reference"],
+                "properties": {"reference": {"properties": {"type": {"const": "order"}}, "type": "object"}},
+            },
+            {"properties": {"amount": {"minimum": 1}}},
+        ),
+        _where(
+            "transaction_type",
+            MANUAL,
+            {"required": ["reason"], "properties": {"reason": {"type": "string"}}},
+            {"properties": {"reason": {"type": "null"}}},
+        ),
+    ]
+}
+"""What `_faults` demands of several fields together, for the OpenAPI document."""
+
+
+class PostingBody(Body):
+    """One posting."""
+
+    model_config = ConfigDict(json_schema_extra=_HOW_FIELDS_FIT)
+
+    merchant_id: Uuid
+    operation_type: Operation
+    transaction_type: Literal["TRIAL", "SUBSCRIPTION", "PAYMENT", "MANUAL", "ORDER_REFUNDED", "USAGE", "ORDER_PAID"]
+    amount: Credits
+    reference: ReferenceBody | None = None
+    reason: Annotated[Reason | None, Field(description="Why. MANUAL requires it; other types refuse it.")] = None
+    metadata: Metadata | None = None
+    grant: GrantBody | None = None
+
+
+def command_of(body: Any, key: str, call: Call, prefix: str = "") -> Command:
+    """The command or fact that a posting asks for. `prefix` points at the item of a batch.
+
+    `body` is a `PostingBody`, or what the fast decoder makes of one. Raises Invalid with all faults that more than one
+    field shows; Problem if the key is not the natural one or the caller's key lacks the scope.
+    """
+    faults = _faults(body, key, call.limits.key)
+    if faults:
+        raise Invalid([fault._replace(pointer=prefix + fault.pointer) for fault in faults])
+    if body.transaction_type == MANUAL:
+        call.require("admin")
+    reference = None if body.reference is None else Reference(body.reference.type, body.reference.id)
+    sent = body.metadata if body.reason is None else {**(body.metadata or {}), "reason": body.reason}
+    metadata, salt = metadata_text(sent, call.limits, f"{prefix}/metadata")
+    grant, terms = _terms(body.grant)
+    common: dict[str, Any] = {
+        "merchant_id": uuid(body.merchant_id),
+        "key": key,
+        "content": command_content(body.operation_type, body.transaction_type, body.amount, reference, grant),
+        "actor": call.actor,
+        "correlation_id": call.correlation_id,
+        "metadata": metadata,
+        "salt": salt,
+    }
+    if body.transaction_type == ORDER_PAID:
+        assert reference is not None
+        if key != (natural := natural_key(ORDER_PAID, order_id=reference.id)):
+            raise _key_invalid(f"An order's key is its natural key: {natural}", prefix)
+        return OrderPaid(**common, order_id=reference.id, credits=body.amount)
+    if key.startswith(RESERVED_KEY_PREFIX):
+        raise _key_invalid(f"Keys that begin with {RESERVED_KEY_PREFIX} are the service's own.", prefix)
+    return Post(
+        **common,
+        operation=body.operation_type,
+        type=body.transaction_type,
+        amount=body.amount,
+        reference=reference,
+        terms=terms,
+    )
+
+
+def _key_invalid(detail: str, prefix: str) -> Problem:
+    errors: Sequence[Fault] = [Fault(f"{prefix}/idempotency_key", "not_allowed", detail)] if prefix else ()
+    return Problem("idempotency_key_invalid", detail, errors=errors)
+
+
+def _faults(body: Any, key: str, most: int) -> list[Fault]:
+    faults: list[Fault] = []
+    if most < MAX_KEY:  # else the models and the header have this limit
+        texts = {"/idempotency_key": key}
+        if body.reference is not None:
+            texts |= {"/reference/type": body.reference.type, "/reference/id": body.reference.id}
+        faults = [
+            Fault(pointer, "too_long", f"This may have {most} characters at most.")
+            for pointer, text in texts.items()
+            if len(text) > most
+        ]
+    if body.transaction_type not in (allowed := ALLOWED[body.operation_type]):
+        faults.append(Fault("/transaction_type", "not_allowed", f"{body.operation_type} takes {', '.join(allowed)}."))
+    if body.transaction_type == ORDER_PAID:
+        if body.reference is None or body.reference.type != "order":
+            sentence = 'ORDER_PAID refers to its order: {"type": "order", "id": …}.'
+            faults.append(Fault("/reference", "required", sentence))
+    elif body.amount < 1:
+        faults.append(Fault("/amount", "out_of_range", "Input should be greater than or equal to 1."))
+    if body.transaction_type == MANUAL and body.reason is None:
+        faults.append(Fault("/reason", "required", "MANUAL needs a reason."))
+    elif body.transaction_type != MANUAL and body.reason is not None:
+        faults.append(Fault("/reason", "not_allowed", "Only MANUAL takes a reason; use metadata instead."))
+    if body.grant is not None:
+        if body.operation_type == DECREASE:
+            faults.append(Fault("/grant", "not_allowed", "Only an INCREASE leaves a grant."))
+        effective_at, expires_at = body.grant.effective_at, body.grant.expires_at
+        if effective_at is not None and expires_at is not None and parse_time(expires_at) <= parse_time(effective_at):
+            faults.append(Fault("/grant/expires_at", "not_allowed", "expires_at must be later than effective_at."))
+    return faults
+
+
+def _terms(body: Any) -> tuple[str | None, GrantTerms]:
+    """A grant as sent, in canonical JSON, and as the ledger knows it."""
+    if body is None:
+        return None, DEFAULT_TERMS
+    names = ("category", "priority", "effective_at", "expires_at")
+    sent = {name: value for name in names if (value := getattr(body, name)) is not None}
+    terms = GrantTerms(
+        category=body.category,
+        priority=DEFAULT_TERMS.priority if body.priority is None else body.priority,
+        effective_at=None if body.effective_at is None else parse_time(body.effective_at),
+        expires_at=None if body.expires_at is None else parse_time(body.expires_at),
+    )
+    return canonical(sent), terms
+
+
+def idempotency_key(call: Call) -> str:
+    """The Idempotency-Key of a request; quoted and bare mean the same. Raises Problem without exactly one."""
+    sent = call.sent(b"idempotency-key")
+    if not sent:
+        raise Problem("idempotency_key_missing", "Send an Idempotency-Key, so that a repeat cannot post twice.")
+    if len(sent) > 1:
+        raise Problem("idempotency_key_invalid", "The Idempotency-Key came more than once.")
+    key = sent[0].decode("latin-1").strip(" \t")
+    if key.startswith('"'):
+        inner = key[1:-1]
+        if len(key) < 2 or not key.endswith('"') or '"' in inner or "\\" in inner:
+            raise Problem("idempotency_key_invalid", "A quoted Idempotency-Key ends with a quotation mark.")
+        key = inner
+    most = call.limits.key
+    if not (1 <= len(key) <= most and key.isascii() and key.isprintable()):
+        detail = f"An Idempotency-Key has 1 to {most} printable ASCII characters."
+        raise Problem("idempotency_key_invalid", detail)
+    return key
+
+
+async def post_one(posting: Posting, ledger: Ledger, call: Call, command: Command) -> Answer:
+    """Submit a posting, and answer its transaction. Raises Problem if it is refused."""
+    outcome = await posting.submit(command)
+    now = await ledger.now()
+    match outcome:
+        case Posted(transaction=transaction) if transaction is not None:
+            return answer(call, now, shapes.transaction(transaction), 201)
+        case Replayed(first=first) if first is not None:
+            return answer(call, now, shapes.transaction(first), 200, [(b"idempotency-replayed", b"true")])
+        case Refused():
+            raise of_refusal(outcome)
+    raise AssertionError(f"a posting cannot come to {outcome}")
