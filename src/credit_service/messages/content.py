@@ -1,6 +1,6 @@
-"""The fingerprint of a request: the same key with another fingerprint is not the same request (L3).
+"""The fingerprint of a request: the same key with another fingerprint is another request (L3).
 
-A fingerprint covers nothing that may be personal: metadata is compared by its salted hash (`ledger/proof.py`, L15).
+A fingerprint covers no personal data: metadata has a salted hash of its own (`ledger/proof.py`, L15).
 """
 
 import os
@@ -31,7 +31,7 @@ DEFAULT_LIMITS = Limits()
 
 
 def fingerprint(*parts: str | int | None) -> bytes:
-    """16 bytes that stand for these parts."""
+    """The fingerprint (16 bytes) of these parts."""
     return sha256("\n".join(["" if part is None else str(part) for part in parts]).encode()).digest()[:16]
 
 
@@ -42,17 +42,17 @@ def command_content(operation: str, type_: str, amount: int, reference: Referenc
 
 
 def _named(type_: str, id_: str) -> str:
-    """What is canonical of a reference, which a text without quotation marks need not be encoded to be."""
+    """A reference as canonical JSON; most texts need no escape, so the encoder is rarely called."""
     return canonical((type_, id_)) if '"' in (text := type_ + id_) or "\\" in text else f'["{type_}","{id_}"]'
 
 
 def metadata_text(
     metadata: Mapping[str, Any] | None, limits: Limits, pointer: str = "/metadata"
 ) -> tuple[str | None, bytes | None]:
-    """Metadata as canonical JSON, and a fresh salt for its hash. Raises Invalid when it is too large."""
+    """Metadata as canonical JSON, and a new salt for its hash. Raises Invalid if it is too large."""
     if metadata is None:
         return None, None
     text = canonical(metadata)
     if len(text.encode()) > limits.metadata:
-        raise Invalid([Fault(pointer, "too_long", f"Metadata may have {limits.metadata} bytes as JSON at most.")])
+        raise Invalid([Fault(pointer, "too_long", f"Metadata may have at most {limits.metadata} bytes as JSON.")])
     return text, os.urandom(16)

@@ -1,6 +1,6 @@
 """The HTTP API.
 
-`shell` is the outermost ASGI application: ids, limits, problems. The hot routes answer inside it; everything else, and
-whatever a hot route is not sure of, goes on to FastAPI (`app`), which has a complete route for every path. There is one
-file for each resource; `routes` is what they share.
+`shell` is the outermost ASGI application. Each request takes one way: `protocol`, `admission`, `bodies`, then the
+endpoint. There is a folder for each resource, and in it a file for each endpoint. `endpoints` says how one is declared,
+`answers` and `pages` what answers have in common. `app` puts them together.
 """
