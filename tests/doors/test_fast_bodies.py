@@ -142,7 +142,7 @@ class Pair:
 
     @property
     def taken(self) -> list[int]:
-        """How many requests hot handlers of each answered."""
+        """How many bodies each read by a fast decoder."""
         return [side.taken for side in self.sides]
 
 

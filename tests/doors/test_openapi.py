@@ -169,7 +169,7 @@ def test_it_says_who_may_call_what(document: dict[str, Any], running: Running) -
         ),
     ],
 )
-def test_the_hot_routes_are_in_it_with_their_bodies(document: dict[str, Any], path: str, types: list[str]) -> None:
+def test_postings_and_events_have_their_bodies(document: dict[str, Any], path: str, types: list[str]) -> None:
     operation = document["paths"][path]["post"]
     assert list(operation["requestBody"]["content"]) == types
     assert operation["requestBody"]["required"]

@@ -5,7 +5,7 @@ into an answer. Its parameters say what it needs: `call` is the request, `body` 
 that part of the service. Any other name is a parameter of the path, the query or a header, declared as for FastAPI.
 
 FastAPI describes the endpoints (OpenAPI) and calls none of them: it spent more on a read than all the rest
-(docs/decisions/0034).
+(docs/decisions/0035).
 """
 
 import inspect
