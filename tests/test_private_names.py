@@ -14,10 +14,7 @@ SOURCE = ROOT / "src" / "credit_service"
 PRIVATE = re.compile(r"_[a-z]\w*")
 PUBLIC_DESPITE_THEIR_NAMES = {"_replace", "_make", "_fields", "_asdict"}  # documented methods of named tuples
 KNOWN = {
-    "broker.py": {"_nc", "_transport"},
-    "doors/jetstream/consumer.py": {"_nc"},
-    "outlets/dead_letters.py": {"_nc"},
-    "outlets/jetstream.py": {"_flush_pending", "_send_command"},
+    "broker.py": {"_flush_pending", "_send_command", "_transport"},
 }
 """The private attributes of nats-py that each module uses. nats-py has no public API for these tasks."""
 INSIDES = {"doors/http/protocol.py": ("httptools", "uvicorn")}

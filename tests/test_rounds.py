@@ -16,7 +16,7 @@ class Enough(BaseException):
 
 async def paused(monkeypatch: pytest.MonkeyPatch, rounds: list[Any], **options: Any) -> tuple[list[float], list[Any]]:
     """Run rounds with these results (a value or an error). Return the pauses and the reasons in the log."""
-    monkeypatch.setattr("credit_service.rounds.random.uniform", lambda low, high: high)
+    monkeypatch.setattr("credit_service.backoff.random.uniform", lambda low, high: high)
     pauses: list[float] = []
     left = iter([*rounds, Enough()])
 

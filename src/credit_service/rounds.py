@@ -1,12 +1,12 @@
-"""What the service does by itself, round after round, whatever goes wrong in one of them."""
+"""Background work in rounds: a failed round is logged and followed by another one."""
 
 import asyncio
-import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import NoReturn
 
 import structlog
 
+from credit_service.backoff import pauses
 from credit_service.posting import DeadlineExceeded, Overloaded
 from credit_service.storage.engine import StorageError
 
@@ -14,7 +14,7 @@ _log = structlog.get_logger()
 
 
 class NotNow(Exception):
-    """A round could not do its work, for a reason outside of the service; its message is one sentence."""
+    """A round could not do its work, for a reason outside the service; the message is one sentence."""
 
 
 async def keep_doing(
@@ -26,18 +26,18 @@ async def keep_doing(
     rest: Callable[[float], Awaitable[object]] | None = None,
     **context: str,
 ) -> NoReturn:
-    """Do something for ever. `once` returns whether more is left to be done at once; else there is this pause.
+    """Run rounds for ever. `once` returns whether the next round follows at once; otherwise there is a pause.
 
-    A round that fails is told to the log as `failed`, with `context`; what is said again and again is told once. With
-    `longest_seconds` the pauses after rounds that fail in a row grow up to that, and none is as long as another's.
-    `rest` may end a pause early, but not one after a failure.
+    A failed round is logged as `failed`, with `context`; a reason that repeats is logged once. With `longest_seconds`
+    the pauses after failures in a row grow up to that, with jitter. `rest` may end a pause early, but not one after a
+    failure.
     """
     told = None
-    failures = 0
+    backoff: Iterator[float] | None = None
     while True:
         try:
             more = await once()
-            told, failures = None, 0
+            told, backoff = None, None
             if not more:
                 await (rest or asyncio.sleep)(seconds)
             continue
@@ -46,14 +46,7 @@ async def keep_doing(
             if reason != told:
                 _log.warning(failed, reason=reason, **context)
             told = reason
-        except Exception as error:  # if it died, nobody would miss it for long
+        except Exception as error:  # the next round may go well, so the task goes on
             _log.error(failed, exc_info=error, **context)
-        await asyncio.sleep(_pause(seconds, failures, longest_seconds))
-        failures += 1
-
-
-def _pause(seconds: float, failures: int, longest_seconds: float | None) -> float:
-    if longest_seconds is None:
-        return seconds
-    # Together they would all come back at once.
-    return min(longest_seconds, seconds * 2.0 ** min(failures, 30)) * random.uniform(0.5, 1)  # noqa: S311
+        backoff = backoff or pauses(seconds, longest_seconds or seconds)
+        await asyncio.sleep(seconds if longest_seconds is None else next(backoff))

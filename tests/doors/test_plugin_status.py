@@ -437,7 +437,7 @@ def test_a_silent_database_is_waited_for_once(start: Callable[..., Running], mon
         await open_again.wait()
         return {}
 
-    monkeypatch.setattr("credit_service.gate.breaker.PAUSE_SECONDS", 3600.0)
+    monkeypatch.setattr("credit_service.breaker.PAUSE_SECONDS", 3600.0)
     monkeypatch.setattr(Accounts, "load", silent)
     assert status(running, merchant) == ("enabled", "unavailable")
     for _ in range(5):

@@ -8,7 +8,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from credit_service.gate import breaker, levels
+from credit_service import breaker
+from credit_service.gate import levels
 from credit_service.gate.answers import answer_in, line_of, of_account, text_of
 from credit_service.gate.status import Gate
 from credit_service.ledger.account import Announcement
@@ -332,7 +333,7 @@ class Probed:
         self.probes = 0
         self.well = False
         self.timer = Timer()
-        self.breaker = breaker.Breaker("it", self.probe, clock=self.timer)
+        self.breaker = breaker.ProbedBreaker("it", self.probe, clock=self.timer)
 
     async def probe(self) -> None:
         self.probes += 1
@@ -376,7 +377,7 @@ async def test_the_one_who_gets_an_answer_closes_the_breaker() -> None:
 async def test_a_probe_that_is_out_ends_with_the_breaker() -> None:
     never: Callable[[], Any] = asyncio.Event().wait
     timer = Timer()
-    one = breaker.Breaker("it", never, clock=timer)
+    one = breaker.ProbedBreaker("it", never, clock=timer)
     one.open("silence")
     timer.now += breaker.PAUSE_SECONDS
     assert one.is_open()

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from credit_service.gate import breaker
+from credit_service import breaker
 from credit_service.gate.answers import Answer, of_account, of_nobody, text_of
 from credit_service.gate.redis import PATIENCE_SECONDS, RedisLevel
 from tests.gate.settings import SECOND, Setting, account

@@ -178,7 +178,7 @@ async def test_whatever_fails_is_tried_again_after_a_pause_of_five_seconds_at_mo
         await sleep(0)
 
     sleep = rest_by(monkeypatch, rest)
-    monkeypatch.setattr("credit_service.rounds.random.uniform", lambda low, high: high)
+    monkeypatch.setattr("credit_service.backoff.random.uniform", lambda low, high: high)
     with capture_logs() as told:
         task = asyncio.create_task(reader(store, receiver).run())
         await receiver.took(announced)
@@ -302,7 +302,7 @@ async def test_a_stop_between_delivery_and_commit_repeats_nothing(store: Engine,
     ("commits", "page", "spent_seconds", "more", "rest_seconds"),
     [
         (0, 5, 0.1, True, (0.02, 0.02)),  # idle
-        (1, 50, 0.05, False, (0.15, 0.5)),
+        (1, 50, 0.05, False, (0.12, 0.5)),
         (1, 50, 0.3, False, (0.3, 0.5)),
         (1, 5, 0.001, False, (0.02, 0.02)),  # a backlog
         (1, 5, 0.3, False, (0.3, 0.3)),

@@ -5,8 +5,8 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Final, Protocol
 from uuid import UUID
 
+from credit_service.breaker import ProbedBreaker
 from credit_service.gate.answers import Answer, of_account, of_nobody, version_of
-from credit_service.gate.breaker import Breaker
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.settle import standing_at
 from credit_service.storage.accounts import Accounts
@@ -51,7 +51,7 @@ class Storage:
         self._accounts = accounts
         self._policy = policy
         self._ttl = ttl
-        self.breaker = Breaker("storage", lambda: accounts.load([_NOBODY], 0))
+        self.breaker = ProbedBreaker("storage", lambda: accounts.load([_NOBODY], 0))
 
     async def get(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, Answer]:
         """The answers for all of these merchants. Raises StorageError."""

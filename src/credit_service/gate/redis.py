@@ -19,8 +19,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from credit_service.breaker import ProbedBreaker
 from credit_service.gate.answers import VERSION_LENGTH, Answer, answer_of, line_of, text_of
-from credit_service.gate.breaker import Breaker
 
 PATIENCE_SECONDS: Final = 0.05
 """How long a question may take: what asks it could ask the store instead."""
@@ -71,7 +71,7 @@ class RedisLevel:
         self._redis: Any = Redis(connection_pool=self._pool)
         # Channels are the same in all databases of a server.
         self._channel = f"{self._prefix}{self._pool.connection_kwargs.get('db', 0)}"
-        self.breaker = Breaker("redis", self.check)
+        self.breaker = ProbedBreaker("redis", self.check)
 
     async def check(self) -> None:
         """Ask it for a sign of life. Raises ConnectionError."""

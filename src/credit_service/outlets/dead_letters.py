@@ -6,7 +6,7 @@ Storage is the truth. A letter whose publication was not acknowledged is publish
 import asyncio
 from typing import Final, NoReturn
 
-from nats.js import JetStreamContext
+from nats.aio.client import Client
 
 from credit_service.broker import FAILURES, Broker, StreamConflict, reason
 from credit_service.messages import dead_letters
@@ -50,9 +50,9 @@ class DeadLetters:
             return False
         try:
             await self._broker.ensure_stream(STREAM, [f"{dead_letters.SUBJECT}>"])
-            streams = await self._broker.jetstream()
+            client = await self._broker.client()
             for letter in letters:
-                await self._publish(streams, letter)
+                await self._publish(client, letter)
                 await self._letters.mark_published([letter.id], await self._letters.now())
         except StreamConflict as error:
             raise NotNow(str(error)) from None
@@ -60,11 +60,11 @@ class DeadLetters:
             raise NotNow(reason(error)) from None
         return len(letters) == _AT_ONCE
 
-    async def _publish(self, streams: JetStreamContext, letter: Letter) -> None:
+    async def _publish(self, client: Client, letter: Letter) -> None:
         body = dead_letters.published(letter)
-        if len(body) > streams._nc.max_payload - _ROOM:
+        if len(body) > client.max_payload - _ROOM:
             body = dead_letters.published(letter, with_original=False)
         async with asyncio.timeout(2 * _ANSWER_SECONDS):
             subject = f"{dead_letters.SUBJECT}{dead_letters.subject_of(letter)}"
             headers = {"Nats-Msg-Id": f"dlq-{letter.id}"}
-            await streams.publish(subject, body, timeout=_ANSWER_SECONDS, headers=headers)
+            await client.jetstream().publish(subject, body, timeout=_ANSWER_SECONDS, headers=headers)

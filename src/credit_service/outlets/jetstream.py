@@ -14,7 +14,6 @@ from contextlib import aclosing, contextmanager, suppress
 from typing import Any, Final
 
 from nats.aio.subscription import Subscription
-from nats.errors import ConnectionClosedError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header, StreamConfig
 from nats.js.errors import APIError, NoStreamResponseError
@@ -92,10 +91,7 @@ class Publisher:
                     reply = inbox if id_ in answered else ""
                     commands.append(_command(event_type(event), reply, id_, expected, encode(event, self._source)))
                     expected = f"{Header.EXPECTED_LAST_MSG_ID.value}: {id_}"
-                if not client.is_connected:
-                    raise ConnectionClosedError
-                await client._send_command(b"".join(commands))
-                await client._flush_pending()
+                await self._broker.send(client, b"".join(commands))
             for _ in answered:  # the first one's says why, where it is refused
                 self._last = await _stored_at(answers)
         finally:
@@ -115,10 +111,7 @@ class Publisher:
 
 
 def _command(subject: str, reply: str, id_: str, expected: str, body: bytes) -> bytes:
-    """A message as NATS' protocol has it (HPUB), with the header of what is expected to stand before it.
-
-    nats-py's `publish` looks at each name and value of a header, which takes as long as all the rest of an event.
-    """
+    """A message in NATS' protocol (HPUB). `expected`: the header that names the message that must stand before it."""
     head = f"NATS/1.0\r\n{Header.MSG_ID.value}: {id_}\r\n{expected}\r\n{_SAME}\r\n".encode()
     return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (
         subject.encode(), reply.encode(), len(head), len(head) + len(body), head, body,

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
+from credit_service.breaker import Breaker
 from credit_service.ledger.account import DAY
 from credit_service.messages import webhooks as messages
 from credit_service.outlets import retries
@@ -66,14 +67,14 @@ class Queue:
     def __init__(self, endpoint: WebhookEndpoint, means: Means) -> None:
         self.endpoint = endpoint
         self._means = means
-        self._breaker = retries.Breaker()
+        self._breaker = Breaker(retries.FAILURES, retries.PROBE_SECONDS)
 
     async def send_due(self) -> None:
         """Send what is due, until nothing is, or the endpoint had better be left alone. Raises StorageError."""
         endpoints = self._means.endpoints
         while True:
             now = await endpoints.now()
-            room = 0 if self.endpoint.disabled_at is not None else self._breaker.room(now, AT_ONCE)
+            room = 0 if self.endpoint.disabled_at is not None else retries.room(self._breaker, now, AT_ONCE)
             limit = BATCH if room > 1 else 1
             found = await endpoints.due_deliveries(self.endpoint.id, now, limit, requested=not room)
             if found is None or not found.due:
@@ -103,7 +104,8 @@ class Queue:
         if delivery.is_requested:
             return True
         return (
-            self.endpoint.disabled_at is None and self._breaker.room(await self._means.endpoints.now(), AT_ONCE) >= room
+            self.endpoint.disabled_at is None
+            and retries.room(self._breaker, await self._means.endpoints.now(), AT_ONCE) >= room
         )
 
     async def _send_one(self, found: DueDeliveries, delivery: WebhookDelivery, event: StoredEvent | None) -> None:
@@ -112,7 +114,7 @@ class Queue:
         signed = headers(message_id, body, found.secrets, await means.endpoints.now())
         answered = await means.client.send(found.url, body, signed)
         now = await means.endpoints.now()
-        self._breaker.note(answered, now)
+        retries.note(self._breaker, answered, now)
         tried = retries.after(delivery, answered, now, means.luck())
         means.told(tried)
         await means.notes.note(tried)

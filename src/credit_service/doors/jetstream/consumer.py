@@ -151,8 +151,7 @@ class Consumer:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _consume(self, route: _Route, again: float | None) -> None:
-        streams = await self._broker.jetstream()
-        pull = Pull(streams._nc, route.stream, route.consumer, self._batch)
+        pull = Pull(await self._broker.client(), route.stream, route.consumer, self._batch)
         loop = asyncio.get_running_loop()
         until = None if again is None else loop.time() + again
 
