@@ -1,6 +1,6 @@
-"""Real servers for tests: one for all processes of a run, started when the first test asks for it.
+"""Fixtures of real servers. All processes of a test run share one PostgreSQL, which starts with the first test.
 
-The process that hands out the tests keeps it, since it outlives every worker; they ask it over a socket.
+The main process of pytest owns the PostgreSQL, because it outlives every worker. The workers ask it over a socket.
 """
 
 import os
@@ -24,23 +24,23 @@ T = TypeVar("T")
 
 
 class _Run:
-    """What all processes of a run share."""
+    """The state that all processes of a test run share."""
 
     def __init__(self) -> None:
         self.prefix = f"test_{uuid4().hex[:8]}"
         self._postgres: str | None = None
-        self._held = ExitStack()
+        self._servers = ExitStack()
         self._listener: Listener | None = None
-        self._thread = threading.Thread(target=self._answer, name="servers of the tests", daemon=True)
+        self._thread = threading.Thread(target=self._answer, name="test servers", daemon=True)
 
     def postgres(self) -> str:
-        """The URL of the run's PostgreSQL."""
+        """Return the URL of the shared PostgreSQL."""
         if self._postgres is None:
-            self._postgres = self._held.enter_context(databases(self.prefix)).url("postgres")
+            self._postgres = self._servers.enter_context(databases(self.prefix)).url("postgres")
         return self._postgres
 
     def address(self) -> str:
-        """Where workers ask for it."""
+        """Return the socket address that workers ask for the URL."""
         if self._listener is None:
             self._listener = Listener(family="AF_UNIX")
             self._thread.start()
@@ -48,7 +48,7 @@ class _Run:
 
     def close(self) -> None:
         if self._listener is None:
-            self._held.close()
+            self._servers.close()
         else:
             with Client(self._listener.address) as thread:
                 thread.send(False)
@@ -57,14 +57,16 @@ class _Run:
 
     def _answer(self) -> None:
         assert self._listener is not None
-        with self._held:  # closed by the thread that starts the server: the kernel ends it with its thread
+        with (
+            self._servers
+        ):  # this thread starts and closes the server, because the kernel ends a server with its thread
             while True:
-                with self._listener.accept() as worker, suppress(EOFError, OSError):  # a worker may be killed
+                with self._listener.accept() as worker, suppress(EOFError, OSError):  # the worker may have died
                     if not worker.recv():
                         return
-                    worker.send(self._postgres_or_why_not())
+                    worker.send(self._postgres_or_error())
 
-    def _postgres_or_why_not(self) -> str | Exception:
+    def _postgres_or_error(self) -> str | Exception:
         try:
             return self.postgres()
         except Exception as error:
@@ -92,9 +94,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def postgres(pytestconfig: pytest.Config) -> Databases:
-    """The PostgreSQL of this run, to make databases on. Nobody stops it; who must starts one by `new_postgres`.
+    """The shared PostgreSQL, for tests that create databases. A test that stops a server uses `new_postgres`.
 
-    A migrated database for each test, from a template that is made once in a run:
+    To give each test a migrated database, make a template once per run:
 
         @pytest.fixture(scope="session")
         def migrated(postgres):
@@ -108,68 +110,68 @@ def postgres(pytestconfig: pytest.Config) -> Databases:
     if _run in pytestconfig.stash:
         run = pytestconfig.stash[_run]
         return Databases(_have(run.postgres), run.prefix)
-    address, prefix = pytestconfig.workerinput["servers"]  # type: ignore[attr-defined] # of pytest-xdist
+    address, prefix = pytestconfig.workerinput["servers"]  # type: ignore[attr-defined] # pytest-xdist sets it
     return Databases(_have(lambda: _ask(address)), prefix)
 
 
 @pytest.fixture
 def postgres_url(postgres: Databases) -> Iterator[str]:
-    """The URL of an empty database of the test's own."""
+    """Yield the URL of a new, empty database."""
     with postgres.database() as url:
         yield url
 
 
 @pytest.fixture
 def new_postgres() -> Iterator[Callable[..., Postgres]]:
-    """Starts a PostgreSQL of the test's own, to be stopped, killed and paused."""
+    """Yield a function that starts a new PostgreSQL. The test may stop, kill and pause it."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(_have(lambda: Postgres(**options)))
 
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
-    """The URL of a Valkey or Redis that others use, too: what a test keeps there needs a name of its own."""
+    """Yield the URL of a shared Valkey or Redis. Each test needs unique names for its keys."""
     with ExitStack() as stack:
         yield _have(lambda: stack.enter_context(cache()))
 
 
 @pytest.fixture
 def new_valkey() -> Iterator[Callable[[], Valkey]]:
-    """Starts a Valkey of the test's own, to be stopped, killed, paused and flushed."""
+    """Yield a function that starts a new Valkey. The test may stop, kill, pause and flush it."""
     with ExitStack() as stack:
         yield lambda: stack.enter_context(_have(Valkey))
 
 
 @pytest.fixture
 def nats_url() -> Iterator[str]:
-    """The URL of a NATS with JetStream, on which there is no stream of ours yet."""
+    """Yield the URL of a NATS server with JetStream and without streams of the service."""
     with ExitStack() as stack:
         yield _have(lambda: stack.enter_context(broker()))
 
 
 @pytest.fixture
 def new_nats() -> Iterator[Callable[..., Nats]]:
-    """Starts a NATS of the test's own, to be stopped, killed and paused."""
+    """Yield a function that starts a new NATS server. The test may stop, kill and pause it."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(_have(lambda: Nats(**options)))
 
 
 @pytest.fixture
 def proxied() -> Iterator[Callable[[str], Proxy]]:
-    """Puts a proxy in front of the server of a URL, to cut, hold and delay what passes."""
+    """Yield a function that puts a proxy in front of the server of a URL. The proxy can cut, hold and delay traffic."""
     with ExitStack() as stack:
         yield lambda url: stack.enter_context(Proxy(url))
 
 
 @pytest.fixture
 def pooled() -> Iterator[Callable[..., PgBouncer]]:
-    """Puts a PgBouncer in front of the PostgreSQL of a URL."""
+    """Yield a function that puts a PgBouncer in front of the PostgreSQL of a URL."""
     with ExitStack() as stack:
 
         def start(url: str, **options: int) -> PgBouncer:
             try:
                 return stack.enter_context(PgBouncer(url, **options))
-            except Missing as missing:  # also in CI, whose own step installs it where that is possible
+            except Missing as missing:  # skip even in CI: .ci/run installs PgBouncer only if it can
                 pytest.skip(str(missing))
 
         yield start
@@ -185,7 +187,7 @@ def _ask(address: str) -> str:
 
 
 def _have(start: Callable[[], T]) -> T:
-    """A server, or the test is skipped; in CI it fails, since there a skip would go unseen."""
+    """Start a server. If it is missing, skip the test; in CI fail the test, because a skip there is easy to miss."""
     try:
         return start()
     except Missing as missing:

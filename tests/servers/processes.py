@@ -1,7 +1,7 @@
-"""Servers as processes of ours: as a user who may run them, in a folder of their own, never outliving us. Linux only.
+"""Run servers as child processes, each in its own folder. Linux only.
 
-PostgreSQL and PgBouncer refuse to run as root, and root is what a container's tests often are: then it is `nobody`.
-The kernel ends a server with the thread that started it, so start one in a thread that lives as long.
+PostgreSQL and PgBouncer refuse to run as root, and tests in a container often run as root. Then the servers run as the
+user `nobody`. The kernel ends a server when the thread that started it ends, so start a server in a long-lived thread.
 """
 
 import ctypes
@@ -28,21 +28,21 @@ _MEMORY = Path("/dev/shm")
 
 
 class Missing(Exception):
-    """This machine has no such server; the message is one sentence that says how to get one."""
+    """This machine does not have the server. The message is one sentence that says how to install it."""
 
 
 class Folder:
-    """A folder for the server's user. What runs that were killed left behind goes when the next one is made."""
+    """A folder for the server's user. Each new folder first deletes the folders of killed runs."""
 
     def __init__(self, kind: str, *, in_memory: bool = False) -> None:
-        """Make it where temporary files are; or in memory, where the machine has room for that."""
+        """Make a temporary folder. With `in_memory` it is in memory, if the machine has enough."""
         parent = Path(tempfile.gettempdir())
         if in_memory and _has_room(_MEMORY):
             parent = _MEMORY
         elif os.getuid() == 0 and not open_to_all(parent):
             parent = Path("/tmp")
         _sweep(parent)
-        # Locked before it has the name by which it is swept; the kernel unlocks it however this process ends.
+        # Lock the folder before it gets the name that `_sweep` looks for. The kernel unlocks it when this process ends.
         unnamed = Path(tempfile.mkdtemp(prefix=f"-{kind}-", dir=parent))
         self._lock = _lock(unnamed)
         self.path = unnamed.rename(parent / f"{_PREFIX}{unnamed.name}")
@@ -51,14 +51,14 @@ class Folder:
             os.chown(self.path, nobody.pw_uid, nobody.pw_gid)
 
     def write(self, name: str, text: str) -> Path:
-        """A file for the server to read; nobody else can enter the folder."""
+        """Write a file that the server can read. Other users cannot enter the folder."""
         path = self.path / name
         path.write_text(text)
         path.chmod(0o644)
         return path
 
     def remove(self) -> None:
-        """Delete it with all that is in it."""
+        """Delete the folder and its files."""
         shutil.rmtree(self.path, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
@@ -69,7 +69,7 @@ class Process:
     """One server process and its log."""
 
     def __init__(self, command: Sequence[str | Path], folder: Folder, *, log: str, death: signal.Signals) -> None:
-        """Start it; `death` is the signal that it gets when we are gone."""
+        """Start the process. The kernel sends it the signal `death` when our thread ends."""
         self._log = folder.path / log
         with self._log.open("ab") as output:
             self._log_start = output.tell()
@@ -81,25 +81,25 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 preexec_fn=partial(_libc.prctl, _PR_SET_PDEATHSIG, death),
-                # Ctrl-C is for us only; and a stopped server is woken by the kernel, to get its signal, when we are
-                # gone: that needs a group of its own within our session.
+                # The server needs its own process group within our session. So Ctrl-C does not reach it, and the kernel
+                # resumes a paused server when we end, so that the server receives its signal.
                 process_group=0,
                 **_user(),
             )
         self.pid = self._popen.pid
 
     def log(self) -> str:
-        """What it has written so far."""
+        """Return the output of the process so far."""
         return self._log.read_bytes()[self._log_start :].decode(errors="replace")
 
     def runs(self) -> bool:
-        """Whether it has not ended."""
+        """Return whether the process still runs."""
         return self._popen.poll() is None
 
     def wait_until(self, ready: Callable[[], bool]) -> bool:
-        """Wait for it to be ready; false when it ended instead."""
+        """Wait until the process is ready. Returns False if it ended."""
         try:
-            wait_until(lambda: ready() or not self.runs(), "a server that answers")
+            wait_until(lambda: ready() or not self.runs(), "the server to answer")
         except BaseException as error:
             error.add_note(self.log())
             self._popen.kill()
@@ -108,22 +108,22 @@ class Process:
         return self.runs()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal to the process."""
         self._popen.send_signal(number)
 
     def wait(self) -> None:
-        """Wait for its end."""
+        """Wait until the process ends."""
         self._popen.wait(PATIENCE_SECONDS)
 
 
 class Server(ABC):
-    """A server of one process: it can be stopped, killed, paused, and started again on its port."""
+    """A server with one process. A test can stop, kill, pause and restart it on the same port."""
 
     name: ClassVar[str]
-    ready: ClassVar[str]  # what it writes as soon as it answers
+    ready: ClassVar[str]  # the server logs this text as soon as it answers
 
     def __init__(self) -> None:
-        """Start it."""
+        """Start the server."""
         self._folder = Folder(self.name.lower())
         self._process: Process | None = None
         try:
@@ -133,36 +133,36 @@ class Server(ABC):
             raise
 
     def log(self) -> str:
-        """What the server has written since it was last started."""
+        """Return the server's output since its last start."""
         return self._running.log()
 
     def start(self) -> None:
-        """Start it again after `stop` or `kill`; return when it answers."""
-        assert self._process is None, "it runs already"
+        """Start the server again after `stop` or `kill`, and wait until it answers."""
+        assert self._process is None, "the server runs already"
         process = self._launch(self.port)
         if not process.wait_until(lambda: self._is_ready(process)):
             raise RuntimeError(f"{self.name} did not start again: {process.log()}")
         self._process = process
 
     def stop(self) -> None:
-        """Shut it down in order."""
+        """Shut the server down in order."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """`kill -9` in the midst of whatever it does."""
+        """Kill the server with SIGKILL."""
         self._end(signal.SIGKILL)
 
     def pause(self) -> None:
-        """Stop it in its tracks: connections stay open and new ones open, but nothing answers."""
+        """Pause the server: connections stay open and new ones open, but the server does not answer."""
         self._running.signal(signal.SIGSTOP)
-        wait_until(lambda: state(self._running.pid) == "T", "a stopped server")
+        wait_until(lambda: state(self._running.pid) == "T", "the server to stop")
 
     def resume(self) -> None:
-        """Go on after `pause`."""
+        """Resume the server after `pause`."""
         self._running.signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """End it, with all that it keeps."""
+        """Kill the server and delete its data."""
         if self._process is not None and self._process.runs():
             self.kill()
         self._folder.remove()
@@ -175,11 +175,11 @@ class Server(ABC):
 
     @abstractmethod
     def _launch(self, port: int) -> Process:
-        """Start the process on a port, which may be taken."""
+        """Start the process on a port. The port may be in use."""
 
     @property
     def _running(self) -> Process:
-        assert self._process is not None, "it does not run"
+        assert self._process is not None, "the server does not run"
         return self._process
 
     def _end(self, number: signal.Signals) -> None:
@@ -193,38 +193,38 @@ class Server(ABC):
 
 
 def run(command: Sequence[str | Path], folder: Folder) -> None:
-    """Run a command to its end as the server's user."""
+    """Run a command as the server's user, and wait for its end."""
     done = subprocess.run(command, cwd=folder.path, env=_ENVIRONMENT, capture_output=True, text=True, **_user())
     if done.returncode != 0:
         raise RuntimeError(f"{command[0]} failed with {done.returncode}: {done.stderr or done.stdout}")
 
 
 def on_free_port(start: Callable[[int], Process], ready: Callable[[Process], bool]) -> tuple[Process, int]:
-    """Start a server that cannot be given port 0.
+    """Start a server that does not support port 0 on a free port.
 
-    Its own attempt to listen is the only sure test of a port. Those below 32768 are not handed out to connections, so
-    a server that is away for a while finds its port free when it comes back.
+    Only the server's own attempt to listen shows that a port is free. The kernel does not give ports below 32768 to
+    outgoing connections, so a restarted server finds its port still free.
     """
     while True:
         port = random.randrange(10_000, 32_768)
         process = start(port)
         if process.wait_until(partial(ready, process)):
             return process, port
-        if "could not bind" not in (said := process.log()) and "address already in use" not in said.lower():
-            raise RuntimeError(f"The server did not start: {said or 'it said nothing'}")
+        if "could not bind" not in (log := process.log()) and "address already in use" not in log.lower():
+            raise RuntimeError(f"The server did not start: {log or 'its log is empty'}")
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition that comes true elsewhere."""
+    """Wait until the condition is true. Raises TimeoutError after PATIENCE_SECONDS."""
     until = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         if time.monotonic() > until:
-            raise TimeoutError(f"Waited in vain for {what}")
+            raise TimeoutError(f"Timed out while waiting for {what}")
         time.sleep(0.005)
 
 
 def state(pid: int) -> str | None:
-    """A process's state in one letter (T stopped); none when it has ended, whether or not it was waited for."""
+    """Return the state of a process as one letter (T is stopped), or None if the process has ended."""
     try:
         letter = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -233,12 +233,12 @@ def state(pid: int) -> str | None:
 
 
 def open_to_all(path: Path) -> bool:
-    """Whether every user can read this file or folder."""
+    """Return whether every user can read this file or folder."""
     return bool(path.stat().st_mode & 0o004) and all(parent.stat().st_mode & 0o001 for parent in path.parents)
 
 
 def readable(binary: Path, cache: Path = Path("/var/cache/credit-service-tests")) -> Path:
-    """A program where the server's user can read it: not below the home of root, so it may be copied."""
+    """Return a path of the program that the server's user can read. This may copy it out of the home of root."""
     if os.getuid() != 0 or open_to_all(binary):
         return binary
     seen = binary.stat()
@@ -248,11 +248,11 @@ def readable(binary: Path, cache: Path = Path("/var/cache/credit-service-tests")
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             part = Path(shutil.copy(binary, folder))
             part.chmod(0o755)
-            part.rename(copy)  # whole, whoever else does the same
+            part.rename(copy)  # atomic, because another process may do the same
     return copy
 
 
-# Nothing of ours reaches a server: PGPORT and its like would.
+# A server gets no other variables of our environment, because PGPORT and others would change its behaviour.
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
 
 
@@ -263,7 +263,7 @@ class _User(TypedDict, total=False):
 
 
 def _user() -> _User:
-    """For subprocess: whose the process is to be."""
+    """Return the arguments of subprocess that select the server's user."""
     if os.getuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")
@@ -271,12 +271,12 @@ def _user() -> _User:
 
 
 def _has_room(folder: Path) -> bool:
-    """Whether some servers can keep there what tests write; in a container it may be but 64 MB."""
+    """Return whether the folder has room for the data of several servers. In a container it may have only 64 MB."""
     return os.access(folder, os.W_OK) and open_to_all(folder) and shutil.disk_usage(folder).free >= 4 << 30
 
 
 def _lock(folder: Path) -> int | None:
-    """Lock a folder; none when another process has it."""
+    """Lock a folder. Returns None if another process has locked it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -287,11 +287,11 @@ def _lock(folder: Path) -> int | None:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove folders of processes that are gone."""
+    """Delete folders of ended processes."""
     for folder in parent.glob(f"{_PREFIX}-*-*"):
         try:
             descriptor = _lock(folder)
-        except OSError:  # another user's, or just removed
+        except OSError:  # the folder belongs to another user, or another process just deleted it
             continue
         if descriptor is not None:
             shutil.rmtree(folder, ignore_errors=True)

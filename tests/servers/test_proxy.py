@@ -1,4 +1,4 @@
-"""The proxy's faults are those that a test asks for, at the very moment."""
+"""The proxy makes exactly the fault that a test asks for, at the right moment."""
 
 import socket
 import threading
@@ -16,7 +16,7 @@ LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)
 
 @pytest.fixture
 def echo() -> Iterator[tuple[Proxy, socket.socket, socket.socket]]:
-    """A proxy, and both ends of a connection through it."""
+    """Yield a proxy and both ends of a connection through it."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         listener.settimeout(10)
         with (
@@ -26,20 +26,16 @@ def echo() -> Iterator[tuple[Proxy, socket.socket, socket.socket]]:
             server, _ = listener.accept()
             with server:
                 server.settimeout(10)
-                client.sendall(b"hello")  # heard at the other end, so the connection is open
+                client.sendall(b"hello")  # the other end receives it, so the connection is open
                 _read(server, 5)
                 yield proxy, client, server
 
 
-async def test_a_connection_cut_before_commit_has_changed_nothing(
-    postgres_url: str, proxied: Callable[[str], Proxy]
-) -> None:
+async def test_cut_before_commit_changes_nothing(postgres_url: str, proxied: Callable[[str], Proxy]) -> None:
     assert await _insert_while(proxied(postgres_url), Proxy.cut_before, postgres_url) == 0
 
 
-async def test_a_connection_cut_after_commit_has_changed_all(
-    postgres_url: str, proxied: Callable[[str], Proxy]
-) -> None:
+async def test_cut_after_commit_keeps_all_changes(postgres_url: str, proxied: Callable[[str], Proxy]) -> None:
     assert await _insert_while(proxied(postgres_url), Proxy.cut_after, postgres_url) == 1
 
 
@@ -53,16 +49,16 @@ async def _insert_while(proxy: Proxy, cut: Callable[[Proxy, bytes], threading.Ev
             await connection.execute("INSERT INTO numbers VALUES (1)")
     assert happened.is_set()
     await connection.close()
-    again = await asyncpg.connect(proxy.url)  # what comes later passes
+    again = await asyncpg.connect(proxy.url)  # later connections pass
     await again.close()
     async with direct.transaction():
-        await direct.execute("LOCK TABLE numbers")  # waits until the server is done with the lost connection
+        await direct.execute("LOCK TABLE numbers")  # waits until the server has finished the lost connection
         count = await direct.fetchval("SELECT count(*) FROM numbers")
     await direct.close()
     return count
 
 
-def test_all_passes_both_ways_to_the_end(echo: tuple[Proxy, socket.socket, socket.socket]) -> None:
+def test_proxy_forwards_all_data_both_ways(echo: tuple[Proxy, socket.socket, socket.socket]) -> None:
     proxy, client, server = echo
     assert proxy.url == f"tcp://user:word@127.0.0.1:{proxy.port}/path"
     client.sendall(b"question")
@@ -73,7 +69,7 @@ def test_all_passes_both_ways_to_the_end(echo: tuple[Proxy, socket.socket, socke
     assert _read_to_end(client) == b"answer"
 
 
-def test_a_cut_is_a_reset_at_both_ends(echo: tuple[Proxy, socket.socket, socket.socket]) -> None:
+def test_cut_resets_both_ends(echo: tuple[Proxy, socket.socket, socket.socket]) -> None:
     proxy, client, server = echo
     proxy.cut()
     for end in (client, server):
@@ -81,7 +77,7 @@ def test_a_cut_is_a_reset_at_both_ends(echo: tuple[Proxy, socket.socket, socket.
             end.recv(1)
 
 
-def test_the_nth_occurrence_counts_also_when_it_comes_in_parts(
+def test_nth_occurrence_counts_even_in_parts(
     echo: tuple[Proxy, socket.socket, socket.socket],
 ) -> None:
     proxy, client, server = echo
@@ -96,14 +92,14 @@ def test_the_nth_occurrence_counts_also_when_it_comes_in_parts(
     assert _read_to_end(server) == b""
 
 
-def test_what_precedes_the_pattern_is_delivered(echo: tuple[Proxy, socket.socket, socket.socket]) -> None:
+def test_data_before_the_pattern_is_delivered(echo: tuple[Proxy, socket.socket, socket.socket]) -> None:
     proxy, client, server = echo
     proxy.cut_before(b"COMMIT", 2)
     client.sendall(b"COMMIT one COMMIT two")
     assert _read_to_end(server) == b"COMMIT one "
 
 
-def test_a_client_cut_off_after_the_pattern_never_hears_the_answer(
+def test_client_cut_after_the_pattern_gets_no_answer(
     echo: tuple[Proxy, socket.socket, socket.socket],
 ) -> None:
     proxy, client, server = echo
@@ -117,7 +113,7 @@ def test_a_client_cut_off_after_the_pattern_never_hears_the_answer(
     assert cut.is_set()
 
 
-def test_a_black_hole_takes_all_and_gives_nothing_until_it_is_released(
+def test_held_proxy_forwards_data_only_after_release(
     echo: tuple[Proxy, socket.socket, socket.socket],
 ) -> None:
     proxy, client, server = echo
@@ -132,7 +128,7 @@ def test_a_black_hole_takes_all_and_gives_nothing_until_it_is_released(
     assert _read(server, 8) == b"question"
 
 
-def test_a_delay_holds_up_each_direction(echo: tuple[Proxy, socket.socket, socket.socket]) -> None:
+def test_delay_applies_to_each_direction(echo: tuple[Proxy, socket.socket, socket.socket]) -> None:
     proxy, client, server = echo
     proxy.delay(0.1)
     started = time.monotonic()
@@ -143,9 +139,9 @@ def test_a_delay_holds_up_each_direction(echo: tuple[Proxy, socket.socket, socke
     assert time.monotonic() - started >= 0.2
 
 
-def test_a_client_is_reset_when_the_server_is_away() -> None:
+def test_client_is_reset_while_server_is_down() -> None:
     with socket.socket() as away:
-        away.bind(("127.0.0.1", 0))  # and does not listen
+        away.bind(("127.0.0.1", 0))  # bound, but not listening
         with (
             Proxy(f"tcp://127.0.0.1:{away.getsockname()[1]}") as proxy,
             pytest.raises(ConnectionResetError),

@@ -1,4 +1,4 @@
-"""The Valkey of the tests does what a test asks of it."""
+"""The Valkey of the tests is real, and a test can stop, kill, pause and flush it."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ import redis
 from tests.servers.valkey import Valkey, client
 
 
-def test_it_is_stopped_killed_flushed_and_started_again_on_its_port(new_valkey: Callable[[], Valkey]) -> None:
+def test_valkey_restarts_on_its_port_after_stop_and_kill(new_valkey: Callable[[], Valkey]) -> None:
     server = new_valkey()
     for end in (Valkey.stop, Valkey.kill):
         with client(server.url) as connection:
@@ -22,7 +22,7 @@ def test_it_is_stopped_killed_flushed_and_started_again_on_its_port(new_valkey: 
         server.start()
 
 
-def test_paused_it_is_silent(new_valkey: Callable[[], Valkey]) -> None:
+def test_paused_valkey_does_not_answer(new_valkey: Callable[[], Valkey]) -> None:
     server = new_valkey()
     server.pause()
     with redis.Redis.from_url(server.url, socket_timeout=0.05, retry=None, protocol=2) as connection:

