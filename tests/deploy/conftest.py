@@ -1,4 +1,4 @@
-"""Programs of Prometheus, which come with the operating system."""
+"""The programs of Prometheus. A package of the operating system has them."""
 
 import os
 import shutil
@@ -9,7 +9,10 @@ import pytest
 
 @pytest.fixture
 def program() -> Callable[[str], str]:
-    """Finds a program of Debian's package `prometheus`; without it a test is skipped, and fails in CI."""
+    """Return a function that finds a program of Debian's package `prometheus`.
+
+    If the program is missing, the test is skipped, or fails in CI.
+    """
 
     def find(name: str) -> str:
         if found := shutil.which(name, path=f"{os.environ['PATH']}:/usr/bin:/usr/local/bin"):

@@ -1,6 +1,6 @@
-"""Reads deploy/Dockerfile, and does what its build would do, in a folder that stands for the image's root.
+"""Read deploy/Dockerfile, and run its build in a folder that stands for the image's root.
 
-There is no Docker engine where the tests run. What is not done here: the base image, its user, and its layers.
+The tests run without a Docker engine. So this leaves out the base image, its user and its layers.
 """
 
 import fnmatch
@@ -26,12 +26,12 @@ class Instruction(NamedTuple):
 
     @property
     def words(self) -> list[str]:
-        """What follows the name, without options."""
+        """Return the arguments of the instruction, without options."""
         return [word for word in shlex.split(self.rest) if not word.startswith("--")]
 
 
 def stages() -> list[list[Instruction]]:
-    """The instructions of each stage, which begins with its FROM."""
+    """Return the instructions of each stage. A stage begins with its FROM."""
     text = re.sub(r"^\s*#.*\n", "", DOCKERFILE.read_text(), flags=re.MULTILINE)
     found: list[list[Instruction]] = []
     for line in filter(None, re.sub(r"\\\n\s*", "", text).splitlines()):
@@ -43,19 +43,19 @@ def stages() -> list[list[Instruction]]:
 
 
 def only(stage: list[Instruction], name: str) -> Instruction:
-    """The one instruction of a stage that has this name."""
+    """Return the only instruction with this name in a stage."""
     (found,) = [instruction for instruction in stage if instruction.name == name]
     return found
 
 
 def environment(stage: list[Instruction]) -> dict[str, str]:
-    """What a stage sets in the environment."""
+    """Return the environment variables that a stage sets."""
     pairs = [word for instruction in stage if instruction.name == "ENV" for word in instruction.words]
     return dict(pair.split("=", 1) for pair in pairs)
 
 
 def is_sent(path: str) -> bool:
-    """Whether a build may see a file or folder of the repository, by deploy/Dockerfile.dockerignore."""
+    """Return whether a build can see this path of the repository, by deploy/Dockerfile.dockerignore."""
     sent = True
     for line in DOCKERFILE.with_suffix(".dockerignore").read_text().splitlines():
         pattern = line.removeprefix("!").removeprefix("**/")
@@ -66,10 +66,10 @@ def is_sent(path: str) -> bool:
 
 
 class Built:
-    """What a build leaves, below a folder in the place of `/`."""
+    """The result of a build, in a folder that stands for `/`."""
 
     def __init__(self, root: Path) -> None:
-        """Do everything that the build would do. Raises CalledProcessError where a command fails."""
+        """Run the build. Raises CalledProcessError if a command fails."""
         self.root = root
         self._stages = stages()
         building, image = self._stages
@@ -79,23 +79,23 @@ class Built:
         for instruction in image:
             if instruction.name == "COPY":
                 source, target = instruction.words
-                assert "--from=build" in instruction.rest, "the image takes everything from its first stage"
+                assert "--from=build" in instruction.rest, "the image copies only from its first stage"
                 assert self.path(source).is_dir()
                 if not self.path(target).exists():
                     self.path(source).rename(self.path(target))
 
     def path(self, path: str) -> Path:
-        """Where something of the image is."""
+        """Return the real path of a path in the image."""
         return self.root / path.lstrip("/")
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of the image; its own program is found first."""
+        """Return the environment of the image, with its programs first on PATH."""
         set_ = {name: self._inside(value) for name, value in environment(self._stages[-1]).items() if name != "PATH"}
         return set_ | {"PATH": f"{self.path('/opt/credit-service/bin')}{os.pathsep}{os.environ['PATH']}"}
 
     def command(self, command: Sequence[str]) -> list[str]:
-        """A command of the image, with its program where it is here."""
+        """Return a command of the image with the real path of its program."""
         return [str(self.path(f"/opt/credit-service/bin/{command[0]}")), *command[1:]]
 
     def _inside(self, value: str) -> str:
@@ -105,7 +105,7 @@ class Built:
         if instruction.name == "WORKDIR":
             self._folder = self.path(instruction.rest)
             self._folder.mkdir()
-            if (ROOT / ".uv").exists():  # how scripts/uv fetches it has tests of its own
+            if (ROOT / ".uv").exists():  # avoid the download of uv, which tests/test_tooling.py tests
                 (self._folder / ".uv").symlink_to(ROOT / ".uv")
         elif instruction.name == "COPY":
             *sources, target = instruction.words
@@ -114,10 +114,10 @@ class Built:
         elif instruction.name == "RUN":
             self._run(instruction.rest)
         else:
-            assert instruction.name in ("FROM", "ENV"), f"{instruction.name} is not done here"
+            assert instruction.name in ("FROM", "ENV"), f"this module does not support {instruction.name}"
 
     def _copy(self, source: str, target: str) -> None:
-        assert is_sent(source), f"{source} is left out by the .dockerignore"
+        assert is_sent(source), f"the .dockerignore excludes {source}"
         if (ROOT / source).is_dir():
             shutil.copytree(ROOT / source, self._folder / target, ignore=shutil.ignore_patterns("__pycache__"))
         else:

@@ -1,6 +1,6 @@
-"""deploy/compose.yaml: sound, of one piece with everything else that names a port or a version, and without a secret.
+"""deploy/compose.yaml is valid, has no secret, and agrees with all other files on ports and versions.
 
-There is no Docker engine where the tests run. What containers would run is run here by the same servers from wheels.
+The tests run without a Docker engine. So they run the commands of the containers with the same servers from wheels.
 """
 
 import re
@@ -41,7 +41,7 @@ IMAGE = stages()[-1]
 
 
 def workers() -> int:
-    """How many workers serve."""
+    """Return the number of workers."""
     return int(SERVICE["command"][SERVICE["command"].index("--workers") + 1])
 
 
@@ -57,13 +57,13 @@ def defaults() -> Settings:
     ],
     ids=lambda value: value.name if isinstance(value, Path) else value,
 )
-def test_a_file_that_only_others_can_run_is_as_its_schema_says(schema: str, file: Path) -> None:
+def test_compose_and_workflow_files_match_their_schemas(schema: str, file: Path) -> None:
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", f"{file}"]
     ran = subprocess.run(check, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
-def test_nothing_secret_stands_in_the_file_and_none_has_a_default() -> None:
+def test_compose_file_has_no_secret_and_no_default_secret() -> None:
     texts = [str(value) for service in SERVICES.values() for value in service.get("environment", {}).values()]
     texts += [word for service in SERVICES.values() for word in service.get("command", [])]
     secrets = [text for text in texts if "PASSWORD" in text]
@@ -78,14 +78,14 @@ def test_nothing_secret_stands_in_the_file_and_none_has_a_default() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(SERVICES) - OURS))
-def test_an_image_of_others_is_of_one_version_which_the_tests_know(name: str) -> None:
+def test_third_party_images_have_the_tested_versions(name: str) -> None:
     found = re.fullmatch(r"[\w/]+:v?(\d+\.\d+(?:\.\d+)?)(-alpine)?", SERVICES[name]["image"])
     assert found is not None
     if name in WHEELS:
-        assert f"{version(WHEELS[name])}.".startswith(f"{found[1]}."), "what is deployed is what was tested"
+        assert f"{version(WHEELS[name])}.".startswith(f"{found[1]}."), "the tests use another version"
 
 
-def test_each_starts_when_what_it_needs_is_healthy_or_done() -> None:
+def test_each_container_waits_for_its_dependencies() -> None:
     for name, service in SERVICES.items():
         for needed, how in service.get("depends_on", {}).items():
             if how["condition"] == "service_healthy":
@@ -93,10 +93,10 @@ def test_each_starts_when_what_it_needs_is_healthy_or_done() -> None:
             else:
                 assert (needed, how["condition"]) == ("migrate", "service_completed_successfully")
     assert set(SERVICE["depends_on"]) == {"migrate", "postgres", "nats", "valkey"}
-    assert only(IMAGE, "HEALTHCHECK")  # of the service, which stands in its image
+    assert only(IMAGE, "HEALTHCHECK")  # the image defines the health check of the service
 
 
-def test_one_port_is_one_number_wherever_it_is_written() -> None:
+def test_all_files_agree_on_the_ports() -> None:
     set_ = SERVICE["environment"]
     port, metrics = set_["SERVICE_PORT"], set_["METRICS_PORT"]
     assert defaults().service_port == port
@@ -107,7 +107,7 @@ def test_one_port_is_one_number_wherever_it_is_written() -> None:
     assert job["static_configs"] == [{"targets": [f"service:{metrics + n}" for n in range(workers())]}]
 
 
-def test_what_is_published_is_for_this_machine_alone() -> None:
+def test_ports_are_published_only_on_this_machine() -> None:
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
@@ -115,7 +115,7 @@ def test_what_is_published_is_for_this_machine_alone() -> None:
     assert COMPOSE["networks"]["inside"] == {"internal": True}
 
 
-def test_the_service_is_given_settings_that_it_takes(tmp_path: Path) -> None:
+def test_service_accepts_the_settings_of_compose(tmp_path: Path) -> None:
     given = {name: _INTERPOLATED.sub("secret", str(value)) for name, value in SERVICE["environment"].items()}
     shown = command("config", "--json", cwd=tmp_path, **given)
     assert shown.code == 0, shown.err
@@ -123,28 +123,26 @@ def test_the_service_is_given_settings_that_it_takes(tmp_path: Path) -> None:
     assert f"{shown.json['metrics_port']}" == given["METRICS_PORT"]
 
 
-def test_there_is_time_to_stop_and_there_are_connections_for_all_workers() -> None:
+def test_stop_time_and_connections_suffice_for_all_workers() -> None:
     settings = defaults()
     assert int(SERVICE["stop_grace_period"].removesuffix("s")) > longest_stop_seconds(settings)
-    assert workers() * (settings.posting_streams + settings.database_pool_size) < 100  # PostgreSQL's default
+    assert workers() * (settings.posting_streams + settings.database_pool_size) < 100  # the default limit of PostgreSQL
 
 
-def test_every_file_and_volume_that_is_mounted_is_there() -> None:
+def test_every_mounted_file_and_volume_exists() -> None:
     mounts = [mount.split(":")[0] for service in SERVICES.values() for mount in service.get("volumes", [])]
     assert {mount for mount in mounts if not mount.startswith(".")} == set(COMPOSE["volumes"])
     assert all((FOLDER / mount).exists() for mount in mounts if mount.startswith("."))
 
 
-def test_the_migration_job_gives_an_empty_database_its_schema_and_may_run_at_each_start(
-    postgres_url: str, tmp_path: Path
-) -> None:
-    unsafe = {"DATABASE_ALLOW_UNSAFE": "true"}  # the server of the tests does not sync
+def test_migration_job_creates_schema_and_can_run_again(postgres_url: str, tmp_path: Path) -> None:
+    unsafe = {"DATABASE_ALLOW_UNSAFE": "true"}  # the server of the tests runs without fsync
     for _ in range(2):
         ran = command(*SERVICES["migrate"]["command"], cwd=tmp_path, DATABASE_URL=postgres_url, **unsafe)
         assert ran.code == 0, ran.err
 
 
-def test_the_health_of_postgresql_is_asked_as_its_own_program_understands(postgres: postgresql.Databases) -> None:
+def test_health_check_of_postgresql_works_with_pg_isready(postgres: postgresql.Databases) -> None:
     _, name, *options = SERVICES["postgres"]["healthcheck"]["test"]
     port = f"--port={urlsplit(postgres.url('postgres')).port}"
     assert subprocess.run([postgresql.find_binaries() / name, *options, port], capture_output=True).returncode == 0
@@ -153,11 +151,11 @@ def test_the_health_of_postgresql_is_asked_as_its_own_program_understands(postgr
     )
 
 
-async def test_nats_as_it_is_configured_has_jetstream_and_wants_the_password(
+async def test_nats_configuration_has_jetstream_and_requires_password(
     unused_tcp_port: int,
 ) -> None:
     folder = Folder("nats")
-    password = "12e5ab"  # which a configuration file would take for a number
+    password = "12e5ab"  # a configuration file would read this as a number
     arguments = [_INTERPOLATED.sub(password, word) for word in SERVICES["nats"]["command"][1:]]
     health = SERVICES["nats"]["healthcheck"]["test"][-1].replace(":8222", f":{unused_tcp_port}")
 
@@ -183,7 +181,7 @@ async def test_nats_as_it_is_configured_has_jetstream_and_wants_the_password(
         folder.remove()
 
 
-def test_valkey_as_it_is_configured_is_a_cache_that_forgets_what_is_too_much() -> None:
+def test_valkey_configuration_is_a_bounded_cache() -> None:
     folder = Folder("valkey")
 
     def launch(port: int) -> Process:
@@ -194,9 +192,9 @@ def test_valkey_as_it_is_configured_is_a_cache_that_forgets_what_is_too_much() -
     try:
         with redis.Redis(port=port) as cache:
             assert cache.ping()
-            told = cache.config_get("maxmemory*", "save")
-        assert (told["maxmemory"], told["maxmemory-policy"]) == (f"{128 * 1024 * 1024}", "allkeys-lru")
-        assert told["save"] == "", "nothing is written to a disk"
+            config = cache.config_get("maxmemory*", "save")
+        assert (config["maxmemory"], config["maxmemory-policy"]) == (f"{128 * 1024 * 1024}", "allkeys-lru")
+        assert config["save"] == "", "Valkey writes to the disk"
     finally:
         process.signal(signal.SIGKILL)
         process.wait()

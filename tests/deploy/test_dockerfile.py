@@ -1,4 +1,4 @@
-"""The image: what is in it, who it runs as, and that what its build would run here does run."""
+"""The image: its content, its user, and a run of its build commands."""
 
 import json
 import re
@@ -23,26 +23,26 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     return Built(tmp_path_factory.mktemp("image"))
 
 
-def test_both_stages_begin_with_the_same_small_python_of_one_version() -> None:
+def test_both_stages_use_the_same_pinned_slim_python() -> None:
     bases = [only(stage, "FROM").words[0] for stage in (BUILD, IMAGE)]
-    assert len(set(bases)) == 1, "programs of the first would not find the Python of the second"
+    assert len(set(bases)) == 1, "programs of the first stage would not find the Python of the second"
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", bases[0])
 
 
-def test_the_python_of_the_image_is_one_that_ci_tests() -> None:
+def test_ci_tests_the_python_of_the_image() -> None:
     version = re.match(r"python:(3\.\d+)", only(IMAGE, "FROM").rest)
     assert version is not None
     assert f'"{version[1]}"' in (ROOT / ".github/workflows/ci.yml").read_text()
 
 
-def test_it_runs_as_a_number_that_is_not_root_and_owns_only_the_data() -> None:
+def test_image_user_is_a_number_and_owns_only_data() -> None:
     user = only(IMAGE, "USER").rest
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
     owned = [copied.words[-1] for copied in IMAGE if copied.name == "COPY" and f"--chown={user}" in copied.rest]
     assert owned == only(IMAGE, "VOLUME").words == only(IMAGE, "WORKDIR").words
 
 
-def test_nothing_is_run_or_installed_in_the_image_itself() -> None:
+def test_final_stage_runs_no_command_and_installs_nothing() -> None:
     assert {instruction.name for instruction in IMAGE} & {"RUN", "ADD", "ARG", "SHELL"} == set()
     assert "curl" not in only(IMAGE, "HEALTHCHECK").rest
 
@@ -60,16 +60,16 @@ def test_nothing_is_run_or_installed_in_the_image_itself() -> None:
         "src/credit_service/__pycache__",
     ],
 )
-def test_a_build_never_sees_what_is_secret_or_not_needed(path: str) -> None:
+def test_build_never_sees_secret_or_unneeded_files(path: str) -> None:
     assert not is_sent(path)
 
 
-def test_the_ports_are_those_of_the_settings() -> None:
+def test_exposed_ports_match_the_settings() -> None:
     assert environment(IMAGE)["SERVICE_PORT"] in only(IMAGE, "EXPOSE").words
 
 
 @pytest.mark.slow
-def test_what_the_build_runs_leaves_the_service_with_what_it_needs_and_nothing_to_develop_with(built: Built) -> None:
+def test_build_installs_service_without_development_tools(built: Built) -> None:
     def program(*command: str) -> str:
         ran = subprocess.run(built.command(command), check=True, capture_output=True, text=True, cwd=built.root)
         return ran.stdout
@@ -80,15 +80,13 @@ def test_what_the_build_runs_leaves_the_service_with_what_it_needs_and_nothing_t
         "print(*sorted(x.name.lower() for x in d()))"
     )
     file, names = program("python", "-I", "-c", found).splitlines()
-    assert Path(file).is_relative_to(built.path("/opt/credit-service")), "an editable one is away with the sources"
+    assert Path(file).is_relative_to(built.path("/opt/credit-service")), "an editable install would need the sources"
     assert {"asyncpg", "uvloop", "nats-py", "opentelemetry-sdk"} <= set(names.split())
     assert {"pytest", "mypy", "hypothesis", "uv", "pip"} & set(names.split()) == set()
 
 
 @pytest.mark.slow
-def test_the_health_check_finds_a_service_that_answers_and_misses_one_that_is_gone(
-    built: Built, unused_tcp_port: int, tmp_path: Path
-) -> None:
+def test_health_check_passes_only_while_service_answers(built: Built, unused_tcp_port: int, tmp_path: Path) -> None:
     environment = built.environment | {"SERVICE_PORT": str(unused_tcp_port)}
     command, check = (
         built.command([*json.loads(only(IMAGE, "ENTRYPOINT").rest), *json.loads(only(IMAGE, "CMD").rest)]),
@@ -111,7 +109,7 @@ def test_the_health_check_finds_a_service_that_answers_and_misses_one_that_is_go
             time.sleep(0.1)
         assert httpx2.get(f"http://127.0.0.1:{unused_tcp_port}/readyz", timeout=30).status_code == 200
         key = data / "credit-service.db.admin-key"
-        assert stat.S_IMODE(key.stat().st_mode) == 0o600, "the first admin key is in the volume"
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600, "only the owner may read the first admin key"
         process.terminate()
         assert process.wait(30) in (0, -signal.SIGTERM)
         assert not healthy()

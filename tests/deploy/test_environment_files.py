@@ -1,4 +1,4 @@
-"""The files to copy, one for each way to run the service: every name is a setting, and every value is possible."""
+"""The example .env files, one for each way to run the service: all names are settings, and all values are valid."""
 
 import re
 from pathlib import Path
@@ -16,21 +16,21 @@ COMPOSE = (ROOT / "deploy/compose.yaml").read_text()
 
 
 def pairs(path: Path, *, commented: bool = True) -> dict[str, str]:
-    """The names and values in a file; `commented` also those that are there to be uncommented."""
+    """Return the names and values in a file. With `commented` this includes the commented lines."""
     pattern = r"^#?([A-Z_]+)=(.*)$" if commented else r"^([A-Z_]+)=(.*)$"
     return dict(re.findall(pattern, path.read_text(), flags=re.MULTILINE))
 
 
 @pytest.mark.parametrize("path", [EMBEDDED, POSTGRESQL, CONTAINERS], ids=lambda path: path.name)
-def test_every_name_is_a_setting_or_one_that_compose_asks_for(path: Path) -> None:
+def test_every_name_is_a_setting_or_compose_variable(path: Path) -> None:
     asked = set(re.findall(r"\$\{(\w+)", COMPOSE)) if path == CONTAINERS else set()
     assert {name for name in pairs(path) if name.lower() not in Settings.model_fields} <= asked
     assert asked <= set(pairs(path))
 
 
 @pytest.mark.parametrize("path", [EMBEDDED, POSTGRESQL, CONTAINERS], ids=lambda path: path.name)
-@pytest.mark.parametrize("commented", [False, True], ids=["as it is", "with everything"])
-def test_the_service_takes_every_value(path: Path, commented: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("commented", [False, True], ids=["unchanged", "all lines"])
+def test_service_accepts_every_value(path: Path, commented: bool, tmp_path: Path) -> None:
     lines = (f"{name}={value}" for name, value in pairs(path, commented=commented).items())
     (tmp_path / ".env").write_text("\n".join(lines))
     shown = command("config", "--json", cwd=tmp_path)
@@ -38,23 +38,23 @@ def test_the_service_takes_every_value(path: Path, commented: bool, tmp_path: Pa
     assert shown.json["database_url"].startswith("postgresql:" if path == POSTGRESQL else "sqlite:")
 
 
-def test_what_runs_without_a_setting_is_embedded() -> None:
+def test_embedded_file_sets_nothing() -> None:
     assert pairs(EMBEDDED, commented=False) == {}
 
 
-def test_passwords_are_for_the_reader_to_choose() -> None:
+def test_container_file_leaves_passwords_empty() -> None:
     assert {name: value for name, value in pairs(CONTAINERS).items() if "PASSWORD" in name} == {
         "POSTGRES_PASSWORD": "",
         "NATS_PASSWORD": "",
     }
 
 
-def test_what_compose_says_itself_is_not_offered() -> None:
-    said = {"DATABASE_URL", "NATS_URL", "REDIS_URL", "SERVICE_HOST", "SERVICE_PORT", "METRICS_PORT"}
-    assert set(pairs(CONTAINERS)) & said == set()
+def test_container_file_leaves_out_values_of_compose() -> None:
+    fixed = {"DATABASE_URL", "NATS_URL", "REDIS_URL", "SERVICE_HOST", "SERVICE_PORT", "METRICS_PORT"}
+    assert set(pairs(CONTAINERS)) & fixed == set()
 
 
-def test_settings_on_offer_in_containers_have_the_defaults_of_the_embedded_file() -> None:
+def test_container_file_has_the_defaults_of_embedded_file() -> None:
     embedded = pairs(EMBEDDED)
     offered = {name: value for name, value in pairs(CONTAINERS).items() if name.lower() in Settings.model_fields}
     changed = {name for name, value in offered.items() if value != embedded[name]}

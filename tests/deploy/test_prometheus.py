@@ -1,4 +1,4 @@
-"""Prometheus sees every worker, and its alerts stand on metrics that there are and lead to what is to be done."""
+"""Prometheus scrapes every worker, and its alerts use real metrics and real runbook headings."""
 
 import re
 import subprocess
@@ -36,43 +36,43 @@ Program = Callable[[str], str]
         ["check", "rules", FOLDER / "alerts.yml"],
         ["test", "rules", Path(__file__).parent / "alerts.yml"],
     ],
-    ids=["config", "rules", "when alerts fire"],
+    ids=["config", "rules", "alerts"],
 )
-def test_promtool_finds_no_fault(program: Program, arguments: list[str | Path]) -> None:
+def test_promtool_accepts_the_files(program: Program, arguments: list[str | Path]) -> None:
     ran = subprocess.run([program("promtool"), *arguments], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 @pytest.mark.parametrize("alert", [alert["alert"] for alert in ALERTS])
-def test_it_is_tested_when_an_alert_fires_and_when_it_is_silent(alert: str) -> None:
+def test_alerts_file_tests_each_alert_firing_and_silent(alert: str) -> None:
     cases = [case for test in TESTED for case in test["alert_rule_test"] if case["alertname"] == alert]
     assert {"exp_alerts" in case for case in cases} == {True, False}
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
-def test_an_alert_says_how_bad_it_is_and_leads_to_a_heading_that_says_what_to_do(alert: dict[str, Any]) -> None:
+def test_alert_has_severity_summary_and_existing_runbook(alert: dict[str, Any]) -> None:
     assert alert["labels"]["severity"] in ("critical", "warning")
     assert alert["annotations"]["summary"].endswith(".")
     path, _, anchor = alert["annotations"]["runbook"].partition("#")
     assert anchor in anchors(ROOT / path)
 
 
-def test_every_heading_of_what_to_do_belongs_to_an_alert() -> None:
+def test_every_runbook_heading_belongs_to_an_alert() -> None:
     text = (ROOT / "docs/operating.md").read_text()
     section = re.search(r"^## When an alert fires\n(.*?)^## ", text, flags=re.MULTILINE | re.DOTALL)
     assert section is not None
     headings = re.findall(r"^### (.*)$", section[1], flags=re.MULTILINE)
-    led_to = {alert["annotations"]["runbook"].partition("#")[2] for alert in ALERTS}
-    assert {heading.lower().replace(" ", "-") for heading in headings} == led_to
+    runbooks = {alert["annotations"]["runbook"].partition("#")[2] for alert in ALERTS}
+    assert {heading.lower().replace(" ", "-") for heading in headings} == runbooks
 
 
-def test_what_the_alerts_say_of_defaults_are_the_defaults() -> None:
+def test_alert_text_matches_default_deadline() -> None:
     slow = next(alert for alert in ALERTS if alert["alert"] == "CreditsPostingSlow")
     assert f"at {Settings(_env_file=None).posting_deadline_seconds:g} seconds" in slow["annotations"]["summary"]  # type: ignore[call-arg]
 
 
 class Prometheus:
-    """A real Prometheus with our configuration, but for where the workers are and how often they are asked."""
+    """A real Prometheus with our configuration. Only the targets and the scrape interval differ."""
 
     def __init__(self, program: str, folder: Path, targets: list[str], port: int) -> None:
         config = {**CONFIG, "global": {"scrape_interval": "1s", "evaluation_interval": "1s"}}
@@ -95,7 +95,7 @@ class Prometheus:
             )
 
     def get(self, path: str, **asked: str) -> Any:
-        """What its API answers; None while it does not."""
+        """Return the data of an API call, or None while the API does not answer."""
         assert self.process.poll() is None, self._log.read_text()
         try:
             answer = httpx2.get(f"{self.url}/api/v1/{path}", params=asked, timeout=30)
@@ -104,10 +104,10 @@ class Prometheus:
             return None
 
     def until(self, condition: Callable[[], Any], what: str) -> None:
-        """Wait for what it sees; it looks once a second."""
+        """Wait until Prometheus sees the condition. It scrapes once a second."""
         end = time.monotonic() + PATIENCE_SECONDS
         while not condition():
-            assert time.monotonic() < end, f"never seen: {what}"
+            assert time.monotonic() < end, f"timed out while waiting for {what}"
             time.sleep(0.1)
 
 
@@ -119,7 +119,7 @@ def _replaced(text: str, places: dict[str, str]) -> str:
 
 @pytest.fixture
 def workers(tmp_path: Path, unused_tcp_port_factory: Callable[[], int]) -> Iterator[list[tuple[Served, str]]]:
-    """Two processes that serve, each with its port for Prometheus."""
+    """Run two services, and yield each with its address for Prometheus."""
     with ExitStack() as stack:
         made = []
         for number in range(2):
@@ -131,7 +131,7 @@ def workers(tmp_path: Path, unused_tcp_port_factory: Callable[[], int]) -> Itera
 
 
 @pytest.mark.slow
-def test_a_real_prometheus_sees_every_worker_each_metric_of_the_alerts_and_one_that_goes_away(
+def test_prometheus_sees_every_worker_metric_and_missing_worker(
     program: Program, workers: list[tuple[Served, str]], tmp_path: Path, unused_tcp_port: int
 ) -> None:
     for service, _ in workers:
@@ -145,8 +145,8 @@ def test_a_real_prometheus_sees_every_worker_each_metric_of_the_alerts_and_one_t
             return {sample["metric"]["instance"] for sample in seen["result"]}
 
         prometheus.until(lambda: up() == set(targets), "both workers")
-        told = set(prometheus.get("label/__name__/values"))
-        assert METRICS - told == set()
+        names = set(prometheus.get("label/__name__/values"))
+        assert METRICS - names == set()
         health = COMPOSED["healthcheck"]["test"][-1].replace("http://127.0.0.1:9090", prometheus.url)
         assert httpx2.get(health, timeout=30).status_code == 200
 
@@ -154,8 +154,8 @@ def test_a_real_prometheus_sees_every_worker_each_metric_of_the_alerts_and_one_t
             groups = (prometheus.get("rules") or {"groups": []})["groups"]
             return {rule["name"]: (rule["health"], rule["state"]) for group in groups for rule in group["rules"]}
 
-        # Before the first scrape there is nobody, and the alert of that begins to wait.
+        # Before the first scrape no worker is up, so wait until the alert for that is inactive again.
         silent = {alert["alert"]: ("ok", "inactive") for alert in ALERTS}
-        prometheus.until(lambda: rules() == silent, "every rule computed, and no alert")
+        prometheus.until(lambda: rules() == silent, "all rules without an alert")
         workers[1][0].stop()
-        prometheus.until(lambda: rules()["CreditsServiceDown"] == ("ok", "pending"), "the alert of a worker away")
+        prometheus.until(lambda: rules()["CreditsServiceDown"] == ("ok", "pending"), "the alert for a missing worker")

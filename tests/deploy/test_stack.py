@@ -1,4 +1,4 @@
-"""`make stack`: everything on this machine without Docker, and nothing left of it."""
+"""`make stack` starts everything without Docker, and leaves nothing behind."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ from tests.servers.processes import state
 
 @contextmanager
 def stack(port: int) -> Iterator["subprocess.Popen[str]"]:
-    """What `make stack` runs."""
+    """Run the command of `make stack`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "scripts.stack", "--port", f"{port}"],
         cwd=ROOT,
@@ -42,13 +42,13 @@ def stack(port: int) -> Iterator["subprocess.Popen[str]"]:
 
 
 @pytest.mark.slow
-def test_two_services_work_on_one_of_each_server_and_ctrl_c_leaves_nothing_behind(unused_tcp_port: int) -> None:
+def test_stack_runs_two_services_and_ctrl_c_removes_everything(unused_tcp_port: int) -> None:
     with stack(unused_tcp_port % 20_000 + 10_000) as process:
-        said = _greeting(process)
-        first, second = re.findall(r"http://127\.0\.0\.1:\d+(?=,| and|, on)", said)[:2]
-        urls = dict(re.findall(r"^  ([A-Z]+_URL)=(\S+)$", said, flags=re.MULTILINE))
+        output = _greeting(process)
+        first, second = re.findall(r"http://127\.0\.0\.1:\d+(?= and|\. They use)", output)[:2]
+        urls = dict(re.findall(r"^  ([A-Z]+_URL)=(\S+)$", output, flags=re.MULTILINE))
 
-        key = subprocess.check_output(["bash", "-c", f"{_line(said, 'KEY=')} && echo $KEY"], text=True).strip()
+        key = subprocess.check_output(["bash", "-c", f"{_line(output, 'KEY=')} && echo $KEY"], text=True).strip()
         headers = {"Authorization": f"Bearer {key}"}
         with (
             httpx2.Client(base_url=first, headers=headers, timeout=30) as one,
@@ -73,38 +73,38 @@ def test_two_services_work_on_one_of_each_server_and_ctrl_c_leaves_nothing_behin
         assert [folder for folder in folders if folder.exists()] == []
 
 
-def test_a_port_that_is_taken_is_said_in_one_line_before_anything_is_started() -> None:
+def test_stack_reports_port_in_use_before_any_start() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other, stack(port := other.getsockname()[1]) as process:
-        said, _ = process.communicate(timeout=60)
-    assert (process.returncode, said) == (
+        output, _ = process.communicate(timeout=60)
+    assert (process.returncode, output) == (
         1,
         f"stack: 127.0.0.1:{port} cannot be listened on: Address already in use.\n",
     )
 
 
 def _greeting(process: "subprocess.Popen[str]") -> str:
-    """What it says until everything runs; how long that may take is its own concern."""
-    said = ""
+    """Return the output up to the end of the greeting. The stack itself limits the time of its start."""
+    output = ""
     for line in process.stdout or ():
-        said += line
-        if "Ctrl-C ends everything" in line:
-            return said
-    raise AssertionError(said)
+        output += line
+        if "Ctrl-C stops everything" in line:
+            return output
+    raise AssertionError(output)
 
 
 async def _first_published(url: str) -> str:
-    """The type of the first event that the services have published."""
+    """Return the type of the first published event."""
     async with connected(url) as nats:
         message = await (await nats.jetstream().subscribe("evt.credits.>", stream="CREDITS")).next_msg(timeout=30)
         return str(json.loads(message.data)["type"])
 
 
-def _line(said: str, beginning: str) -> str:
-    return next(line.strip() for line in said.splitlines() if line.strip().startswith(beginning))
+def _line(output: str, beginning: str) -> str:
+    return next(line.strip() for line in output.splitlines() if line.strip().startswith(beginning))
 
 
 def _below(pid: int) -> Iterator[tuple[str, int, Path]]:
-    """The processes that a process started, and those that they did: program, pid and folder of each."""
+    """Yield program, process id and folder of each descendant of a process."""
     for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
         yield Path(f"/proc/{child}/exe").readlink().name, child, Path(f"/proc/{child}/cwd").readlink()
         yield from _below(child)
