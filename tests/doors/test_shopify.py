@@ -234,8 +234,8 @@ def test_racing_merchants_of_a_purchase_are_credited_once(running: Running) -> N
     shops = [Shop(running) for _ in range(8)]
     with ThreadPoolExecutor(8) as threads:
         body = shops[0].bought(purchase())
-        told = list(threads.map(lambda shop: shop.outcome("app_purchases_one_time/update", body), shops))
-    assert sorted(told) == ["posted", *["refused"] * 7]
+        outcomes = list(threads.map(lambda shop: shop.outcome("app_purchases_one_time/update", body), shops))
+    assert sorted(outcomes) == ["posted", *["refused"] * 7]
 
 
 def test_uninstalled_shop_keeps_account_and_credits(shop: Shop, running: Running) -> None:
@@ -428,9 +428,9 @@ def test_dead_letter_of_wrong_currency_holds_nothing_personal(shop: Shop) -> Non
     assert shop.outcome("refunds/create", refund(7, 1, moved("5", currency="EUR"))) == "refused"
     (letter,) = shop.letters()
     assert (letter.code, len(shop.history())) == ("currency_mismatch", 1)
-    told = json.loads(published(letter))
-    assert told["subject"] == "shopify.webhook.refunds.create"
-    original = json.loads(b64decode(told["original"]))
+    message = json.loads(published(letter))
+    assert message["subject"] == "shopify.webhook.refunds.create"
+    original = json.loads(b64decode(message["original"]))
     assert original["body"]["transactions"][0]["amount"] == "5"
     assert PERSONAL not in json.dumps(original)
 
@@ -711,14 +711,14 @@ async def _faults(shop: Shop) -> list[Any]:
 def test_L15_customer_is_erased_and_the_chain_verifies(shop: Shop) -> None:
     running = shop.running
     paid, refunded = "evt.shopify.webhook.order_paid", "evt.shopify.webhook.order_refunded"
-    told = [
+    events = [
         personal(shop, paid, "1", order_id=2**53 + 1, total="100"),
         personal(shop, refunded, "2", refund_id=7, order_id=2**53 + 1, refund_amount="10"),
         personal(shop, paid, "3", order_id=2, total="100"),
         personal(shop, "evt.billing.payment_succeeded", "4", payment_id=1, credits=5),
         personal(shop, refunded, "5", refund_id=8, order_id=3, refund_amount="10"),
     ]
-    assert running.tell(told).status_code == 200
+    assert running.tell(events).status_code == 200
     keys = remembered(shop)
     assert len(keys) == 4
     balance = running.balance(shop.merchant)
@@ -728,7 +728,7 @@ def test_L15_customer_is_erased_and_the_chain_verifies(shop: Shop) -> None:
     assert other.outcome("customers/redact", customer_redact(2**53 + 1, 3, shop=shop.domain)) == "noted"
     shop.catch_up()
     assert remembered(shop) == ["shopify:order:2", "billing:payment:1"]
-    again = running.tell(told).json()["data"]["results"]
+    again = running.tell(events).json()["data"]["results"]
     assert [one["outcome"] for one in again] == ["replayed"] * 4 + ["parked"]
     assert again[0]["transactions"][0]["metadata"] is None
     # The parked refund is applied without the erased data.
@@ -783,5 +783,5 @@ def test_failed_erasure_is_retried(shop: Shop, monkeypatch: pytest.MonkeyPatch) 
 
 def test_deliveries_are_counted_in_metrics(shop: Shop) -> None:
     assert shop.outcome("orders/paid", order(1)) == "posted"
-    told = shop.running.client.get("/metrics").text
-    assert 'credits_events_consumed_total{outcome="posted",subject="evt.shopify.webhook.order_paid"}' in told
+    metrics = shop.running.client.get("/metrics").text
+    assert 'credits_events_consumed_total{outcome="posted",subject="evt.shopify.webhook.order_paid"}' in metrics
