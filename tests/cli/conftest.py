@@ -1,4 +1,4 @@
-"""Where the commands of a test keep their ledger."""
+"""The ledger of a test's commands."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.storage.engines import Ledgers
 
 @pytest.fixture
 def on_each_engine(engine_name: str, ledgers: Ledgers, tmp_path: Path) -> Iterator[None]:
-    """The test's commands use the file that is the default, and then a database that `.env` names."""
+    """The commands use the default file, then a database that `.env` names."""
     if engine_name == "sqlite":
         yield
         return

@@ -1,4 +1,4 @@
-"""Events as a platform would write them, one a line."""
+"""Events as a platform writes them, one on a line."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ def refund(invoice: str, customer: str = "17850", total: str = "10.00") -> str:
 
 
 def links(*rows: Sequence[str]) -> bytes:
-    """A file that says which order a refund belongs to: (refund, order, order total)."""
+    """A file that names the orders of refunds: (refund, order, order total)."""
     header = "refund_invoice,order_invoice,refund_total,order_total,order_refunded_so_far"
     told = [f"{refund},{order},0.00,{total},0.00" for refund, order, total in rows]
     return "".join(f"{row}\n" for row in (header, *told)).encode()

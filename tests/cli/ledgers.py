@@ -1,4 +1,4 @@
-"""Looks into a ledger beside the service's own code."""
+"""Read and change a ledger without the service's own code."""
 
 from pathlib import Path
 from typing import Any
@@ -8,14 +8,14 @@ from tests.storage import engines
 
 
 def placed(folder: Path, url: str) -> Path:
-    """From now on the commands of a folder keep their ledger in this database."""
+    """Make this database the ledger of the commands in a folder."""
     # The server of the tests does not sync.
     (folder / ".env").write_text(f"DATABASE_URL={url}\nDATABASE_ALLOW_UNSAFE=true\n")
     return folder / "ledger.db"
 
 
 def url_of(database: Path) -> str:
-    """Where the commands of a folder keep their ledger: in this file, unless `.env` names a database."""
+    """The URL of the ledger of a folder: this file, unless `.env` names a database."""
     settings = database.parent / ".env"
     if settings.exists():
         return settings.read_text().split("DATABASE_URL=")[1].split()[0]
@@ -23,12 +23,12 @@ def url_of(database: Path) -> str:
 
 
 def rows(database: Path, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-    """What a statement finds."""
+    """The rows of a statement."""
     return engines.rows(url_of(database), statement, *values)
 
 
 def change(database: Path, statement: str, *values: Any) -> None:
-    """Do by hand to one row what the service never does; not even the database's own checks are asked."""
+    """Change one row by hand, without the database's own checks."""
     engines.change(url_of(database), statement, *values)
 
 

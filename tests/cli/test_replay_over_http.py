@@ -1,4 +1,4 @@
-"""`credit-service replay --url`: into a service that answers, does not, or answers something else."""
+"""`credit-service replay --url`: the service answers, is away, or is no credit-service."""
 
 import gzip
 import json
@@ -40,7 +40,7 @@ def _read(folder: Path, *events: str) -> list[Entry]:
 
 
 class _Service:
-    """Answers what it was told to; then as the service does, posting every event."""
+    """Gives the answers of the test, then posts every event as the service does."""
 
     def __init__(self, *answers: Answer, most: int = 1_000, minds: Callable[[Any], bool] = lambda event: False) -> None:
         self._answers = list(answers)
@@ -157,11 +157,11 @@ async def test_every_order_of_an_event_has_a_result(tmp_path: Path) -> None:
     [
         (_problem(401, "unauthenticated", "No such key."), f"{URL} answered 401: No such key."),
         (_problem(403, "scope_missing", "Not with this key."), f"{URL} answered 403: Not with this key."),
-        (_problem(404, "not_found", "Nothing here."), f"--url {URL} answered 404, and not like a credit-service does."),
-        (httpx2.Response(301), f"--url {URL} answered 301, and not like a credit-service does."),
-        (httpx2.Response(200, text="<h1>Hello</h1>"), f"--url {URL} answered 200, and not like a credit-service does."),
-        (httpx2.Response(200, json={}), f"--url {URL} answered 200, and not like a credit-service does."),
-        (httpx2.Response(401, text="Go away"), f"--url {URL} answered 401, and not like a credit-service does."),
+        (_problem(404, "not_found", "Nothing here."), f"--url {URL} answered 404, and is no credit-service."),
+        (httpx2.Response(301), f"--url {URL} answered 301, and is no credit-service."),
+        (httpx2.Response(200, text="<h1>Hello</h1>"), f"--url {URL} answered 200, and is no credit-service."),
+        (httpx2.Response(200, json={}), f"--url {URL} answered 200, and is no credit-service."),
+        (httpx2.Response(401, text="Go away"), f"--url {URL} answered 401, and is no credit-service."),
         (httpx2.UnsupportedProtocol("no protocol"), f"--url {URL}: no protocol"),
     ],
 )
@@ -178,7 +178,7 @@ async def test_wrong_url_or_key_ends_with_2(
     ("answer", "said"),
     [
         (_problem(500, "internal", "It broke.", **{"X-Request-ID": "r1"}), r"answered 500: It broke\. \(request r1\)"),
-        (httpx2.Response(200, json={"data": {"results": []}}), "understands these events differently"),
+        (httpx2.Response(200, json={"data": {"results": []}}), "reads these events in another way"),
     ],
 )
 async def test_broken_service_stops_the_replay(answer: Answer, said: str, entries: list[Entry]) -> None:

@@ -1,6 +1,6 @@
 """The command line. Exit codes: 0 done, 1 found wrong, 2 asked wrong; 130 stopped by Ctrl-C.
 
-What a command needs of the server is imported when it runs, so that `--help` is quick.
+A command imports the modules of the server when it runs, so that `--help` is quick.
 """
 
 import sys
@@ -55,7 +55,7 @@ def _version(asked: bool) -> None:
 def _root(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", help="Say which version this is.", callback=_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     """A prepaid-credit ledger and access gate."""
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of the `credit-service` command; ends the process with its exit code."""
     try:
         code = app(arguments, prog_name="credit-service", standalone_mode=False)
-    except typer.TyperException as error:  # an unknown option, a missing one, a value that cannot be
+    except typer.TyperException as error:  # an unknown option, a missing one, an impossible value
         context = getattr(error, "ctx", None)
         asked = "credit-service" if context is None else context.command_path
         sentence = " ".join(error.format_message().replace("Value error, ", "").split())

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def config(json_: Json = False, database_url: DatabaseUrl = None) -> None:
-    """Show the settings in force, wherever each comes from; passwords are masked."""
+    """Show the settings in force, from every source; passwords are masked."""
     values = shown(settings_of(database_url=database_url))
     if json_:
         show_json(values)
@@ -21,14 +21,14 @@ def config(json_: Json = False, database_url: DatabaseUrl = None) -> None:
 
 
 def _written(value: Any) -> str:
-    """A value as a line of `.env` may say it."""
+    """A value as a line of `.env`."""
     if isinstance(value, dict):
         return json.dumps(value, ensure_ascii=False)
     return "" if value is None else str(value)
 
 
 def shown(settings: "Settings") -> dict[str, Any]:
-    """Settings as they may be shown to anybody."""
+    """The settings with their secrets masked."""
     from credit_service.storage.dsn import masked
 
     values = settings.model_dump(mode="json")

@@ -23,24 +23,24 @@ _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 60.0
 TRANSIENT: Final = frozenset({408, 429, 502, 503, 504})
-"""Answers after which the same may be asked again."""
+"""Status codes after which the same request may be sent again."""
 _TOO_MUCH: Final = frozenset({413, 422})
 
 
 class Stopped(Exception):
-    """Events could not be sent, and there is no point in going on; one sentence says why."""
+    """The events could not be sent, and the rest would fail, too; the message is one sentence."""
 
 
 class Target(Protocol):
-    """Where events are sent."""
+    """A place that events are sent to."""
 
     async def send(self, entries: Sequence[Entry]) -> list[list[Result]]:
-        """Post all that these events mean, in their order; what became of each. Raises Stopped."""
+        """Post these events in order. Returns the results of each: one, or one for each order. Raises Stopped."""
         ...
 
 
 class StoreTarget:
-    """The database itself, while no service has it."""
+    """The database itself, by the one way in."""
 
     def __init__(self, posting: Posting) -> None:
         self._posting = posting
@@ -81,7 +81,7 @@ def _result(outcome: Outcome) -> Result:
 
 
 class Problem(msgspec.Struct):
-    """What a service says is wrong."""
+    """A problem in a service's answer."""
 
     code: str = "internal"
     detail: str = ""
@@ -117,7 +117,7 @@ _problem = msgspec.json.Decoder(Problem).decode
 
 
 class HttpTarget:
-    """A running service. What it could not take for the moment is sent again, for as long as `patience` seconds."""
+    """A running service. While it is away, a request is repeated for up to `patience` seconds."""
 
     def __init__(self, client: httpx2.AsyncClient, url: str, key: str, patience: float) -> None:
         self._client = client
@@ -132,7 +132,7 @@ class HttpTarget:
             if len(entries) == 1:
                 problem = problem_of(response)
                 return [[Result("refused", problem.code, problem.detail)]]
-            # The service may take less at once than this command thinks; or it minds one of them: find out which.
+            # The batch is larger than the service allows, or one event makes it refuse all: halve it to find out.
             half = len(entries) // 2
             return [*await self.send(entries[:half]), *await self.send(entries[half:])]
         if response.status_code != 200:
@@ -142,7 +142,7 @@ class HttpTarget:
         except msgspec.MsgspecError:
             self._strange(response)
         if len(told) != sum([len(entry.translated) for entry in entries]):
-            raise Stopped(f"{self._url} understands these events differently; use a command of its release.")
+            raise Stopped(f"{self._url} reads these events in another way; use the command of its release.")
         results = map(_as_result, told)
         return [[next(results) for _ in entry.translated] for entry in entries]
 
@@ -194,12 +194,12 @@ class HttpTarget:
         self._strange(response)
 
     def _strange(self, response: httpx2.Response) -> NoReturn:
-        sentence = f"--url {self._url} answered {response.status_code}, and not like a credit-service does."
+        sentence = f"--url {self._url} answered {response.status_code}, and is no credit-service."
         raise wrong(sentence) from None
 
 
 def problem_of(response: httpx2.Response) -> Problem:
-    """The problem of an answer, as far as it tells one."""
+    """The problem in an answer; one of code `no problem+json` if there is none."""
     try:
         return _problem(response.content)
     except msgspec.MsgspecError:
@@ -218,5 +218,5 @@ def _seconds(text: str) -> float:
 
 
 def client() -> httpx2.AsyncClient:
-    """An HTTP client that waits for a whole batch to be posted."""
+    """An HTTP client whose timeout allows for a whole batch."""
     return httpx2.AsyncClient(timeout=_ANSWER_SECONDS, follow_redirects=False)
