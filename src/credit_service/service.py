@@ -34,7 +34,7 @@ from credit_service.jobs.sweeper import keep_sweeping
 from credit_service.ledger.account import MICROSECONDS
 from credit_service.ledger.decide import Outcome
 from credit_service.observability import Metrics
-from credit_service.outlets.reader import Reader
+from credit_service.outlets.reader import OutboxReader
 from credit_service.outlets.stream import Stream
 from credit_service.outlets.targets import Targets
 from credit_service.outlets.wake import Wake
@@ -115,7 +115,7 @@ class Service:
         self.metrics.gauge("credits_ledger_drift_accounts", drifting, lambda: self.auditor.drifting)
         self.stream = Stream(outbox, self.wake, source, cursor_at, self.supervisor)
         self.broker: Broker | None = None
-        self.publishing: Reader | None = None
+        self.publishing: OutboxReader | None = None
         if url := settings.nats_url.get_secret_value():
             self._use_nats(url, worker, workers)
         shops, letters = Shops(engine), Letters(engine)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from credit_service.gate.answers import Answer
+from credit_service.gate.answers import StatusAnswer
 from credit_service.gate.status import Gate
 from credit_service.ledger.account import Account, Grant
 from credit_service.ledger.policy import Policy
@@ -66,20 +66,20 @@ class FakeLevel:
     """A shared level that keeps the latest version, as Redis does, and answers when it is told to."""
 
     def __init__(self) -> None:
-        self.kept: dict[UUID, Answer] = {}
+        self.kept: dict[UUID, StatusAnswer] = {}
         self.asked: list[list[UUID]] = []
         self.open = asyncio.Event()
         self.open.set()
         self.read = asyncio.Event()
 
-    async def get(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, Answer]:
+    async def get(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, StatusAnswer]:
         self.asked.append(list(merchant_ids))
         found = {merchant: self.kept[merchant] for merchant in merchant_ids if merchant in self.kept}
         self.read.set()
         await self.open.wait()
         return {merchant: one._replace(source="redis") for merchant, one in found.items() if one.until > now}
 
-    async def put(self, answers: Collection[Answer]) -> None:
+    async def put(self, answers: Collection[StatusAnswer]) -> None:
         for answer in answers:
             if answer.merchant_id not in self.kept or self.kept[answer.merchant_id].version <= answer.version:
                 self.kept[answer.merchant_id] = answer
@@ -89,7 +89,7 @@ class FakeChannel:
     """A channel that writes down what is told, and over which a test tells."""
 
     def __init__(self) -> None:
-        self.told: list[list[Answer]] = []
+        self.told: list[list[StatusAnswer]] = []
         self.joined: Callable[[], None]
         self.heard: Callable[[str], None]
         self.is_joined = asyncio.Event()
@@ -97,7 +97,7 @@ class FakeChannel:
         self.broken = False
         self.telling = asyncio.Event()
 
-    async def tell(self, answers: Collection[Answer]) -> None:
+    async def tell(self, answers: Collection[StatusAnswer]) -> None:
         if self.broken:
             raise ConnectionError
         self.told.append(list(answers))

@@ -8,14 +8,14 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from credit_service.gate.answers import Answer, line_of, of_nobody
+from credit_service.gate.answers import StatusAnswer, line_of, of_nobody
 from credit_service.gate.postgres import PostgresChannel
 from credit_service.service import _channel_of
 from credit_service.settings import Settings
 from tests.servers.proxy import Proxy
 
 
-def some(number: int) -> list[Answer]:
+def some(number: int) -> list[StatusAnswer]:
     return [of_nobody(uuid4(), 1, 1) for _ in range(number)]
 
 

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from credit_service import breaker
-from credit_service.gate.answers import Answer, of_account, of_nobody, text_of
+from credit_service.gate.answers import StatusAnswer, of_account, of_nobody, text_of
 from credit_service.gate.redis import PATIENCE_SECONDS, RedisLevel
 from tests.gate.settings import SECOND, Setting, account
 from tests.servers.proxy import Proxy
@@ -35,12 +35,12 @@ async def level(redis_url: str) -> AsyncIterator[RedisLevel]:
     await made.close()
 
 
-def answer(available: int, sequence: int = 1, merchant_id: UUID | None = None, **more: Any) -> Answer:
+def answer(available: int, sequence: int = 1, merchant_id: UUID | None = None, **more: Any) -> StatusAnswer:
     held = account(available, now() - SECOND, merchant_id or uuid4(), sequence=sequence, **more)
     return of_account(held._replace(settled_at=SECOND), now(), TTL)
 
 
-async def kept(level: RedisLevel, merchant_id: UUID) -> Answer | None:
+async def kept(level: RedisLevel, merchant_id: UUID) -> StatusAnswer | None:
     return (await level.get([merchant_id], now())).get(merchant_id)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from credit_service.gate import status
-from credit_service.gate.answers import Answer, shape
+from credit_service.gate.answers import StatusAnswer, shape
 from credit_service.ledger.account import Grant
 from tests.gate.settings import MERCHANT, NOW, SECOND, Setting, account
 
@@ -288,9 +288,9 @@ async def test_unknown_merchants_are_cached_up_to_their_own_limit(monkeypatch: p
 
 
 async def test_an_answer_is_rendered_once_and_not_for_each_question() -> None:
-    rendered: list[Answer] = []
+    rendered: list[StatusAnswer] = []
 
-    def render(answer: Answer) -> str:
+    def render(answer: StatusAnswer) -> str:
         rendered.append(answer)
         return f"{answer.status} {answer.reason}"
 

@@ -13,7 +13,7 @@ from credit_service.broker import Broker
 from credit_service.messages.outbound import event_id
 from credit_service.outlets import jetstream
 from credit_service.outlets.jetstream import READER, STREAM, Publisher
-from credit_service.outlets.reader import Reader
+from credit_service.outlets.reader import OutboxReader
 from credit_service.storage.engine import Engine
 from credit_service.storage.outbox import Outbox
 from tests.servers.nats import connected
@@ -35,7 +35,7 @@ class Publishing:
     def __init__(self, store: Engine, broker: Broker, **options: Any) -> None:
         self.published: Counter[str] = Counter()
         self.publisher = Publisher(broker, SOURCE, self.published.update)
-        self.reader = Reader(
+        self.reader = OutboxReader(
             Outbox(store), READER, self.publisher.deliver, **{"begin": self.publisher.begin, **options}
         )
 

@@ -11,7 +11,7 @@ from credit_service.ledger.account import Announcement
 from credit_service.ledger.policy import Policy
 from credit_service.outlets import fresh as fresh_module
 from credit_service.outlets.fresh import Fresh
-from credit_service.outlets.reader import Reader
+from credit_service.outlets.reader import OutboxReader
 from credit_service.outlets.wake import Wake
 from credit_service.posting import Posting
 from credit_service.storage.engine import Committed, Engine, Writes
@@ -158,7 +158,7 @@ class Counted:
             return await events(*arguments)
 
         monkeypatch.setattr(outbox, "events", counted)
-        self.reader = Reader(outbox, "receiver", self._deliver, wake=self.wake, poll_seconds=1000, **options)
+        self.reader = OutboxReader(outbox, "receiver", self._deliver, wake=self.wake, poll_seconds=1000, **options)
 
     async def took(self, announced: int) -> None:
         """Wait until so many were taken."""

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from credit_service.ledger.account import Announcement
 from credit_service.ledger.announcements import PLUGIN_STATUS_CHANGED
 from credit_service.ledger.types import CONSUMED
-from credit_service.outlets.reader import Reader, Undelivered
+from credit_service.outlets.reader import OutboxReader, Undelivered
 from credit_service.outlets.wake import Wake
 from credit_service.storage.engine import Committed, Engine, StorageUnavailable, Writes
 from credit_service.storage.outbox import Claim, Outbox, StoredEvent
@@ -88,8 +88,8 @@ class Receiver:
             assert found == list(range(1, len(found) + 1))
 
 
-def reader(store: Engine, receiver: Receiver, **options: Any) -> Reader:
-    return Reader(Outbox(store), NAME, receiver.deliver, begin=receiver.begin, **options)
+def reader(store: Engine, receiver: Receiver, **options: Any) -> OutboxReader:
+    return OutboxReader(Outbox(store), NAME, receiver.deliver, begin=receiver.begin, **options)
 
 
 async def position(store: Engine) -> tuple[int, ...]:
@@ -388,7 +388,7 @@ async def lags(per_second: int, *, elsewhere: bool = False) -> tuple[dict[str, l
         for event in events:
             took[event.announcement.type].append(now() - event.announcement.at / 1_000_000)
 
-    one = Reader(outbox, NAME, deliver, wake=outbox.wake, page=1000, timer=now)
+    one = OutboxReader(outbox, NAME, deliver, wake=outbox.wake, page=1000, timer=now)
     running = asyncio.create_task(one.run())
     await asyncio.sleep(1)
     for number in range(10 * per_second):

@@ -15,7 +15,7 @@ from credit_service.cli.replay import Tally
 if TYPE_CHECKING:
     from credit_service.cli.sources import Entry, Result
     from credit_service.cli.targets import Target
-    from credit_service.doors.jetstream.reading import Reader
+    from credit_service.doors.jetstream.reading import EventReader
     from credit_service.doors.jetstream.subjects import Subjects
     from credit_service.doors.shopify_inbox import Inbox
     from credit_service.posting import Posting
@@ -139,7 +139,7 @@ async def _replay(
 ) -> None:
     from credit_service.cli.sources import ACTOR, Entry
     from credit_service.cli.targets import Stopped
-    from credit_service.doors.jetstream.reading import Reader
+    from credit_service.doors.jetstream.reading import EventReader
     from credit_service.doors.jetstream.subjects import Subjects
     from credit_service.doors.shopify_inbox import SUBJECT, Inbox
     from credit_service.erasure import Erasure
@@ -148,7 +148,7 @@ async def _replay(
     from credit_service.storage.shops import Shops
 
     subjects = Subjects(settings.remapped_subjects)
-    reader = Reader(subjects, settings, ACTOR)
+    reader = EventReader(subjects, settings, ACTOR)
     async with (
         opened(settings, instead=INSTEAD) as engine,
         _posting(engine, settings) as posting,
@@ -226,7 +226,7 @@ async def _delivered(inbox: "Inbox", letter: "Letter") -> "Result":
     return Result(outcome, taken.code, taken.reason or "")
 
 
-def _entry(letter: "Letter", subjects: "Subjects", reader: "Reader") -> "Entry":
+def _entry(letter: "Letter", subjects: "Subjects", reader: "EventReader") -> "Entry":
     """The event of a dead letter, as it would be read today."""
     from credit_service.cli.sources import Entry, Result
     from credit_service.doors.jetstream.reading import code_of

@@ -24,7 +24,7 @@ VERSION_LENGTH: Final = 48
 """With so many characters a text begins: its version, which is later where they are greater."""
 
 
-class Answer(NamedTuple):
+class StatusAnswer(NamedTuple):
     """A merchant's plugin status. `as_of` is when it was known, `until` when it must be asked again (microseconds).
 
     `trust`: how often the process that keeps it had lost touch with the others by then. `rendered`: what a door sends.
@@ -41,18 +41,18 @@ class Answer(NamedTuple):
     rendered: Any = None
 
 
-def of_account(account: Account, now: int, ttl: int, version: Version | None = None) -> Answer:
+def of_account(account: Account, now: int, ttl: int, version: Version | None = None) -> StatusAnswer:
     """The answer for an account as it stands; good for a TTL in microseconds, or until time changes the account."""
     until = now + ttl if account.next_due_at is None else min(now + ttl, account.next_due_at)
     available = account.available
     reason: Reason = "available" if available > 0 else "exhausted"
     status = plugin_status(available)
-    return Answer(account.merchant_id, status, reason, now, until, version or version_of(account))
+    return StatusAnswer(account.merchant_id, status, reason, now, until, version or version_of(account))
 
 
-def of_nobody(merchant_id: UUID, now: int, ttl: int) -> Answer:
+def of_nobody(merchant_id: UUID, now: int, ttl: int) -> StatusAnswer:
     """The answer for a merchant without an account; good for a TTL in microseconds."""
-    return Answer(merchant_id, "disabled", "unknown_merchant", now, now + ttl, NO_ACCOUNT)
+    return StatusAnswer(merchant_id, "disabled", "unknown_merchant", now, now + ttl, NO_ACCOUNT)
 
 
 def version_of(account: Account) -> Version:
@@ -60,12 +60,12 @@ def version_of(account: Account) -> Version:
     return (account.settled_at, account.sequence, account.announced)
 
 
-def text_of(answer: Answer) -> str:
+def text_of(answer: StatusAnswer) -> str:
     """An answer that a level gave, for `answer_of` to read."""
     return "".join([f"{number:016d}" for number in (*answer.version, answer.as_of, answer.until)]) + answer.reason
 
 
-def answer_of(merchant_id: UUID, text: str, now: int, ttl: int) -> Answer | None:
+def answer_of(merchant_id: UUID, text: str, now: int, ttl: int) -> StatusAnswer | None:
     """An answer that was written by `text_of`, None where this is none.
 
     It is good for as long as it was for its writer, counted from when it was known, and never longer than a TTL from
@@ -78,15 +78,15 @@ def answer_of(merchant_id: UUID, text: str, now: int, ttl: int) -> Answer | None
     reason: Any = match[6]
     status = "enabled" if reason == "available" else "disabled"
     good_until = min(now, as_of) + min(until - as_of, ttl)
-    return Answer(merchant_id, status, reason, as_of, good_until, (settled_at, sequence, announced))
+    return StatusAnswer(merchant_id, status, reason, as_of, good_until, (settled_at, sequence, announced))
 
 
-def line_of(answer: Answer) -> str:
+def line_of(answer: StatusAnswer) -> str:
     """An answer as processes tell it to each other, for `answer_in` to read."""
     return f"{answer.merchant_id} {text_of(answer)}"
 
 
-def answer_in(line: str, now: int, ttl: int) -> Answer | None:
+def answer_in(line: str, now: int, ttl: int) -> StatusAnswer | None:
     """An answer that another process told; None where this is none."""
     merchant_id, _, text = line.partition(" ")
     try:
@@ -95,6 +95,6 @@ def answer_in(line: str, now: int, ttl: int) -> Answer | None:
         return None
 
 
-def shape(answer: Answer) -> dict[str, Any]:
+def shape(answer: StatusAnswer) -> dict[str, Any]:
     """What a batch of questions is told of one merchant."""
     return {"status": answer.status, "reason": answer.reason}

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from credit_service.breaker import ProbedBreaker
-from credit_service.gate.answers import Answer, of_account, of_nobody, version_of
+from credit_service.gate.answers import StatusAnswer, of_account, of_nobody, version_of
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.settle import standing_at
 from credit_service.storage.accounts import Accounts
@@ -20,11 +20,11 @@ _NOBODY: Final = UUID(int=0)
 class Level(Protocol):
     """Something that may know the answers."""
 
-    async def get(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, Answer]:
+    async def get(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, StatusAnswer]:
         """The answers that it knows and that are good now (microseconds)."""
         ...
 
-    async def put(self, answers: Collection[Answer]) -> None:
+    async def put(self, answers: Collection[StatusAnswer]) -> None:
         """Keep these answers, each unless a later one is known. Fails in silence."""
         ...
 
@@ -32,7 +32,7 @@ class Level(Protocol):
 class Channel(Protocol):
     """How processes tell each other that an answer has changed. Messages may get lost."""
 
-    async def tell(self, answers: Collection[Answer]) -> None:
+    async def tell(self, answers: Collection[StatusAnswer]) -> None:
         """Tell all processes. Raises an error where that is impossible."""
         ...
 
@@ -53,7 +53,7 @@ class Storage:
         self._ttl = ttl
         self.breaker = ProbedBreaker("storage", lambda: accounts.load([_NOBODY], 0))
 
-    async def get(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, Answer]:
+    async def get(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, StatusAnswer]:
         """The answers for all of these merchants. Raises StorageError."""
         if self.breaker.is_open():
             raise StorageUnavailable("The database was silent a moment ago.")
@@ -63,7 +63,7 @@ class Storage:
         finally:
             silent.cancel()
         self.breaker.close()
-        found: dict[UUID, Answer] = {}
+        found: dict[UUID, StatusAnswer] = {}
         for merchant_id in merchant_ids:
             entry = held.get(merchant_id)
             if entry is None:

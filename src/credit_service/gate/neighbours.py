@@ -7,7 +7,7 @@ from uuid import UUID
 
 import structlog
 
-from credit_service.gate.answers import Answer
+from credit_service.gate.answers import StatusAnswer
 from credit_service.gate.levels import Channel
 from credit_service.supervision import Supervisor
 
@@ -29,12 +29,12 @@ class Neighbours:
         self._channel = channel
         self._lost_touch = lost_touch
         self._heard = heard
-        self._to_tell: dict[UUID, Answer] = {}
+        self._to_tell: dict[UUID, StatusAnswer] = {}
         self._something_to_tell = asyncio.Event()
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
 
-    def tell(self, answer: Answer) -> None:
+    def tell(self, answer: StatusAnswer) -> None:
         """Tell the others of an answer, soon."""
         self._to_tell[answer.merchant_id] = answer
         self._something_to_tell.set()

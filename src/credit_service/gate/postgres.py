@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any, Final
 
-from credit_service.gate.answers import Answer, line_of
+from credit_service.gate.answers import StatusAnswer, line_of
 from credit_service.storage.postgres.connections import connector
 
 _CHANNEL: Final = "credits_plugin_status"
@@ -27,7 +27,7 @@ class PostgresChannel:
         self._connection: Any = None
         self._turn = asyncio.Lock()
 
-    async def tell(self, answers: Collection[Answer]) -> None:
+    async def tell(self, answers: Collection[StatusAnswer]) -> None:
         """See `Channel.tell`."""
         await self._execute(_TELL, _CHANNEL, list(map(line_of, answers)))
 

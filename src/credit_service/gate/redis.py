@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from credit_service.breaker import ProbedBreaker
-from credit_service.gate.answers import VERSION_LENGTH, Answer, answer_of, line_of, text_of
+from credit_service.gate.answers import VERSION_LENGTH, StatusAnswer, answer_of, line_of, text_of
 
 PATIENCE_SECONDS: Final = 0.05
 """How long a question may take: what asks it could ask the store instead."""
@@ -86,7 +86,7 @@ class RedisLevel:
                 told = await self._redis.info("server")
         return told.get("server_name", "redis"), tuple(map(int, told["redis_version"].split(".")))
 
-    async def get(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, Answer]:
+    async def get(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, StatusAnswer]:
         """See `Level.get`."""
         if self.breaker.is_open():
             return {}
@@ -95,21 +95,21 @@ class RedisLevel:
         with self._watched():
             async with asyncio.timeout(PATIENCE_SECONDS):
                 values = await self._redis.mget(keys)
-        found: dict[UUID, Answer] = {}
+        found: dict[UUID, StatusAnswer] = {}
         for merchant_id, key, value in zip(merchant_ids, keys, values, strict=False):
             answer = None if value is None else self._unsealed(merchant_id, key, value, now)
             if answer is not None and answer.until > now:
                 found[merchant_id] = answer._replace(source="redis")
         return found
 
-    async def put(self, answers: Collection[Answer]) -> None:
+    async def put(self, answers: Collection[StatusAnswer]) -> None:
         """See `Level.put`."""
         if not self.breaker.is_open():
             with self._watched():
                 async with asyncio.timeout(_TELLING_SECONDS):
                     await self._redis.eval(*self._newest(answers))
 
-    async def tell(self, answers: Collection[Answer]) -> None:
+    async def tell(self, answers: Collection[StatusAnswer]) -> None:
         """See `Channel.tell`. Kept first: who hears of it, and has forgotten the answer, finds the new one."""
         message = "\n".join(map(line_of, answers))
         async with asyncio.timeout(_TELLING_SECONDS), self._redis.pipeline(transaction=False) as pipeline:
@@ -143,12 +143,12 @@ class RedisLevel:
     def _key(self, merchant_id: UUID) -> str:
         return f"{self._prefix}{merchant_id}"
 
-    def _newest(self, answers: Collection[Answer]) -> list[Any]:
+    def _newest(self, answers: Collection[StatusAnswer]) -> list[Any]:
         # All of a TTL, though the answer may be good for less: for so long no earlier one can take its place.
         keys = [self._key(answer.merchant_id) for answer in answers]
         return [_NEWEST, len(keys), *keys, max(1, self._ttl // 1000), *map(text_of, answers)]
 
-    def _unsealed(self, merchant_id: UUID, key: str, value: bytes, now: int) -> Answer | None:
+    def _unsealed(self, merchant_id: UUID, key: str, value: bytes, now: int) -> StatusAnswer | None:
         seal, text = value[:_SEAL_LENGTH], value[_SEAL_LENGTH:]
         if sha1(key.encode() + text, usedforsecurity=False).hexdigest()[:_SEAL_LENGTH].encode() != seal:
             return None

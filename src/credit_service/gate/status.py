@@ -15,7 +15,7 @@ from uuid import UUID
 
 import structlog
 
-from credit_service.gate.answers import NO_ACCOUNT, Answer, answer_in, of_account
+from credit_service.gate.answers import NO_ACCOUNT, StatusAnswer, answer_in, of_account
 from credit_service.gate.levels import PATIENCE_SECONDS, Channel, Level, Storage
 from credit_service.gate.neighbours import Neighbours
 from credit_service.gate.totals import Counting, Totals
@@ -47,7 +47,7 @@ class _Load:
         self.merchants: list[UUID] = []
         self.told: set[UUID] = set()
         self.deadline = deadline
-        self.task: asyncio.Task[Mapping[UUID, Answer]]
+        self.task: asyncio.Task[Mapping[UUID, StatusAnswer]]
 
 
 class Gate:
@@ -73,7 +73,7 @@ class Gate:
         stale_seconds: float = 300,
         fail: FailPolicy = "closed",
         size: int = 100_000,
-        render: Callable[[Answer], Any] = lambda answer: None,
+        render: Callable[[StatusAnswer], Any] = lambda answer: None,
         on_heard: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_heard = on_heard
@@ -88,8 +88,8 @@ class Gate:
         self._shared = shared
         self._storage = Storage(accounts, policy, self._ttl)
         self._counting = Counting(accounts, policy, clock)
-        self._known: OrderedDict[UUID, Answer] = OrderedDict()
-        self._unknown: OrderedDict[UUID, Answer] = OrderedDict()  # merchants without an account
+        self._known: OrderedDict[UUID, StatusAnswer] = OrderedDict()
+        self._unknown: OrderedDict[UUID, StatusAnswer] = OrderedDict()  # merchants without an account
         self._trust = 0  # raised when others may have told what was not heard: what was known before is asked again
         self._asking: dict[UUID, _Load] = {}
         self._gathering: _Load | None = None
@@ -98,17 +98,17 @@ class Gate:
 
     # ---- questions
 
-    def cached(self, merchant_id: UUID) -> Answer | None:
+    def cached(self, merchant_id: UUID) -> StatusAnswer | None:
         """The answer, if it is known and still good."""
         known = self._last(merchant_id)
         return known if known is not None and known.until > self._clock() and known.trust == self._trust else None
 
-    async def ask(self, merchant_id: UUID) -> Answer:
+    async def ask(self, merchant_id: UUID) -> StatusAnswer:
         """The answer for one merchant, whatever is away."""
         (answer,) = await self.ask_many([merchant_id])
         return answer
 
-    async def ask_many(self, merchant_ids: Sequence[UUID]) -> list[Answer]:
+    async def ask_many(self, merchant_ids: Sequence[UUID]) -> list[StatusAnswer]:
         """The answers for many merchants, in their order; of each level those not known are asked in one question."""
         found = {merchant_id: self.cached(merchant_id) for merchant_id in merchant_ids}
         loads = {merchant_id: self._load_of(merchant_id) for merchant_id, answer in found.items() if answer is None}
@@ -218,7 +218,7 @@ class Gate:
             self._asking[merchant_id] = load
         return load
 
-    async def _load(self, load: _Load) -> Mapping[UUID, Answer]:
+    async def _load(self, load: _Load) -> Mapping[UUID, StatusAnswer]:
         self._gathering = None  # all that were asked for before this task began are in
         now, trust = self._clock(), self._trust
         try:
@@ -234,7 +234,7 @@ class Gate:
             for merchant_id in load.merchants:
                 del self._asking[merchant_id]
 
-    async def _from_shared(self, merchant_ids: Collection[UUID], now: int) -> dict[UUID, Answer]:
+    async def _from_shared(self, merchant_ids: Collection[UUID], now: int) -> dict[UUID, StatusAnswer]:
         if self._shared is None:
             return {}
         found = await self._shared.get(merchant_ids, now)
@@ -245,20 +245,20 @@ class Gate:
             if (known := self._last(merchant_id)) is None or answer.version >= known.version
         }
 
-    async def _from_storage(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, Answer]:
+    async def _from_storage(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, StatusAnswer]:
         try:
             return await self._storage.get(merchant_ids, now)
         except StorageError:
             return {}
 
-    def _loaded(self, load: _Load, answer: Answer, trust: int) -> Answer:
+    def _loaded(self, load: _Load, answer: StatusAnswer, trust: int) -> StatusAnswer:
         """Keep what was loaded. The store is believed in any case, unless a later answer was told meanwhile."""
         merchant_id, source = answer.merchant_id, answer.source
         if merchant_id in load.told and (known := self._last(merchant_id)) and known.version > answer.version:
             return known
         return self._remember(answer, trust)._replace(source=source)
 
-    def _told(self, answer: Answer) -> None:
+    def _told(self, answer: StatusAnswer) -> None:
         """Take an answer that a posting brought, unless nobody asks for that merchant or a later one is known."""
         merchant_id = answer.merchant_id
         known = self._last(merchant_id)
@@ -269,7 +269,7 @@ class Gate:
         if known is None or known.version <= answer.version:
             self._remember(answer, self._trust)
 
-    def _remember(self, answer: Answer, trust: int) -> Answer:
+    def _remember(self, answer: StatusAnswer, trust: int) -> StatusAnswer:
         answer = self._rendered(answer._replace(source="near", trust=trust))
         merchant_id = answer.merchant_id
         kept, other, size = self._known, self._unknown, self._size
@@ -282,19 +282,19 @@ class Gate:
             kept.popitem(last=False)
         return answer
 
-    def _last(self, merchant_id: UUID) -> Answer | None:
+    def _last(self, merchant_id: UUID) -> StatusAnswer | None:
         """The last known answer, good or not."""
         return self._known.get(merchant_id) or self._unknown.get(merchant_id)
 
-    def _rendered(self, answer: Answer) -> Answer:
+    def _rendered(self, answer: StatusAnswer) -> StatusAnswer:
         return answer._replace(rendered=self._render(answer))
 
-    def _without_storage(self, merchant_id: UUID) -> Answer:
+    def _without_storage(self, merchant_id: UUID) -> StatusAnswer:
         """The answer while the store is away: the last one known, or what the fail policy says."""
         now = self._clock()
         known = self._last(merchant_id)
         if known is not None and now - known.as_of <= self._stale:
             return self._rendered(known._replace(reason="unavailable", source="stale"))
         fail: Any = self._fails.get(merchant_id, self._fail)
-        answer = Answer(merchant_id, _FAILED[fail], "unavailable", now, now, NO_ACCOUNT, "fail")
+        answer = StatusAnswer(merchant_id, _FAILED[fail], "unavailable", now, now, NO_ACCOUNT, "fail")
         return self._rendered(answer)

@@ -20,7 +20,7 @@ from nats.js.errors import APIError, NoStreamResponseError
 
 from credit_service.broker import FAILURES, Broker, StreamConflict, reason
 from credit_service.messages.outbound import PAYLOADS, PREFIX, encode, event_id, event_type
-from credit_service.outlets.reader import Reader, Undelivered
+from credit_service.outlets.reader import OutboxReader, Undelivered
 from credit_service.outlets.wake import Wake
 from credit_service.storage.outbox import Outbox, StoredEvent
 
@@ -45,7 +45,7 @@ _SAME: Final = "".join([f"{name}: {value}\r\n" for name, value in HEADERS.items(
 
 
 class Publisher:
-    """What a `Reader` needs to publish: `begin` and `deliver`.
+    """What a `OutboxReader` needs to publish: `begin` and `deliver`.
 
     `source`: the service's name in its events. `on_published` is told how many events of each type were published.
     """
@@ -118,9 +118,9 @@ def _command(subject: str, reply: str, id_: str, expected: str, body: bytes) -> 
     )  # fmt: skip
 
 
-def publishing(outbox: Outbox, publisher: Publisher, wake: Wake) -> Reader:
+def publishing(outbox: Outbox, publisher: Publisher, wake: Wake) -> OutboxReader:
     """The reader that publishes the outbox."""
-    return Reader(outbox, READER, publisher.deliver, begin=publisher.begin, wake=wake, page=_PAGE)
+    return OutboxReader(outbox, READER, publisher.deliver, begin=publisher.begin, wake=wake, page=_PAGE)
 
 
 async def ensure_stream(broker: Broker) -> None:

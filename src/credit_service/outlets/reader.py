@@ -50,7 +50,7 @@ class _Lost(NotNow):
     """Another reader holds the claim now."""
 
 
-class Reader:
+class OutboxReader:
     """Reads as `name`; see `run`.
 
     `begin` runs after each claim and after each failure, and may ask the receiver for its state. The claim is renewed

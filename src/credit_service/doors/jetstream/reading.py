@@ -18,7 +18,7 @@ class TooLarge(Invalid):
     """An event that is larger than any door takes."""
 
 
-class Reader:
+class EventReader:
     """Reads what was sent to the inbound subjects; `actor` is by whom the transactions will be."""
 
     def __init__(self, subjects: Subjects, settings: Settings, actor: str = ACTOR) -> None:

@@ -14,7 +14,7 @@ import structlog
 from nats.aio.msg import Msg
 
 from credit_service.backoff import jittered
-from credit_service.doors.jetstream.reading import Reader, code_of
+from credit_service.doors.jetstream.reading import EventReader, code_of
 from credit_service.doors.jetstream.subjects import Subjects, whole
 from credit_service.ledger.commands import Command
 from credit_service.ledger.decide import Outcome, Replayed, Waiting
@@ -91,7 +91,7 @@ class Taking:
         self._subjects = subjects
         self._on_put_aside = on_put_aside
         self._ways = ways
-        self._reader = Reader(subjects, settings)
+        self._reader = EventReader(subjects, settings)
         self._at_once = min(_COMMANDS_AT_ONCE, settings.posting_queue_size)
 
     async def read(self, messages: Sequence[Msg]) -> list[Event]:

@@ -5,7 +5,7 @@ from typing import Final, Literal, NamedTuple
 
 from credit_service.doors.http.call import Answer
 from credit_service.doors.http.endpoints import PREFIX
-from credit_service.gate.answers import Answer as Status
+from credit_service.gate.answers import StatusAnswer
 from credit_service.messages.fields import format_time
 from credit_service.messages.shapes import encode
 
@@ -22,7 +22,7 @@ class Rendered(NamedTuple):
     unchanged: Answer
 
 
-def render(status: Status) -> Rendered:
+def render(status: StatusAnswer) -> Rendered:
     """The answers that carry a plugin status. A cache may keep one, but must ask again each time (ETag)."""
     shape = {
         "merchant_id": str(status.merchant_id),
