@@ -119,7 +119,8 @@ class Service:
         if url := settings.nats_url.get_secret_value():
             self._use_nats(url, worker, workers)
         shops, letters = Shops(engine), Letters(engine)
-        self.inbox = Inbox(shops, letters, Erasure(engine), self.posting, settings, self.metrics)
+        erasure = Erasure(engine)
+        self.inbox = Inbox(shops, letters, erasure, self.posting, settings, self.metrics)
         parts = Parts(
             ledger=Ledger(engine.now, Accounts(engine), Transactions(engine), policy),
             settings=settings,
@@ -132,6 +133,7 @@ class Service:
             endpoints=WebhookEndpoints(engine),
             shops=shops,
             fail_policies=FailPolicies(engine),
+            erasure=erasure,
             inbox=self.inbox,
             supervisor=self.supervisor,
             sender=self.webhooks,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from credit_service.doors.http.keys import Keyring
 from credit_service.doors.http.ledger import Ledger
 from credit_service.doors.shopify_inbox import Inbox
+from credit_service.erasure import Erasure
 from credit_service.gate.status import Gate
 from credit_service.observability import Metrics
 from credit_service.posting import Posting
@@ -64,6 +65,7 @@ class Parts:
     endpoints: WebhookEndpoints
     shops: Shops
     fail_policies: FailPolicies
+    erasure: Erasure
     inbox: Inbox
     supervisor: Supervisor
     sender: WebhookSender

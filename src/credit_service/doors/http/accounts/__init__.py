@@ -2,6 +2,7 @@
 
 from credit_service.doors.http.accounts.balance import get_balance
 from credit_service.doors.http.accounts.change import change_terms
+from credit_service.doors.http.accounts.erase import erase_merchant
 from credit_service.doors.http.accounts.fail_policy import drop_fail_policy, get_fail_policy, set_fail_policy
 from credit_service.doors.http.accounts.get import get_account
 from credit_service.doors.http.accounts.grants import list_grants
@@ -20,4 +21,5 @@ ENDPOINTS = (
     get_fail_policy,
     set_fail_policy,
     drop_fail_policy,
+    erase_merchant,
 )
