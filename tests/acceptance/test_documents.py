@@ -106,7 +106,7 @@ def _typed(blocks: list[str], folder: Path) -> Iterator[str]:
     with ExitStack() as running:
         url = None
         for block in blocks:
-            if re.search("^credit-service (?!.*--database-url)", block, flags=re.MULTILINE):
+            if re.search("^credit-service (replay|migrate)", block, flags=re.MULTILINE):
                 running.close()
                 url = None
             elif url is None:

@@ -35,6 +35,7 @@ from tests.commands import Ran, command
 from tests.served import Served, served
 from tests.servers.postgres import Databases
 from tests.storage.engines import Ledgers, only_on, place
+from tests.storage.files import new_file
 
 EXAMPLE = EXAMPLES / "orders.csv"
 EXAMPLE_LINKS = EXAMPLES / "refund_links.csv"
@@ -42,7 +43,10 @@ EXAMPLE_LINKS = EXAMPLES / "refund_links.csv"
 
 def _replay(database: Path, file: Path, price: Price, *arguments: str | Path) -> Ran:
     asked = ("replay", file, "--json", "--currency", "GBP", *arguments)
-    return command(*asked, cwd=database.parent, DATABASE_URL=ledgers.url_of(database), **price.settings)
+    url = ledgers.url_of(database)
+    if url.startswith("sqlite:") and not Path(url.removeprefix("sqlite:///")).exists():
+        new_file(database)
+    return command(*asked, cwd=database.parent, DATABASE_URL=url, **price.settings)
 
 
 def _verify(database: Path) -> Ran:

@@ -18,7 +18,7 @@ def url_of(database: Path) -> str:
     """The URL of the ledger of a folder: this file, unless `.env` names a database."""
     settings = database.parent / ".env"
     if settings.exists():
-        return settings.read_text().split("DATABASE_URL=")[1].split()[0]
+        return settings.read_text().split("DATABASE_URL=")[1].split("\n")[0]
     return f"sqlite:///{database}"
 
 

@@ -29,6 +29,7 @@ WITH_DATABASE = [
     "dead-letters replay",
     "parked list",
     "verify",
+    "erase",
     "config",
     "doctor",
 ]
@@ -115,10 +116,17 @@ def test_the_version_is_said(tmp_path: Path) -> None:
             "replay nothing.csv --url http://x --key k --database-url sqlite:///x.db",
             "--url and --database-url: say one of them.",
         ),
-        ("verify", "credit-service.db: there is no such ledger."),
-        ("verify --database-url sqlite:///other.db", "other.db: there is no such ledger."),
-        ("keys list", "credit-service.db: there is no such ledger."),
-        ("keys revoke abc", "credit-service.db: there is no such ledger."),
+        ("verify", "credit-service.db holds no ledger; credit-service serve or migrate makes one."),
+        (
+            "verify --database-url sqlite:///other.db",
+            "other.db holds no ledger; credit-service serve or migrate makes one.",
+        ),
+        ("keys list", "credit-service.db holds no ledger; credit-service serve or migrate makes one."),
+        (
+            "keys create --name n --scope read",
+            "credit-service.db holds no ledger; credit-service serve or migrate makes one.",
+        ),
+        ("keys revoke abc", "credit-service.db holds no ledger; credit-service serve or migrate makes one."),
         (
             "migrate --database-url mysql://somebody:secret@host/db",
             "DATABASE_URL: must be the URL of an SQLite file, like sqlite:///credit-service.db, or of a PostgreSQL "

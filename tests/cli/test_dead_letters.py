@@ -216,18 +216,10 @@ def test_deliveries_of_shopifys_are_replayed_once_their_shop_is_linked(ledger: L
     assert ledger.run("dead-letters", "replay", "1", "--json").json == tally(1, replayed=1)
 
 
-def test_beside_a_service_on_PostgreSQL_they_are_replayed_into_it_and_straight(
-    ledger: Ledger, engine_name: str, tmp_path: Path
-) -> None:
-    if engine_name == "sqlite":
-        with served(ledger_file(ledger)):
-            ran = ledger.run("dead-letters", "list")
-        assert ran.code == 2
-        assert ran.err.endswith("Look while it is stopped.\n")
-        return
+def test_beside_a_service_they_are_replayed_into_it_and_straight(ledger: Ledger, tmp_path: Path) -> None:
     ledger.keep(*LETTERS, Undeliverable("shop.paid", _called("shop.paid"), "internal", "No.", T0))
     settings = {"DATABASE_ALLOW_UNSAFE": "true"}
-    with served(ledger.url, folder=tmp_path, settings=settings) as service:
+    with served(engines.place(ledger.url), folder=tmp_path, settings=settings) as service:
         where = ("--url", service.url, "--key", service.key)
         ran = ledger.run("dead-letters", "replay", "--all", "--json", *where, NATS_SUBJECTS=f"{PAID}=shop.paid")
         assert (ran.json["posted"], ran.json["refused"]) == (1, 3), ran.err  # those of subjects that are none now
@@ -238,9 +230,3 @@ def test_beside_a_service_on_PostgreSQL_they_are_replayed_into_it_and_straight(
 
 def _called(type_: str) -> bytes:
     return json.dumps(json.loads(events.paid(2)) | {"type": type_}).encode()
-
-
-def ledger_file(ledger: Ledger) -> Path:
-    place = engines.place(ledger.url)
-    assert isinstance(place, Path)
-    return place

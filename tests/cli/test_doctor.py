@@ -1,6 +1,8 @@
 """`credit-service doctor`: what is wrong here, and what to do about it."""
 
 import socket
+import sqlite3
+from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +24,7 @@ def _found(tmp_path: Path, **environment: str) -> tuple[int, dict[str, Any]]:
 def test_a_new_place_is_well_and_nothing_is_made_there(tmp_path: Path) -> None:
     code, found = _found(tmp_path)
     assert (code, sorted(found)) == (0, ["Python", "SQLite", "address", "database", "disk"])
-    assert found["database"]["seen"] == "credit-service.db is not there yet; serve or migrate creates it"
+    assert found["database"]["seen"] == "credit-service.db holds no ledger yet; serve or migrate creates it"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -32,10 +34,27 @@ def test_a_migrated_database_is_well(tmp_path: Path) -> None:
     assert (code, found["database"]["seen"]) == (0, f"credit-service.db, schema {REVISION}")
 
 
-def test_a_database_without_the_schema_is_to_be_migrated(tmp_path: Path) -> None:
-    (tmp_path / "credit-service.db").touch()
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "credit-service.db").touch(0o600)
     code, found = _found(tmp_path)
-    assert (code, found["database"]["remedy"]) == (1, "Stop the service and run: credit-service migrate")
+    assert (code, found["database"]["seen"]) == (
+        0,
+        "credit-service.db holds no ledger yet; serve or migrate creates it",
+    )
+
+
+def test_a_database_of_another_program_is_named(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "credit-service.db")) as connection:
+        connection.execute("CREATE TABLE birds (name TEXT)")
+    code, found = _found(tmp_path)
+    assert (code, found["database"]["seen"]) == (1, "credit-service.db holds tables of something else: birds.")
+
+
+def test_a_ledger_that_every_user_can_read_is_named(tmp_path: Path) -> None:
+    command("migrate", cwd=tmp_path)
+    (tmp_path / "credit-service.db").chmod(0o644)
+    code, found = _found(tmp_path)
+    assert (code, found["files"]["remedy"]) == (1, "Run: chmod 600 credit-service.db*")
 
 
 def test_a_newer_database_is_named(tmp_path: Path) -> None:
@@ -86,12 +105,11 @@ def test_a_price_that_is_probably_not_meant_is_named(tmp_path: Path, fixed: str,
 
 
 def test_for_a_person_each_finding_is_a_line_and_a_remedy_under_it(tmp_path: Path) -> None:
-    (tmp_path / "credit-service.db").touch()
+    (tmp_path / "credit-service.db").write_text("Dear diary, " * 100)
     ran = command("doctor", cwd=tmp_path, SERVICE_PORT="0")
     assert ran.code == 1
     assert "ok   SQLite: " in ran.out
-    assert f"BAD  database: credit-service.db does not have schema {REVISION}" in ran.out
-    assert "\n     Stop the service and run: credit-service migrate\n" in ran.out
+    assert "BAD  database: credit-service.db cannot be used: file is not a database.\n     Mend it, or " in ran.out
 
 
 def test_NATS_is_looked_at_where_it_is_set(tmp_path: Path, nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 import re
 import stat
-import subprocess
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -11,8 +10,6 @@ import pytest
 
 from tests.cli.ledgers import rows
 from tests.commands import command
-from tests.served import reaped, served, start
-from tests.storage.engines import only_on
 
 KEY = re.compile(r"^cs_([a-z2-7]{12})_([A-Za-z0-9_-]{43})\n$")
 
@@ -100,30 +97,3 @@ def test_an_unknown_key_cannot_be_revoked(tmp_path: Path) -> None:
     ran = command("keys", "revoke", "aaaaaaaaaaaa", cwd=tmp_path)
     assert (ran.code, ran.out) == (2, "")
     assert ran.err == "credit-service: aaaaaaaaaaaa: there is no API key of this id.\n"
-
-
-@only_on("sqlite")
-def test_a_key_made_here_opens_the_service_and_while_it_runs_the_command_says_whom_to_ask(tmp_path: Path) -> None:
-    database = _database(tmp_path)
-    key = command("keys", "create", "--name", "n", "--scope", "admin", cwd=tmp_path).out.strip()
-    # A key made by hand is the first: the service makes none of its own then.
-    Path(f"{database}.admin-key").write_text(key)
-    with served(database) as service, service.client() as client:
-        answer = client.get("/api-keys")
-        assert [entry["id"] for entry in answer.json()["data"]] == [key[3:15]]
-        in_use = f"credit-service: {database} is in use by another credit-service process (pid {service.process.pid})."
-        for asked, instead in {
-            "keys create --name n --scope read": "Ask that one: POST /api/v1/api-keys.",
-            "keys list": "Ask that one: GET /api/v1/api-keys.",
-            "keys revoke aaaaaaaaaaaa": "Ask that one: DELETE /api/v1/api-keys/aaaaaaaaaaaa.",
-            "verify": "Stop it first, or verify a copy of its database.",
-            "replay /dev/null": "Replay into that one: --url http://… --key cs_…",
-        }.items():
-            ran = command(*asked.split(), cwd=tmp_path)
-            assert (ran.code, ran.out, ran.err) == (2, "", f"{in_use} {instead}\n")
-        second = start("serve", "--port", "0", cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        with reaped(second):
-            assert second.communicate(timeout=60) == ("", f"{in_use}\n")
-            assert second.returncode == 2
-        service.stop()
-    assert command("keys", "list", cwd=tmp_path).code == 0

@@ -191,7 +191,7 @@ def test_of_a_stream_that_drops_what_was_consumed_nothing_can_be_told(setting: S
     [
         ({"NATS_URL": ""}, "NATS_URL: which NATS server?"),
         ({"NATS_URL": "nats://user:secret@127.0.0.1:1"}, "NATS 127.0.0.1:1 cannot be used"),
-        ({"DATABASE_URL": "sqlite:///absent.db"}, "absent.db: there is no such ledger"),
+        ({"DATABASE_URL": "sqlite:///absent.db"}, "absent.db holds no ledger"),
     ],
 )
 def test_what_is_asked_wrong_ends_with_2(

@@ -18,6 +18,7 @@ from tests.cli import ledgers
 from tests.cli.events import links, order, refund, stream
 from tests.commands import command
 from tests.served import Served, reaped, start
+from tests.storage.files import new_file
 
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "2"))
 SEED = int(os.environ.get("KILL_SEED", random.SystemRandom().randrange(10**6)))
@@ -47,7 +48,7 @@ def test_a_service_killed_at_any_moment_has_lost_nothing_and_counts_nothing_twic
     chance = random.Random(SEED)
     file = _write_stream(tmp_path, ROWS_A_ROUND * (ROUNDS + 1), chance)
     settings = PENNIES.settings
-    uninterrupted = tmp_path / "uninterrupted.db"
+    uninterrupted = new_file(tmp_path / "uninterrupted.db")
     told = command("replay", file, "--json", cwd=tmp_path, DATABASE_URL=f"sqlite:///{uninterrupted}", **settings)
     assert told.code == 0
     read = told.json["read"]

@@ -251,11 +251,20 @@ def make_faulty(store: SQLiteEngine, statement: str, code: int, *, done: bool = 
     store._writer = Faulty(store._writer, statement, code, done=done)  # type: ignore[assignment]  # all it uses is there
 
 
-@pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_FULL, sqlite3.SQLITE_ERROR])
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE])
+async def test_a_commit_that_cannot_be_written_did_nothing(path: Path, code: int):
+    async with at_work(path) as (store, posting):
+        await posting.submit(payment("P", 9))
+        make_faulty(store, "COMMIT", code)
+        with pytest.raises(StorageUnavailable, match=r"^The database cannot be used: COMMIT failed\.$"):
+            await posting.submit(use(1, "a"))
+        assert await keys(store) == ["billing:payment:P"]
+        assert isinstance(await posting.submit(use(1, "a")), Posted)
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_ERROR])
 @pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
-async def test_a_commit_that_fails_leaves_its_outcome_unknown_to_the_store_and_known_to_the_caller(
-    path: Path, code: int, done: bool
-):
+async def test_the_next_attempt_finds_out_whether_a_failed_commit_was_done(path: Path, code: int, done: bool):
     async with at_work(path) as (store, posting):
         await posting.submit(payment("P", 9))
         make_faulty(store, "COMMIT", code, done=done)

@@ -21,5 +21,6 @@ def _migrated() -> bytes:
 
 def new_file(path: Path) -> Path:
     """An empty ledger at `path`."""
+    path.touch(0o600)
     path.write_bytes(_migrated())
     return path

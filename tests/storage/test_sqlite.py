@@ -16,7 +16,7 @@ from sqlalchemy import ClauseElement
 from credit_service.ledger.decide import Replayed, needs
 from credit_service.storage import accounts, books, keys, tables, transactions
 from credit_service.storage.accounts import Accounts
-from credit_service.storage.engine import Engine, Loaded, StorageUnavailable, Writes
+from credit_service.storage.engine import Engine, InUse, Loaded, StorageUnavailable, Writes
 from credit_service.storage.keys import Keys
 from credit_service.storage.questions import Ask, Find, Question, Read
 from credit_service.storage.sqlite import engine as sqlite_engine
@@ -285,11 +285,19 @@ async def test_a_second_store_of_the_same_file_is_refused_in_one_line(harness: S
         SQLiteEngine(harness.path)
 
 
-async def test_a_link_to_the_file_leads_to_the_same_lock(harness: SQLiteHarness, store: HaltingStore, tmp_path: Path):
+async def test_a_link_to_a_ledger_is_refused(harness: SQLiteHarness, store: HaltingStore, tmp_path: Path):
     link = tmp_path / "link.db"
     link.symlink_to(harness.path)
-    with pytest.raises(StorageUnavailable, match="is in use"):
+    with pytest.raises(StorageUnavailable, match=f"^{link} is a symbolic link: name the file that it leads to.$"):
         SQLiteEngine(link)
+
+
+async def test_another_path_to_the_folder_leads_to_the_same_lock(
+    harness: SQLiteHarness, store: HaltingStore, tmp_path: Path
+):
+    (tmp_path / "folder").symlink_to(harness.path.parent)
+    with pytest.raises(InUse):
+        SQLiteEngine(tmp_path / "folder" / harness.path.name)
 
 
 async def test_a_store_that_was_closed_leaves_the_file_to_the_next(harness: SQLiteHarness):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from credit_service.settings import Settings
     from credit_service.storage.engine import Engine
+    from credit_service.storage.sqlite.engine import Access
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
 DatabaseUrl = Annotated[
@@ -59,21 +60,15 @@ def settings_of(**given: Any) -> "Settings":
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: "Settings", *, instead: str, create: bool = False) -> "AsyncIterator[Engine]":
-    """The engine of the settings; of an SQLite file, for this process alone.
-
-    `instead` says what to do while a service has it; `create` allows one that is not there yet.
-    """
+async def opened(settings: "Settings", access: "Access" = "read", instead: str = "") -> "AsyncIterator[Engine]":
+    """The engine of a ledger that exists. `instead`: what to do where a service has the file that must be `alone`."""
     from credit_service.observability import configure_logs
     from credit_service.settings import database_of
     from credit_service.storage.engine import InUse, StorageError
 
     configure_logs(settings)
-    database = database_of(settings)
     try:
-        if not create and not await database.exists():
-            raise wrong(f"{database.name}: there is no such ledger.")
-        engine = await database.opened()
+        engine = await database_of(settings).opened(access)
     except InUse as error:
         raise wrong(f"{error} {instead}") from None
     except StorageError as error:

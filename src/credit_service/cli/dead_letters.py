@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from credit_service.cli.common import DatabaseUrl, Json, opened, say, settings_of, show, show_json, wrong
-from credit_service.cli.parked import INSTEAD
 from credit_service.cli.replay import Tally
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def list_(
     from credit_service.storage.letters import Letters
 
     async def found() -> "list[Letter]":
-        async with opened(settings, instead=INSTEAD) as engine:
+        async with opened(settings) as engine:
             return await Letters(engine).page(about(code, subject, unreplayed=unreplayed), before, limit)
 
     settings = settings_of(database_url=database_url)
@@ -72,7 +71,7 @@ def show_(id_: Id, json_: Json = False, database_url: DatabaseUrl = None) -> Non
     from credit_service.storage.letters import Letters
 
     async def found() -> "Letter | None":
-        async with opened(settings, instead=INSTEAD) as engine:
+        async with opened(settings) as engine:
             return await Letters(engine).get(id_)
 
     settings = settings_of(database_url=database_url)
@@ -150,7 +149,7 @@ async def _replay(
     subjects = Subjects(settings.remapped_subjects)
     reader = EventReader(subjects, settings, ACTOR)
     async with (
-        opened(settings, instead=INSTEAD) as engine,
+        opened(settings, "write") as engine,
         _posting(engine, settings) as posting,
         _target(posting, url, key) as target,
     ):

@@ -5,8 +5,10 @@ import contextlib
 import shutil
 import socket
 import sqlite3
+import stat
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import typer
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 _OLDEST_SQLITE = (3, 37, 0)  # the first with STRICT tables
 _NATS_SECONDS = 5.0
+_ANSWER_SECONDS = 2.0
 _LEAST_FREE_BYTES = 256 * 1024 * 1024
 
 
@@ -58,56 +61,39 @@ def _runtime(settings: "Settings") -> Iterator[Finding]:
 
 
 def _database(settings: "Settings") -> Iterator[Finding]:
-    yield from _server(settings) if settings.is_postgres else _file(settings)
-
-
-def _file(settings: "Settings") -> Iterator[Finding]:
-    path = settings.database_path
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        yield Finding("database", False, f"{folder} is not a folder", f"Make it: mkdir -p {folder}")
-        return
-    free = shutil.disk_usage(folder).free
-    roomy = free >= _LEAST_FREE_BYTES
-    remedy = None if roomy else f"Make room on the disk of {folder}: a full disk refuses every posting."
-    yield Finding("disk", roomy, f"{free // (1024 * 1024)} MiB free", remedy)
-    if not path.exists():
-        yield Finding("database", True, f"{path} is not there yet; serve or migrate creates it")
-        return
-    yield _schema(settings)
-
-
-def _server(settings: "Settings") -> Iterator[Finding]:
-    from credit_service.settings import database_of
-    from credit_service.storage.engine import StorageError
-
-    database = database_of(settings)
-    try:
-        exists = asyncio.run(database.exists())
-    except StorageError as error:
-        remedy = "Mend the server, or point DATABASE_URL at another: no start succeeds until then."
-        yield Finding("database", False, str(error), remedy)
-        return
-    if not exists:
-        yield Finding("database", True, f"{database.name} holds no ledger yet; serve or migrate creates it")
-        return
-    yield _schema(settings)
-
-
-def _schema(settings: "Settings") -> Finding:
     from credit_service.settings import database_of
     from credit_service.storage.engine import StorageError
     from credit_service.storage.tables import REVISION
 
+    if not settings.is_postgres:
+        folder = settings.database_path.absolute().parent
+        if not folder.is_dir():
+            yield Finding("database", False, f"{folder} is not a folder", f"Make it: mkdir -p {folder}")
+            return
+        yield from _disk(settings.database_path, folder)
     database = database_of(settings)
     try:
-        migrated = database.is_migrated()
+        exists, migrated = asyncio.run(database.exists()), database.is_migrated()
     except StorageError as error:
-        return Finding("database", False, str(error), "Point DATABASE_URL at a ledger of this release, or upgrade.")
-    if not migrated:
+        remedy = "Mend it, or point DATABASE_URL at a ledger of this release: no start succeeds until then."
+        yield Finding("database", False, str(error), remedy)
+        return
+    if not exists:
+        yield Finding("database", True, f"{database.name} holds no ledger yet; serve or migrate creates it")
+    elif not migrated:
         seen = f"{database.name} does not have schema {REVISION}, which this release works with"
-        return Finding("database", False, seen, "Stop the service and run: credit-service migrate")
-    return Finding("database", True, f"{database.name}, schema {REVISION}")
+        yield Finding("database", False, seen, "Stop the service and run: credit-service migrate")
+    else:
+        yield Finding("database", True, f"{database.name}, schema {REVISION}")
+
+
+def _disk(path: Path, folder: Path) -> Iterator[Finding]:
+    free = shutil.disk_usage(folder).free
+    roomy = free >= _LEAST_FREE_BYTES
+    remedy = None if roomy else f"Make room on the disk of {folder}: a full disk refuses every posting."
+    yield Finding("disk", roomy, f"{free // (1024 * 1024)} MiB free", remedy)
+    if path.exists() and path.stat().st_mode & stat.S_IROTH:
+        yield Finding("files", False, f"every user of this machine can read {path}", f"Run: chmod 600 {path}*")
 
 
 def _redis(settings: "Settings") -> Iterator[Finding]:
@@ -134,10 +120,26 @@ def _port(settings: "Settings") -> Iterator[Finding]:
         try:
             probe.bind((host, port))
         except OSError as error:
-            remedy = "A service may be running there already; else choose another SERVICE_HOST or SERVICE_PORT."
+            if _is_a_service(host, port):
+                yield Finding("address", True, f"a credit-service answers on {host}:{port}")
+                return
+            remedy = "Stop the program that listens there, or choose another SERVICE_HOST or SERVICE_PORT."
             yield Finding("address", False, f"{host}:{port} cannot be listened on: {error.strerror}", remedy)
             return
     yield Finding("address", True, f"{host}:{port} is free")
+
+
+def _is_a_service(host: str, port: int) -> bool:
+    from http.client import HTTPConnection, HTTPException
+
+    connection = HTTPConnection(host, port, timeout=_ANSWER_SECONDS)
+    try:
+        connection.request("GET", "/livez")
+        return connection.getresponse().read() == b'{"status":"ok"}'
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _nats(settings: "Settings") -> Iterator[Finding]:

@@ -12,11 +12,9 @@ if TYPE_CHECKING:
     from credit_service.erasure import Erased
     from credit_service.settings import Settings
 
-INSTEAD = "Erase through its API: POST /api/v1/credits/accounts/{merchant_id}/erase."
-
 
 def erase(
-    merchant_id: Annotated[str, typer.Argument(help="The merchant whose personal data is erased.", show_default=False)],
+    merchant_id: Annotated[str, typer.Argument(metavar="MERCHANT_ID", help="The merchant whose data is erased.")],
     json_: Json = False,
     database_url: DatabaseUrl = None,
 ) -> None:
@@ -36,5 +34,5 @@ def erase(
 async def _erase(settings: "Settings", merchant_id: UUID) -> "Erased":
     from credit_service.erasure import Erasure
 
-    async with opened(settings, instead=INSTEAD) as engine:
+    async with opened(settings, "write") as engine:
         return await Erasure(engine).erase(merchant_id)

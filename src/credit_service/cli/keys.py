@@ -70,15 +70,11 @@ def revoke(
     show(f"{id_} is revoked.")
 
 
-def _instead(request: str) -> str:
-    return f"Ask that one: {request}."
-
-
 async def _create(settings: "Settings", name: str, scope: str, expires_at: int | None) -> str:
     from credit_service.doors.http.keys import new_key
     from credit_service.storage.keys import Keys
 
-    async with opened(settings, instead=_instead("POST /api/v1/api-keys"), create=True) as engine:
+    async with opened(settings, "write") as engine:
         kept = Keys(engine)
         now = await kept.now()
         if expires_at is not None and expires_at <= now:
@@ -91,14 +87,14 @@ async def _create(settings: "Settings", name: str, scope: str, expires_at: int |
 async def _list(settings: "Settings") -> "list[ApiKey]":
     from credit_service.storage.keys import Keys
 
-    async with opened(settings, instead=_instead("GET /api/v1/api-keys")) as engine:
+    async with opened(settings) as engine:
         return await Keys(engine).all()
 
 
 async def _revoke(settings: "Settings", id_: str) -> bool:
     from credit_service.storage.keys import Keys
 
-    async with opened(settings, instead=_instead(f"DELETE /api/v1/api-keys/{id_}")) as engine:
+    async with opened(settings, "write") as engine:
         return await Keys(engine).revoke(id_, await engine.now())
 
 

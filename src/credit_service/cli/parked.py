@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from credit_service.settings import Settings
 
 parked = typer.Typer(help="Refunds that wait for their order or payment.", rich_markup_mode=None)
-INSTEAD = "Look while it is stopped."
 
 
 @parked.command(name="list")
@@ -33,7 +32,7 @@ async def _list(settings: "Settings", limit: int) -> list[dict[str, Any]]:
     from credit_service.messages.fields import format_time
     from credit_service.storage.accounts import Accounts
 
-    async with opened(settings, instead=INSTEAD) as engine:
+    async with opened(settings) as engine:
         return [
             {
                 "merchant_id": str(one.merchant_id),

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from credit_service.outlets.reconcile import Reconciliation
     from credit_service.settings import Settings
 
-_INSTEAD = "Stop it first."
 _CONNECT_SECONDS = 5.0
 
 
@@ -60,7 +59,7 @@ async def _reconcile(settings: "Settings", dry_run: bool) -> Reconciled:
     from credit_service.storage.engine import StorageError
     from credit_service.storage.outbox import Outbox
 
-    async with opened(settings, instead=_INSTEAD) as engine:
+    async with opened(settings) as engine:
         url, replicas = settings.nats_url.get_secret_value(), settings.nats_stream_replicas
         broker = Broker(url, name=settings.nats_consumer, replicas=replicas)
         broker.start()

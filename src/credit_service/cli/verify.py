@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from credit_service.ledger.account import Transaction
     from credit_service.settings import Settings
 
-_INSTEAD = "Stop it first, or verify a copy of its database."
-
 
 class Found(NamedTuple):
     """Something wrong, and where: the merchant is not known of a transaction that belongs to no account."""
@@ -74,7 +72,7 @@ async def _verify(settings: "Settings", merchants: list[UUID] | None) -> Verifie
             yield transaction
 
     columns = TextColumn("verifying"), BarColumn(), TextColumn("{task.completed:,} accounts"), TimeElapsedColumn()
-    async with opened(settings, instead=_INSTEAD) as engine:
+    async with opened(settings) as engine:
         try:
             with progress(*columns) as bar:
                 task = bar.add_task("", total=len(missing) or None)

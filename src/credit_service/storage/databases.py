@@ -15,10 +15,13 @@ from credit_service.storage.postgres import statements as sql
 from credit_service.storage.postgres.connections import connector, name_of
 from credit_service.storage.postgres.engine import PostgresEngine
 from credit_service.storage.postgres.errors import translated
-from credit_service.storage.sqlite.engine import SQLiteEngine, revision
+from credit_service.storage.sqlite.engine import Access, SQLiteEngine
+from credit_service.storage.sqlite.files import revision
 from credit_service.storage.tables import REVISION
 
 MAX_SKEW_SECONDS = 60
+_BUSY_SECONDS = 5.0
+"""How long a command waits for the transaction of a service, or of another command."""
 
 
 class Database(Protocol):
@@ -35,7 +38,7 @@ class Database(Protocol):
         ...
 
     async def exists(self) -> bool:
-        """Whether there is a ledger, of whatever release."""
+        """Whether it holds a ledger, of whatever release. Raises SchemaError where it holds something else."""
         ...
 
     def is_migrated(self) -> bool:
@@ -46,13 +49,26 @@ class Database(Protocol):
         """Bring it up to date; returns whether anything was done. Raises StorageError."""
         ...
 
-    async def opened(self) -> Engine:
-        """An engine that serves it. Raises StorageError, with one line for an operator."""
+    async def opened(self, access: Access = "serve") -> Engine:
+        """An engine on it. Only `serve` makes the ledger where the database is empty.
+
+        Raises StorageError, with one line for an operator.
+        """
         ...
 
 
+async def _require(database: Database, found: str | None) -> None:
+    """Raise SchemaError unless the schema that was found in a database is the one of this release."""
+    if found is None:
+        raise SchemaError(f"{database.name} holds no ledger; credit-service serve or migrate makes one.")
+    if found != REVISION and not await asyncio.to_thread(database.is_migrated):  # which refuses a newer one
+        raise SchemaError(
+            f"{database.name} has schema {found}, and this release works with {REVISION}: run credit-service migrate."
+        )
+
+
 class SQLiteDatabase(NamedTuple):
-    """A ledger in a file. It is created and migrated as it is opened: nobody else has it then."""
+    """A ledger in a file. A service creates and migrates it on its start, since no other process serves it then."""
 
     path: Path
 
@@ -68,7 +84,7 @@ class SQLiteDatabase(NamedTuple):
 
     async def exists(self) -> bool:
         """See `Database.exists`."""
-        return self.path.exists()
+        return revision(self.path) is not None
 
     def is_migrated(self) -> bool:
         """See `Database.is_migrated`."""
@@ -78,15 +94,19 @@ class SQLiteDatabase(NamedTuple):
 
     def migrate(self) -> bool:
         """See `Database.migrate`."""
+        if revision(self.path) == REVISION:
+            return False
         from credit_service.storage import migrations
 
         return migrations.migrate(self.path)
 
-    async def opened(self) -> Engine:
+    async def opened(self, access: Access = "serve") -> Engine:
         """See `Database.opened`."""
-        if revision(self.path) != REVISION:
+        if access == "serve":
             self.migrate()
-        return SQLiteEngine(self.path)
+            return SQLiteEngine(self.path)
+        await _require(self, revision(self.path))
+        return SQLiteEngine(self.path, access, busy_seconds=_BUSY_SECONDS)
 
 
 class PostgresDatabase(NamedTuple):
@@ -132,15 +152,13 @@ class PostgresDatabase(NamedTuple):
 
         return migrations.migrate_postgres(self.url, pooled=self.pooled)
 
-    async def opened(self) -> Engine:
+    async def opened(self, access: Access = "serve") -> Engine:
         """See `Database.opened`. Also refuses a server that could lose what it has committed, or whose clock is off."""
         found = await self._revision()
-        if found is None:
+        if found is None and access == "serve":
             await asyncio.to_thread(self.migrate)
-        elif found != REVISION and not await asyncio.to_thread(self.is_migrated):  # which knows whether it is newer
-            raise SchemaError(
-                f"{self.name} has schema {found}, and this release works with {REVISION}: run credit-service migrate."
-            )
+        else:
+            await _require(self, found)
         return PostgresEngine(
             self.url,
             streams=self.streams,

@@ -23,7 +23,7 @@ from credit_service.storage.engine import SchemaError
 from credit_service.storage.postgres.connections import connector, name_of
 from credit_service.storage.postgres.errors import translated as postgres_translated
 from credit_service.storage.postgres.statements import LOCKS
-from credit_service.storage.sqlite.engine import locked, translated
+from credit_service.storage.sqlite.files import locked, make, revision, translated
 
 HERE = Path(__file__).parent
 _CONNECT_SECONDS = 10
@@ -51,18 +51,28 @@ def migrate(path: Path) -> bool:
     Raises SchemaError when the file was made by a newer release or holds something else, Conflict or StorageUnavailable
     when it cannot be written, InUse while a service has it: an older one cannot work with a newer schema.
     """
-    with locked(path), _begun(path, "BEGIN IMMEDIATE") as connection:
-        if is_current(connection, str(path)):
-            return False
-        config = _config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    revision(path)  # refuses a foreign database before anything is made beside it
+    with locked(path):
+        make(path)
+        with _begun(path, "BEGIN IMMEDIATE") as connection:
+            return _upgrade(connection, str(path))
+
+
+def _upgrade(connection: Connection, name: str) -> bool:
+    """Bring a database up to date in the transaction of a connection. Returns whether anything was done."""
+    if is_current(connection, name):
+        return False
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
     return True
 
 
 def is_migrated(path: Path) -> bool:
     """Whether the SQLite file at `path` has the schema of this release; changes nothing. Raises as `migrate`."""
-    with _begun(path, "BEGIN") as connection:
+    if revision(path) is None:
+        return False
+    with _begun(path, "BEGIN", "ro") as connection:
         return is_current(connection, str(path))
 
 
@@ -76,12 +86,7 @@ def migrate_postgres(url: str, *, pooled: bool = False) -> bool:
     def run(connection: Connection) -> bool:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCKS}, -1)")
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
-        if is_current(connection, name_of(url)):
-            return False
-        config = _config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        return True
+        return _upgrade(connection, name_of(url))
 
     return _in_postgres(url, pooled, run)
 
@@ -116,8 +121,10 @@ def _in_postgres(url: str, pooled: bool, run: Callable[[Connection], bool]) -> b
 
 
 @contextmanager
-def _begun(path: Path, begin: str) -> Iterator[Connection]:
-    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
+def _begun(path: Path, begin: str, mode: str = "rw") -> Iterator[Connection]:
+    # SQLite is given a URI, since a plain path would create a file that is not there.
+    url = URL.create("sqlite", database=path.absolute().as_uri(), query={"mode": mode, "uri": "true"})
+    engine = create_engine(url, poolclass=NullPool)
     event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     try:

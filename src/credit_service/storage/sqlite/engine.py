@@ -1,13 +1,11 @@
 """The ledger in one SQLite file: one writer thread, readers beside it, every commit on the disk before it is answered.
 
-SQLite lets one connection write at a time, so all writing is done by one thread of one process; a lock file keeps a
-second process out. Readers see the last commit (WAL) and never wait for the writer. The statements stand in
-`sqlite_statements`.
+SQLite lets one connection write at a time, so one thread does all writing of a process; a lock file keeps a second
+service out. Commands may read and write beside the service: SQLite's own lock orders their transactions. Readers see
+the last commit (WAL) and never wait for the writer. The statements stand in `statements`, the files in `files`.
 """
 
 import asyncio
-import fcntl
-import os
 import secrets
 import sqlite3
 import threading
@@ -17,47 +15,26 @@ from contextlib import closing, contextmanager
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, Literal, TypeVar
 from uuid import UUID
 
 from credit_service.ledger.decide import Needs
 from credit_service.storage import books, rows, tables
 from credit_service.storage.clock import Clock
-from credit_service.storage.engine import (
-    BadRow,
-    Books,
-    Committed,
-    Conflict,
-    InUse,
-    Loaded,
-    OutcomeUnknown,
-    StorageUnavailable,
-    Work,
-    Writes,
-)
+from credit_service.storage.engine import Books, Committed, Conflict, Loaded, OutcomeUnknown, Work, Writes
 from credit_service.storage.loading import Loading
 from credit_service.storage.questions import Ask, Find, Question, Read, Row, answered
 from credit_service.storage.recent import STORED, RecentAccount, RecentAccounts
 from credit_service.storage.sqlite import statements as sql
+from credit_service.storage.sqlite.files import Watch, is_undone, refuse_link, take_lock, translated
 
 T = TypeVar("T")
-
-_BUSY: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
-_AWAY: Final = {
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_NOTADB,
-    sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_AUTH,
-}
+Access = Literal["serve", "alone", "write", "read"]
+"""How a process opens a ledger: one has it as `serve` or `alone`, any number `write` and `read` beside that one."""
 
 # The log is put back into the file every 40 MB: a page that many postings change is then written back once. Caches grow
 # with the ledger up to 256 MB and 64 MB: with less, a posting among a million transactions cost half as much again.
 _WRITER: Final = (
-    "journal_mode = WAL",
     "synchronous = FULL",
     "cache_size = -262144",
     "wal_autocheckpoint = 10000",
@@ -66,31 +43,13 @@ _WRITER: Final = (
 _READER: Final = ("query_only = 1", "cache_size = -65536")
 
 
-@contextmanager
-def translated(name: str = "The database") -> Iterator[None]:
-    """Turn the engine's errors into the store's; an unknown one is raised as it is, never dropped.
-
-    `name` is what a message calls the database.
-    """
-    try:
-        yield
-    except sqlite3.IntegrityError as error:
-        raise BadRow(str(error)) from error
-    except sqlite3.DatabaseError as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in _BUSY:
-            raise Conflict(f"{name} is locked by something else.") from error
-        if code in _AWAY:
-            raise StorageUnavailable(f"{name} cannot be used: {error}.") from error
-        raise
-
-
 class SQLiteEngine:
     """The ledger's store in one SQLite file.
 
     `path`: the file, whose schema must be up to date. `clock` gives microseconds since 1970 in place of the machine's
-    clock, and `draw_number` the number of a new account (62 random bits); tests replace both. Raises StorageUnavailable
-    if another process serves the file.
+    clock, and `draw_number` the number of a new account (62 random bits); tests replace both. `busy_seconds`: how long
+    a transaction waits for the lock of another process before it raises Conflict. Raises InUse if another process
+    serves the file.
     """
 
     lanes = 1
@@ -100,18 +59,21 @@ class SQLiteEngine:
     def __init__(
         self,
         path: Path,
+        access: Access = "serve",
         *,
         clock: Callable[[], int] | None = None,
         draw_number: Callable[[], int] = lambda: secrets.randbits(62),
         busy_seconds: float = 0.5,
     ) -> None:
-        # The real path: a link must not lead to a lock of its own.
-        self._path = path.resolve()
+        refuse_link(path)
+        self._path = path.absolute()
         self.name = str(path)
         self.clock = Clock("this machine", clock)
+        self._mode = "ro" if access == "read" else "rw"
         self._draw_number = draw_number
         self._busy_seconds = busy_seconds
-        self._lock = _take_lock(self._path)
+        self._lock = take_lock(path) if access in ("serve", "alone") else None
+        self._watch: Watch | None = None
         self._readers: list[sqlite3.Connection] = []
         self._local = threading.local()
         self._recent = RecentAccounts()
@@ -119,9 +81,14 @@ class SQLiteEngine:
         self._writing = ThreadPoolExecutor(1, "sqlite-writer")
         self._reading = ThreadPoolExecutor(4, "sqlite-reader")
         try:
-            self._writer = self._connect(*_WRITER)
+            # A command leaves the journal mode as it is: a backup stays one file.
+            wal = ("journal_mode = WAL",) if self._lock is not None else ()
+            self._writer = self._connect(*wal, *(_READER if access == "read" else _WRITER))
+            if access != "read":
+                self._watch = Watch(self._path)
         except BaseException:
-            self._lock.close()
+            if self._lock is not None:
+                self._lock.close()
             raise
 
     def stream_of(self, merchant_id: UUID) -> int:
@@ -145,16 +112,21 @@ class SQLiteEngine:
         return Committed(writes, places)
 
     def _recent_of(self, needs: Sequence[Needs]) -> Mapping[int, RecentAccount]:
-        """What need not be loaded; nothing, where somebody has written past this process."""
-        (version,) = self._writer.execute("PRAGMA data_version").fetchone()
+        """What need not be loaded; nothing after another process has written to the file."""
+        version = self._data_version()
         if version != self._version:
             self._recent.clear()
             self._version = version
         return self._recent.find(needs)
 
+    def _data_version(self) -> int:
+        (version,) = self._writer.execute("PRAGMA data_version").fetchone()
+        return int(version)
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """One transaction of the writer, there entirely or not at all."""
+        self._check_files()
         with translated():
             self._writer.execute("BEGIN IMMEDIATE")
             try:
@@ -167,7 +139,7 @@ class SQLiteEngine:
                 self._writer.execute("COMMIT")
         except Exception as error:
             self._roll_back()
-            if isinstance(error, Conflict):
+            if isinstance(error, Conflict) or is_undone(error.__cause__):
                 raise
             # The pages may have reached the disk although their sync failed: only the keys can tell.
             raise OutcomeUnknown(str(error)) from error
@@ -269,7 +241,21 @@ class SQLiteEngine:
         self._reading.shutdown()
         for connection in (*self._readers, self._writer):
             connection.close()
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    def _check_files(self) -> None:
+        if self._watch is not None:
+            self._watch.check()
+
+    async def data_version(self) -> int:
+        """A number that changes when another process has written to the file."""
+
+        def run() -> int:
+            with translated():
+                return self._data_version()
+
+        return await asyncio.get_running_loop().run_in_executor(self._writing, run)
 
     async def write(self, asks: Sequence[Ask], merchant_id: UUID | None = None, *, guarded: bool = False) -> int:
         """See `Engine.write`."""
@@ -289,6 +275,7 @@ class SQLiteEngine:
         """See `Engine.read`."""
 
         def run() -> T:
+            self._check_files()
             with translated():
                 connection = getattr(self._local, "connection", None)
                 if connection is None:
@@ -304,9 +291,10 @@ class SQLiteEngine:
         return await asyncio.get_running_loop().run_in_executor(self._reading, run)
 
     def _connect(self, *pragmas: str) -> sqlite3.Connection:
+        self._check_files()
         with translated():
             connection = sqlite3.connect(
-                f"{self._path.as_uri()}?mode=rw",  # a file that is gone is an error, not a new empty one
+                f"{self._path.as_uri()}?mode={self._mode}",  # a file that is gone is an error, not a new empty one
                 uri=True,
                 timeout=self._busy_seconds,
                 isolation_level=None,
@@ -316,6 +304,7 @@ class SQLiteEngine:
             try:
                 for pragma in pragmas:
                     connection.execute(f"PRAGMA {pragma}")
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the log, for `Watch`
             except BaseException:
                 connection.close()
                 raise
@@ -333,40 +322,3 @@ def _history(connection: sqlite3.Connection, account: int) -> Iterator[Row]:
         # Not `yield from`, which would close the cursor when this is dropped, after the connection was closed.
         for row in sql.ask(connection, Ask(books.HISTORY, {"account": account})):  # noqa: UP028
             yield row
-
-
-def revision(path: Path) -> str | None:
-    """The migration that a file's schema is at, None where it has none yet. Changes nothing. Raises StorageError."""
-    if not path.exists() or path.stat().st_size == 0:
-        return None
-    with translated(str(path)), closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
-            return None
-        found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-        return None if found is None else str(found[0])
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Keep every other credit-service process from the file. Raises InUse where one has it."""
-    with closing(_take_lock(path.resolve())):
-        yield
-
-
-def _take_lock(path: Path) -> Any:
-    """Hold the file `<path>.lock` for as long as this process serves the database."""
-    try:
-        lock = open(f"{path}.lock", "a+", encoding="ascii")  # noqa: SIM115 - held until the store is closed
-    except OSError as error:
-        raise StorageUnavailable(f"{path}.lock cannot be opened: {error.strerror}.") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        holder = lock.read().strip() or "unknown"
-        lock.close()
-        raise InUse(f"{path} is in use by another credit-service process (pid {holder}).") from None
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-    return lock
