@@ -1,8 +1,8 @@
-"""The judge of the ledger: a second ledger, written from the contract alone, as naively as it can be said.
+"""The reference model: a second, naive ledger, written from the contract alone, that judges the real one.
 
-It moves one credit at a time, keeps every credit of an order beside the grant that paid it, sums up its history
-whenever a balance is asked for, walks time instant by instant, and throws away a copy of itself where the answer is no.
-It shares nothing with the ledger but the commands, the bag of settings, and the words.
+It moves one credit at a time, keeps the paying grant of every credit of an order, sums its history for each balance,
+visits every instant in order, and works on a copy of itself that it drops after a refusal. It shares only the commands,
+the Policy and the names with the ledger.
 """
 
 import pickle
@@ -68,13 +68,13 @@ class Pot:
 
 
 def content_of(command: Command) -> object:
-    """What a repeat must repeat (L3)."""
+    """The content of a command, which a repeat must have too (L3)."""
     return command.content, command.metadata
 
 
 @dataclass
 class Entry:
-    """A transaction. `paid_by`: which pot paid each single credit, in the order they were taken; None: no pot did."""
+    """A transaction. `paid_by`: the pot that paid each credit, in order; None if no pot paid it."""
 
     number: int
     type: str
@@ -90,7 +90,7 @@ class Entry:
 
 @dataclass
 class GaveBack:
-    """One refund of an order or payment: money (None where it said its credits), and the credits it gave."""
+    """One refund of an order or payment: its money (None if it states credits), and the credits it returned."""
 
     source: str
     money: Fraction | None
@@ -98,11 +98,11 @@ class GaveBack:
 
 
 class No(Exception):
-    """The answer is no, for this reason."""
+    """The model refuses, with this code."""
 
 
 class Model:
-    """See the module. `judge` answers "posted", "replayed", "parked" or the code of a refusal."""
+    """See the module. `judge` returns "posted", "replayed", "parked" or the code of a refusal."""
 
     def __init__(self, settings: Policy) -> None:
         self.settings = settings
@@ -110,21 +110,21 @@ class Model:
         self.clock = 0
         self.pots: list[Pot] = []
         self.entries: list[Entry] = []
-        self.told: list[tuple[str, int | None, int]] = []  # what, by which entry, available then
+        self.told: list[tuple[str, int | None, int]] = []  # announcement, causing entry, available credits
         self.refunds: list[GaveBack] = []
-        self.parked: dict[str, tuple[str, int, Any]] = {}  # key: what it waits for, until when, the fact
+        self.parked: dict[str, tuple[str, int, Any]] = {}  # by key: the key it waits for, the end of the wait, the fact
         self.dead: list[tuple[str, str]] = []  # code, key of the fact
         self.debt = 0
         self.own_terms: tuple[int | None, str | None, int | None] = (None, None, None)
         self.threshold_then = 0
         self.in_episode = False
         self.said: set[str] = set()
-        self.level = 0  # available when the level was last looked at
+        self.level = 0  # available credits when the model last checked the level
 
-    # ---- what is asked of it
+    # ---- the questions
 
     def judge(self, command: Command, now: int) -> str:
-        """Do a command: entirely, or not at all (L4)."""
+        """Do a command, entirely or not at all (L4)."""
         attempt: Model = pickle.loads(pickle.dumps(self))
         try:
             answer = attempt._judge(command, now)
@@ -135,14 +135,14 @@ class Model:
         return answer
 
     def at(self, instant: int) -> "Model":
-        """The books as a read at this instant should find them (L7)."""
+        """The model as a read at this instant should show it (L7)."""
         later: Model = pickle.loads(pickle.dumps(self))
         later._settle(max(instant, self.clock))
         return later
 
     @property
     def balance(self) -> int:
-        """L1."""
+        """The sum of all entries (L1)."""
         return sum(entry.signed for entry in self.entries)
 
     @property
@@ -152,7 +152,7 @@ class Model:
 
     @property
     def available(self) -> int:
-        """Credits that can be spent, or, below zero, that are owed."""
+        """Credits that can be spent; a negative number is owed."""
         return self.balance - self.pending
 
     @property
@@ -169,7 +169,7 @@ class Model:
             return "EXHAUSTED"
         return "LOW" if self.available <= self.threshold else "ACTIVE"
 
-    # ---- judgement, in the contract's order: account, key, then the rest
+    # ---- the decision, in the contract's order: account, key, then the rest
 
     def _judge(self, command: Command, now: int) -> str:
         if not self.open and not (isinstance(command, OpenAccount) or (command.opens and self.settings.auto_create)):
@@ -203,7 +203,7 @@ class Model:
         return None
 
     def _traces(self) -> object:
-        """All that a posting of nothing might have changed."""
+        """Everything that a command may change besides the clock."""
         pots = [(pot.number, pot.credits, pot.begun) for pot in self.pots]
         return (
             self.open, len(self.entries), len(self.told), len(self.dead), pots, self.debt, self.own_terms,
@@ -257,7 +257,7 @@ class Model:
                 self._look_at_threshold()
             case Settle():
                 for key in [key for key, (_, until, _) in self.parked.items() if until <= self.clock]:
-                    self._bury(key)
+                    self._give_up(key)
         return POSTED
 
     # ---- the rules
@@ -287,13 +287,13 @@ class Model:
             self._pot(category, priority, begins, expires_at).credits = amount
             over = expires_at is not None and expires_at <= self.clock
         self._pay_debt()
-        # Credits that were over before they came never made a difference to the level.
+        # Credits that expired before they arrived never change the level.
         self._enter(type_, amount, command.key, content_of(command), look=not over)
         if over:
             self._expire(self.pots[-1])
 
     def _decrease(self, type_: str, amount: int, command: Command, **more: Any) -> None:
-        """Take credits one by one; what no grant pays is owed."""
+        """Take credits one by one; credits that no grant pays become debt."""
         if self.available - amount < -LIMIT:
             raise No("amount_out_of_range")
         paid_by: list[int | None] = []
@@ -340,7 +340,7 @@ class Model:
             if (waits_for, source_type) != (key, source.type):
                 continue
             if until <= self.clock:
-                self._bury(refund_key)
+                self._give_up(refund_key)
                 continue
             del self.parked[refund_key]
             try:
@@ -348,7 +348,7 @@ class Model:
             except No as refusal:
                 self.dead.append((str(refusal), refund_key))
 
-    def _bury(self, key: str) -> None:
+    def _give_up(self, key: str) -> None:
         _, _, fact = self.parked.pop(key)
         self.dead.append(("order_unknown" if isinstance(fact, OrderRefunded) else "payment_unknown", key))
 
@@ -423,7 +423,7 @@ class Model:
         return pot
 
     def _pay_one(self) -> int | None:
-        """Take one credit of the grant whose turn it is (L6)."""
+        """Take one credit from the next grant in burn-down order (L6)."""
         able = [
             pot
             for pot in self.pots
@@ -483,7 +483,7 @@ class Model:
         left, pot.credits = pot.credits, 0
         self._enter("EXPIRY", -left, f"expiry of {pot.number}")
 
-    # ---- writing down and telling
+    # ---- entries and announcements
 
     def _enter(
         self,

@@ -1,7 +1,7 @@
-"""Random stories: commands and facts of every kind, told to one account while time passes and settings change.
+"""Random stories: commands and facts of every kind for one account, while time passes and settings change.
 
-Ids, keys and amounts come from small pools, and instants from a grid of days, so that things meet: repeats, refunds of
-known and unknown orders, grants that begin and expire at the very instant of a posting or of each other.
+Ids, keys and amounts come from small pools, and instants from a grid of days, so that they coincide: repeats, refunds
+of known and unknown orders, grants that begin or expire at the instant of a posting or of another grant.
 """
 
 from decimal import Decimal
@@ -19,7 +19,7 @@ from tests.ledger.telling import days
 
 
 class Step(NamedTuple):
-    """Time passes, then something is told; a Policy is an operator who changes the settings."""
+    """Time passes, then comes a command; a Policy in its place means that an operator changes the settings."""
 
     wait: int
     tell: Command | Policy
@@ -93,10 +93,10 @@ commands = st.one_of(
 )
 
 steps = st.builds(Step, waits, st.one_of(*[commands] * 12, policies))
-# Long ones, in which something happens; short ones for a failure to shrink to.
+# Long stories have many effects; a failure shrinks to a short story.
 stories = st.lists(steps, min_size=1, max_size=8) | st.lists(steps, min_size=15, max_size=35)
 
-# Of grants and debts alone: credits that begin and end while an account in overdraft waits for them.
+# Stories of grants and debts only: credits begin and expire while the account has a debt.
 scheduled = st.builds(
     telling.add,
     amounts,
@@ -105,7 +105,7 @@ scheduled = st.builds(
     effective_at=st.none() | instants,
     expires_at=expiries,
 )
-# Ids enough that nearly every order and refund counts.
+# Many ids, so that nearly every order and refund is new.
 many_ids = st.integers(4, 1_000_000).map(str)
 spends = st.builds(telling.order, many_ids, st.integers(0, 60))
 returns = st.builds(telling.refund, many_ids, ids, credits=worths)
@@ -119,7 +119,7 @@ grant_stories = st.builds(lambda first, rest: [first, *rest], opened, st.lists(g
 
 
 def play(book: Book, story: list[Step]) -> Book:
-    """Tell a story to a book."""
+    """Play a story on a book."""
     for step in story:
         book.wait(micros=step.wait)
         if isinstance(step.tell, Policy):

@@ -1,4 +1,4 @@
-"""L1 Explained: a balance is its transactions and nothing else."""
+"""L1 Explained: a balance is the sum of its transactions and nothing else."""
 
 from hypothesis import given
 
@@ -36,13 +36,13 @@ def test_L1_the_balance_is_the_open_grants_less_the_debt(policy: Policy, story: 
     assert account.available == account.balance - account.held - account.pending
 
 
-def test_L1_an_account_opens_at_zero_and_its_trial_is_a_transaction() -> None:
+def test_L1_an_account_opens_at_zero_before_its_trial() -> None:
     book = Book(Policy(trial_credits=100))
     (trial,) = book.tell(opening()).transactions
     assert (trial.type, trial.amount, trial.balance_before, trial.balance_after) == ("TRIAL", 100, 0, 100)
 
 
-def test_L1_time_alone_makes_no_balance() -> None:
+def test_L1_time_alone_changes_no_balance() -> None:
     book = Book(Policy(trial_credits=0))
     book.tell(opening())
     before = book.written()

@@ -1,4 +1,4 @@
-"""L2 Chained: each transaction stands on the one before it, and time never goes back along them."""
+"""L2 Chained: each transaction continues the one before it, and time never goes back."""
 
 from itertools import pairwise
 
@@ -11,7 +11,7 @@ from tests.ledger.telling import add, days, opening, use
 
 
 @given(policies, stories)
-def test_L2_no_number_is_missing_and_every_balance_continues_the_last(policy: Policy, story: list[Step]) -> None:
+def test_L2_sequences_and_balances_have_no_gap(policy: Policy, story: list[Step]) -> None:
     book = Book(policy)
     clock = 0
     for step in story:
@@ -21,7 +21,7 @@ def test_L2_no_number_is_missing_and_every_balance_continues_the_last(policy: Po
         before = len(book.transactions)
         book.do(step.tell)
         if book.account is not None and book.account.settled_at != clock:
-            # t = max(the clock, the account's last t): a clock that went back stands still here.
+            # t = max(the clock, the account's last t): the time stands still if the clock goes back.
             clock = max(clock, book.now)
             assert book.account.settled_at == clock
         assert all(done.created_at == clock for done in book.transactions[before:])
@@ -37,7 +37,7 @@ def test_L2_no_number_is_missing_and_every_balance_continues_the_last(policy: Po
         assert (book.account.last_transaction_at, book.account.last_hash) == (last.created_at, last.hash)
 
 
-def test_L2_a_clock_that_goes_back_does_not_take_the_ledger_with_it() -> None:
+def test_L2_the_ledgers_time_never_goes_back() -> None:
     book = Book()
     book.tell(opening())
     book.wait(days=-2)
@@ -45,12 +45,12 @@ def test_L2_a_clock_that_goes_back_does_not_take_the_ledger_with_it() -> None:
     assert spent.created_at == days(0)
 
 
-def test_L2_nothing_is_backdated_to_when_it_occurred() -> None:
+def test_L2_occurred_at_does_not_backdate_a_posting() -> None:
     book = Book()
     book.tell(opening())
     expiring = book.tell(add(5, expires_at=days(3))).account.granted
     book.wait(days=4)
-    # The work was done while the grant still lived, but is posted now, when it does not.
+    # The grant was alive when the work occurred, but it has expired at the time of the posting.
     spent = book.tell(use(1, occurred_at=days(1))).transactions[-1]
     assert (spent.occurred_at, spent.created_at) == (days(1), days(4))
     assert expiring not in {number for number, _ in spent.draws}

@@ -1,4 +1,4 @@
-"""L3 Idempotent: what was done once is not done again, whoever asks, however often, however late."""
+"""L3 Idempotent: a repeated command or fact returns the first result and posts nothing."""
 
 from dataclasses import replace
 
@@ -16,12 +16,12 @@ from tests.ledger.telling import add, fresh_key, opening, order, payment, refund
 
 
 def told(story: list[Step]) -> list[Command]:
-    """The commands of a story that have a key of their own."""
+    """The commands of a story whose keys are stored."""
     return [step.tell for step in story if isinstance(step.tell, Fact | Post)]
 
 
 @given(policies, stories)
-def test_L3_a_whole_story_told_again_replays_and_changes_nothing(policy: Policy, story: list[Step]) -> None:
+def test_L3_a_repeated_story_replays_and_changes_nothing(policy: Policy, story: list[Step]) -> None:
     book = play(Book(policy), story)
     before = book.written()
     results = {done.key: done for done in book.transactions}
@@ -41,7 +41,7 @@ def test_L3_a_whole_story_told_again_replays_and_changes_nothing(policy: Policy,
 
 
 def assert_repeats(outcome: Outcome, command: Command, first: Transaction) -> None:
-    """The first result again, or a mistake if it was something else."""
+    """The command replays the first result, or it is refused because its content differs."""
     if isinstance(command, Fact) and command.type == first.type:
         assert outcome == Replayed(first, conflicting=_content(command) != _content(first))
     elif isinstance(command, Post) and _content(command) == _content(first):
@@ -63,7 +63,7 @@ def _reused() -> Refused:
 
 
 @given(policies, stories)
-def test_L3_a_refused_command_writes_nothing_and_leaves_its_key_free(policy: Policy, story: list[Step]) -> None:
+def test_L3_a_refused_command_leaves_its_key_free(policy: Policy, story: list[Step]) -> None:
     book = play(Book(replace(policy, auto_create=True)), [*story, Step(0, opening())])
     assert book.account is not None
     too_much = use(max(book.standing().account.available, 0) + 1, key="late")
@@ -74,13 +74,13 @@ def test_L3_a_refused_command_writes_nothing_and_leaves_its_key_free(policy: Pol
     assert book.tell(too_much).transactions[-1].key == "late"
 
 
-def test_L3_a_spend_replays_although_nothing_is_left_to_spend() -> None:
+def test_L3_a_spend_replays_even_without_credits() -> None:
     book = Book(Policy(trial_credits=5))
     first = book.tell(opening(), use(5, key="k")).transaction
     assert book.do(use(5, key="k")) == Replayed(first)
 
 
-def test_L3_the_same_key_with_other_content_is_a_mistake() -> None:
+def test_L3_the_same_key_with_other_content_is_refused() -> None:
     book = Book()
     book.tell(opening(), use(5, key="k"))
     for other in (use(6, key="k"), add(5, key="k"), use(5, key="k", metadata="{}"), order("1", 5)):
@@ -88,7 +88,7 @@ def test_L3_the_same_key_with_other_content_is_a_mistake() -> None:
 
 
 @pytest.mark.parametrize("metadata", ['{"email":"a@b.c"}', '{"email":"x@y.z"}', None])
-def test_L3_a_repeat_after_erasure_compares_only_what_is_left(metadata: str | None) -> None:
+def test_L3_a_repeat_after_erasure_ignores_the_erased_metadata(metadata: str | None) -> None:
     book = Book()
     asked = use(5, key="k", metadata='{"email":"a@b.c"}', salt=b"0123456789abcdef")
     book.tell(opening(), asked)
@@ -98,7 +98,7 @@ def test_L3_a_repeat_after_erasure_compares_only_what_is_left(metadata: str | No
     assert book.refused(replace(asked, amount=6, content=use(6).content)).refusal == Refusal.KEY_REUSED
 
 
-def test_L3_a_fact_told_again_with_other_metadata_is_counted_as_conflicting() -> None:
+def test_L3_a_repeated_fact_with_other_metadata_is_conflicting() -> None:
     book = Book()
     told = replace(order("1", 5), metadata="{}", salt=b"s")
     first = book.tell(opening(), told).transaction
@@ -106,7 +106,7 @@ def test_L3_a_fact_told_again_with_other_metadata_is_counted_as_conflicting() ->
     assert book.do(replace(told, metadata='{"a":1}')) == Replayed(first, conflicting=True)
 
 
-def test_L3_who_asks_and_through_which_door_is_no_part_of_the_content() -> None:
+def test_L3_actor_and_envelope_are_not_part_of_the_content() -> None:
     book = Book()
     command = use(5, key="k")
     first = book.tell(opening(), command).transaction
@@ -114,14 +114,14 @@ def test_L3_who_asks_and_through_which_door_is_no_part_of_the_content() -> None:
     assert book.do(again) == Replayed(first)
 
 
-def test_L3_a_fact_told_again_with_other_money_replays_and_is_counted_as_conflicting() -> None:
+def test_L3_a_repeated_fact_with_other_money_is_conflicting() -> None:
     book = Book()
     first = book.tell(opening(), order("1", total=10, currency="EUR")).transaction
     assert book.do(order("1", total=10, currency="EUR")) == Replayed(first, conflicting=False)
     assert book.do(order("1", total=99, currency="USD")) == Replayed(first, conflicting=True)
 
 
-def test_L3_facts_and_commands_share_one_space_of_keys() -> None:
+def test_L3_facts_and_commands_share_one_key_space() -> None:
     book = Book()
     book.tell(opening(), use(1, key="shopify:order:1"))
     assert book.refused(order("1", 5)).refusal == Refusal.KEY_REUSED
@@ -129,7 +129,7 @@ def test_L3_facts_and_commands_share_one_space_of_keys() -> None:
     assert book.refused(use(5, key="shopify:order:2")).refusal == Refusal.KEY_REUSED
 
 
-def test_L3_a_parked_refund_holds_its_key() -> None:
+def test_L3_a_parked_refund_uses_its_key() -> None:
     book = Book()
     book.tell(opening())
     early = refund("1", "1", money=5)
@@ -140,19 +140,19 @@ def test_L3_a_parked_refund_holds_its_key() -> None:
     assert book.refused(replace(payment("9", 5), key=early.key)).refusal == Refusal.KEY_REUSED
 
 
-def test_L3_the_trial_is_found_again_under_whatever_key_it_was_posted() -> None:
+def test_L3_the_trial_replays_under_any_key() -> None:
     book = Book()
     by_hand = book.tell(replace(opening(), key=fresh_key())).transaction
     assert book.do(trial(7)) == Replayed(by_hand, conflicting=True)
 
 
-def test_L3_a_key_belongs_to_the_order_that_used_it_first() -> None:
+def test_L3_a_rejected_order_keeps_its_key() -> None:
     book = Book(Policy(when_insufficient="reject"))
     rejected = book.tell(replace(order("1", 50), opens=True)).transaction
     assert rejected is not None
     assert rejected.amount == 0
     book.tell(opening())
-    # It is worth what it was worth when it was first told, also now that it could be covered.
+    # The order keeps its first result, although the credits would cover it now.
     assert book.do(OrderPaid(merchant_id=order("1").merchant_id, key=order("1").key, order_id="1")) == Replayed(
         rejected, conflicting=True
     )

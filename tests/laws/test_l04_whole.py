@@ -1,4 +1,4 @@
-"""L4 Whole: a decision is a value. It is there entirely or not at all, and dropping it leaves no trace."""
+"""L4 Whole: a decision is one value. A store writes all of it or nothing, and a dropped one leaves no trace."""
 
 import pickle
 
@@ -11,7 +11,7 @@ from tests.ledger.book import Book
 
 
 @given(policies, stories)
-def test_L4_to_decide_changes_nothing_and_decides_the_same_again(policy: Policy, story: list[Step]) -> None:
+def test_L4_decide_changes_nothing_and_is_repeatable(policy: Policy, story: list[Step]) -> None:
     book = Book(policy)
     for step in story:
         book.wait(micros=step.wait)
@@ -26,7 +26,7 @@ def test_L4_to_decide_changes_nothing_and_decides_the_same_again(policy: Policy,
 
 
 @given(policies, stories, stories, stories)
-def test_L4_a_unit_that_is_dropped_leaves_no_trace(
+def test_L4_a_dropped_unit_leaves_no_trace(
     policy: Policy, before: list[Step], dropped: list[Step], after: list[Step]
 ) -> None:
     book, untouched = play(Book(policy), before), play(Book(policy), before)
@@ -35,7 +35,7 @@ def test_L4_a_unit_that_is_dropped_leaves_no_trace(
 
 
 @given(policies, stories)
-def test_L4_every_transaction_is_announced_once_in_its_place(policy: Policy, story: list[Step]) -> None:
+def test_L4_every_transaction_has_one_announcement_in_order(policy: Policy, story: list[Step]) -> None:
     book = play(Book(policy), story)
     own = [told.sequence for told in book.announcements if told.type in OF_A_TRANSACTION]
     assert own == [done.sequence for done in book.transactions]

@@ -1,4 +1,4 @@
-"""L5 Every fact leaves one transaction, whatever it is worth; a command posts all it asks for, or is refused."""
+"""L5 Every fact leaves one transaction, whatever its worth; a command posts its whole amount or is refused."""
 
 from collections import Counter
 from decimal import Decimal
@@ -19,7 +19,7 @@ from tests.ledger.telling import add, days, opening, order, sweep, terms, trial,
 
 
 @given(policies, stories)
-def test_L5_a_posted_fact_leaves_exactly_one_transaction_of_its_own(policy: Policy, story: list[Step]) -> None:
+def test_L5_a_posted_fact_leaves_one_transaction_of_its_own(policy: Policy, story: list[Step]) -> None:
     book = Book(policy)
     for step in story:
         book.wait(micros=step.wait)
@@ -35,13 +35,13 @@ def test_L5_a_posted_fact_leaves_exactly_one_transaction_of_its_own(policy: Poli
         assert told.pop(step.tell.key, 0) == (0 if nothing else 1)
         assert (outcome.transaction is None) == nothing
         assert outcome.transaction is None or outcome.transaction.key == step.tell.key
-        # Beside it there are only the refunds that had been waiting for it.
+        # Besides it, the posting has only the refunds that waited for it.
         assert set(told) <= waiting
         assert all(done.amount >= 0 and done.shortfall >= 0 for done in outcome.transactions)
 
 
 @given(policies, stories, amounts)
-def test_L5_a_spend_posts_all_or_is_refused_for_want_of_credits(policy: Policy, story: list[Step], amount: int) -> None:
+def test_L5_a_spend_posts_everything_or_is_refused(policy: Policy, story: list[Step], amount: int) -> None:
     book = play(Book(policy), [*story, Step(0, opening())])
     if book.account is None:
         return
@@ -58,8 +58,8 @@ def test_L5_a_spend_posts_all_or_is_refused_for_want_of_credits(policy: Policy, 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40))
 @example(have=0, owe=0, price=1)
-def test_L5_an_order_that_is_not_covered_follows_the_policy(have: int, owe: int, price: int) -> None:
-    """What each policy posts, from any available (below zero, too)."""
+def test_L5_an_uncovered_order_follows_the_policy(have: int, owe: int, price: int) -> None:
+    """The posted amount of each policy, for any available credits, also negative."""
     available = have - owe
     for policy, expected in (
         ("overdraft", price),
@@ -80,9 +80,9 @@ def test_L5_an_order_that_is_not_covered_follows_the_policy(have: int, owe: int,
 @pytest.mark.parametrize(
     ("limit", "price", "posted"),
     [
-        (0, 10, 10),  # all there is
+        (0, 10, 10),  # all available credits
         (0, 11, 0),
-        (5, 15, 15),  # to the very limit
+        (5, 15, 15),  # exactly the limit
         (5, 16, 0),
         (None, 16, 16),
     ],
@@ -96,7 +96,7 @@ def test_L5_an_order_beyond_the_overdraft_limit_is_rejected(limit: int | None, p
     assert (done.amount, done.shortfall) == (posted, price - posted)
 
 
-def test_L5_the_policy_of_the_account_stands_above_that_of_the_settings() -> None:
+def test_L5_the_accounts_policy_overrides_the_settings() -> None:
     book = Book(Policy(trial_credits=10, when_insufficient="reject"))
     book.tell(opening(), terms(when_insufficient="partial"), order("1", 12))
     assert book.transactions[-1].amount == 10
@@ -104,7 +104,7 @@ def test_L5_the_policy_of_the_account_stands_above_that_of_the_settings() -> Non
     assert book.transactions[-1].amount == 0
 
 
-def test_L5_credits_that_are_not_yet_effective_cover_nothing() -> None:
+def test_L5_pending_credits_cover_no_order() -> None:
     book = Book(Policy(trial_credits=0, when_insufficient="partial"))
     book.tell(opening(), add(50, effective_at=days(1)), order("1", 5))
     assert (book.transactions[-1].amount, book.transactions[-1].shortfall) == (0, 5)
@@ -113,7 +113,7 @@ def test_L5_credits_that_are_not_yet_effective_cover_nothing() -> None:
 
 
 @pytest.mark.parametrize("policy", ["overdraft", "partial", "reject"])
-def test_L5_an_order_worth_nothing_is_always_covered(policy: str) -> None:
+def test_L5_an_order_worth_zero_is_always_covered(policy: str) -> None:
     book = Book(Policy(trial_credits=0, order_fixed=Decimal(0)))
     book.tell(opening(), order("debt", 5), terms(when_insufficient=policy, overdraft_limit=0))
     posted = book.tell(order("1"))
@@ -123,7 +123,7 @@ def test_L5_an_order_worth_nothing_is_always_covered(policy: str) -> None:
 
 
 @pytest.mark.parametrize("fact", [trial(0), order("1", 0)])
-def test_L5_a_fact_worth_nothing_leaves_its_transaction_and_counts_once(fact: Fact) -> None:
+def test_L5_a_fact_worth_zero_leaves_one_transaction(fact: Fact) -> None:
     book = Book()
     posted = book.tell(fact)
     assert [done.amount for done in posted.transactions] == [0]
@@ -131,7 +131,7 @@ def test_L5_a_fact_worth_nothing_leaves_its_transaction_and_counts_once(fact: Fa
 
 
 @given(policies, stories)
-def test_L5_a_shortfall_is_what_a_fact_was_worth_beyond_what_was_posted(policy: Policy, story: list[Step]) -> None:
+def test_L5_amount_and_shortfall_sum_to_the_worth(policy: Policy, story: list[Step]) -> None:
     book = Book(policy)
     for step in story:
         book.wait(micros=step.wait)
@@ -145,7 +145,7 @@ def test_L5_a_shortfall_is_what_a_fact_was_worth_beyond_what_was_posted(policy: 
     assert all(done.shortfall == 0 for done in book.transactions if done.type not in may_fall_short)
 
 
-def test_L5_the_sweep_of_an_account_with_nothing_due_posts_nothing() -> None:
+def test_L5_a_sweep_with_nothing_due_posts_nothing() -> None:
     book = Book()
     book.tell(opening())
     assert book.do(sweep()) == Replayed(None)

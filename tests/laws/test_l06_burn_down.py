@@ -1,4 +1,4 @@
-"""L6 Burn-down: which grant pays, in what order, and that a debt never stands beside credits that could pay it."""
+"""L6 Burn-down: the order in which grants pay; no account has both a debt and spendable credits."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +17,7 @@ NO_TRIAL = Policy(trial_credits=0)
 
 
 def contract_order(grant: Grant) -> tuple[object, ...]:
-    """The burn-down order in the contract's words."""
+    """The burn-down order as the contract states it."""
     return (
         grant.priority,
         grant.expires_at is None,
@@ -29,7 +29,7 @@ def contract_order(grant: Grant) -> tuple[object, ...]:
 
 
 def effective(book: Book) -> list[Grant]:
-    """The grants that could pay now, the next one to pay first."""
+    """The grants that can pay now, in burn-down order."""
     standing = book.standing()
     able = [grant for grant in standing.grants if grant.effective_at <= standing.account.settled_at]
     return sorted(able, key=contract_order)
@@ -37,7 +37,7 @@ def effective(book: Book) -> list[Grant]:
 
 @given(policies, stories | grant_stories)
 def test_L6_draws_and_debt_recompute_every_grant(policy: Policy, story: list[Step]) -> None:
-    """By transactions alone, at each of them; what happened since stands in the account, for the next to list."""
+    """After each transaction. The account carries the later draws for the next transaction."""
     book = play(Book(policy), story)
     if book.account is None:
         return
@@ -69,7 +69,7 @@ def test_L6_no_account_has_both_a_debt_and_spendable_credits(policy: Policy, sto
 
 
 @given(grant_stories, amounts)
-def test_L6_a_decrease_draws_on_grants_in_the_order_of_the_contract(story: list[Step], amount: int) -> None:
+def test_L6_a_decrease_draws_in_burn_down_order(story: list[Step], amount: int) -> None:
     book = play(Book(NO_TRIAL), [*story, Step(0, sweep())])
     expected = []
     left = min(amount, sum(grant.remaining for grant in effective(book)))
@@ -84,7 +84,7 @@ def test_L6_a_decrease_draws_on_grants_in_the_order_of_the_contract(story: list[
 
 
 @given(grant_stories, amounts)
-def test_L6_many_small_spends_draw_what_one_large_one_does(story: list[Step], amount: int) -> None:
+def test_L6_many_small_spends_equal_one_large_spend(story: list[Step], amount: int) -> None:
     small = play(Book(NO_TRIAL), story)
     large = small.copy()
     for number in range(amount):
@@ -94,7 +94,7 @@ def test_L6_many_small_spends_draw_what_one_large_one_does(story: list[Step], am
 
 
 @given(grant_stories)
-def test_L6_open_grants_are_kept_in_the_order_of_the_contract(story: list[Step]) -> None:
+def test_L6_open_grants_are_in_burn_down_order(story: list[Step]) -> None:
     book = play(Book(NO_TRIAL), story)
     assert list(book.open_grants) == sorted(book.open_grants, key=contract_order)
 
@@ -123,7 +123,7 @@ def _by_a_refund(book: Book) -> Command:
 @pytest.mark.parametrize(
     "frees", [_by_an_increase, _by_a_grant_that_begins, _by_grants_that_begin_at_one_instant, _by_a_refund]
 )
-def test_L6_a_debt_is_paid_the_moment_free_credits_exist(frees: Callable[[Book], Command]) -> None:
+def test_L6_free_credits_pay_a_debt_at_once(frees: Callable[[Book], Command]) -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), order("1", 10))
     command = frees(book)
@@ -135,7 +135,7 @@ def test_L6_a_debt_is_paid_the_moment_free_credits_exist(frees: Callable[[Book],
     assert after.available == 30 - owed
 
 
-def test_L6_a_refund_that_arrives_with_a_debt_pays_it_before_anything_else() -> None:
+def test_L6_a_refund_pays_an_existing_debt_first() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), add(10), order("1", 10), order("2", 4))
     book.tell(refund("1", "1", credits=10))
@@ -143,7 +143,7 @@ def test_L6_a_refund_that_arrives_with_a_debt_pays_it_before_anything_else() -> 
     assert (book.account.debt, book.remaining()) == (0, {1: 6})
 
 
-def test_L6_reads_show_a_debt_that_a_grant_has_paid_by_beginning() -> None:
+def test_L6_a_read_shows_the_debt_paid_by_a_beginning_grant() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), order("1", 10), add(30, effective_at=days(1)))
     book.wait(days=1)
@@ -152,7 +152,7 @@ def test_L6_reads_show_a_debt_that_a_grant_has_paid_by_beginning() -> None:
     assert standing.account.carried == ((1, -10),)
 
 
-def test_L6_what_time_paid_is_listed_by_the_next_transaction_and_is_not_its_own() -> None:
+def test_L6_earlier_draws_in_a_transaction_are_not_its_own() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), order("1", 10), add(5, effective_at=days(1)), add(30))
     book.tell(order("2", 25), add(12, effective_at=days(2)))
@@ -160,6 +160,6 @@ def test_L6_what_time_paid_is_listed_by_the_next_transaction_and_is_not_its_own(
     (done,) = book.tell(order("3", 5)).transactions
     (next_one,) = book.tell(order("4", 1)).transactions
     assert (done.draws, next_one.draws) == (((1, -5), (3, -5)), ((3, -1),))
-    # Its refund gives back its own five, and not the five that paid a debt before it.
+    # Its refund returns its own five credits, and not the five that paid a debt before it.
     (back,) = book.tell(refund("1", "3", credits=9)).transactions
     assert (back.amount, back.draws) == (5, ((3, 5),))

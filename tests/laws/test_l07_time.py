@@ -1,4 +1,4 @@
-"""L7 Time: what time does is done in order of the instants, the same whenever it is looked at."""
+"""L7 Time: expiries and beginnings apply in order of their instants, however often the account is settled."""
 
 from decimal import Decimal
 from typing import Any
@@ -23,12 +23,12 @@ spans = st.integers(0, 50 * DAY) | st.integers(0, 50).map(lambda number: number 
 
 
 def lasting(account: Account) -> Account:
-    """An account without what names the moment of its postings."""
+    """An account without the fields that depend on the times of its postings."""
     return account._replace(settled_at=0, last_transaction_at=None, last_hash=b"")
 
 
 @given(policies, stories | grant_stories, spans, spans)
-def test_L7_one_settle_over_a_period_equals_two_over_its_halves(
+def test_L7_one_settle_over_a_period_equals_two_over_halves(
     policy: Policy, story: list[Step], first: int, second: int
 ) -> None:
     once = play(Book(policy), story)
@@ -45,7 +45,7 @@ def test_L7_one_settle_over_a_period_equals_two_over_its_halves(
     assert [told[:4] for told in once.announcements] == [told[:4] for told in twice.announcements]
 
 
-def test_L7_a_default_threshold_that_moved_counts_before_what_time_did_however_often_it_is_settled() -> None:
+def test_L7_a_moved_default_threshold_counts_before_expiries() -> None:
     book = Book(Policy(trial_credits=5, low_balance_percent=Decimal(0)))
     book.tell(opening(), add(10, effective_at=days(1)), use(4))
     book.policy = Policy(trial_credits=5, low_balance_percent=Decimal(20))
@@ -63,7 +63,7 @@ def _what(done: Any) -> Any:
 
 
 @given(policies, stories | grant_stories, spans)
-def test_L7_a_read_shows_what_a_posting_would_find(policy: Policy, story: list[Step], span: int) -> None:
+def test_L7_a_read_shows_the_account_as_a_posting_would(policy: Policy, story: list[Step], span: int) -> None:
     book = play(Book(policy), story)
     if book.account is None:
         return
@@ -78,9 +78,7 @@ def test_L7_a_read_shows_what_a_posting_would_find(policy: Policy, story: list[S
 
 
 @given(policies, stories | grant_stories, spans)
-def test_L7_a_read_of_the_future_shows_what_the_reference_model_says(
-    policy: Policy, story: list[Step], span: int
-) -> None:
+def test_L7_a_read_of_the_future_agrees_with_the_model(policy: Policy, story: list[Step], span: int) -> None:
     book, judge = Book(policy), Model(policy)
     for step in story:
         book.wait(micros=step.wait)
@@ -107,7 +105,7 @@ def test_L7_a_read_of_the_future_shows_what_the_reference_model_says(
 
 @given(policies, stories | grant_stories, spans)
 def test_L7_nothing_changes_before_the_next_due_instant(policy: Policy, story: list[Step], span: int) -> None:
-    """What a cache may keep until then, and what the sweep may leave alone."""
+    """So a cache may keep an account until then, and the sweep may skip it."""
     book = play(Book(policy), [*story, Step(0, sweep())])
     if book.account is None:
         return
@@ -123,14 +121,12 @@ def test_L7_nothing_changes_before_the_next_due_instant(policy: Policy, story: l
 
 
 @given(policies, stories, st.data())
-def test_L7_a_balance_in_the_past_is_the_sum_of_what_counted_then(
-    policy: Policy, story: list[Step], data: st.DataObject
-) -> None:
-    """`?at=` goes by created_at, for EXPIRY by occurred_at, and then says what a read said at that time."""
+def test_L7_a_past_balance_is_the_sum_dated_until_then(policy: Policy, story: list[Step], data: st.DataObject) -> None:
+    """`?at=` dates by created_at, an EXPIRY by occurred_at, so it equals a read at that time."""
     book = Book(policy)
     said: list[tuple[int, int]] = []
     for step in story:
-        step = step._replace(wait=max(step.wait, 0))  # by a clock that goes back, the past is not over
+        step = step._replace(wait=max(step.wait, 0))  # if the clock went back, later postings could change the past
         if step.wait and book.account is not None:
             asked = data.draw(st.integers(book.now, book.now + step.wait - 1), label="asked at")
             ago = book.copy()
@@ -144,7 +140,7 @@ def test_L7_a_balance_in_the_past_is_the_sum_of_what_counted_then(
         assert balance == sum(done.amount if done.operation == INCREASE else -done.amount for done in counted)
 
 
-def test_L7_a_credit_is_not_spendable_from_the_very_instant_it_expires() -> None:
+def test_L7_a_credit_expires_at_the_instant_of_expires_at() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), add(5, expires_at=days(10)))
     book.wait(days=10, micros=-1).tell(use(1))
@@ -153,7 +149,7 @@ def test_L7_a_credit_is_not_spendable_from_the_very_instant_it_expires() -> None
     assert book.standing().account.available == 0
 
 
-def test_L7_a_credit_is_spendable_from_the_very_instant_it_becomes_effective() -> None:
+def test_L7_a_credit_is_spendable_from_the_instant_of_effective_at() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), add(5, effective_at=days(10)))
     book.wait(days=10, micros=-1)
@@ -161,7 +157,7 @@ def test_L7_a_credit_is_spendable_from_the_very_instant_it_becomes_effective() -
     book.wait(micros=1).tell(use(5))
 
 
-def test_L7_a_posting_first_writes_one_expiry_for_each_expired_grant_in_its_own_commit() -> None:
+def test_L7_a_posting_first_posts_one_expiry_per_expired_grant() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), add(5, expires_at=days(2)), add(7, expires_at=days(1)), add(9))
     one, two, spent = book.wait(days=3).tell(use(4)).transactions
@@ -176,7 +172,7 @@ def test_L7_a_posting_first_writes_one_expiry_for_each_expired_grant_in_its_own_
     assert one.merchant_id == MERCHANT
 
 
-def test_L7_a_fact_whose_credits_are_over_posts_and_lapses_in_the_same_commit() -> None:
+def test_L7_a_fact_with_expired_credits_posts_and_lapses_at_once() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), order("1", 3))
     told = book.tell(payment("1", 10, expires_at=days(-1)))
@@ -184,12 +180,12 @@ def test_L7_a_fact_whose_credits_are_over_posts_and_lapses_in_the_same_commit() 
         ("PAYMENT", 10, days(0)),
         ("EXPIRY", 10, days(0)),
     ]
-    # They never could pay, so they change neither the debt nor the level.
+    # They could never pay, so they change neither the debt nor the level.
     assert (told.account.debt, told.account.balance) == (3, -3)
     assert [announcement.type for announcement in told.announcements] == ["recharged", "expired"]
 
 
-def test_L7_credits_that_expire_at_the_very_instant_they_come_pay_no_debt() -> None:
+def test_L7_credits_that_expire_on_arrival_pay_no_debt() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), order("1", 3))
     told = book.tell(payment("1", 10, expires_at=days(0)))
@@ -197,7 +193,7 @@ def test_L7_credits_that_expire_at_the_very_instant_they_come_pay_no_debt() -> N
     assert (told.account.debt, told.account.balance) == (3, -3)
 
 
-def test_L7_grants_that_begin_pay_in_order_of_their_instants_not_of_the_posting() -> None:
+def test_L7_beginning_grants_pay_debt_in_order_of_their_instants() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), order("1", 10))
     book.tell(add(10, effective_at=days(1), expires_at=days(2)), add(10, effective_at=days(3)))

@@ -1,4 +1,4 @@
-"""L8 Refund: what goes back is never more than what came, in however many parts, and in whatever order."""
+"""L8 Refund: refunds never return more than was posted, in any number of parts and any order."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -35,12 +35,12 @@ NO_TRIAL = Policy(trial_credits=0)
 
 prices = st.integers(0, 60)
 totals = st.decimals(0, 100, places=2)
-# Money of one refund; several may well come to more than the total.
+# The money of refunds; their sum may exceed the total.
 parts = st.lists(st.decimals(0, 60, places=2), min_size=1, max_size=8)
 
 
 def shopped(price: int, total: Decimal | None, have: int) -> Book:
-    """Books in which `have` credits met one order."""
+    """A book with `have` credits and one order."""
     book = Book(NO_TRIAL)
     book.tell(opening(), trial(have // 2), payment("1", have - have // 2))
     book.tell(order("1", price, total=None if total is None else str(total)))
@@ -48,12 +48,12 @@ def shopped(price: int, total: Decimal | None, have: int) -> Book:
 
 
 def refunded(book: Book) -> list[Transaction]:
-    """What was given back so far."""
+    """The refunds of orders so far."""
     return [done for done in book.transactions if done.type == "ORDER_REFUNDED"]
 
 
 @given(prices, totals, st.integers(0, 80), parts)
-def test_L8_each_refund_of_money_gives_the_share_of_all_so_far_less_what_was_given(
+def test_L8_refunds_of_money_return_their_share_rounded_down_once(
     price: int, total: Decimal, have: int, money: list[Decimal]
 ) -> None:
     book = shopped(price, total, have)
@@ -69,9 +69,7 @@ def test_L8_each_refund_of_money_gives_the_share_of_all_so_far_less_what_was_giv
 
 
 @given(prices, totals, st.integers(0, 80), parts)
-def test_L8_many_small_refunds_give_what_one_large_one_gives_and_to_the_same_grants(
-    price: int, total: Decimal, have: int, money: list[Decimal]
-) -> None:
+def test_L8_small_refunds_equal_one_large_refund(price: int, total: Decimal, have: int, money: list[Decimal]) -> None:
     small, large = shopped(price, total, have), shopped(price, total, have)
     for number, part in enumerate(money):
         small.tell(refund(str(number), "1", money=str(part)))
@@ -81,7 +79,7 @@ def test_L8_many_small_refunds_give_what_one_large_one_gives_and_to_the_same_gra
 
 
 def _by_origin(book: Book) -> dict[str, int]:
-    """What is left in each grant that is no refund's own, and in those of refunds together."""
+    """The remaining credits of each grant; all grants that refunds created count together."""
     left: dict[str, int] = {}
     for grant in book.open_grants:
         made_by = book.transactions[grant.sequence - 1].type
@@ -91,7 +89,7 @@ def _by_origin(book: Book) -> dict[str, int]:
 
 
 @given(policies, stories | grant_stories)
-def test_L8_no_order_and_no_payment_ever_gives_back_more_than_it_posted(policy: Policy, story: list[Step]) -> None:
+def test_L8_refunds_never_exceed_the_posted_amount(policy: Policy, story: list[Step]) -> None:
     book = play(Book(policy), story)
     posted = {done.key: done.amount for done in book.transactions}
     for key, given_back in book.given.items():
@@ -102,7 +100,7 @@ credit_parts = st.lists(st.one_of(st.decimals(0, 60, places=2), st.integers(0, 4
 
 
 @given(prices, totals, st.integers(0, 80), credit_parts)
-def test_L8_refunds_of_money_and_of_credits_together_stay_within_the_order(
+def test_L8_refunds_of_money_and_credits_stay_within_the_order(
     price: int, total: Decimal, have: int, some: Sequence[Decimal | int]
 ) -> None:
     book = shopped(price, total, have)
@@ -118,7 +116,7 @@ def test_L8_refunds_of_money_and_of_credits_together_stay_within_the_order(
 
 
 @given(prices, st.integers(0, 80))
-def test_L8_a_refund_of_everything_leaves_every_grant_as_it_was(price: int, have: int) -> None:
+def test_L8_a_full_refund_restores_every_grant(price: int, have: int) -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), trial(have), add(5, expires_at=days(100)), add(7, priority=1))
     before = book.remaining()
@@ -129,9 +127,7 @@ def test_L8_a_refund_of_everything_leaves_every_grant_as_it_was(price: int, have
 
 
 @given(prices, st.integers(0, 80), parts)
-def test_L8_refunds_that_come_before_their_order_give_what_they_would_have_given_after(
-    price: int, have: int, money: list[Decimal]
-) -> None:
+def test_L8_refunds_before_their_order_return_the_same_credits(price: int, have: int, money: list[Decimal]) -> None:
     before, after = Book(NO_TRIAL), Book(NO_TRIAL)
     refunds = [refund(str(number), "1", money=str(part)) for number, part in enumerate(money)]
     for book in (before, after):
@@ -140,14 +136,14 @@ def test_L8_refunds_that_come_before_their_order_give_what_they_would_have_given
         assert isinstance(before.do(early), Waiting)
     told = before.tell(order("1", price, total=20))
     after.tell(order("1", price, total=20), *refunds)
-    # In the order's own commit, and in order of arrival.
+    # They are part of the order's own commit, in order of arrival.
     assert [done.key for done in told.transactions] == ["shopify:order:1", *(early.key for early in refunds)]
     assert before.parked == {}
     assert before.remaining() == after.remaining()
     assert before.given == after.given
 
 
-def test_L8_a_refund_of_no_money_gives_nothing_however_small_the_total() -> None:
+def test_L8_a_refund_of_no_money_returns_nothing() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), trial(50), order("1", 8, total="0.000001"), refund("1", "1", money=0))
     assert [done.amount for done in refunded(book)] == [0]
@@ -161,10 +157,12 @@ def test_L8_a_refund_of_no_money_gives_nothing_however_small_the_total() -> None
         ("10", None, 4),
         ("10", "1", 4),  # the order's own total counts
         (None, "10", 4),
-        ("0", None, 8),  # a total of nothing is refunded by any refund
+        ("0", None, 8),  # any refund refunds a total of 0 fully
     ],
 )
-def test_L8_the_total_is_the_orders_own_or_else_the_refunds(stored: str | None, said: str | None, gives: int) -> None:
+def test_L8_the_orders_total_takes_precedence_over_the_refunds(
+    stored: str | None, said: str | None, gives: int
+) -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), trial(50), order("1", 8, total=stored), refund("1", "1", money=5, order_total=said))
     assert [done.amount for done in refunded(book)] == [gives]
@@ -183,7 +181,7 @@ def test_L8_the_total_is_the_orders_own_or_else_the_refunds(stored: str | None, 
     ],
     ids=["no total", "other currency", "other currency and no total"],
 )
-def test_L8_a_refund_that_cannot_be_worth_anything_is_a_dead_letter(
+def test_L8_a_refund_of_unknown_worth_becomes_a_dead_letter(
     paid: Command, said: OrderRefunded, refusal: Refusal
 ) -> None:
     late, early = Book(), Book()
@@ -202,14 +200,14 @@ def test_L8_a_refund_that_cannot_be_worth_anything_is_a_dead_letter(
 
 
 @pytest.mark.parametrize("currencies", [("EUR", "EUR"), (None, "EUR"), ("EUR", None)])
-def test_L8_a_currency_that_one_of_them_leaves_out_is_the_same(currencies: tuple[str | None, str | None]) -> None:
+def test_L8_a_missing_currency_matches_any_currency(currencies: tuple[str | None, str | None]) -> None:
     book = Book()
     paid, returned = currencies
     book.tell(opening(), order("1", 8, total=10, currency=paid), refund("1", "1", money=10, currency=returned))
     assert [done.amount for done in refunded(book)] == [8]
 
 
-def test_L8_a_refund_waits_seven_days_and_not_an_instant_longer() -> None:
+def test_L8_a_refund_waits_exactly_seven_days() -> None:
     refunds = [refund("1", "1", money=5), payment_refund("1", "1", 5)]
     for early, source, code in zip(
         refunds, [order("1", 8, total=10), payment("1", 8)], ["order_unknown", "payment_unknown"], strict=True
@@ -225,7 +223,7 @@ def test_L8_a_refund_waits_seven_days_and_not_an_instant_longer() -> None:
         assert len(too_late.transactions) == 2
 
 
-def test_L8_the_sweep_buries_a_refund_whose_order_never_came() -> None:
+def test_L8_the_sweep_turns_an_overdue_refund_into_a_dead_letter() -> None:
     book = Book(Policy(refund_wait_days=2))
     book.tell(opening())
     book.do(refund("1", "1", money=5))
@@ -233,11 +231,11 @@ def test_L8_the_sweep_buries_a_refund_whose_order_never_came() -> None:
     book.wait(days=2).tell(sweep())
     assert [letter.code for letter in book.dead_letters] == ["order_unknown", "payment_unknown"]
     assert book.parked == {}
-    # Its key is free: told again, it waits again.
+    # Its key is free again, so the same refund waits again.
     assert isinstance(book.do(refund("1", "1", money=5)), Waiting)
 
 
-def test_L8_a_grant_that_expired_meanwhile_comes_back_as_a_new_one_for_the_days_of_grace() -> None:
+def test_L8_an_expired_grant_returns_as_a_new_grant_with_grace() -> None:
     book = Book(Policy(trial_credits=0, refund_grace_days=30))
     book.tell(opening(), add(10, priority=7, category="paid", expires_at=days(5)), order("1", 6, total=6))
     book.wait(days=5).tell(refund("1", "1", money=4))
@@ -248,44 +246,44 @@ def test_L8_a_grant_that_expired_meanwhile_comes_back_as_a_new_one_for_the_days_
     assert book.standing().account.balance == 0
 
 
-def test_L8_a_grant_that_was_spent_to_the_end_lives_again() -> None:
+def test_L8_a_refund_reopens_a_spent_grant() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), add(6, expires_at=days(5)), order("1", 6, total=6), refund("1", "1", money=6))
     assert book.remaining() == {1: 6}
     assert book.wait(days=5).standing().account.balance == 0
 
 
-def test_L8_credits_return_last_drawn_first_after_what_no_grant_had_covered() -> None:
+def test_L8_credits_return_to_the_debt_then_last_drawn_first() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), add(3, priority=1), add(4, priority=2), order("1", 10))
     back = {}
     for number in range(10):
         book.tell(refund(str(number), "1", credits=1))
         back[number] = dict(book.remaining())
-    # Three were owed: the first three pay that debt. Then the second grant's four, then the first grant's three.
+    # The first three credits pay the debt, the next four return to the second grant, the last three to the first.
     assert [back[number] for number in (2, 3, 6, 7, 9)] == [{}, {2: 1}, {2: 4}, {1: 1, 2: 4}, {1: 3, 2: 4}]
 
 
-def test_L8_what_no_grant_had_covered_becomes_a_paid_grant_when_the_debt_was_paid_by_others() -> None:
+def test_L8_the_uncovered_part_becomes_a_paid_grant() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), order("1", 10), add(6, category="promotional"), refund("1", "1", credits=10))
     (grant,) = book.open_grants
     assert (grant.remaining, grant.category, grant.priority, grant.expires_at) == (6, "paid", 100, None)
 
 
-def test_L8_a_refund_with_credits_gives_those_and_at_most_what_is_left() -> None:
+def test_L8_a_refund_of_credits_returns_at_most_the_rest() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), add(20), order("1", 10), refund("1", "1", credits=7), refund("2", "1", credits=7))
     assert [(done.amount, done.shortfall) for done in refunded(book)] == [(7, 0), (3, 4)]
 
 
-def test_L8_a_refund_of_a_rejected_order_gives_nothing() -> None:
+def test_L8_a_refund_of_a_rejected_order_returns_nothing() -> None:
     book = Book(Policy(trial_credits=5, when_insufficient="reject"))
     book.tell(opening(), order("1", 9, total=9), refund("1", "1", money=9), refund("2", "1", credits=2))
     assert [(done.amount, done.shortfall) for done in refunded(book)] == [(0, 0), (0, 2)]
 
 
-def test_L8_a_refund_that_names_no_order_is_a_plain_increase() -> None:
+def test_L8_a_refund_without_an_order_is_a_plain_increase() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), order("1", 4), refund("1", credits=10))
     (grant,) = book.open_grants
@@ -293,20 +291,20 @@ def test_L8_a_refund_that_names_no_order_is_a_plain_increase() -> None:
     assert book.transactions[-1].reference == ("refund", "1")
 
 
-def test_L8_a_refund_says_which_order_and_how_much_money_it_was() -> None:
+def test_L8_a_refund_keeps_its_order_and_money() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), order("1", 4, total=10), refund("1", "1", money="2.5", currency="EUR"))
     (done,) = refunded(book)
     assert (done.reference, done.total_micros, done.currency) == (("order", "1"), micros("2.5"), "EUR")
 
 
-def test_L8_a_refund_waits_for_the_order_and_not_for_whatever_has_its_key() -> None:
+def test_L8_a_refund_does_not_match_a_spend_with_its_key() -> None:
     book = Book()
     book.tell(opening(), use(3, key="shopify:order:1"))
     assert isinstance(book.do(refund("1", "1", money=5)), Waiting)
 
 
-def test_L8_a_refund_that_waits_for_an_order_is_not_applied_to_a_payment_with_its_key() -> None:
+def test_L8_a_parked_order_refund_does_not_match_a_payment() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening())
     assert isinstance(book.do(refund("1", "1", credits=5)), Waiting)
@@ -316,11 +314,11 @@ def test_L8_a_refund_that_waits_for_an_order_is_not_applied_to_a_payment_with_it
     assert book.account.balance == 10
 
 
-# ---- payments: taken back as orders are given back
+# ---- refunds of payments
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.lists(st.integers(0, 30), min_size=1, max_size=5))
-def test_L8_no_payment_is_taken_back_beyond_what_it_gave(paid: int, spent: int, asked: list[int]) -> None:
+def test_L8_payment_refunds_never_exceed_the_payment(paid: int, spent: int, asked: list[int]) -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), payment("1", paid), order("1", spent))
     taken = [book.tell(payment_refund(str(number), "1", part)).transactions[-1] for number, part in enumerate(asked)]
@@ -330,20 +328,20 @@ def test_L8_no_payment_is_taken_back_beyond_what_it_gave(paid: int, spent: int, 
     assert book.account.available == paid - spent - min(paid, sum(asked))
 
 
-def test_L8_the_unspent_of_the_payments_own_grant_is_taken_first() -> None:
+def test_L8_a_payment_refund_takes_the_unspent_credits_first() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), payment("1", 10), add(10, priority=1), payment_refund("1", "1", 4))
     assert book.remaining() == {1: 6, 2: 10}
 
 
-def test_L8_what_was_spent_of_a_payment_is_taken_like_an_order_that_is_not_covered() -> None:
+def test_L8_a_refund_of_spent_credits_may_become_debt() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), payment("1", 10), order("1", 8), add(3), payment_refund("1", "1", 10))
     assert book.account is not None
     assert (book.remaining(), book.account.debt) == ({}, 5)
 
 
-def test_L8_a_payment_posted_by_hand_under_its_natural_key_is_found_by_its_refund_before_and_after() -> None:
+def test_L8_a_payment_command_under_its_natural_key_is_refundable() -> None:
     by_hand = add(10, "billing:payment:1", "PAYMENT", effective_at=days(3))
     after, before = Book(NO_TRIAL), Book(NO_TRIAL)
     for book in (after, before):
@@ -356,7 +354,7 @@ def test_L8_a_payment_posted_by_hand_under_its_natural_key_is_found_by_its_refun
         assert (book.account.balance, book.account.pending, book.remaining()) == (6, 6, {1: 6})
 
 
-def test_L8_a_payment_whose_credits_expired_is_taken_back_from_the_others() -> None:
+def test_L8_a_refund_of_an_expired_payment_takes_other_credits() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), payment("1", 10, expires_at=days(1)), add(4))
     posted = book.wait(days=2).tell(payment_refund("1", "1", 10))

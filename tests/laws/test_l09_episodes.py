@@ -1,4 +1,4 @@
-"""L9 Episodes: low, exhausted and restored are told once each, the plugin's status at each change."""
+"""L9 Episodes: an episode announces low, exhausted and restored once; each change of plugin status is announced."""
 
 from dataclasses import replace
 from decimal import Decimal
@@ -23,12 +23,12 @@ LEVELS = {LOW_BALANCE_REACHED, BALANCE_EXHAUSTED, BALANCE_RESTORED, PLUGIN_STATU
 
 
 def levels(book: Book, since: int = 0) -> list[str]:
-    """What was told of the level of credits."""
+    """The announcements of the level of credits."""
     return [told.type for told in book.announcements[since:] if told.type in LEVELS]
 
 
 @given(policies, stories | grant_stories)
-def test_L9_in_an_episode_each_warning_is_told_once_and_its_end_once(policy: Policy, story: list[Step]) -> None:
+def test_L9_an_episode_announces_each_level_once(policy: Policy, story: list[Step]) -> None:
     book = play(Book(policy), story)
     in_episode, exhausted, enabled = False, False, False
     for told in book.announcements:
@@ -60,8 +60,8 @@ def test_L9_in_an_episode_each_warning_is_told_once_and_its_end_once(policy: Pol
 
 
 @given(st.integers(0, 30), st.lists(st.integers(-25, 25), max_size=20))
-def test_L9_episodes_follow_from_the_levels_alone(threshold: int, changes: list[int]) -> None:
-    """A second, separate telling of the rule, over nothing but a row of levels."""
+def test_L9_episodes_depend_on_the_levels_alone(threshold: int, changes: list[int]) -> None:
+    """A second implementation of the rule, over a list of levels."""
     book = Book(Policy(trial_credits=0))
     book.tell(opening())
     book.do(terms(low_threshold=threshold))
@@ -84,13 +84,13 @@ def test_L9_episodes_follow_from_the_levels_alone(threshold: int, changes: list[
     assert levels(book) == expected
 
 
-def test_L9_both_warnings_come_when_it_falls_straight_to_zero() -> None:
+def test_L9_a_fall_to_zero_announces_low_and_exhausted() -> None:
     book = Book(Policy(trial_credits=100))
     book.tell(opening(), use(100))
     assert levels(book, since=3) == [LOW_BALANCE_REACHED, BALANCE_EXHAUSTED, PLUGIN_STATUS_CHANGED]
 
 
-def test_L9_the_threshold_itself_is_low_and_one_above_is_not() -> None:
+def test_L9_the_threshold_itself_is_low() -> None:
     book = Book(Policy(trial_credits=100, low_balance_percent=Decimal(20)))
     book.tell(opening(), use(79))
     assert levels(book, since=3) == []
@@ -100,17 +100,17 @@ def test_L9_the_threshold_itself_is_low_and_one_above_is_not() -> None:
     assert levels(book, since=3) == [LOW_BALANCE_REACHED, BALANCE_RESTORED]
 
 
-def test_L9_an_account_that_rises_but_stays_low_begins_no_episode() -> None:
+def test_L9_a_rise_below_the_threshold_begins_no_episode() -> None:
     book = Book(Policy(trial_credits=100))
     book.tell(payment("1", 5))  # opens the account, without a trial
     assert book.standing().status == "LOW"
     assert levels(book) == [PLUGIN_STATUS_CHANGED]
-    # It was at or below already: the next change that lowers it begins the episode.
+    # The account is low already, so the next decrease begins the episode.
     book.tell(use(1))
     assert levels(book) == [PLUGIN_STATUS_CHANGED, LOW_BALANCE_REACHED]
 
 
-def test_L9_within_an_episode_a_second_fall_to_zero_is_not_told_again() -> None:
+def test_L9_a_second_fall_to_zero_is_not_announced() -> None:
     book = Book(Policy(trial_credits=100))
     book.tell(opening(), use(100), add(5), use(5))
     assert levels(book, since=3).count(BALANCE_EXHAUSTED) == 1
@@ -138,7 +138,7 @@ def _told(book: Book) -> Book:
         (terms(low_threshold=500), [LOW_BALANCE_REACHED]),
     ],
 )
-def test_L9_a_threshold_that_moves_counts_as_a_change(moved: object, told: list[str]) -> None:
+def test_L9_a_moved_threshold_counts_as_a_change(moved: object, told: list[str]) -> None:
     book = Book(Policy(trial_credits=30))
     book.tell(opening())
     book.tell(moved)  # type: ignore[arg-type]
@@ -147,7 +147,7 @@ def test_L9_a_threshold_that_moves_counts_as_a_change(moved: object, told: list[
     assert levels(book, since=3) == [*told, *([BALANCE_RESTORED] if told else [])]
 
 
-def test_L9_a_default_threshold_that_moved_in_the_settings_counts_at_the_next_posting() -> None:
+def test_L9_a_moved_default_threshold_counts_at_the_next_posting() -> None:
     book = Book(Policy(trial_credits=30))
     book.tell(opening())
     book.policy = replace(book.policy, low_balance_percent=Decimal(100))
@@ -158,7 +158,7 @@ def test_L9_a_default_threshold_that_moved_in_the_settings_counts_at_the_next_po
     assert told.account.threshold == 30
 
 
-def test_L9_an_account_with_its_own_threshold_does_not_follow_the_settings() -> None:
+def test_L9_an_own_threshold_ignores_the_settings() -> None:
     book = Book(Policy(trial_credits=30))
     book.tell(opening(), terms(low_threshold=6))
     book.policy = replace(book.policy, low_balance_percent=Decimal(100))
@@ -166,7 +166,7 @@ def test_L9_an_account_with_its_own_threshold_does_not_follow_the_settings() -> 
     assert levels(book, since=3) == []
 
 
-def test_L9_time_alone_can_end_and_begin_an_episode() -> None:
+def test_L9_time_alone_can_begin_and_end_an_episode() -> None:
     book = Book(Policy(trial_credits=0))
     book.tell(opening(), add(10, effective_at=days(1), expires_at=days(2)))
     told = book.wait(days=1).tell(sweep())
@@ -180,7 +180,7 @@ def test_L9_time_alone_can_end_and_begin_an_episode() -> None:
     ]
 
 
-def test_L9_a_trial_at_or_below_its_threshold_begins_no_episode_for_it_only_raised() -> None:
+def test_L9_a_trial_below_the_threshold_begins_no_episode() -> None:
     book = Book(Policy(trial_credits=5, low_balance_percent=Decimal(100)))
     book.tell(opening())
     assert book.standing().status == "LOW"

@@ -1,4 +1,4 @@
-"""L10 Order of arrival: what is true in the end does not depend on what was heard first."""
+"""L10 Order of arrival: the final account does not depend on the order in which facts arrive."""
 
 from decimal import Decimal
 
@@ -22,7 +22,7 @@ overdraft = st.builds(
     when_insufficient=st.just("overdraft"),
 )
 
-# What refunds say of their order's total counts where the order itself does not say it; so all say the same.
+# If an order has no total, the total of its refund counts. So all refunds have the same total.
 said_totals = st.sampled_from([None, "12.5"])
 
 one_fact = st.one_of(
@@ -38,16 +38,16 @@ one_fact = st.one_of(
 
 @st.composite
 def arrivals(draw: st.DrawFn) -> tuple[list[Fact], list[Fact]]:
-    """A set of facts, each told with one content only, in two orders; and in each some of them twice."""
+    """A set of facts in two orders; the second order has some of them twice, with the same content."""
     facts = list({fact.key: fact for fact in draw(st.lists(one_fact, min_size=2, max_size=14))}.values())
-    if draw(st.booleans()):  # one kind of trial or the other: which comes first would matter
+    if draw(st.booleans()):  # only one kind of trial, because the first one counts
         facts = [trial(7) if fact.key == opening().key else fact for fact in facts]
     twice = [*facts, *draw(st.lists(st.sampled_from(facts), max_size=4))]
     return draw(st.permutations(facts)), draw(st.permutations(twice))
 
 
 def heard(policy: Policy, facts: list[Fact]) -> tuple[object, ...]:
-    """What is true after hearing these facts within a day."""
+    """The account after these facts arrived within a day."""
     book = Book(policy)
     letters = set()
     for fact in facts:
@@ -70,14 +70,14 @@ def heard(policy: Policy, facts: list[Fact]) -> tuple[object, ...]:
 
 
 @given(overdraft, arrivals())
-def test_L10_any_order_of_arrival_leads_to_the_same_balance(
+def test_L10_any_order_of_arrival_gives_the_same_balance(
     policy: Policy, arrivals: tuple[list[Fact], list[Fact]]
 ) -> None:
     one, other = arrivals
     assert heard(policy, one) == heard(policy, other)
 
 
-def test_L10_a_refund_may_come_before_its_order_and_the_order_before_the_merchant() -> None:
+def test_L10_facts_may_arrive_in_reverse_order() -> None:
     bought = [payment("1", 5), payment_refund("1", "1", 5)]
     facts = [opening(), order("1", 15, total=10), refund("1", "1", money=4), *bought]
     forwards, backwards = Book(Policy(trial_credits=20)), Book(Policy(trial_credits=20))
@@ -91,7 +91,7 @@ def test_L10_a_refund_may_come_before_its_order_and_the_order_before_the_merchan
     assert forwards.account.balance == backwards.account.balance == 20 - 15 + 6
 
 
-def test_L10_a_parked_refund_that_is_told_again_still_counts_once() -> None:
+def test_L10_a_repeated_parked_refund_counts_once() -> None:
     book = Book(Policy(trial_credits=20))
     book.tell(opening())
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""L11 Subscription: every period counts, each counts once, and none touches what was granted before."""
+"""L11 Subscription: every period counts, exactly once, and changes no earlier grant."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,12 +29,12 @@ def test_L11_a_renewal_touches_no_other_grant(story: list[Step], credits: int) -
     posted = book.tell(renewal("A", "2026-01", credits))
     mine = posted.account.granted if credits else None
     assert {number: left for number, left in book.remaining().items() if number != mine} == before
-    # Its own credits first pay what is owed.
+    # Its own credits pay the debt first.
     left = max(0, credits - standing.account.debt)
     assert book.remaining().get(mine or 0, 0) == left
 
 
-def test_L11_last_months_credits_stay_beside_this_months_until_they_expire() -> None:
+def test_L11_earlier_periods_keep_their_credits_until_expiry() -> None:
     book = Book(Policy(trial_credits=0))
     book.tell(renewal("A", "2026-01", 10, expires_at=days(40)), order("1", 4))
     book.wait(days=30).tell(renewal("A", "2026-02", 10, expires_at=days(70)))

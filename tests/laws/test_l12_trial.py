@@ -1,4 +1,4 @@
-"""L12 Trial: a merchant has one, by whichever of its ways comes first."""
+"""L12 Trial: a merchant has one trial; the first event or command that grants it counts."""
 
 from dataclasses import replace
 
@@ -34,13 +34,13 @@ ways = st.one_of(
 
 
 @given(st.lists(ways, min_size=1, max_size=6))
-def test_L12_the_first_trial_counts_and_later_ones_replay_it(told: list[Command]) -> None:
+def test_L12_later_trials_replay_the_first(told: list[Command]) -> None:
     book = Book(Policy(trial_credits=100))
     book.tell(payment("1", 1), told[0])
     first = book.transactions[-1]
     for later in told[1:]:
         outcome = book.do(later)
-        # A fact replays; a command that asks for a second one is told so.
+        # A fact replays; a command for a second trial is refused.
         assert outcome in (
             Replayed(first, conflicting=False),
             Replayed(first, conflicting=True),
@@ -50,7 +50,7 @@ def test_L12_the_first_trial_counts_and_later_ones_replay_it(told: list[Command]
     assert book.transactions[-1] == first
 
 
-def test_L12_an_account_that_an_event_opened_has_no_trial_until_the_merchant_is_created() -> None:
+def test_L12_an_account_opened_by_an_order_has_no_trial() -> None:
     book = Book(Policy(trial_credits=100))
     assert [done.type for done in book.tell(order("1", 3)).transactions] == ["ORDER_PAID"]
     granted = book.tell(opening())
@@ -59,7 +59,7 @@ def test_L12_an_account_that_an_event_opened_has_no_trial_until_the_merchant_is_
     assert granted.account.balance == 97
 
 
-def test_L12_without_trial_credits_the_trial_is_left_to_trial_started() -> None:
+def test_L12_trial_started_grants_the_trial_if_trial_credits_is_zero() -> None:
     book = Book(Policy(trial_credits=0))
     assert book.tell(opening()).transactions == ()
     assert book.do(opening()) == Replayed(None)
@@ -69,7 +69,7 @@ def test_L12_without_trial_credits_the_trial_is_left_to_trial_started() -> None:
     assert book.do(opening()) == Replayed(granted.transaction, conflicting=True)
 
 
-def test_L12_a_trial_worth_nothing_is_the_one_trial() -> None:
+def test_L12_a_trial_of_zero_is_the_one_trial() -> None:
     book = Book(Policy(trial_credits=100))
     first = book.tell(trial(0)).transaction
     assert book.do(opening()) == Replayed(first, conflicting=True)

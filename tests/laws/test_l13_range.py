@@ -1,4 +1,4 @@
-"""L13 Range: balance and available stay within ±(2^53-1); nothing wraps, nothing becomes a float."""
+"""L13 Range: balance and available stay within ±(2^53-1); no number overflows or becomes a float."""
 
 from decimal import Decimal
 from typing import Any
@@ -48,7 +48,7 @@ huge_commands = st.one_of(
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), huge_commands), max_size=20))
-def test_L13_no_balance_leaves_the_range_and_no_number_is_a_float(story: list[tuple[int, Command]]) -> None:
+def test_L13_balances_stay_in_range_and_no_number_is_float(story: list[tuple[int, Command]]) -> None:
     book = Book(NO_TRIAL)
     book.tell(opening())
     for wait, command in story:
@@ -63,7 +63,7 @@ def test_L13_no_balance_leaves_the_range_and_no_number_is_a_float(story: list[tu
 
 
 def _numbers(value: Any) -> list[Any]:
-    """All numbers in a value, however deep."""
+    """All numbers in a value, at any depth."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, tuple | list):
@@ -92,15 +92,15 @@ def _numbers(value: Any) -> list[Any]:
         (OWING_ALL, payment("1", MAX_CREDITS), None),
         ([*FULL, order("1", 5), add(5)], refund("1", "1", credits=1), OUT),
         ([payment("1", 5), use(5), order("1", MAX_CREDITS)], payment_refund("1", "1", 1), OUT),
-        # What is worth more than can be counted is refused also where none of it would be posted.
+        # A worth out of range is refused even if the order would post nothing.
         ([terms(when_insufficient="reject")], order("1", MAX_CREDITS + 1), OUT),
         ([terms(when_insufficient="partial")], order("1", MAX_CREDITS + 1), OUT),
         ([terms(overdraft_limit=0)], order("1", MAX_CREDITS), None),
-        # Pending credits are part of the balance, but not of what is available.
+        # Pending credits count in the balance, but not in available.
         ([add(5, effective_at=days(1)), order("1", MAX_CREDITS)], order("2", 1), OUT),
     ],
 )
-def test_L13_the_edges_of_the_range(before: list[Command], command: Command, code: str | None) -> None:
+def test_L13_the_limits_of_the_range(before: list[Command], command: Command, code: str | None) -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), *before)
     written = book.written()
@@ -113,28 +113,28 @@ def test_L13_the_edges_of_the_range(before: list[Command], command: Command, cod
         assert book.written() == written
 
 
-def test_L13_a_parked_refund_that_does_not_fit_is_a_dead_letter_and_its_payment_is_posted() -> None:
+def test_L13_a_parked_refund_out_of_range_is_a_dead_letter() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), *OWING_ALL)
     book.do(payment_refund("1", "1", 5))
-    # The payment's credits were over before they came, so nothing softens its refund.
+    # The payment's credits expired before they arrived, so its refund is out of range.
     told = book.tell(payment("1", 5, expires_at=days(-1)))
     assert [done.type for done in told.transactions] == ["PAYMENT", "EXPIRY"]
     assert [letter.code for letter in told.dead_letters] == [OUT]
     assert told.account.available == -MAX_CREDITS
 
 
-def test_L13_the_range_is_what_every_json_reader_holds_exactly() -> None:
+def test_L13_every_json_reader_holds_the_limit_exactly() -> None:
     assert MAX_CREDITS == 9_007_199_254_740_991
 
 
-def test_L13_the_trial_of_the_settings_is_in_range_like_any_other() -> None:
+def test_L13_the_trial_of_the_settings_may_be_out_of_range() -> None:
     book = Book(Policy(trial_credits=1))
     book.tell(payment("1", MAX_CREDITS))
     assert book.refused(opening()).refusal == Refusal.OUT_OF_RANGE
 
 
-def test_L13_what_was_ever_added_stays_within_64_bits() -> None:
+def test_L13_the_total_of_increases_fits_into_64_bits() -> None:
     book = Book()
     account = book.tell(opening()).account
     taken = MAX_TOTAL - 1 - account.balance
@@ -145,7 +145,7 @@ def test_L13_what_was_ever_added_stays_within_64_bits() -> None:
     assert isinstance(book.do(add(1)), Posted)
 
 
-def test_L13_money_refunded_far_beyond_the_total_does_not_grow_for_ever() -> None:
+def test_L13_recorded_refunded_money_has_a_limit() -> None:
     book = Book()
     book.tell(opening(), order("1", 5, total="10"))
     for number in range(3):

@@ -1,4 +1,4 @@
-"""The ledger and the reference model are told the same stories, and must tell the same afterwards."""
+"""The ledger and the reference model play the same stories, and must agree after each step."""
 
 from typing import Any
 

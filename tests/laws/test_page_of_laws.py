@@ -1,4 +1,4 @@
-"""docs/laws.md names, for each law, where it is kept and what proves it; those must exist."""
+"""docs/laws.md names a rule and its tests for each law; both must exist."""
 
 import ast
 import re
@@ -17,7 +17,7 @@ def test_the_page_has_all_fifteen_laws_in_order() -> None:
 
 
 @pytest.mark.parametrize("section", SERVED, ids=lambda section: section.split()[0])
-def test_the_rule_of_each_law_is_where_the_page_says(section: str) -> None:
+def test_the_page_names_existing_rules(section: str) -> None:
     rule = section[section.index("\nRule: ") : section.index("Proof:")]
     named = re.findall(r"`([^`]+)`", rule)
     assert named[0].endswith(".py")
@@ -30,7 +30,7 @@ def test_the_rule_of_each_law_is_where_the_page_says(section: str) -> None:
 
 
 @pytest.mark.parametrize("section", SERVED, ids=lambda section: section.split()[0])
-def test_the_tests_of_each_law_carry_its_number(section: str) -> None:
+def test_the_tests_of_each_law_have_its_number(section: str) -> None:
     law = section.split()[0]
     path = re.findall(r"`(tests/[^`]+)`", section[section.index("Proof:") :])[0]
     tests = {name for name in _functions(ROOT / path) if name.startswith("test_")}

@@ -1,6 +1,6 @@
-"""One merchant's books in dicts, driving `decide`: all that a store does for the ledger, without a database.
+"""One merchant's books in memory. A book calls `decide` and keeps its outcomes, as a store does, without a database.
 
-The clock is a plain number that tests move (`wait`), the settings can be swapped between two postings (`policy`).
+The clock is a number that tests move (`wait`). Tests may replace the settings between two postings (`policy`).
 """
 
 from copy import copy
@@ -38,7 +38,7 @@ class Book:
         return self
 
     def state(self, command: Command) -> State:
-        """What `decide` must know to judge a command: exactly what the command says it needs."""
+        """The state that `decide` needs for a command: exactly what `needs` lists."""
         need = needs(command)
         by_key = {transaction.key: transaction for transaction in self.transactions}
         source = by_key.get(need.source) if need.source else None
@@ -62,11 +62,11 @@ class Book:
         )
 
     def ask(self, command: Command) -> Outcome:
-        """What would come of a command."""
+        """Decide a command; write nothing."""
         return decide(self.state(command), command, self.policy, self.now)
 
     def do(self, command: Command) -> Outcome:
-        """What comes of a command, written down."""
+        """Decide a command and write its outcome."""
         outcome = self.ask(command)
         posted = outcome.posted if isinstance(outcome, Waiting) else outcome
         if isinstance(posted, Posted):
@@ -74,11 +74,11 @@ class Book:
         return outcome
 
     def erase(self) -> None:
-        """Erase everything personal, as storage does."""
+        """Erase all personal data, as storage does."""
         self.transactions = tuple(one._replace(metadata=None, salt=None) for one in self.transactions)
 
     def tell(self, *commands: Command) -> Posted:
-        """Do several commands that all must be posted; returns what the last posted."""
+        """Do commands that must all be posted; return the posting of the last one."""
         outcomes = [self.do(command) for command in commands]
         last = outcomes[-1]
         assert all(isinstance(outcome, Posted) for outcome in outcomes), outcomes
@@ -86,13 +86,13 @@ class Book:
         return last
 
     def refused(self, command: Command) -> Refused:
-        """Do a command that must be refused."""
+        """Do a command that must be refused; return the refusal."""
         outcome = self.do(command)
         assert isinstance(outcome, Refused), outcome
         return outcome
 
     def copy(self) -> "Book":
-        """The same books, to try something on. Everything in them is a value, so only the dicts are copied."""
+        """A copy of the books. Everything in them is immutable except the dicts."""
         twin = copy(self)
         twin.grants, twin.given, twin.parked = dict(self.grants), dict(self.given), dict(self.parked)
         return twin
@@ -103,11 +103,11 @@ class Book:
         return standing_at(self.account, self.open_grants, self.policy, self.now)
 
     def remaining(self) -> dict[int, int]:
-        """What is left in each open grant."""
+        """The remaining credits of each open grant."""
         return {grant.number: grant.remaining for grant in self.open_grants}
 
     def written(self) -> tuple[object, ...]:
-        """All that is written in the books, to compare."""
+        """Everything in the books, for comparisons."""
         return (
             self.account,
             self.open_grants,
@@ -120,7 +120,7 @@ class Book:
         )
 
     def faults(self) -> list[Discrepancy]:
-        """What verification finds."""
+        """The discrepancies that verification finds."""
         assert self.account is not None
         return list(verify(self.account, self.grants.values(), self.transactions))
 
@@ -129,7 +129,7 @@ class Book:
         self.account = posted.account
         self.grants.update(posted.changed_grants)
         self.open_grants = posted.grants
-        # What was changed and what is open must tell the same, or one of the two would be lost in a table.
+        # A store writes the changed grants and reads the open ones, so both must agree.
         still_open = {number: grant for number, grant in self.grants.items() if grant.remaining}
         assert {grant.number: grant for grant in posted.grants} == still_open
         self.transactions += posted.transactions

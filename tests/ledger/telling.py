@@ -1,4 +1,4 @@
-"""Short ways to say commands and facts, as a door would: each with its key and the fingerprint of its content."""
+"""Short constructors of commands and facts: each with its key and the fingerprint of its content, as a door does."""
 
 from dataclasses import fields, replace
 from decimal import Decimal
@@ -31,9 +31,9 @@ from credit_service.ledger.types import DECREASE, INCREASE, Operation, Transacti
 
 MERCHANT = UUID("7d9f7f0e-3c1b-4b8e-9a55-0f0e6d1c2b3a")
 T0 = 1_767_225_600_000_000
-"""Where the stories of the tests begin: 2026-01-01T00:00:00Z."""
+"""The start of every test: 2026-01-01T00:00:00Z."""
 
-# What surrounds a request, and is never part of its content (L3).
+# Fields that are not part of the content (L3).
 _ENVELOPE = {"merchant_id", "key", "content", "actor", "correlation_id", "occurred_at", "metadata", "salt", "opens"}
 _unique = count(1)
 
@@ -41,7 +41,7 @@ C = TypeVar("C", bound=Command)
 
 
 def with_content(command: C) -> C:
-    """The command with the fingerprint of what it asks."""
+    """The command with the fingerprint of its content."""
     asked = [(field.name, getattr(command, field.name)) for field in fields(command) if field.name not in _ENVELOPE]
     return replace(command, content=sha256(repr((type(command).__name__, asked)).encode()).digest()[:16])
 
@@ -52,23 +52,23 @@ def micros(money: str | int | None) -> int | None:
 
 
 def days(number: float) -> int:
-    """The instant so many days after the beginning."""
+    """The instant this many days after T0."""
     return T0 + round(number * DAY)
 
 
 def fresh_key() -> str:
-    """A key nobody used before."""
+    """A new key."""
     return f"key-{next(_unique)}"
 
 
 def post(operation: Operation, type_: TransactionType, amount: int, key: str | None = None, **more: Any) -> Post:
-    """A command that posts exactly this."""
+    """A command that posts these credits."""
     command = Post(merchant_id=MERCHANT, key=key or fresh_key(), operation=operation, type=type_, amount=amount, **more)
     return with_content(command)
 
 
 def add(amount: int, key: str | None = None, type_: TransactionType = "MANUAL", **terms: Any) -> Post:
-    """Add credits by hand; the rest says how their grant may be spent."""
+    """Add credits by a MANUAL command; `terms` are those of the grant."""
     return post(INCREASE, type_, amount, key, terms=GrantTerms(**terms) if terms else DEFAULT_TERMS)
 
 
@@ -83,13 +83,13 @@ def opening(**more: Any) -> OpenAccount:
 
 
 def trial(credits: int, trial_id: str = "T") -> TrialStarted:
-    """A trial was agreed."""
+    """A merchant started a trial."""
     key = trial_key(MERCHANT)
     return with_content(TrialStarted(merchant_id=MERCHANT, key=key, opens=True, credits=credits, trial_id=trial_id))
 
 
 def payment(payment_id: str, credits: int, expires_at: int | None = None, **more: Any) -> PaymentSucceeded:
-    """Credits were bought."""
+    """A payment succeeded."""
     return with_content(
         PaymentSucceeded(
             merchant_id=MERCHANT,
@@ -104,7 +104,7 @@ def payment(payment_id: str, credits: int, expires_at: int | None = None, **more
 
 
 def payment_refund(refund_id: str, payment_id: str, credits: int) -> PaymentRefunded:
-    """A payment was given back."""
+    """A payment was refunded."""
     return with_content(
         PaymentRefunded(
             merchant_id=MERCHANT,
@@ -163,7 +163,7 @@ def refund(
     order_total: str | int | None = None,
     currency: str | None = None,
 ) -> OrderRefunded:
-    """Money of an order, or credits, went back."""
+    """Money or credits of an order were refunded."""
     return with_content(
         OrderRefunded(
             merchant_id=MERCHANT,
@@ -184,7 +184,7 @@ def terms(
     when_insufficient: str | Unchanged | None = None,
     overdraft_limit: int | Unchanged | None = None,
 ) -> ChangeTerms:
-    """Change the account's own terms; what is not said goes back to the default."""
+    """Set the account's own terms; a missing term returns to its default."""
     return with_content(
         ChangeTerms(
             merchant_id=MERCHANT,
@@ -197,5 +197,5 @@ def terms(
 
 
 def sweep() -> Settle:
-    """Settle what time did."""
+    """The sweeper's command: settle the account."""
     return Settle(merchant_id=MERCHANT, key="sweep")

@@ -1,4 +1,4 @@
-"""Ids that are addresses: well-formed UUIDs that say where their row is."""
+"""Ids that are addresses: valid UUIDs that contain the place of their row."""
 
 from uuid import RFC_4122, UUID, uuid4
 
@@ -14,7 +14,7 @@ numbers = st.integers(0, 2**48 - 1)
 
 
 @given(accounts, kinds, numbers)
-def test_an_id_is_a_uuid_of_version_8_that_leads_back_to_its_row(account: int, kind: int, number: int) -> None:
+def test_an_id_is_a_uuid8_that_contains_its_address(account: int, kind: int, number: int) -> None:
     written = text(account, kind, number)
     identifier = UUID(written)
     assert str(identifier) == written
@@ -23,7 +23,7 @@ def test_an_id_is_a_uuid_of_version_8_that_leads_back_to_its_row(account: int, k
 
 
 @given(accounts, kinds, numbers, numbers)
-def test_ids_of_one_kind_in_one_account_sort_as_their_numbers_do(account: int, kind: int, a: int, b: int) -> None:
+def test_ids_of_one_kind_and_account_sort_by_number(account: int, kind: int, a: int, b: int) -> None:
     assert (text(account, kind, a) < text(account, kind, b)) == (a < b)
     assert text(account, kind, a).startswith(prefix(account, kind))
 
@@ -56,5 +56,5 @@ def test_the_layout_of_an_id_is_fixed(account: int, kind: int, number: int, writ
         UUID("00000000-0000-8000-8001-000000000001"),  # another epoch
     ],
 )
-def test_an_id_that_was_never_given_out_is_nobodys(foreign: UUID) -> None:
+def test_an_id_that_the_service_never_creates_is_none(foreign: UUID) -> None:
     assert parse(foreign) is None

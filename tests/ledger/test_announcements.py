@@ -1,4 +1,4 @@
-"""What a posting tells, in which order, and what each announcement says."""
+"""The announcements of a posting: their order and their details."""
 
 from typing import get_args
 
@@ -15,7 +15,7 @@ NO_TRIAL = Policy(trial_credits=0)
 
 
 def told(posted: Posted) -> list[tuple[str, int | None, int]]:
-    """Type, the transaction that caused it, and available when it was said."""
+    """Type, causing transaction and available credits of each announcement."""
     return [(said.type, said.sequence, said.available) for said in posted.announcements]
 
 
@@ -25,7 +25,7 @@ def test_every_transaction_type_has_a_row_and_an_announcement() -> None:
     assert all(announced_by(announcement) for announcement in ANNOUNCED)
 
 
-def test_each_fact_and_command_is_announced_in_its_own_words() -> None:
+def test_each_fact_and_command_has_its_own_announcement() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening())
     for command, word in [
@@ -41,7 +41,7 @@ def test_each_fact_and_command_is_announced_in_its_own_words() -> None:
         assert book.tell(command).announcements[0].type == word
 
 
-def test_an_account_that_opens_says_so_first() -> None:
+def test_account_created_is_the_first_announcement() -> None:
     assert told(Book(Policy(trial_credits=9)).tell(opening())) == [
         ("account.created", None, 0),
         ("recharged", 1, 9),
@@ -49,7 +49,7 @@ def test_an_account_that_opens_says_so_first() -> None:
     ]
 
 
-def test_an_account_that_opens_with_an_order_it_cannot_pay_is_low_and_exhausted_but_was_never_enabled() -> None:
+def test_an_uncovered_first_order_announces_low_and_exhausted_only() -> None:
     assert told(Book(NO_TRIAL).tell(order("1", 5))) == [
         ("account.created", None, 0),
         ("consumed", 1, -5),
@@ -58,7 +58,7 @@ def test_an_account_that_opens_with_an_order_it_cannot_pay_is_low_and_exhausted_
     ]
 
 
-def test_in_one_posting_settled_transactions_speak_first_then_its_own_then_the_refunds_that_waited() -> None:
+def test_a_posting_announces_expiries_then_itself_then_parked_refunds() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), add(30, expires_at=days(3)), add(5), terms(low_threshold=6))
     book.do(refund("1", "1", money=5))
@@ -75,7 +75,7 @@ def test_in_one_posting_settled_transactions_speak_first_then_its_own_then_the_r
     assert [done.type for done in posted.transactions] == ["EXPIRY", "ORDER_PAID", "ORDER_REFUNDED"]
 
 
-def test_restored_comes_before_the_status_of_the_plugin() -> None:
+def test_balance_restored_comes_before_plugin_status_changed() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), order("1", 5))
     assert told(book.tell(add(9))) == [
@@ -85,7 +85,7 @@ def test_restored_comes_before_the_status_of_the_plugin() -> None:
     ]
 
 
-def test_numbers_go_on_from_posting_to_posting() -> None:
+def test_announcement_numbers_continue_across_postings() -> None:
     book = Book()
     book.tell(opening(), use(100))
     assert [said.number for said in book.announcements] == [1, 2, 3, 4, 5, 6, 7]
@@ -93,7 +93,7 @@ def test_numbers_go_on_from_posting_to_posting() -> None:
     assert book.account.announced == 7
 
 
-def test_low_and_restored_say_the_threshold_and_the_status_says_what_it_was_and_why() -> None:
+def test_level_announcements_have_their_threshold_status_and_reason() -> None:
     book = Book(Policy(trial_credits=10))
     book.tell(opening(), use(10), add(10))
     assert [(said.type, said.detail) for said in book.announcements if said.detail] == [
@@ -117,7 +117,7 @@ def _status(previous: str, current: str, reason: str) -> dict[str, str]:
         (0, ["low_balance_reached", "balance_exhausted", "plugin_status_changed"]),
     ],
 )
-def test_one_credit_keeps_the_plugin_enabled_and_none_does_not(left: int, words: list[str]) -> None:
+def test_the_plugin_is_enabled_until_the_last_credit(left: int, words: list[str]) -> None:
     book = Book(Policy(trial_credits=10))
     book.tell(opening())
     posted = book.tell(use(10 - left))
@@ -125,26 +125,26 @@ def test_one_credit_keeps_the_plugin_enabled_and_none_does_not(left: int, words:
     assert plugin_status(posted.account.available) == ("enabled" if left else "disabled")
 
 
-def test_the_first_credit_of_all_enables_the_plugin() -> None:
+def test_the_first_credit_enables_the_plugin() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening())
     status = book.tell(add(1)).announcements[-1]
     assert (status.type, status.detail) == ("plugin_status_changed", _status("disabled", "enabled", "available"))
 
 
-def test_a_rejected_order_is_announced_as_rejected_and_changes_no_level() -> None:
+def test_a_rejected_order_announces_order_rejected_and_no_level() -> None:
     book = Book(Policy(trial_credits=5, when_insufficient="reject"))
     book.tell(opening())
     assert told(book.tell(order("1", 6))) == [("order_rejected", 2, 5)]
 
 
-def test_an_order_posted_in_part_is_consumed() -> None:
+def test_a_partly_posted_order_announces_consumed() -> None:
     book = Book(Policy(trial_credits=5, when_insufficient="partial"))
     book.tell(opening(), use(5))
     assert told(book.tell(order("1", 6))) == [("consumed", 3, 0)]
 
 
-def test_a_warning_names_the_grant_by_its_id() -> None:
+def test_expiring_soon_has_the_id_of_its_grant() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), add(5, expires_at=days(30)))
     posted = book.wait(days=25).tell(use(2))
@@ -157,7 +157,7 @@ def test_a_warning_names_the_grant_by_its_id() -> None:
     }
 
 
-def test_the_plugin_stops_with_the_last_credit_be_it_the_only_one() -> None:
+def test_spending_the_only_credit_disables_the_plugin() -> None:
     book = Book(Policy(trial_credits=1))
     book.tell(opening())
     assert told(book.tell(use(1)))[-1] == ("plugin_status_changed", 2, 0)

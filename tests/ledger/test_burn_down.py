@@ -1,4 +1,4 @@
-"""Which grant pays first, told by pairs of grants that differ in one thing, and how a debt is paid."""
+"""The burn-down order, by pairs of grants that differ in one field, and the payment of a debt."""
 
 from typing import Any
 
@@ -14,22 +14,22 @@ NO_TRIAL = Policy(trial_credits=0)
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        # a lower number of priority, before all else
+        # a lower priority number, before everything else
         ({"priority": 1, "category": "paid"}, {"priority": 2, "expires_at": days(1), "category": "promotional"}),
         ({"priority": 99, "category": "paid"}, {"category": "promotional"}),
-        # what expires sooner, and what never does last
+        # an earlier expiry; no expiry comes last
         ({"expires_at": days(1), "category": "paid"}, {"expires_at": days(2), "category": "promotional"}),
         ({"expires_at": days(9000), "category": "paid"}, {"category": "promotional"}),
         # promotional before paid
         ({"category": "promotional", "effective_at": days(0)}, {"category": "paid", "effective_at": days(-9)}),
-        # what became effective earlier
+        # an earlier effective_at
         ({"effective_at": days(-2)}, {"effective_at": days(-1)}),
-        # the older one
+        # the older grant
         ({}, {}),
     ],
     ids=["priority", "default priority", "expiry", "no expiry", "category", "effect", "sequence"],
 )
-def test_the_first_of_two_grants_pays_first_whichever_came_first(first: dict[str, Any], second: dict[str, Any]) -> None:
+def test_the_first_grant_in_burn_down_order_pays_first(first: dict[str, Any], second: dict[str, Any]) -> None:
     orders = [(1, 2), (2, 1)] if first != second else [(1, 2)]
     for payer, other in orders:
         book = Book(NO_TRIAL)
@@ -39,7 +39,7 @@ def test_the_first_of_two_grants_pays_first_whichever_came_first(first: dict[str
         assert book.remaining() == {other: 7}
 
 
-def test_a_decrease_draws_across_as_many_grants_as_it_needs() -> None:
+def test_a_decrease_draws_on_as_many_grants_as_necessary() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), add(3, priority=3), add(2, priority=2), add(1, priority=1))
     (spent,) = book.tell(use(6)).transactions
@@ -47,21 +47,21 @@ def test_a_decrease_draws_across_as_many_grants_as_it_needs() -> None:
     assert book.open_grants == ()
 
 
-def test_grants_that_have_not_begun_pay_nothing_however_early_their_turn() -> None:
+def test_a_grant_pays_nothing_before_it_is_effective() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), add(10, priority=1, effective_at=days(1)), add(2, priority=200))
     (spent,) = book.tell(order("1", 5)).transactions
     assert (spent.draws, spent.debt_after) == (((2, -2),), 3)
 
 
-def test_an_increase_lists_its_grant_and_then_what_of_it_paid_the_debt() -> None:
+def test_an_increase_lists_its_grant_then_the_paid_debt() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), order("1", 4))
     (added,) = book.tell(add(10)).transactions
     assert (added.draws, added.debt_after, added.balance_after) == (((1, 10), (1, -4)), 0, 6)
 
 
-def test_a_debt_is_paid_in_burn_down_order_and_not_by_what_came_last() -> None:
+def test_grants_pay_a_debt_in_burn_down_order() -> None:
     book = Book(NO_TRIAL)
     book.tell(
         opening(), order("1", 4), add(10, effective_at=days(1), priority=7), add(10, effective_at=days(1), priority=3)
@@ -69,7 +69,7 @@ def test_a_debt_is_paid_in_burn_down_order_and_not_by_what_came_last() -> None:
     assert [(grant.number, grant.remaining) for grant in book.wait(days=1).standing().grants] == [(2, 6), (1, 10)]
 
 
-def test_a_debt_that_is_paid_in_part_stays_in_part() -> None:
+def test_a_partly_paid_debt_leaves_the_rest() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), order("1", 10))
     account = book.tell(add(4)).account
@@ -86,7 +86,7 @@ def test_a_debt_that_is_paid_in_part_stays_in_part() -> None:
         ("ORDER_REFUNDED", "paid"),
     ],
 )
-def test_what_a_grant_does_not_say_takes_the_default_of_its_type(type_: Any, category: str) -> None:
+def test_missing_grant_terms_take_the_defaults_of_the_type(type_: Any, category: str) -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), add(5, type_=type_))
     (grant,) = book.open_grants

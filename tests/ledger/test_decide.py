@@ -1,4 +1,4 @@
-"""Judgement: the refusals in their order of precedence, what opens an account, what waits, what replays."""
+"""`decide`: refusals in order of precedence, opening an account, parked refunds, replays."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,7 +35,7 @@ NO_TRIAL = Policy(trial_credits=0)
 Telling = Callable[[Book], object]
 
 
-def nobody(book: Book) -> None:
+def no_account(book: Book) -> None:
     """The merchant has no account."""
 
 
@@ -45,25 +45,25 @@ def opened(book: Book) -> None:
 
 
 def the_key_is_used(book: Book) -> None:
-    """The key of all these rows was used for something else."""
+    """Another command used the key of these rows."""
     book.tell(opening(), use(1, key="k") if book.policy.trial_credits else replace(add(1), key="k"))
 
 
 def has_a_trial(book: Book) -> None:
-    """The trial was granted, and every credit there can be."""
+    """The account has its trial, and as many credits as possible."""
     book.tell(opening(), trial(1), payment("1", MAX_CREDITS - 1))
 
 
 def is_full(book: Book) -> None:
-    """There are as many credits as there can be."""
+    """The account has as many credits as possible."""
     book.tell(opening(), payment("1", MAX_CREDITS))
 
 
-def test_the_refusals_of_an_increase_come_in_order_of_precedence() -> None:
-    """One command with every fault; row by row the first one is mended."""
+def test_an_increase_is_refused_in_order_of_precedence() -> None:
+    """One command with every fault; each row removes the first fault."""
     all_wrong = {"key": "k", "type_": "TRIAL", "effective_at": days(5), "expires_at": days(-1)}
     rows: list[tuple[Telling, dict[str, object], Refusal | None]] = [
-        (nobody, all_wrong, Refusal.ACCOUNT_NOT_FOUND),
+        (no_account, all_wrong, Refusal.ACCOUNT_NOT_FOUND),
         (the_key_is_used, all_wrong, Refusal.KEY_REUSED),
         (has_a_trial, all_wrong, Refusal.TRIAL_ALREADY_GRANTED),
         (is_full, all_wrong, Refusal.GRANT_ALREADY_EXPIRED),
@@ -78,9 +78,9 @@ def test_the_refusals_of_an_increase_come_in_order_of_precedence() -> None:
         assert _refusal(book, add(2, **wrong)) == refusal  # type: ignore[arg-type]
 
 
-def test_the_refusals_of_a_spend_come_in_order_of_precedence() -> None:
+def test_a_spend_is_refused_in_order_of_precedence() -> None:
     rows: list[tuple[Telling, int, Refusal | None]] = [
-        (nobody, 101, Refusal.ACCOUNT_NOT_FOUND),
+        (no_account, 101, Refusal.ACCOUNT_NOT_FOUND),
         (the_key_is_used, 101, Refusal.KEY_REUSED),
         (opened, 101, Refusal.INSUFFICIENT_CREDITS),
         (opened, 100, None),
@@ -91,7 +91,7 @@ def test_the_refusals_of_a_spend_come_in_order_of_precedence() -> None:
         assert _refusal(book, use(amount, key="k")) == refusal
 
 
-def test_the_refusals_of_a_refund_come_in_order_of_precedence() -> None:
+def test_a_refund_is_refused_in_order_of_precedence() -> None:
     command = refund("1", "1", money=5, currency="USD")
     shopped = [payment("1", 5), order("1", 5, currency="EUR")]
 
@@ -111,7 +111,7 @@ def test_the_refusals_of_a_refund_come_in_order_of_precedence() -> None:
         book.tell(opening(), payment("1", 5), order("1", 5, total=5))
 
     rows: list[tuple[Telling, Refusal | None]] = [
-        (nobody, Refusal.ACCOUNT_NOT_FOUND),
+        (no_account, Refusal.ACCOUNT_NOT_FOUND),
         (other_use_of_its_key, Refusal.KEY_REUSED),
         (other_currency, Refusal.CURRENCY_MISMATCH),
         (no_total, Refusal.ORDER_HAS_NO_TOTAL),
@@ -124,7 +124,7 @@ def test_the_refusals_of_a_refund_come_in_order_of_precedence() -> None:
         assert _refusal(book, command) == refusal
 
 
-def test_a_payment_by_command_that_does_not_fit_is_refused_like_any_other() -> None:
+def test_a_payment_command_out_of_range_is_refused() -> None:
     book = Book(NO_TRIAL)
     is_full(book)
     assert _refusal(book, add(1, type_="PAYMENT")) == Refusal.OUT_OF_RANGE
@@ -140,7 +140,7 @@ def _refusal(book: Book, command: Command) -> Refusal | None:
     return None
 
 
-def test_refusals_stand_in_the_order_in_which_they_are_judged_each_with_its_code() -> None:
+def test_refusals_are_listed_in_order_of_precedence() -> None:
     assert [refusal.code for refusal in Refusal] == [
         "account_not_found",
         "idempotency_key_reused",
@@ -156,7 +156,7 @@ def test_refusals_stand_in_the_order_in_which_they_are_judged_each_with_its_code
     ]
 
 
-def test_a_refusal_says_what_a_program_may_want_to_read() -> None:
+def test_a_refusal_has_details_for_programs() -> None:
     book = Book()
     book.tell(opening(), order("1", 7, total=7, currency="EUR"))
     short = book.refused(use(94))
@@ -189,7 +189,7 @@ def test_a_refusal_says_what_a_program_may_want_to_read() -> None:
     ],
     ids=lambda fact: type(fact).__name__,
 )
-def test_a_fact_of_an_unknown_merchant_opens_the_account_if_the_settings_allow_it(fact: Command) -> None:
+def test_a_fact_opens_an_account_if_the_settings_allow_it(fact: Command) -> None:
     book, strict = Book(), Book(Policy(auto_create=False))
     outcome = book.do(fact)
     posted = outcome.posted if isinstance(outcome, Waiting) else outcome
@@ -202,12 +202,12 @@ def test_a_fact_of_an_unknown_merchant_opens_the_account_if_the_settings_allow_i
 
 
 @pytest.mark.parametrize("command", [use(1), add(1), terms(low_threshold=1), sweep()], ids=lambda c: type(c).__name__)
-def test_a_command_opens_no_account_unless_it_says_so(command: Command) -> None:
+def test_a_command_without_opens_does_not_open_an_account(command: Command) -> None:
     book = Book()
     assert book.refused(command).refusal == Refusal.ACCOUNT_NOT_FOUND
 
 
-def test_a_command_by_event_may_open_an_account() -> None:
+def test_a_command_with_opens_may_open_an_account() -> None:
     book = Book()
     assert book.tell(replace(add(5), opens=True)).opened
     assert Book(Policy(auto_create=False)).refused(replace(add(5), opens=True)).refusal == Refusal.ACCOUNT_NOT_FOUND
@@ -219,12 +219,12 @@ def test_a_refused_command_opens_no_account() -> None:
     assert book.account is None
 
 
-def test_an_account_opens_with_the_threshold_of_the_settings() -> None:
+def test_a_new_account_has_the_default_threshold() -> None:
     account = Book(Policy(trial_credits=50, low_balance_percent=Decimal(10))).tell(opening()).account
     assert (account.merchant_id, account.threshold, account.low_threshold) == (MERCHANT, 5, None)
 
 
-# ---- what waits
+# ---- parked refunds
 
 
 def test_a_parked_refund_settles_the_account_and_posts_nothing() -> None:
@@ -238,7 +238,7 @@ def test_a_parked_refund_settles_the_account_and_posts_nothing() -> None:
     assert outcome.parked == ("shopify:refund:1", "shopify:order:1", days(8), days(1), refund("1", "1", money=5))
 
 
-def test_other_orders_leave_a_parked_refund_alone() -> None:
+def test_a_parked_refund_waits_for_its_own_order_only() -> None:
     book = Book()
     book.tell(opening())
     book.do(refund("1", "1", money=5))
@@ -246,10 +246,10 @@ def test_other_orders_leave_a_parked_refund_alone() -> None:
     assert list(book.parked) == ["shopify:refund:1"]
 
 
-# ---- what changes nothing
+# ---- commands without a change
 
 
-def test_terms_that_are_the_same_are_no_change() -> None:
+def test_setting_the_same_terms_changes_nothing() -> None:
     book = Book()
     book.tell(opening(), terms(low_threshold=5, when_insufficient="reject", overdraft_limit=9))
     assert book.do(terms(low_threshold=5, when_insufficient="reject", overdraft_limit=9)) == Replayed(None)
@@ -257,7 +257,7 @@ def test_terms_that_are_the_same_are_no_change() -> None:
     assert (account.low_threshold, account.when_insufficient, account.overdraft_limit) == (5, None, None)
 
 
-def test_terms_that_are_not_said_stay_as_they_are() -> None:
+def test_unchanged_terms_keep_their_values() -> None:
     book = Book()
     book.tell(opening(), terms(low_threshold=5, when_insufficient="reject", overdraft_limit=9))
     for changed, now in [
@@ -269,43 +269,43 @@ def test_terms_that_are_not_said_stay_as_they_are() -> None:
         assert (account.low_threshold, account.when_insufficient, account.overdraft_limit) == now
 
 
-def test_a_change_of_terms_that_says_nothing_changes_nothing() -> None:
+def test_an_empty_change_of_terms_changes_nothing() -> None:
     book = Book()
     book.tell(opening(), terms(low_threshold=5, when_insufficient="reject", overdraft_limit=9))
     assert book.do(ChangeTerms(merchant_id=MERCHANT, key="k")) == Replayed(None)
 
 
-def test_an_account_of_its_own_threshold_equal_to_the_default_is_a_change_without_an_announcement() -> None:
+def test_setting_the_default_threshold_explicitly_announces_nothing() -> None:
     book = Book()
     book.tell(opening())
     told = book.tell(terms(low_threshold=20))
     assert (told.account.low_threshold, told.announcements) == (20, ())
 
 
-def test_an_account_opened_again_is_settled_on_the_way() -> None:
+def test_opening_an_open_account_settles_it() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), add(5, expires_at=days(1)))
     told = book.wait(days=2).tell(opening())
     assert (told.transaction, [done.type for done in told.transactions]) == (None, ["EXPIRY"])
 
 
-# ---- what an account and its grants say
+# ---- fields of an account and its grants
 
 
-def test_a_grant_names_the_transaction_that_made_it() -> None:
+def test_a_grant_has_the_sequence_of_its_transaction() -> None:
     book = Book()
     book.tell(opening(), add(5), use(1), add(6))
     assert {number: grant.sequence for number, grant in book.grants.items()} == {1: 1, 2: 2, 3: 4}
 
 
-def test_an_account_remembers_when_its_last_transaction_was() -> None:
+def test_an_account_keeps_the_time_of_its_last_transaction() -> None:
     book = Book(NO_TRIAL)
     assert book.tell(opening()).account.last_transaction_at is None
     assert book.wait(days=1).tell(add(5)).account.last_transaction_at == days(1)
     assert book.wait(days=1).tell(terms(low_threshold=1)).account.last_transaction_at == days(1)
 
 
-# ---- what must be loaded
+# ---- needs
 
 
 @pytest.mark.parametrize(
@@ -326,17 +326,17 @@ def test_an_account_remembers_when_its_last_transaction_was() -> None:
         (payment_refund("1", "7", 1), "billing:payment:7", False, False, False),
     ],
 )
-def test_each_command_says_what_it_needs(
+def test_needs_lists_what_each_command_requires(
     command: Command, source: str | None, awaited: bool, trial_too: bool, overdue: bool
 ) -> None:
     assert needs(command) == Needs(MERCHANT, command.key, source, awaited, trial_too, overdue)
 
 
-# ---- what a transaction says
+# ---- fields of a transaction
 
 
 @pytest.mark.parametrize(("operation", "type_"), [("INCREASE", "SUBSCRIPTION"), ("DECREASE", "USAGE")])
-def test_a_transaction_carries_what_its_command_said(operation: Operation, type_: TransactionType) -> None:
+def test_a_transaction_keeps_the_fields_of_its_command(operation: Operation, type_: TransactionType) -> None:
     book = Book(NO_TRIAL)
     book.tell(opening(), add(5))
     command = post(
@@ -359,7 +359,7 @@ def test_a_transaction_carries_what_its_command_said(operation: Operation, type_
     assert (done.operation, done.type, done.merchant_id) == (operation, type_, MERCHANT)
 
 
-def test_each_type_of_transaction_either_adds_credits_or_takes_them() -> None:
+def test_each_type_has_its_operation() -> None:
     book = Book()
     book.tell(opening(), payment("1", 9), renewal("A", "1", 5), add(9, expires_at=days(1)))
     book.tell(order("1", 4), refund("1", "1", credits=4), payment_refund("1", "1", 9), use(1))
@@ -389,7 +389,7 @@ def test_each_type_of_transaction_either_adds_credits_or_takes_them() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_fact_refers_to_what_it_is_about(fact: Command, reference: tuple[str, str] | None) -> None:
+def test_a_fact_has_a_reference_to_its_object(fact: Command, reference: tuple[str, str] | None) -> None:
     done = Book().tell(fact).transaction
     assert done is not None
     assert (done.reference, done.key, done.actor) == (reference, fact.key, "system")

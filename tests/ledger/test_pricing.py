@@ -1,4 +1,4 @@
-"""What an order costs: max(fixed, percent of its total, minimum), rounded half up once."""
+"""The price of an order: max(fixed, percent of its total, minimum), rounded half up once."""
 
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -23,10 +23,10 @@ def price(fixed: str, percent: str, minimum: str, total: str | None) -> int:
 @pytest.mark.parametrize(
     ("fixed", "percent", "minimum", "total", "credits"),
     [
-        # the defaults: one credit an order, whatever it was worth
+        # the defaults: one credit for each order
         ("1", "0", "0", None, 1),
         ("1", "0", "0", "99999", 1),
-        # percent 5 is 5 % of the total in the unit it was sent in
+        # percent 5 is 5 % of the total, in the unit of its sender
         ("0", "5", "0", "100", 5),
         # 10000 gives one credit per penny
         ("0", "10000", "0", "19.99", 1999),
@@ -38,8 +38,8 @@ def price(fixed: str, percent: str, minimum: str, total: str | None) -> int:
         ("1", "5", "0", "10", 1),
         ("0", "5", "0", "9", 0),
         ("0", "5", "4", None, 4),
-        ("0", "100000000", "0", None, 0),  # without a total there is nothing to take a percentage of
-        # half up, and only once: 2.49999 is not first 2.5
+        ("0", "100000000", "0", None, 0),  # without a total the percentage adds nothing
+        # half up, and once only: 2.49999 does not become 2.5 first
         ("0", "5", "0", "10", 1),
         ("0", "5", "0", "9.999999", 0),
         ("0", "5", "0", "50", 3),
@@ -47,14 +47,14 @@ def price(fixed: str, percent: str, minimum: str, total: str | None) -> int:
         ("2.5", "0", "0", None, 3),
         ("2.4999999", "0", "0", None, 2),
         ("0.5", "0", "0", None, 1),
-        # the largest total with the finest money, exactly
+        # exact for the largest total with the smallest unit of money
         ("0", "100", "0", "999999999999.5", 1_000_000_000_000),
         ("0", "100", "0", "999999999999.499999", 999_999_999_999),
         ("0", "33.333333", "0", "1000000000000", 333_333_330_000),
         ("0", "99.999999", "0", "999950000100.000001", 999_949_990_100),  # …100.49999999999999
     ],
 )
-def test_an_order_costs_the_largest_of_three_rounded_half_up_once(
+def test_the_price_is_the_largest_part_rounded_half_up_once(
     fixed: str, percent: str, minimum: str, total: str | None, credits: int
 ) -> None:
     assert price(fixed, percent, minimum, total) == credits
@@ -71,26 +71,26 @@ def test_a_price_is_exact(fixed: Decimal, percent: Decimal, minimum: Decimal, to
     assert order_price(policy, total_micros) == floor(exact + Fraction(1, 2))
 
 
-def test_a_price_does_not_depend_on_how_others_use_decimals() -> None:
+def test_a_price_ignores_the_decimal_context_of_its_caller() -> None:
     policy = Policy(order_fixed=Decimal(0), order_percent=Decimal(100))
     with localcontext(prec=3):
         assert order_price(policy, 123_456_500_000) == 123_457
 
 
-def test_an_order_that_says_its_credits_is_not_priced() -> None:
+def test_an_order_with_credits_is_not_priced() -> None:
     book = Book(Policy(order_fixed=Decimal(7)))
     book.tell(opening(), order("1", 2, total=50), order("2", 0), order("3", total=50))
     assert [done.amount for done in book.transactions[1:]] == [2, 0, 7]
     assert [done.total_micros for done in book.transactions[1:]] == [50_000_000, None, 50_000_000]
 
 
-def test_an_order_that_does_not_say_its_credits_is_priced_from_its_total() -> None:
+def test_an_order_without_credits_is_priced_from_its_total() -> None:
     book = Book(Policy(order_percent=Decimal(10)))
     book.tell(opening(), order("1", total=50), order("2"))
     assert [done.amount for done in book.transactions[1:]] == [5, 1]
 
 
-def test_the_settings_of_an_operator_who_chose_nothing() -> None:
+def test_the_default_policy() -> None:
     assert Policy() == Policy(
         trial_credits=100,
         order_fixed=Decimal(1),
@@ -108,7 +108,5 @@ def test_the_settings_of_an_operator_who_chose_nothing() -> None:
     ("trial", "percent", "threshold"),
     [(100, "20", 20), (5, "20", 1), (4, "20", 0), (0, "20", 0), (7, "33.3", 2), (100, "0", 0), (10, "150", 15)],
 )
-def test_the_default_threshold_is_the_whole_part_of_a_percentage_of_the_trial(
-    trial: int, percent: str, threshold: int
-) -> None:
+def test_the_default_threshold_is_rounded_down(trial: int, percent: str, threshold: int) -> None:
     assert Policy(trial_credits=trial, low_balance_percent=Decimal(percent)).default_threshold == threshold

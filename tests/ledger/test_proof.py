@@ -1,4 +1,4 @@
-"""The canonical form, held to its published test vectors, and what verification says of broken books."""
+"""The canonical form against its published test vectors, and the verification of broken books."""
 
 import json
 from hashlib import sha256
@@ -21,7 +21,7 @@ vectors = pytest.mark.parametrize("vector", VECTORS, ids=[vector["name"] for vec
 
 
 def canonical_by_the_page(said: dict[str, Any]) -> bytes:
-    """docs/proof.md in code, from nothing but that page."""
+    """The canonical form as docs/proof.md describes it, without the code of the ledger."""
     reference = said["reference"] or {"type": None, "id": None}
     draws = ",".join(f"{draw['grant_id']}:{draw['amount']}" for draw in said["draws"])
     lines = ["credit-service/2", said["id"], said["merchant_id"], said["sequence"]]
@@ -33,7 +33,7 @@ def canonical_by_the_page(said: dict[str, Any]) -> bytes:
 
 
 @vectors
-def test_a_published_vector_follows_from_the_published_form_alone(vector: dict[str, Any]) -> None:
+def test_published_vectors_follow_from_the_published_form(vector: dict[str, Any]) -> None:
     said = vector["transaction"]
     written = canonical_by_the_page(said)
     assert written == vector["canonical"].encode()
@@ -45,7 +45,7 @@ def test_a_published_vector_follows_from_the_published_form_alone(vector: dict[s
 
 
 @vectors
-def test_the_ledger_writes_what_the_vector_says(vector: dict[str, Any]) -> None:
+def test_the_ledger_reproduces_each_vector(vector: dict[str, Any]) -> None:
     transaction = read(vector["transaction"], vector["hash"])
     assert canonical(transaction) == vector["canonical"].encode()
     assert chain(bytes.fromhex(vector["previous_hash"]), transaction) == transaction.hash
@@ -54,7 +54,7 @@ def test_the_ledger_writes_what_the_vector_says(vector: dict[str, Any]) -> None:
 
 
 def read(said: dict[str, Any], hash_: str) -> Transaction:
-    """A transaction of the vectors as the ledger keeps it."""
+    """A transaction of the vectors as the ledger's value."""
 
     def bytes_of(name: str) -> bytes | None:
         return None if said[name] is None else bytes.fromhex(said[name])
@@ -94,7 +94,7 @@ def read(said: dict[str, Any], hash_: str) -> Transaction:
     )
 
 
-def test_the_vectors_are_one_chain_and_use_every_field() -> None:
+def test_the_vectors_form_a_chain_and_use_every_field() -> None:
     assert [vector["previous_hash"] for vector in VECTORS] == [
         "00" * 32,
         *(vector["hash"] for vector in VECTORS[:-1]),
@@ -103,27 +103,27 @@ def test_the_vectors_are_one_chain_and_use_every_field() -> None:
     assert set(VECTORS[0]["transaction"]) - used == {"shortfall", "reverses"}
 
 
-def test_the_page_shows_three_of_the_vectors_as_they_are() -> None:
+def test_the_page_shows_three_of_the_vectors() -> None:
     page = (ROOT / "docs/proof.md").read_text()
     for vector in VECTORS[:3]:
         assert f"```text\n{vector['canonical']}```\n\nhash `{vector['hash']}`" in page
 
 
-def test_the_canonical_form_of_a_reversal_and_of_a_shortfall_has_its_own_line() -> None:
+def test_reversal_and_shortfall_have_lines_in_the_canonical_form() -> None:
     lines = canonical(read(VECTORS[1]["transaction"], "")._replace(reverses=7, shortfall=3)).decode().splitlines()
     assert (lines[7], lines[19]) == ("3", "7")
 
 
-def test_personal_data_without_a_salt_is_hashed_alone() -> None:
+def test_personal_data_without_a_salt_has_a_hash() -> None:
     assert personal_hash("{}", None) == sha256(b'{"metadata":{}}').digest()
     assert personal_hash(None, b"salt") is None
 
 
-# ---- what verification says, fault by fault; each broken history is chained anew, so that only its sums betray it
+# ---- verification. Each broken history gets new hashes, so that only its sums are wrong.
 
 
 def rechained(transactions: list[Transaction]) -> list[Transaction]:
-    """The same transactions with hashes that fit."""
+    """The same transactions with recomputed hashes."""
     previous, fitting = bytes(32), []
     for transaction in transactions:
         previous = chain(previous, transaction)
@@ -132,7 +132,7 @@ def rechained(transactions: list[Transaction]) -> list[Transaction]:
 
 
 def history() -> Book:
-    """Three transactions: 10 in, 4 out, 9 out of which 3 are owed."""
+    """Three transactions: 10 in, 4 out, and 9 out, of which 3 are debt."""
     book = Book(Policy(trial_credits=0))
     book.tell(opening(), add(10), use(4), order("1", 9))
     return book
@@ -157,7 +157,7 @@ def history() -> Book:
         (1, {"salt": b"s", "personal_hash": bytes(32)}, "the metadata does not match its hash"),
     ],
 )
-def test_verification_names_what_is_wrong_and_where(index: int, change: dict[str, Any], fault: str | None) -> None:
+def test_verify_names_the_discrepancy_and_its_sequence(index: int, change: dict[str, Any], fault: str | None) -> None:
     book = history()
     forged = list(book.transactions)
     forged[index] = forged[index]._replace(**change)
@@ -174,7 +174,7 @@ def test_verification_names_what_is_wrong_and_where(index: int, change: dict[str
     assert "the hash does not match the transaction and its predecessor" not in {one.sentence for one in found}
 
 
-def test_a_broken_link_is_named_at_the_transaction_that_no_longer_fits() -> None:
+def test_a_broken_hash_is_found_at_its_transaction() -> None:
     book = history()
     forged = [book.transactions[0]._replace(actor="somebody else"), *book.transactions[1:]]
     assert book.account is not None
@@ -182,13 +182,13 @@ def test_a_broken_link_is_named_at_the_transaction_that_no_longer_fits() -> None
     assert list(verify(book.account, book.grants.values(), forged)) == [Discrepancy(1, fault)]
 
 
-def test_the_last_credit_of_a_grant_is_not_forgotten() -> None:
+def test_verify_keeps_a_grant_with_one_credit() -> None:
     book = Book(Policy(trial_credits=0))
     book.tell(opening(), add(10), use(9))
     assert book.faults() == []
 
 
-def test_an_account_without_transactions_has_no_fault() -> None:
+def test_an_account_without_transactions_verifies() -> None:
     book = Book(Policy(trial_credits=0))
     book.tell(opening())
     assert book.faults() == []

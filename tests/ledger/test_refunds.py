@@ -1,4 +1,4 @@
-"""Which credits go back where: tables over the draws of an order and of its refunds."""
+"""The grants that a refund returns credits to: tables of the draws of an order and of its refunds."""
 
 import pytest
 
@@ -13,7 +13,7 @@ NO_TRIAL = Policy(trial_credits=0)
 
 
 def opened(*commands: object) -> Book:
-    """Books of an account without a trial."""
+    """A book with an account without a trial."""
     book = Book(NO_TRIAL)
     book.tell(opening(), *commands)  # type: ignore[arg-type]
     return book
@@ -30,14 +30,14 @@ def opened(*commands: object) -> Book:
         ([add(3)], 0, 0, ()),
     ],
 )
-def test_the_own_draws_of_an_order_are_told_from_what_no_grant_covered(
+def test_own_draws_separates_draws_from_the_uncovered_part(
     before: list[object], price: int, uncovered: int, own: tuple[Draw, ...]
 ) -> None:
     (done,) = opened(*before).tell(order("1", price)).transactions
     assert own_draws(done) == (uncovered, own)
 
 
-def test_the_own_draws_of_an_order_are_told_from_what_time_did_before_it() -> None:
+def test_own_draws_excludes_draws_that_paid_an_earlier_debt() -> None:
     book = opened(order("debt", 5), add(9, effective_at=days(1)), add(4, effective_at=days(1), priority=200))
     (done,) = book.wait(days=1).tell(order("1", 6)).transactions
     assert done.draws == ((1, -5), (1, -4), (2, -2))
@@ -47,26 +47,26 @@ def test_the_own_draws_of_an_order_are_told_from_what_time_did_before_it() -> No
 @pytest.mark.parametrize(
     ("parts", "draws"),
     [
-        ([9], [((2, 4), (1, 3))]),  # two paid the debt
+        ([9], [((2, 4), (1, 3))]),  # two of them paid the debt
         ([2, 7], [(), ((2, 4), (1, 3))]),
         ([1, 3, 3, 2], [(), ((2, 2),), ((2, 2), (1, 1)), ((1, 2),)]),
         ([0, 9, 5], [(), ((2, 4), (1, 3)), ()]),
     ],
 )
-def test_each_refund_goes_on_where_the_last_one_stopped(parts: list[int], draws: list[tuple[Draw, ...]]) -> None:
+def test_each_refund_continues_where_the_last_one_stopped(parts: list[int], draws: list[tuple[Draw, ...]]) -> None:
     book = opened(add(3), add(4), order("1", 9))
     for number, (part, expected) in enumerate(zip(parts, draws, strict=True)):
         (done,) = book.tell(refund(str(number), "1", credits=part)).transactions
         assert done.draws == expected
 
 
-def test_a_refund_pays_what_is_owed_by_others_with_the_credits_it_brings_back() -> None:
+def test_returned_credits_pay_the_debt_of_other_orders() -> None:
     book = opened(add(6), order("1", 6), order("2", 5))
     (done,) = book.tell(refund("1", "1", credits=6)).transactions
     assert (done.draws, done.debt_after, book.remaining()) == (((1, 6), (1, -5)), 0, {1: 1})
 
 
-def test_each_expired_grant_of_an_order_comes_back_as_one_of_its_own() -> None:
+def test_expired_grants_of_an_order_return_as_separate_grants() -> None:
     book = opened(
         add(3, expires_at=days(1), category="promotional"),
         add(4, expires_at=days(2), category="paid", priority=150),
@@ -82,7 +82,7 @@ def test_each_expired_grant_of_an_order_comes_back_as_one_of_its_own() -> None:
     assert back[5] == ("promotional", 100, grace)
 
 
-def test_a_grant_that_lapsed_in_the_very_commit_of_the_refund_counts_as_expired() -> None:
+def test_a_grant_that_lapses_in_the_refunds_commit_is_expired() -> None:
     book = opened(add(10, expires_at=days(1)), order("1", 4))
     told = book.wait(days=1).tell(refund("1", "1", credits=4))
     assert [(done.type, done.draws) for done in told.transactions] == [
@@ -92,7 +92,7 @@ def test_a_grant_that_lapsed_in_the_very_commit_of_the_refund_counts_as_expired(
     assert book.grants[1].remaining == 0
 
 
-def test_two_refunds_parked_for_one_order_share_it_in_the_order_of_their_arrival() -> None:
+def test_parked_refunds_share_their_order_in_order_of_arrival() -> None:
     book = opened(add(10))
     book.do(refund("b", "1", credits=4))
     book.do(refund("a", "1", money=10))
@@ -107,7 +107,7 @@ def test_two_refunds_parked_for_one_order_share_it_in_the_order_of_their_arrival
 
 
 @pytest.mark.parametrize("command", [refund("1", "1", money=5), payment_refund("1", "1", 5)])
-def test_a_refund_is_the_transaction_of_its_own_posting(command: Command) -> None:
+def test_a_refund_is_the_only_transaction_of_its_posting(command: Command) -> None:
     told = opened(payment("1", 9), order("1", 8, total=10)).tell(command)
     assert told.transactions == (told.transaction,)
 
@@ -118,10 +118,10 @@ def test_a_refund_is_the_transaction_of_its_own_posting(command: Command) -> Non
         ("10", ["5", "5"], [(4, 0), (4, 0)]),
         ("10", ["5", "9"], [(4, 0), (4, 0)]),
         ("10", ["10", "5"], [(8, 0), (0, 0)]),
-        ("0", ["0"], [(8, 0)]),  # all of nothing was refunded
+        ("0", ["0"], [(8, 0)]),  # a total of 0 is fully refunded
     ],
 )
-def test_each_refund_of_money_gives_what_those_before_it_did_not(
+def test_each_refund_of_money_subtracts_the_earlier_ones(
     total: str, money: list[str], gives: list[tuple[int, int]]
 ) -> None:
     book = opened(add(9), order("1", 8, total=total))
@@ -129,7 +129,7 @@ def test_each_refund_of_money_gives_what_those_before_it_did_not(
     assert [(one.amount, one.shortfall) for one in done] == gives
 
 
-def test_a_refund_whose_wait_is_over_does_not_keep_the_next_one_from_its_order() -> None:
+def test_an_overdue_parked_refund_does_not_block_the_next_one() -> None:
     book = opened(add(10))
     book.do(refund("early", "1", credits=1))
     book.wait(days=1).do(refund("late", "1", credits=2))
@@ -139,35 +139,35 @@ def test_a_refund_whose_wait_is_over_does_not_keep_the_next_one_from_its_order()
     assert book.parked == {}
 
 
-def test_a_refund_of_no_order_and_of_no_credits_leaves_its_transaction_and_no_grant() -> None:
+def test_a_refund_of_zero_credits_leaves_no_grant() -> None:
     (done,) = opened().tell(refund("1", credits=0)).transactions
     assert (done.amount, done.shortfall, done.draws) == (0, 0, ())
 
 
-def test_a_payment_is_taken_back_from_its_own_grant_although_another_would_pay_first() -> None:
+def test_a_payment_refund_takes_from_the_payments_own_grant_first() -> None:
     book = opened(payment("1", 10), add(5, priority=1), use(7))
-    # The first to pay was the other grant, so eight are left of the payment's own.
+    # The other grant paid first, so the payment's own grant has eight left.
     (done,) = book.tell(payment_refund("1", "1", 9)).transactions
     assert (done.draws, done.debt_after) == (((1, -8),), 1)
 
 
-def test_a_payment_of_one_credit_is_taken_back_from_its_own_grant_too() -> None:
+def test_a_payment_of_one_credit_is_refunded_from_its_grant() -> None:
     book = opened(payment("1", 1), add(5, priority=1))
     assert book.tell(payment_refund("1", "1", 1)).transactions[0].draws == ((1, -1),)
 
 
-def test_a_payment_that_was_spent_to_the_end_is_taken_from_the_others_and_lists_only_them() -> None:
+def test_refunding_a_spent_payment_draws_on_other_grants_only() -> None:
     book = opened(payment("1", 4), use(4), add(3))
     assert book.tell(payment_refund("1", "1", 4)).transactions[0].draws == ((2, -3),)
 
 
-def test_a_payment_whose_credits_paid_a_debt_is_taken_from_its_own_grant_and_no_other() -> None:
+def test_refunding_a_payment_that_paid_debt_draws_on_its_grant() -> None:
     book = opened(order("1", 4), payment("1", 10), payment("2", 10))
     (done,) = book.tell(payment_refund("1", "1", 6)).transactions
     assert done.draws == ((1, -6),)
 
 
-def test_a_payment_that_is_refunded_twice_remembers_what_went_back() -> None:
+def test_a_second_payment_refund_subtracts_the_first() -> None:
     book = opened(payment("1", 10))
     first, second = (book.tell(payment_refund(number, "1", 7)).transactions[-1] for number in "ab")
     assert [(done.amount, done.shortfall) for done in (first, second)] == [(7, 0), (3, 4)]
@@ -175,10 +175,10 @@ def test_a_payment_that_is_refunded_twice_remembers_what_went_back() -> None:
     assert book.given["billing:payment:1"].credits == 10
 
 
-def test_a_payment_refund_that_waited_does_not_need_the_grants_that_time_used_up_before_its_payment() -> None:
+def test_a_parked_payment_refund_needs_no_earlier_spent_grant() -> None:
     book = opened(order("1", 5), add(5, effective_at=days(1)))
     book.do(payment_refund("1", "1", 6))
-    book.wait(days=1).tell(sweep())  # the grant pays the debt, is spent, and will stand in the payment's draws
+    book.wait(days=1).tell(sweep())  # the grant pays the debt; the payment's draws list it
     told = book.tell(payment("1", 8))
     assert [done.draws for done in told.transactions] == [((1, -5), (2, 8)), ((2, -6),)]
     worthless = opened(order("1", 5), add(5, effective_at=days(1)))
@@ -189,8 +189,8 @@ def test_a_payment_refund_that_waited_does_not_need_the_grants_that_time_used_up
     assert [(done.amount, done.shortfall, done.draws) for done in told.transactions] == [(0, 0, ((1, -5),)), (0, 6, ())]
 
 
-def test_a_payment_found_after_time_paid_a_debt_is_told_from_the_grants_in_its_draws() -> None:
-    """The draws of a payment begin with what time did before it; only the grant it made is its own."""
+def test_a_payments_own_grant_is_found_among_earlier_draws() -> None:
+    """A payment's draws begin with the debt paid before it; only the grant that it created is its own."""
     book = opened(order("1", 5), add(5, effective_at=days(1)))
     book.wait(days=1).tell(payment("1", 10))
     assert book.transactions[-1].draws == ((1, -5), (2, 10))

@@ -1,4 +1,4 @@
-"""What time does to an account, one instant after the other, and what a read shows of it."""
+"""Settling: expiries, beginnings and warnings in order of their instants, and the reads that show them."""
 
 import pytest
 
@@ -14,7 +14,7 @@ NO_TRIAL = Policy(trial_credits=0)
 
 
 def opened(*commands: object) -> Book:
-    """Books of an account without a trial."""
+    """A book with an account without a trial."""
     book = Book(NO_TRIAL)
     book.tell(opening(), *commands)  # type: ignore[arg-type]
     return book
@@ -34,37 +34,37 @@ def test_at_one_instant_grants_expire_before_others_begin() -> None:
     ]
 
 
-def test_at_one_instant_grants_begin_before_others_are_announced_as_expiring_soon() -> None:
+def test_at_one_instant_grants_begin_before_warnings() -> None:
     book = opened(add(5, expires_at=days(8)), add(7, effective_at=days(1)))
     told = book.wait(days=1).tell(sweep())
     assert [(said.type, said.available) for said in told.announcements] == [(EXPIRING_SOON, 12)]
 
 
-def test_all_that_begin_at_one_instant_begin_together_and_then_pay_the_debt() -> None:
+def test_grants_of_one_instant_begin_together_then_pay_debt() -> None:
     book = opened(order("1", 10), add(3, effective_at=days(1)), add(20, effective_at=days(1), priority=1))
     account = book.wait(days=1).tell(sweep()).account
     assert (account.debt, account.pending, account.available) == (0, 0, 13)
-    # The one of lower priority number paid it all, though the other has the lower number.
+    # The grant with the lower priority number paid everything, although it came later.
     assert book.remaining() == {1: 3, 2: 10}
     assert book.faults() == []
 
 
-def test_a_grant_that_a_debt_used_up_does_not_expire() -> None:
+def test_a_grant_spent_on_a_debt_does_not_expire() -> None:
     book = opened(order("1", 10), add(10, effective_at=days(1), expires_at=days(2)))
     assert book.wait(days=3).tell(sweep()).transactions == ()
     assert book.account is not None
     assert (book.account.debt, book.account.balance) == (0, 0)
 
 
-def test_what_a_debt_left_of_a_grant_expires() -> None:
+def test_the_rest_of_a_grant_after_a_debt_expires() -> None:
     book = opened(order("1", 10), add(12, effective_at=days(1), expires_at=days(2)))
     (done,) = book.wait(days=3).tell(sweep()).transactions
-    # The transaction lists what happened to the grant before it, too: first it paid, then it lapsed.
+    # The transaction also lists the earlier draw: the grant first paid the debt, then it lapsed.
     assert (done.type, done.amount, done.draws) == ("EXPIRY", 2, ((1, -10), (1, -2)))
     assert book.grants[1].lapses == 1
 
 
-def test_a_grant_that_never_began_can_expire_only_after_it_began() -> None:
+def test_a_grant_begins_before_it_expires() -> None:
     book = opened(add(5, effective_at=days(1), expires_at=days(1) + 1))
     told = book.wait(days=30).tell(sweep())
     assert [said.type for said in told.announcements] == [
@@ -77,7 +77,7 @@ def test_a_grant_that_never_began_can_expire_only_after_it_began() -> None:
     assert (told.account.pending, told.account.balance) == (0, 0)
 
 
-def test_a_grant_is_announced_as_expiring_soon_once_and_seven_days_before() -> None:
+def test_expiring_soon_is_announced_once_seven_days_before() -> None:
     book = opened(add(5, expires_at=days(30)))
     assert book.wait(days=23, micros=-1).do(sweep()) == (None, False)
     (said,) = book.wait(micros=1).tell(sweep()).announcements
@@ -94,11 +94,11 @@ def test_a_grant_is_announced_as_expiring_soon_once_and_seven_days_before() -> N
         (None, 7 * DAY - 1, 0),
         (DAY, 8 * DAY, 1),  # lives exactly seven days
         (DAY, 8 * DAY - 1, 0),
-        (-30 * DAY, DAY, 0),  # its warning would have been due before it came
+        (-30 * DAY, DAY, 0),  # its warning was due before the grant existed
         (None, 8 * DAY, 1),
     ],
 )
-def test_a_grant_that_lives_shorter_than_the_warning_is_not_announced(
+def test_a_grant_shorter_than_the_warning_is_not_announced(
     effective_at: int | None, expires_at: int, told: int
 ) -> None:
     effective = None if effective_at is None else days(0) + effective_at
@@ -107,12 +107,12 @@ def test_a_grant_that_lives_shorter_than_the_warning_is_not_announced(
     assert [said.type for said in announced].count(EXPIRING_SOON) == told
 
 
-def test_a_grant_that_was_spent_before_is_neither_announced_nor_expired() -> None:
+def test_a_spent_grant_is_neither_announced_nor_expired() -> None:
     book = opened(add(5, expires_at=days(30)), use(5))
     assert book.wait(days=60).do(sweep()) == (None, False)
 
 
-def test_settling_a_day_late_still_dates_each_expiry_from_its_instant() -> None:
+def test_a_late_settle_dates_each_expiry_by_its_instant() -> None:
     book = opened(add(5, expires_at=days(1)), add(6, expires_at=days(2)))
     told = book.wait(days=9).tell(sweep())
     assert [(done.occurred_at, done.created_at) for done in told.transactions] == [
@@ -131,12 +131,12 @@ def test_settling_a_day_late_still_dates_each_expiry_from_its_instant() -> None:
         (10, None),
     ],
 )
-def test_the_next_due_instant_is_the_nearest_at_which_time_changes_something(after: int, due: int | None) -> None:
+def test_next_due_is_the_next_instant_with_a_change(after: int, due: int | None) -> None:
     book = opened(add(5, expires_at=days(10)), add(6, effective_at=days(5)), add(7))
     assert book.wait(days=after).standing().account.next_due_at == due
 
 
-def test_spending_the_grant_that_was_due_next_moves_the_due_instant() -> None:
+def test_spending_the_next_due_grant_moves_next_due() -> None:
     book = opened(add(5, expires_at=days(5)), add(6, expires_at=days(6)))
     assert book.account is not None
     assert book.account.next_due_at == days(5)
@@ -144,7 +144,7 @@ def test_spending_the_grant_that_was_due_next_moves_the_due_instant() -> None:
     assert book.tell(use(6)).account.next_due_at is None
 
 
-def test_a_payment_taken_back_before_it_began_is_no_longer_due() -> None:
+def test_a_payment_refunded_before_its_start_is_not_due() -> None:
     book = opened(add(5, "billing:payment:1", "PAYMENT", effective_at=days(5)))
     account = book.tell(payment_refund("1", "1", 5)).account
     assert (account.next_due_at, account.pending, account.balance) == (None, 0, 0)
@@ -154,7 +154,7 @@ def test_nothing_is_due_without_grants() -> None:
     assert next_due([], days(0)) is None
 
 
-def test_a_read_where_nothing_is_due_needs_no_grants() -> None:
+def test_a_read_with_nothing_due_needs_no_grants() -> None:
     book = opened(add(5), payment("1", 5, expires_at=days(30)))
     assert book.account is not None
     standing = standing_at(book.account, (), NO_TRIAL, days(20))
@@ -162,7 +162,7 @@ def test_a_read_where_nothing_is_due_needs_no_grants() -> None:
     assert standing.account.next_due_at == days(23)
 
 
-def test_a_read_of_the_past_answers_for_the_last_posting() -> None:
+def test_a_read_before_the_last_posting_shows_that_posting() -> None:
     book = opened(add(5))
     assert book.account is not None
     assert standing_at(book.account, book.open_grants, NO_TRIAL, days(-9)).account.settled_at == days(0)
@@ -171,7 +171,7 @@ def test_a_read_of_the_past_answers_for_the_last_posting() -> None:
 @pytest.mark.parametrize(
     ("available", "status"), [(-1, "EXHAUSTED"), (0, "EXHAUSTED"), (1, "LOW"), (20, "LOW"), (21, "ACTIVE")]
 )
-def test_a_status_is_read_from_available_and_threshold(available: int, status: str) -> None:
+def test_status_follows_from_available_and_threshold(available: int, status: str) -> None:
     book = opened(add(30), order("1", 30 - available))
     book.do(terms(low_threshold=20))
     assert (book.standing().status, book.standing().threshold) == (status, 20)

@@ -1,4 +1,4 @@
-"""The values the ledger is made of."""
+"""The values of the ledger."""
 
 from dataclasses import FrozenInstanceError
 
@@ -25,7 +25,7 @@ from tests.ledger.telling import (
 )
 
 
-def test_available_is_the_balance_without_what_is_held_or_pending() -> None:
+def test_available_is_balance_less_held_and_pending() -> None:
     account = Account(1, MERCHANT, days(0), days(0), balance=10, held=3, pending=2)
     assert account.available == 5
 
@@ -47,7 +47,7 @@ def test_available_is_the_balance_without_what_is_held_or_pending() -> None:
     ],
     ids=lambda command: type(command).__name__,
 )
-def test_a_command_is_a_value_that_nobody_can_change_or_extend(command: Command) -> None:
+def test_a_command_cannot_be_changed_or_extended(command: Command) -> None:
     for name in ("key", "priority", "something_else"):
         with pytest.raises((FrozenInstanceError, AttributeError, TypeError)):
             setattr(command, name, "other")
@@ -60,7 +60,7 @@ def test_natural_keys_are_made_from_the_fact() -> None:
     assert payment_key("a b") == "billing:payment:a b"
 
 
-def test_an_expiry_counts_from_its_instant_and_all_else_from_its_posting() -> None:
+def test_an_expiry_is_dated_by_its_instant() -> None:
     book = Book()
     book.tell(opening(), add(5, expires_at=days(1)))
     for done in book.wait(days=3).tell(use(1, occurred_at=days(2))).transactions:

@@ -1,4 +1,4 @@
-"""Bodies for the tests that hold the fast readers equal to the slow ones: valid, nearly valid, and broken bytes."""
+"""Bodies for the tests that compare fast and slow readers: valid, nearly valid, and broken bytes."""
 
 import json
 from collections.abc import Callable
@@ -10,13 +10,13 @@ MERCHANT = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
 
 
 class Raw(str):
-    """A piece of JSON as it is to stand in the body."""
+    """JSON text that goes into the body unchanged."""
 
 
 Pairs = tuple[tuple[str, Any], ...]
-"""An object, whose keys may come twice."""
+"""An object with possibly duplicate keys."""
 
-# Values that stand where others belong: some right by chance, most wrong, some in a way that is easily overlooked.
+# Values for any field: a few are valid, most are invalid, some in a way that is easy to overlook.
 ODD = r"""
 null true false 0 1 -1 -0 1.0 1e2 1E2 0.5 1e999 -1e999 1e99999999999999999999 NaN Infinity
 9007199254740991 9007199254740992 18446744073709551615 18446744073709551616 -9223372036854775809
@@ -59,7 +59,7 @@ grants: st.SearchStrategy[Any] = st.fixed_dictionaries(
 def objects(
     draw: st.DrawFn, fields: dict[str, st.SearchStrategy[Any]], optional: dict[str, st.SearchStrategy[Any]]
 ) -> Pairs:
-    """An object with these fields, nearly always right."""
+    """An object with these fields, nearly always valid."""
     pairs = [(name, draw(values)) for name, values in fields.items()]
     pairs += [(name, draw(values)) for name, values in optional.items() if draw(st.integers(0, 2)) == 0]
     fault = draw(st.integers(0, 17))
@@ -216,7 +216,7 @@ def events(merchant_id: str = MERCHANT) -> st.SearchStrategy[Pairs]:
 
 @st.composite
 def as_bytes(draw: st.DrawFn, values: st.SearchStrategy[Any]) -> bytes:
-    """Values as JSON in one spelling or another; one in five is broken afterwards."""
+    """Values as JSON in various spellings; one in five is broken."""
     style = draw(st.sampled_from([("", ""), (" ", ""), ("\n  ", " "), ("\t", "\r\n")]))
     escapes: list[Callable[[str], str]] = [json_text, json_text, json_text, json.dumps, escaped]
     escape = draw(st.sampled_from(escapes))
@@ -228,12 +228,12 @@ def as_bytes(draw: st.DrawFn, values: st.SearchStrategy[Any]) -> bytes:
 
 
 def json_text(text: str) -> str:
-    """A string with no more escapes than it needs."""
+    """A string with only the necessary escapes."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def escaped(text: str) -> str:
-    """A string of escapes alone."""
+    """A string that consists of escapes."""
     return '"' + "".join(f"\\u{unit:04x}" for unit in utf16(text)) + '"'
 
 
@@ -260,7 +260,7 @@ def spelt(value: Any, space: str, after: str, text: Callable[[str], str]) -> str
 
 
 def broken(body: bytes) -> st.SearchStrategy[bytes]:
-    """Bytes with a piece taken out, doubled, or put in."""
+    """Bytes with a part removed, duplicated or inserted."""
     at = st.integers(0, len(body))
     pieces = st.sampled_from(
         [b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"\0", b"\xff", b"\xed\xa0\x80", b"null"]

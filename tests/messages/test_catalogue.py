@@ -1,4 +1,4 @@
-"""The catalogue of events: one entry for each type, in and out, and the documents that are made of it."""
+"""The catalogue of events: one entry for each type, in and out, and its documents."""
 
 import gzip
 import json
@@ -28,11 +28,11 @@ def document() -> dict[str, Any]:
 
 
 def judge(schema: dict[str, Any]) -> Any:
-    """What judges by a schema of the document."""
+    """A validator for a schema of the document."""
     return jsonschema_rs.validator_for({**schema, "components": document()["components"]}, validate_formats=True)
 
 
-def test_it_has_each_type_once_and_all_that_are_understood_or_told() -> None:
+def test_the_catalogue_has_each_inbound_and_outbound_type_once() -> None:
     assert [kind.name for kind in IN] == list(inbound.CATALOGUE)
     assert [kind.name for kind in OUT] == [PREFIX + name for name in PAYLOADS]
     names = [kind.name for kind in CATALOGUE]
@@ -40,7 +40,7 @@ def test_it_has_each_type_once_and_all_that_are_understood_or_told() -> None:
 
 
 @named
-def test_each_type_says_in_a_sentence_what_it_means(kind: EventType) -> None:
+def test_each_type_has_a_sentence_of_meaning(kind: EventType) -> None:
     assert kind.meaning.endswith(".")
     assert "\n" not in kind.meaning
     assert (kind.key is None) == (kind.direction == "out")
@@ -53,7 +53,7 @@ def test_each_type_has_an_example_that_fits_its_schema(kind: EventType) -> None:
 
 
 @pytest.mark.parametrize("kind", IN, ids=lambda kind: kind.name)
-def test_the_example_of_what_comes_in_is_understood_and_has_the_natural_key(kind: EventType) -> None:
+def test_inbound_examples_are_valid_and_have_natural_keys(kind: EventType) -> None:
     told = read(example(kind), "key:a", None)
     assert (told.type, told.invalid) == (kind.name, None)
     (translated,) = told.commands
@@ -64,7 +64,7 @@ def test_the_example_of_what_comes_in_is_understood_and_has_the_natural_key(kind
 
 @named
 @pytest.mark.parametrize("broken", [{"type": "evt.other"}, {"data": {}}, {"specversion": "0.3"}, {"id": 7}], ids=str)
-def test_what_is_no_such_event_does_not_fit_its_schema(kind: EventType, broken: dict[str, Any]) -> None:
+def test_schemas_refuse_invalid_events(kind: EventType, broken: dict[str, Any]) -> None:
     event = example(kind) | broken
     assert not judge(document()["components"]["messages"][kind.name]["payload"]).is_valid(event)
 
@@ -74,7 +74,7 @@ def test_the_document_is_asyncapi_3() -> None:
     jsonschema_rs.validator_for(specification).validate(document())
 
 
-def test_every_reference_within_the_document_leads_somewhere() -> None:
+def test_every_reference_in_the_document_resolves() -> None:
     found = list(_references(document()))
     assert len(found) > len(CATALOGUE)
     for reference in found:
@@ -91,7 +91,7 @@ def _references(part: Any) -> list[str]:
 
 
 @named
-def test_what_comes_in_is_received_and_what_goes_out_is_sent_each_on_its_subject(kind: EventType) -> None:
+def test_inbound_types_are_received_and_outbound_types_sent(kind: EventType) -> None:
     operation = document()["operations"][kind.name]
     assert operation["action"] == {"in": "receive", "out": "send"}[kind.direction]
     assert document()["channels"][kind.name]["address"] == kind.name

@@ -1,4 +1,4 @@
-"""Dead letters: what is kept of an event, and the event that is made of a fact that the ledger gave up."""
+"""Dead letters: the kept event, and the event that is built from a fact."""
 
 import json
 from base64 import b64decode
@@ -20,7 +20,7 @@ OF_EVENT = Letter(7, "validation_failed", "No.", T0, None, "evt.x", b"\xff{", No
 
 
 def told(event: dict[str, object]) -> OrderRefunded | PaymentRefunded:
-    """What an event means, as it is read at every door."""
+    """The command of an event, as every door reads it."""
     (translated,) = read(event, "someone", None).commands
     assert isinstance(translated.command, OrderRefunded | PaymentRefunded)
     return translated.command
@@ -41,16 +41,16 @@ def _event(type_: str, **data: object) -> dict[str, object]:
     ],
     ids=str,
 )
-def test_the_event_of_a_fact_that_was_given_up_means_the_same_again(event: dict[str, object]):
+def test_the_event_of_a_dead_fact_gives_the_same_fact(event: dict[str, object]):
     fact = told(event)
     letter = Letter(7, "order_unknown", "It never came.", T0, fact)
     again = parse(dead_letters.original_of(letter), 32)
-    # What differs is by whom it came, and the salt of the metadata's hash.
+    # Only the actor and the salt of the metadata differ.
     assert replace(told(again), actor=fact.actor, salt=fact.salt) == fact
     assert dead_letters.subject_of(letter) == event["type"] == again["type"]
 
 
-def test_an_event_that_came_in_is_published_byte_for_byte():
+def test_an_inbound_event_is_published_byte_for_byte():
     assert json.loads(dead_letters.published(OF_EVENT)) == {
         "code": "validation_failed",
         "reason": "No.",
@@ -60,25 +60,25 @@ def test_an_event_that_came_in_is_published_byte_for_byte():
     }
 
 
-def test_a_fact_that_was_given_up_is_published_as_its_event():
+def test_a_dead_fact_is_published_as_its_event():
     shown = json.loads(dead_letters.published(Letter(7, "order_unknown", "No.", T0, values.FULL_REFUND)))
     assert shown["subject"] == REFUNDED
     event = json.loads(b64decode(shown["original"]))
     assert (event["id"], event["subject"]) == ("dead-letter-7", str(MERCHANT))
 
 
-def test_the_first_fault_gives_a_letter_its_code_and_its_reason_names_them_all():
+def test_the_first_fault_gives_the_code_of_a_letter():
     letter = dead_letters.undeliverable("s", b"x", [("a", "One."), ("b", "Two.")], T0)
     assert letter == ("s", b"x", "a", "One.; Two.", T0)
 
 
-def test_a_reason_can_be_kept_whatever_it_quotes_and_is_never_long():
+def test_a_reason_is_storable_and_has_a_limit():
     letter = dead_letters.undeliverable("s", b"x", [("a", "\0\ud800" + "n" * 10_000)], T0)
     assert letter.reason.startswith("\\0\\ud800nnn")
     assert len(letter.reason) == 2_000
 
 
-def test_a_letter_that_the_ledger_put_aside_is_found_by_the_subject_of_its_event():
+def test_a_dead_fact_is_found_by_its_events_subject():
     assert dead_letters.about("c", REFUNDED) == LetterQuery("c", REFUNDED, "order_refunded")
     assert dead_letters.about(None, "evt.merchant.created") == LetterQuery(None, "evt.merchant.created", None)
     assert dead_letters.about(None, None, unreplayed=True) == LetterQuery(unreplayed=True)
@@ -89,11 +89,11 @@ def test_a_letter_that_the_ledger_put_aside_is_found_by_the_subject_of_its_event
     [(b'{"a": 1}', {"a": 1}), (b"\xffno JSON", "\\xffno JSON"), (b"[" * 100_000, "[" * 100_000)],
     ids=["JSON", "no text", "too deep"],
 )
-def test_whatever_was_sent_can_be_looked_at(original: bytes, shown: object):
+def test_any_original_is_readable(original: bytes, shown: object):
     assert dead_letters.readable(original) == shown
 
 
-def test_a_letter_is_shown_with_its_times():
+def test_a_letter_shows_its_times():
     shown = dead_letters.shape(OF_EVENT._replace(published_at=T0, replayed_at=T0 + 1))
     times = [shown[f"{what}_at"] for what in ("received", "published", "replayed")]
     assert times == [f"2026-01-01T00:00:00.00000{micros}Z" for micros in (0, 0, 1)]

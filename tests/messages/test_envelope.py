@@ -26,7 +26,7 @@ def refused(**changed: Any) -> list[tuple[str, str]]:
     return [(fault.pointer, fault.code) for fault in found.invalid.faults]
 
 
-def test_an_event_means_what_its_data_says() -> None:
+def test_an_event_becomes_the_command_of_its_data() -> None:
     found = read({**EVENT, "time": "2026-01-02T03:04:05Z"}, "key:a", "request")
     assert (found.id, found.invalid) == ("e1", None)
     (translated,) = found.commands
@@ -48,7 +48,7 @@ def test_an_event_means_what_its_data_says() -> None:
         {"partitionkey": "x" * 5000},
     ],
 )
-def test_what_cloudevents_allows_is_allowed(extensions: dict[str, Any]) -> None:
+def test_every_valid_cloudevent_is_accepted(extensions: dict[str, Any]) -> None:
     assert read({**EVENT, **extensions}, "key:a", None).invalid is None
 
 
@@ -84,18 +84,18 @@ def test_what_cloudevents_allows_is_allowed(extensions: dict[str, Any]) -> None:
         ({"fraction": 1.5}, ("", "malformed")),
     ],
 )
-def test_what_it_does_not_is_refused(changed: dict[str, Any], fault: tuple[str, str]) -> None:
+def test_an_invalid_cloudevent_is_refused(changed: dict[str, Any], fault: tuple[str, str]) -> None:
     assert refused(**changed) == [fault]
 
 
-def test_a_type_that_nobody_knows_is_its_own_refusal() -> None:
+def test_an_unknown_type_raises_unknown_type() -> None:
     found = read({**EVENT, "type": "evt.other"}, "key:a", None)
     assert isinstance(found.invalid, UnknownType)
     assert (found.id, found.invalid.faults[0].pointer) == ("e1", "/type")
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 17, {}, {"id": 5}, {"id": None}])
-def test_what_is_no_event_has_no_id(value: Any) -> None:
+def test_a_value_that_is_no_event_has_no_id(value: Any) -> None:
     found = read(value, "key:a", None)
     assert found.id is None
     assert found.invalid is not None
@@ -115,12 +115,12 @@ def test_what_is_no_event_has_no_id(value: Any) -> None:
         (None, "request"),
     ],
 )
-def test_a_correlation_of_its_own_counts_where_it_is_one(own: Any, kept: str) -> None:
+def test_a_valid_correlation_id_of_the_event_takes_precedence(own: Any, kept: str) -> None:
     (translated,) = read({**EVENT, "correlationid": own}, "key:a", "request").commands
     assert translated.command.correlation_id == kept  # type: ignore[union-attr]
 
 
-def test_the_older_envelope_means_the_same() -> None:
+def test_the_older_envelope_gives_the_same_command() -> None:
     older = {
         "event_id": "e1",
         "event_type": "evt.merchant.created",
@@ -136,7 +136,7 @@ def test_the_older_envelope_means_the_same() -> None:
     assert [translated.command for translated in found.commands] == [translated.command for translated in same.commands]
 
 
-def test_the_older_envelope_is_judged_as_strictly() -> None:
+def test_the_older_envelope_is_validated_as_strictly() -> None:
     payloads: list[Any] = [None, [], {}, {"merchant_id": MERCHANT, "x": 1}]
     for payload in payloads:
         found = read({"event_type": "evt.merchant.created", "payload": payload}, "key:a", None)
@@ -162,5 +162,5 @@ def test_the_older_envelope_is_judged_as_strictly() -> None:
         b',"data":{"merchant_id":"6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"}}',
     ],
 )
-def test_the_fast_reader_leaves_what_is_wrong_to_the_other(body: bytes) -> None:
+def test_the_fast_reader_leaves_invalid_events_to_the_slow_one(body: bytes) -> None:
     assert read_fast(body, "key:a", None) is None

@@ -1,4 +1,4 @@
-"""The fast readers never accept what the slow ones refuse, and understand the same by what both accept."""
+"""The fast readers accept nothing that the slow ones refuse, and both read the same values."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ fast_posting, fast_batch = decoder(PostingBody), decoder(BatchBody)
 
 
 def fields(value: Any) -> Any:
-    """What a body says, whichever reader made it; what was not sent is not there."""
+    """The fields of a body, from either reader, without missing fields."""
     if isinstance(value, BaseModel):
         return {name: fields(getattr(value, name)) for name in value.model_fields_set}
     if isinstance(value, msgspec.Struct):
@@ -38,7 +38,7 @@ def fields(value: Any) -> Any:
 
 
 def agree(fast: Callable[[bytes], Any], model: Model, body: bytes) -> bool:
-    """Whether the fast reader took it, after making sure that the slow one does, and understands the same."""
+    """Whether the fast reader accepts a body; if so, the slow one must read the same."""
     found = fast(body)
     if found is None:
         return False
@@ -48,17 +48,17 @@ def agree(fast: Callable[[bytes], Any], model: Model, body: bytes) -> bool:
 
 
 @given(bodies.as_bytes(bodies.postings()))
-def test_a_posting_is_understood_alike(body: bytes) -> None:
+def test_both_readers_agree_on_postings(body: bytes) -> None:
     agree(fast_posting, PostingBody, body)
 
 
 @given(bodies.as_bytes(bodies.batches()))
-def test_a_batch_is_understood_alike(body: bytes) -> None:
+def test_both_readers_agree_on_batches(body: bytes) -> None:
     agree(fast_batch, BatchBody, body)
 
 
 @given(st.sampled_from(sorted(CATALOGUE)).flatmap(lambda t: st.tuples(st.just(t), data_of(t))))
-def test_the_data_of_an_event_means_the_same_commands(typed: tuple[str, bytes]) -> None:
+def test_both_readers_agree_on_event_data(typed: tuple[str, bytes]) -> None:
     type_, data = typed
     fast = translate_fast(type_, data, CONTEXT)
     if fast is not None:
@@ -70,7 +70,7 @@ def data_of(type_: str) -> st.SearchStrategy[bytes]:
 
 
 @given(bodies.as_bytes(bodies.events()))
-def test_an_event_means_the_same_commands(body: bytes) -> None:
+def test_both_readers_agree_on_events(body: bytes) -> None:
     fast = read_fast(body, "key:a", "c")
     if fast is not None:
         slow = read(strict_json.parse(body, 32), "key:a", "c")
@@ -80,7 +80,7 @@ def test_an_event_means_the_same_commands(body: bytes) -> None:
 
 
 def without_salt(commands: Any) -> Any:
-    """Commands as they compare; the salt beside metadata is random, and a refusal is what it lists."""
+    """Commands in a comparable form: without the random salt, and a refusal as its faults."""
 
     def plain(translated: Any) -> Any:
         command = translated.command
@@ -109,7 +109,7 @@ POSTING = f'{{"merchant_id":"{MERCHANT}","operation_type":"DECREASE","transactio
         POSTING.replace("1}", '1,"metadata":{"é":"💳"}}'),
     ],
 )
-def test_what_is_plainly_well_formed_is_read_fast(body: str) -> None:
+def test_plain_well_formed_bodies_are_read_fast(body: str) -> None:
     assert agree(fast_posting, PostingBody, body.encode())
     item = body.replace("{", '{"idempotency_key":"k",', 1)
     assert agree(fast_batch, BatchBody, f'{{"items":[{item},{item}]}}'.encode())
@@ -142,7 +142,7 @@ def test_what_is_plainly_well_formed_is_read_fast(body: str) -> None:
         ("{", "\ufeff{"),
     ],
 )
-def test_what_is_not_is_left_to_the_slow_reader(old: str, new: str) -> None:
+def test_other_bodies_are_left_to_the_slow_reader(old: str, new: str) -> None:
     body = POSTING.replace(old, new, 1)
     assert fast_posting(body.encode()) is None
     item = body.replace("{", '{"idempotency_key":"k",', 1)
@@ -151,13 +151,13 @@ def test_what_is_not_is_left_to_the_slow_reader(old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize("encoded", [b"\xff", b"\xed\xa0\x80", b"\xc0\x80", b"\x80"])
-def test_what_is_not_utf_8_is_left_to_the_slow_reader(encoded: bytes) -> None:
+def test_invalid_utf_8_is_left_to_the_slow_reader(encoded: bytes) -> None:
     body = POSTING.encode().replace(b"1}", b'1,"metadata":{"a":"%s"}}' % encoded)
     assert fast_posting(body) is None
 
 
-def test_the_fast_reader_reads_most_of_what_is_right() -> None:
-    # Were it never sure, all of the above would be true and worth nothing.
+def test_the_fast_reader_reads_most_valid_bodies() -> None:
+    # A fast reader that accepts nothing would pass the tests above.
     taken = []
 
     @given(bodies.as_bytes(bodies.postings()), bodies.as_bytes(bodies.events()))
@@ -170,7 +170,7 @@ def test_the_fast_reader_reads_most_of_what_is_right() -> None:
 
 
 @pytest.mark.parametrize("type_", sorted(CATALOGUE))
-def test_every_type_of_event_is_read_fast(type_: str) -> None:
+def test_every_event_type_is_read_fast(type_: str) -> None:
     data = {
         "evt.merchant.created": "",
         "evt.billing.trial_started": ',"trial_id":1,"credits":5',
@@ -189,7 +189,7 @@ def test_every_type_of_event_is_read_fast(type_: str) -> None:
     assert without_salt(fast.commands) == without_salt(read(strict_json.parse(body, 32), "key:a", "c").commands)
 
 
-def test_a_model_whose_default_is_not_None_is_not_taken_for_sent() -> None:
+def test_a_default_does_not_count_as_part_of_the_body() -> None:
     class Flagged(BaseModel):
         flag: bool = False
         number: int
@@ -200,6 +200,6 @@ def test_a_model_whose_default_is_not_None_is_not_taken_for_sent() -> None:
     assert fast(b'{"number":1,"number":2}') is None
 
 
-def test_the_slow_reader_refuses_what_the_models_do() -> None:
+def test_the_slow_reader_refuses_what_the_models_refuse() -> None:
     with pytest.raises(ValidationError):
         PostingBody.model_validate({})

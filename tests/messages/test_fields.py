@@ -1,4 +1,4 @@
-"""Times, money, ids: how each is written in JSON, and what it is here."""
+"""Times, money and ids: their form in JSON and their value here."""
 
 from decimal import Decimal
 from typing import Annotated, Any
@@ -87,18 +87,18 @@ def test_a_leap_second_is_the_start_of_the_next_second(text: str, same_as: str) 
         None,
     ],
 )
-def test_what_is_no_instant_is_refused(text: Any) -> None:
+def test_an_invalid_time_is_refused(text: Any) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(fields.Time).validate_python(text)
 
 
 @given(st.integers(parse_time("0001-01-01T00:00:00Z"), parse_time("9999-12-31T23:59:59.999999Z")))
-def test_every_instant_is_written_and_read_again(micros: int) -> None:
+def test_every_instant_survives_writing_and_reading(micros: int) -> None:
     assert parse_time(format_time(micros)) == micros
 
 
 @given(st.datetimes(timezones=st.timezones()))
-def test_every_time_that_is_taken_can_be_written(moment: Any) -> None:
+def test_every_accepted_time_can_be_written(moment: Any) -> None:
     try:
         micros = parse_time(moment.isoformat())
     except ValueError:
@@ -162,13 +162,13 @@ def test_money_is_read_exactly(value: Any, micros: int) -> None:
         Decimal("1000000000000.000001"),
     ],
 )
-def test_what_is_no_money_is_refused(value: Any) -> None:
+def test_invalid_money_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="Money"):
         money_micros(value)
 
 
 @given(st.integers(0, 10**18))
-def test_money_is_the_same_however_it_is_written(micros: int) -> None:
+def test_equal_money_has_one_value(micros: int) -> None:
     text = f"{micros // 10**6}.{micros % 10**6:06}"
     assert money_micros(text) == money_micros(Decimal(text)) == micros
     assert money_micros(Decimal(text).normalize()) == micros
@@ -186,7 +186,7 @@ def test_an_id_is_the_same_as_a_number_and_as_text(value: Any, text: str) -> Non
 
 
 @pytest.mark.parametrize("value", [True, 1.0, Decimal(1), "", "x" * 201, "é", "a\n", "\0", None, []])
-def test_what_is_no_id_is_refused(value: Any) -> None:
+def test_an_invalid_id_is_refused(value: Any) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(fields.Id).validate_python(value, strict=True)
 
@@ -200,7 +200,7 @@ def test_credits_are_whole_numbers_up_to_2_53(kind: Annotated[Any, "a kind of cr
             read.validate_python(value, strict=True)
 
 
-def test_a_posting_is_of_one_credit_at_least_and_an_order_of_none() -> None:
+def test_a_posting_needs_one_credit_an_order_none() -> None:
     assert TypeAdapter(fields.Credits).validate_python(0) == 0
     with pytest.raises(ValidationError):
         TypeAdapter(fields.PositiveCredits).validate_python(0)

@@ -1,4 +1,4 @@
-"""Each event type: what it must say, and the command or fact that it means."""
+"""Each inbound event type: its data, and the command or fact that it means."""
 
 from decimal import Decimal
 from typing import Any
@@ -47,7 +47,7 @@ LEAST: dict[str, dict[str, Any]] = {
 
 
 def data(type_: str, **changed: Any) -> dict[str, Any]:
-    """The least that an event of a type says, changed; what is None is left out."""
+    """The minimal data of an event type with changes; None removes a field."""
     values = {"merchant_id": MERCHANT, **LEAST[type_], **changed}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -64,12 +64,12 @@ def refused(type_: str, said: Any) -> list[tuple[str, str]]:
     return [(fault.pointer, fault.code) for fault in invalid.value.faults]
 
 
-def test_every_type_of_the_catalogue_has_an_example_here() -> None:
+def test_every_type_of_the_catalogue_has_an_example() -> None:
     assert set(CATALOGUE) == {*LEAST, "evt.credits.manual_adjustment"}
 
 
 @pytest.mark.parametrize("type_", LEAST)
-def test_every_command_carries_where_it_comes_from(type_: str) -> None:
+def test_every_command_has_the_context_of_its_event(type_: str) -> None:
     command = one(type_, metadata={"b": 1, "a": Decimal("2.0")})
     assert command.merchant_id == UUID(MERCHANT)
     assert command.actor == ("admin:bo" if type_ == ADJUSTED else "key:a")
@@ -134,7 +134,7 @@ def test_without_metadata_there_is_no_salt(type_: str) -> None:
         ),
     ],
 )
-def test_each_type_means_one_command_under_its_natural_key(
+def test_each_type_becomes_one_command_under_its_natural_key(
     type_: str, key: str, expected: type[Command], values: dict[str, Any]
 ) -> None:
     command = one(type_)
@@ -143,7 +143,7 @@ def test_each_type_means_one_command_under_its_natural_key(
     assert {name: getattr(command, name) for name in values} == values
 
 
-def test_all_that_an_event_may_say_is_kept() -> None:
+def test_all_fields_of_an_event_are_kept() -> None:
     order = one(PAID, order_id=7, total=Decimal("149.90"), credits=3, currency="GBP")
     assert (order.order_id, order.credits, order.total_micros, order.currency) == ("7", 3, 149_900_000, "GBP")
     refund = one(REFUNDED, refund_amount=1, order_total="2.5", credits=1, currency="EUR")
@@ -171,12 +171,12 @@ def test_all_that_an_event_may_say_is_kept() -> None:
     ],
 )
 @pytest.mark.parametrize("value", [17, 2**53 + 1, 2**64, "gid://shopify/Order/1", MERCHANT, "x" * 200])
-def test_an_id_is_whatever_its_sender_uses(type_: str, field: str, prefix: str, value: Any) -> None:
+def test_an_id_may_be_a_text_or_a_number(type_: str, field: str, prefix: str, value: Any) -> None:
     assert one(type_, **{field: value}).key == f"{prefix}{value}"
     assert one(type_, **{field: str(value)}).key == f"{prefix}{value}"
 
 
-def test_the_order_that_a_refund_names_is_found_as_a_number_and_as_text() -> None:
+def test_an_order_id_is_the_same_as_number_and_text() -> None:
     for order_id in (17, "17"):
         assert one(REFUNDED, order_id=order_id).order_id == "17"
         assert one(PAYMENT_REFUNDED, payment_id=order_id).payment_id == "17"
@@ -184,7 +184,7 @@ def test_the_order_that_a_refund_names_is_found_as_a_number_and_as_text() -> Non
 
 @pytest.mark.parametrize("type_", [TRIAL, PAID, REFUNDED, PAYMENT, PAYMENT_REFUNDED, RENEWED])
 @pytest.mark.parametrize("name", ["credits", "credits_used", "credits_to_use"])
-def test_credits_have_three_names_and_are_said_by_one_of_them(type_: str, name: str) -> None:
+def test_credits_have_three_names_of_which_one_is_allowed(type_: str, name: str) -> None:
     said = data(type_, **{"credits": None, name: 9})
     (translated,) = translate(type_, said, CONTEXT)
     assert translated.command.credits == 9  # type: ignore[union-attr]
@@ -194,7 +194,7 @@ def test_credits_have_three_names_and_are_said_by_one_of_them(type_: str, name: 
 
 
 @pytest.mark.parametrize("type_", [TRIAL, PAYMENT, PAYMENT_REFUNDED, RENEWED])
-def test_credits_are_required_where_nothing_else_says_the_worth(type_: str) -> None:
+def test_credits_are_required_without_another_price(type_: str) -> None:
     assert refused(type_, data(type_, credits=None)) == [("/data/credits", "required")]
 
 
@@ -244,18 +244,20 @@ def test_credits_are_required_where_nothing_else_says_the_worth(type_: str) -> N
         (ADJUSTED, {"credits_used": 5}, ("/data/credits_used", "unknown_field")),
     ],
 )
-def test_what_an_event_cannot_say_is_refused(type_: str, changed: dict[str, Any], fault: tuple[str, str]) -> None:
+def test_invalid_combinations_of_fields_are_refused(
+    type_: str, changed: dict[str, Any], fault: tuple[str, str]
+) -> None:
     assert refused(type_, data(type_, **changed)) == [fault]
 
 
 @pytest.mark.parametrize("type_", LEAST)
 @pytest.mark.parametrize("said", [None, [], "text", 1])
-def test_data_that_is_no_object_is_refused(type_: str, said: Any) -> None:
+def test_data_must_be_an_object(type_: str, said: Any) -> None:
     assert refused(type_, said) == [("/data", "wrong_type")]
 
 
 @pytest.mark.parametrize("type_", LEAST)
-def test_a_field_that_nobody_knows_is_refused(type_: str) -> None:
+def test_an_unknown_field_is_refused(type_: str) -> None:
     assert refused(type_, data(type_, surprise=1)) == [("/data/surprise", "unknown_field")]
 
 
@@ -264,7 +266,7 @@ def items(*entries: Any, **changed: Any) -> list[Translated]:
     return translate(PAID, said, CONTEXT)
 
 
-def test_several_orders_are_a_fact_each() -> None:
+def test_each_order_of_an_event_is_one_fact() -> None:
     first, second = items(
         {"order_id": 1, "total": 5}, {"order_id": "b", "credits": 2, "currency": "EUR"}, currency="GBP"
     )
@@ -275,7 +277,7 @@ def test_several_orders_are_a_fact_each() -> None:
     assert (first.command.occurred_at, first.command.correlation_id) == (17, "walk")
 
 
-def test_a_bad_one_of_several_orders_does_not_hold_the_others() -> None:
+def test_an_invalid_order_does_not_stop_the_others() -> None:
     bad: list[Any] = [
         {},
         None,
@@ -301,7 +303,7 @@ def test_a_bad_one_of_several_orders_does_not_hold_the_others() -> None:
 
 
 @pytest.mark.parametrize("name", ["order_id", "total", "credits", "credits_used", "credits_to_use", "metadata"])
-def test_what_is_said_of_one_order_is_not_said_beside_several(name: str) -> None:
+def test_order_items_exclude_the_fields_of_one_order(name: str) -> None:
     value = {"order_id": 1, "total": 1, "metadata": {}}.get(name, 1)
     said = {"merchant_id": MERCHANT, "order_items": [{"order_id": 1, "total": 1}], name: value}
     assert refused(PAID, said) == [(f"/data/{name}", "not_allowed")]
@@ -313,7 +315,7 @@ def test_an_adjustment_needs_a_visible_reason(reason: str | None) -> None:
     assert pointer == "/data/reason"
 
 
-def test_an_authenticated_adjustment_is_its_callers() -> None:
+def test_an_authenticated_adjustment_has_its_caller_as_actor() -> None:
     by_broker, by_http = (CONTEXT._replace(authenticated=known) for known in (False, True))
     one, other = (translate(ADJUSTED, data(ADJUSTED), source)[0].command for source in (by_broker, by_http))
     assert isinstance(one, Post)
@@ -323,7 +325,7 @@ def test_an_authenticated_adjustment_is_its_callers() -> None:
     assert one.content == other.content
 
 
-def test_an_adjustments_content_is_its_data_without_the_envelope() -> None:
+def test_the_content_of_an_adjustment_excludes_the_envelope() -> None:
     def content(context: EventContext = CONTEXT, **changed: Any) -> tuple[bytes, str | None]:
         (translated,) = translate(ADJUSTED, data(ADJUSTED, **changed), context)
         assert isinstance(translated.command, Post)
@@ -361,18 +363,18 @@ def test_an_adjustments_content_is_its_data_without_the_envelope() -> None:
         (TRIAL, {"trial_id": "u"}),
     ],
 )
-def test_a_fact_told_with_other_content_can_be_told_apart(type_: str, changed: dict[str, Any]) -> None:
+def test_other_data_give_a_fact_another_fingerprint(type_: str, changed: dict[str, Any]) -> None:
     assert one(type_).content != one(type_, **changed).content
     assert one(type_).content == one(type_).content
 
 
-def test_L15_metadata_is_no_part_of_a_fingerprint() -> None:
+def test_L15_a_fingerprint_excludes_metadata() -> None:
     assert one(PAID).content == one(PAID, metadata={"email": "a@b.c"}).content
     (adjusted, other) = (one(ADJUSTED, reason=reason).content for reason in ("a@b.c", "x@y.z"))
     assert adjusted == other
 
 
-def test_the_merchant_of_an_event_is_known_where_it_says_one() -> None:
+def test_merchant_of_finds_the_merchant_of_valid_data() -> None:
     assert merchant_of({"merchant_id": MERCHANT}) == UUID(MERCHANT)
     nobody: list[Any] = [None, [], {}, {"merchant_id": 17}, {"merchant_id": "x"}, {"merchant_id": None}]
     for said in nobody:

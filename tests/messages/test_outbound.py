@@ -1,4 +1,4 @@
-"""The events that go out: CloudEvents that say what the ledger announced, each time the same."""
+"""Outbound events: CloudEvents of the ledger's announcements, always with the same bytes."""
 
 import json
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ SOURCE = "credits.example"
 
 
 def outbox(book: Book) -> Iterator[StoredEvent]:
-    """What stands in the outbox when all of a book was posted."""
+    """The outbox after all postings of a book."""
     for told in book.announcements:
         cause = None if told.sequence is None else book.transactions[told.sequence - 1]
         number = book.account.number if book.account else 0
@@ -45,24 +45,24 @@ def outbox(book: Book) -> Iterator[StoredEvent]:
 
 
 def events(book: Book) -> list[Any]:
-    """The events of a book, as a consumer reads them."""
+    """The events of a book, as a consumer receives them."""
     return [json.loads(encode(stored, SOURCE)) for stored in outbox(book)]
 
 
 @lru_cache
 def schema_of(type_: str) -> Any:
-    """What judges an event of a type."""
+    """A validator for events of a type."""
     event: Any = OutboundEvent
     return jsonschema_rs.validator_for(msgspec.json.schema(event[PAYLOADS[type_]]), validate_formats=True)
 
 
-def test_every_announcement_of_the_ledger_has_a_payload_and_there_is_no_other() -> None:
+def test_each_announcement_of_the_ledger_has_one_payload() -> None:
     constants = {value for name, value in vars(announcements).items() if name.isupper() and isinstance(value, str)}
     assert set(PAYLOADS) == constants | set(ANNOUNCED)
 
 
 @pytest.mark.parametrize("type_", PAYLOADS)
-def test_what_tells_of_its_own_transaction_says_which_types_that_may_have(type_: str) -> None:
+def test_a_transactions_payload_lists_its_possible_types(type_: str) -> None:
     payload = PAYLOADS[type_]
     assert issubclass(payload, OfTransaction) == (type_ in OF_A_TRANSACTION)
     if type_ in OF_A_TRANSACTION:
@@ -71,7 +71,7 @@ def test_what_tells_of_its_own_transaction_says_which_types_that_may_have(type_:
 
 
 @given(stories)
-def test_every_event_of_any_story_is_as_its_schema_says_and_a_cloudevent(story: list[Step]) -> None:
+def test_every_event_matches_its_schema_and_cloudevents(story: list[Step]) -> None:
     told = [encode(stored, SOURCE) for stored in outbox(play(Book(), story))]
     for number, body in enumerate(told, 1):
         event = json.loads(body)
@@ -84,7 +84,7 @@ def test_every_event_of_any_story_is_as_its_schema_says_and_a_cloudevent(story: 
         }
 
 
-def test_a_spend_is_told_with_all_that_its_transaction_says() -> None:
+def test_the_event_of_a_spend_has_its_transactions_fields() -> None:
     book = Book()
     book.tell(opening(), use(25, correlation_id="checkout-77", reference=Reference("message", "1001")))
     spent = events(book)[-1]
@@ -116,7 +116,7 @@ def test_a_spend_is_told_with_all_that_its_transaction_says() -> None:
     }
 
 
-def test_what_no_transaction_caused_says_null_of_it_and_has_no_correlation() -> None:
+def test_an_event_without_a_transaction_has_nulls() -> None:
     book = Book()
     book.tell(opening())
     created = events(book)[0]
@@ -128,7 +128,7 @@ def test_what_no_transaction_caused_says_null_of_it_and_has_no_correlation() -> 
     }
 
 
-def test_what_an_announcement_says_of_its_own_stands_in_its_data() -> None:
+def test_the_detail_of_an_announcement_is_in_the_data() -> None:
     book = Book()
     book.tell(opening(), add(5, expires_at=days(30), priority=200), order("1", 90))
     book.wait(23)
@@ -151,7 +151,7 @@ def test_what_an_announcement_says_of_its_own_stands_in_its_data() -> None:
     }
 
 
-def test_an_id_is_the_address_of_its_announcement() -> None:
+def test_an_event_id_is_the_address_of_its_announcement() -> None:
     told = Announcement(7, "recharged", 1, 5, T0)
     stored = StoredEvent(3, 17, NUMBER, MERCHANT, told, transaction())
     identifier = json.loads(encode(stored, SOURCE))["id"]

@@ -53,8 +53,8 @@ def test_compiled_patterns_refuse_a_line_break(pattern: Any, text: Any) -> None:
     assert not pattern.fullmatch(line_break + text)
 
 
-def test_no_input_is_matched_by_its_beginning_alone() -> None:
-    """`match` with `$` accepts a line break at the end. What is left reads a prefix on purpose."""
+def test_no_guard_matches_only_the_beginning_of_its_input() -> None:
+    """`match` with `$` accepts a line break at the end. The one remaining call reads a prefix on purpose."""
     calls = {
         f"{path.relative_to(ROOT)}: {ast.unparse(node.func)}"
         for path in ROOT.rglob("*.py")

@@ -1,4 +1,4 @@
-"""How things look as JSON."""
+"""The JSON shapes of the ledger's values."""
 
 import json
 from typing import Any
@@ -45,7 +45,7 @@ def transaction(**changed: Any) -> Transaction:
     )._replace(**changed)
 
 
-def test_a_transaction_has_all_of_its_fields_null_where_there_is_none() -> None:
+def test_a_transaction_shows_all_fields_with_nulls() -> None:
     account = addresses.text(NUMBER, addresses.ACCOUNT, 0)
     assert json.loads(shapes.encode(shapes.transaction(transaction()))) == {
         "id": addresses.text(NUMBER, addresses.TRANSACTION, 3),
@@ -72,7 +72,7 @@ def test_a_transaction_has_all_of_its_fields_null_where_there_is_none() -> None:
     }
 
 
-def test_what_a_transaction_refers_to_is_written_as_ids() -> None:
+def test_a_transaction_shows_its_grants_and_reversal_as_ids() -> None:
     told = transaction(reference=Reference("order", "A-1"), metadata='{"é":[1]}', draws=((2, -4), (1, -3)), reverses=1)
     shape = json.loads(shapes.encode(shapes.transaction(told)))
     assert shape["reference"] == {"type": "order", "id": "A-1"}
@@ -84,7 +84,7 @@ def test_what_a_transaction_refers_to_is_written_as_ids() -> None:
     assert shape["reverses"] == addresses.text(NUMBER, addresses.TRANSACTION, 1)
 
 
-def test_an_account_tells_the_terms_in_force() -> None:
+def test_an_account_shows_the_terms_in_force() -> None:
     account = Account(NUMBER, MERCHANT, opened_at=SECOND, settled_at=2 * SECOND, balance=30, held=4, pending=5)
     plain = shapes.account(Standing(account, (), "ACTIVE", 20), Policy(), 3 * SECOND)
     assert (plain["balance"], plain["held"], plain["pending"], plain["available"]) == (30, 4, 5, 21)
@@ -103,7 +103,7 @@ def test_an_account_tells_the_terms_in_force() -> None:
     assert default["when_insufficient"] == "partial"
 
 
-def test_a_grant_tells_what_is_left_of_it() -> None:
+def test_a_grant_shows_its_remaining_credits() -> None:
     account = Account(NUMBER, MERCHANT, opened_at=0, settled_at=0)
     grant = Grant(2, 3, "paid", 100, SECOND, None, 10, 4)
     assert shapes.grant(account, grant) == {

@@ -1,4 +1,4 @@
-"""JSON read strictly, and written canonically."""
+"""The strict reader and the canonical writer of JSON."""
 
 import contextlib
 import json
@@ -37,7 +37,7 @@ def faults(body: bytes, max_depth: int = 32) -> list[tuple[str, str]]:
         (b'"\\\\"', "\\"),
     ],
 )
-def test_plain_json_is_read_without_losing_anything(body: bytes, value: Any) -> None:
+def test_plain_json_is_read_exactly(body: bytes, value: Any) -> None:
     found = parse(body, 32)
     assert found == value
     assert type(found) is type(value)
@@ -76,12 +76,12 @@ def test_plain_json_is_read_without_losing_anything(body: bytes, value: Any) -> 
         b'{"a" 1}',
     ],
 )
-def test_what_is_not_json_is_refused(body: bytes) -> None:
+def test_invalid_json_is_refused(body: bytes) -> None:
     assert faults(body) == [("", "not_json")]
 
 
 @pytest.mark.parametrize("body", [b"\xff", b'"\xc0\x80"', b'"\xed\xa0\x80"', b'"\xf5\x80\x80\x80"', b'"\xe2\x82"'])
-def test_what_is_not_utf_8_is_refused(body: bytes) -> None:
+def test_invalid_utf_8_is_refused(body: bytes) -> None:
     assert faults(body) == [("", "not_json")]
 
 
@@ -111,13 +111,11 @@ def test_what_is_not_utf_8_is_refused(body: bytes) -> None:
         ),
     ],
 )
-def test_what_two_readers_could_understand_differently_is_refused_with_its_place(
-    body: bytes, found: list[tuple[str, str]]
-) -> None:
+def test_ambiguous_json_is_refused_with_its_place(body: bytes, found: list[tuple[str, str]]) -> None:
     assert faults(body) == found
 
 
-def test_a_suspect_still_says_what_it_would_mean() -> None:
+def test_suspect_json_keeps_its_value() -> None:
     with pytest.raises(Suspect) as refused:
         parse(b'{"a":1,"a":2,"b":"\\u0000"}', 32)
     assert refused.value.value == {"a": 2, "b": "\0"}
@@ -125,7 +123,7 @@ def test_a_suspect_still_says_what_it_would_mean() -> None:
 
 @pytest.mark.parametrize("closed", [True, False])
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}"), (b'[{"a":', b"}]")])
-def test_depth_is_limited_however_it_is_built(opening: bytes, closing: bytes, *, closed: bool) -> None:
+def test_nesting_is_limited_for_arrays_and_objects(opening: bytes, closing: bytes, *, closed: bool) -> None:
     levels = 2 if len(opening) > 5 else 1
     for depth in (33, 1_000, 100_000):
         times = -(-depth // levels)
@@ -133,7 +131,7 @@ def test_depth_is_limited_however_it_is_built(opening: bytes, closing: bytes, *,
         assert faults(body) == [("", "too_deep")]
 
 
-def test_depth_up_to_the_limit_is_read() -> None:
+def test_nesting_up_to_the_limit_is_read() -> None:
     value: Any = 1
     for _ in range(32):
         value = [value]
@@ -141,7 +139,7 @@ def test_depth_up_to_the_limit_is_read() -> None:
     assert faults(json.dumps([value]).encode()) == [("", "too_deep")]
 
 
-def test_brackets_in_strings_are_not_depth() -> None:
+def test_brackets_in_strings_do_not_count_as_nesting() -> None:
     body = json.dumps(["[" * 100, '"' + "{" * 100, "\\", '\\"' + "[" * 100]).encode()
     assert len(parse(body, 2)) == 4
 
@@ -162,11 +160,11 @@ def test_brackets_in_strings_are_not_depth() -> None:
     ],
     ids=["quotes", "quotes, open", "pairs", "backslashes", "strings", "depth", "digits", "fraction", "keys", "wide"],
 )
-def test_a_large_body_takes_no_longer_than_its_size(body: bytes) -> None:
+def test_reading_takes_time_linear_in_the_size(body: bytes) -> None:
     started = time.process_time()
     with contextlib.suppress(Invalid):
         parse(body, 32)
-    assert time.process_time() - started < 5  # what is tried again at each byte takes minutes
+    assert time.process_time() - started < 5  # a backtracking pattern takes minutes
 
 
 json_values = st.recursive(
@@ -180,13 +178,13 @@ json_values = st.recursive(
 
 
 @given(json_values)
-def test_every_json_value_is_read_as_it_was_written(value: Any) -> None:
+def test_every_json_value_survives_writing_and_reading(value: Any) -> None:
     assert same(parse(json.dumps(value).encode(), 200), value)
     assert same(parse(json.dumps(value, ensure_ascii=False, indent=2).encode(), 200), value)
 
 
 @given(json_values)
-def test_canonical_text_is_of_the_value_and_not_of_its_spelling(value: Any) -> None:
+def test_canonical_text_does_not_depend_on_the_spelling(value: Any) -> None:
     text = canonical(parse(json.dumps(value).encode(), 200))
     assert text == canonical(parse(json.dumps(value, sort_keys=True, indent=1).encode(), 200))
     assert text == canonical(json.loads(text))
@@ -194,7 +192,7 @@ def test_canonical_text_is_of_the_value_and_not_of_its_spelling(value: Any) -> N
 
 
 def same(found: Any, value: Any) -> bool:
-    """Whether a value is another, a Decimal being the float that it is nearest to."""
+    """Whether two values are equal, with a Decimal equal to its nearest float."""
     if isinstance(found, Decimal | float):
         return float(found) == float(value)
     if isinstance(found, dict):
@@ -214,5 +212,5 @@ def same(found: Any, value: Any) -> bool:
         (b"1e300", "1e+300"),
     ],
 )
-def test_canonical_text_is_sorted_and_short(body: bytes, text: str) -> None:
+def test_canonical_text_is_sorted_and_compact(body: bytes, text: str) -> None:
     assert canonical(parse(body, 32)) == text
