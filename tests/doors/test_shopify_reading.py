@@ -13,8 +13,8 @@ from credit_service.doors.shopify import (
     Credits,
     DataRequest,
     Delivery,
-    Fact,
     Ignored,
+    InboundEvent,
     Redaction,
     Uninstalled,
     is_signed,
@@ -48,19 +48,19 @@ def reading(topic: str, body: Any) -> Delivery:
     return read(topic, body if isinstance(body, bytes) else json.dumps(body).encode(), CREDITS, 32)
 
 
-def order_paid(order_id: Any = 1001, total: Any = "100.00", at: str | None = "2026-11-22T15:45:00Z") -> Fact:
+def order_paid(order_id: Any = 1001, total: Any = "100.00", at: str | None = "2026-11-22T15:45:00Z") -> InboundEvent:
     data = {"order_id": order_id, "total": total, "currency": "GBP"}
-    return Fact(PAID, data, None if at is None else parse_time(at))
+    return InboundEvent(PAID, data, None if at is None else parse_time(at))
 
 
-def back(amount: str, currency: str | None = "GBP") -> Fact:
+def back(amount: str, currency: str | None = "GBP") -> InboundEvent:
     data = {"refund_id": 7, "order_id": 1001, "refund_amount": amount, "currency": currency}
-    return Fact(REFUNDED, data, parse_time("2026-11-23T10:45:00Z"))
+    return InboundEvent(REFUNDED, data, parse_time("2026-11-23T10:45:00Z"))
 
 
-def renewed(period: str, credits: int = 500, at: str = "2026-01-01T12:00:05Z") -> Fact:
+def renewed(period: str, credits: int = 500, at: str = "2026-01-01T12:00:05Z") -> InboundEvent:
     data = {"subscription_id": "1029266977", "period": period, "credits": credits}
-    return Fact(RENEWED, data, parse_time(at), "gid://shopify/AppSubscription/1029266977")
+    return InboundEvent(RENEWED, data, parse_time(at), "gid://shopify/AppSubscription/1029266977")
 
 
 MEANT = [
@@ -95,7 +95,7 @@ MEANT = [
     (
         "app_purchases_one_time/update",
         purchase(),
-        Fact(
+        InboundEvent(
             BOUGHT,
             {"payment_id": "1017262355", "credits": 1000},
             parse_time("2026-01-01T12:00:05Z"),
@@ -119,7 +119,7 @@ MEANT = [
 @pytest.mark.parametrize(("topic", "body", "meaning"), MEANT)
 def test_delivery_has_this_meaning(topic: str, body: Any, meaning: Any) -> None:
     found = reading(topic, body).meaning
-    if isinstance(found, Fact):  # a number with a fraction stays exact
+    if isinstance(found, InboundEvent):  # a number with a fraction stays exact
         found = found._replace(data={name: str(v) if name == "total" else v for name, v in found.data.items()})
     assert found == meaning
 

@@ -80,7 +80,7 @@ def _result(outcome: Outcome) -> Result:
             return Result("posted")
 
 
-class Problem(msgspec.Struct):
+class ServiceProblem(msgspec.Struct):
     """A problem in a service's answer."""
 
     code: str = "internal"
@@ -90,7 +90,7 @@ class Problem(msgspec.Struct):
 
 class _Told(msgspec.Struct):
     outcome: Literal["posted", "replayed", "parked", "refused"]
-    error: Problem | None = None
+    error: ServiceProblem | None = None
 
 
 class _Results(msgspec.Struct):
@@ -113,7 +113,7 @@ class _Priced(msgspec.Struct):
 
 _answer = msgspec.json.Decoder(_Answer).decode
 _priced = msgspec.json.Decoder(_Priced).decode
-_problem = msgspec.json.Decoder(Problem).decode
+_problem = msgspec.json.Decoder(ServiceProblem).decode
 
 
 class HttpTarget:
@@ -198,12 +198,12 @@ class HttpTarget:
         raise wrong(sentence) from None
 
 
-def problem_of(response: httpx2.Response) -> Problem:
+def problem_of(response: httpx2.Response) -> ServiceProblem:
     """The problem in an answer; one of code `no problem+json` if there is none."""
     try:
         return _problem(response.content)
     except msgspec.MsgspecError:
-        return Problem(code="no problem+json")
+        return ServiceProblem(code="no problem+json")
 
 
 def _as_result(told: _Told) -> Result:

@@ -37,7 +37,7 @@ _PERIODS: Final = {"every_30_days": 30, "annual": 365}
 """Days in a period, by the interval of a subscription."""
 
 
-class Fact(NamedTuple):
+class InboundEvent(NamedTuple):
     """A delivery means this inbound event; its data lacks the merchant.
 
     `purchase`: the global id of the purchase or subscription, which only one merchant can be credited for.
@@ -72,7 +72,7 @@ class Ignored(NamedTuple):
     reason: str
 
 
-Meaning = Fact | Uninstalled | DataRequest | Redaction | Ignored
+Meaning = InboundEvent | Uninstalled | DataRequest | Redaction | Ignored
 
 
 class Delivery(NamedTuple):
@@ -126,7 +126,7 @@ def _order_paid(order: Order, credits: Credits) -> Meaning:
     if order.financial_status is not None and order.financial_status not in _PAID:
         raise Invalid([Fault("/financial_status", "not_allowed", "The order is not paid.")])
     data = {"order_id": order.id, "total": order.total_price, "currency": order.currency}
-    return Fact("evt.shopify.webhook.order_paid", data, _time(order.processed_at))
+    return InboundEvent("evt.shopify.webhook.order_paid", data, _time(order.processed_at))
 
 
 def _refund_created(refund: Refund, credits: Credits) -> Meaning:
@@ -143,7 +143,7 @@ def _refund_created(refund: Refund, credits: Credits) -> Meaning:
         "refund_amount": f"{amount:f}",
         "currency": next(iter(currencies), None),
     }
-    return Fact("evt.shopify.webhook.order_refunded", data, _time(refund.created_at))
+    return InboundEvent("evt.shopify.webhook.order_refunded", data, _time(refund.created_at))
 
 
 def _subscription_updated(update: SubscriptionUpdate, credits: Credits) -> Meaning:
@@ -158,7 +158,9 @@ def _subscription_updated(update: SubscriptionUpdate, credits: Credits) -> Meani
         "period": _period(bought),
         "credits": given,
     }
-    return Fact("evt.billing.subscription_renewed", data, parse_time(bought.updated_at), bought.admin_graphql_api_id)
+    return InboundEvent(
+        "evt.billing.subscription_renewed", data, parse_time(bought.updated_at), bought.admin_graphql_api_id
+    )
 
 
 def _period(bought: Subscription) -> str:
@@ -184,7 +186,9 @@ def _purchase_updated(update: PurchaseUpdate, credits: Credits) -> Meaning:
         fault = "SHOPIFY_PURCHASE_CREDITS does not name this purchase."
         raise Invalid([Fault("/app_purchase_one_time/name", "not_allowed", fault)])
     data = {"payment_id": _number(bought.admin_graphql_api_id), "credits": given}
-    return Fact("evt.billing.payment_succeeded", data, parse_time(bought.updated_at), bought.admin_graphql_api_id)
+    return InboundEvent(
+        "evt.billing.payment_succeeded", data, parse_time(bought.updated_at), bought.admin_graphql_api_id
+    )
 
 
 def _uninstalled(shop: UninstalledShop, credits: Credits) -> Meaning:

@@ -13,7 +13,7 @@ from uuid import UUID
 import structlog
 
 from credit_service.doors import shopify
-from credit_service.doors.shopify import DataRequest, Delivery, Fact, Ignored, Redaction, Uninstalled
+from credit_service.doors.shopify import DataRequest, Delivery, Ignored, InboundEvent, Redaction, Uninstalled
 from credit_service.erasure import Erasure
 from credit_service.ledger.account import MICROSECONDS
 from credit_service.ledger.decide import Replayed, Waiting
@@ -101,7 +101,7 @@ class Inbox:
         named = delivery.shop
         if named is not None:
             linked = await self._linked(named)
-            if linked is not None or header is None or not isinstance(delivery.meaning, Fact):
+            if linked is not None or header is None or not isinstance(delivery.meaning, InboundEvent):
                 return named, linked
         if header is None:
             raise Invalid([Fault("/header/X-Shopify-Shop-Domain", "required", "Must name the shop.")])
@@ -115,9 +115,9 @@ class Inbox:
         self, one: KeptDelivery, meaning: shopify.Meaning, linked: Shop | None, correlation_id: str | None
     ) -> Taken:
         match meaning:
-            case Fact() if linked is not None:
+            case InboundEvent() if linked is not None:
                 return await self._apply(one, meaning, linked.merchant_id, correlation_id)
-            case Fact():
+            case InboundEvent():
                 await self._shops.keep(one._replace(awaits="link"))
                 return Taken("parked", "The shop is not linked to a merchant.")
             case Uninstalled():
@@ -132,7 +132,9 @@ class Inbox:
                     _log.warning("shopify_data_request", shop=one.shop, **about)
         return Taken("noted")
 
-    async def _apply(self, one: KeptDelivery, fact: Fact, merchant_id: UUID, correlation_id: str | None) -> Taken:
+    async def _apply(
+        self, one: KeptDelivery, fact: InboundEvent, merchant_id: UUID, correlation_id: str | None
+    ) -> Taken:
         said = {name: value for name, value in fact.data.items() if value is not None}
         data = {"merchant_id": str(merchant_id), "metadata": {"shop": one.shop}, **said}
         source = EventContext(_ACTOR, correlation_id, fact.occurred_at, self._limits)
@@ -211,7 +213,7 @@ class Inbox:
             await self._give_up(one, _faults(error))
             return
         match meaning:
-            case Fact():
+            case InboundEvent():
                 await self._apply(one, meaning, merchant_id, None)
             case Redaction(orders):
                 await self._erasure.erase(merchant_id, shop=one.shop, orders=orders)

@@ -35,45 +35,21 @@ _OURS: Final = ("host", "port", "connect_timeout")
 """Options that become arguments, because the driver does not take them from a URL as libpq does."""
 
 
-class Host(NamedTuple):
-    """A server: its name, its address or the folder of its socket; None is the driver's choice."""
-
-    host: str | None
-    port: int | None
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in (self.host or "") else self.host or "local"
-        return host if self.port is None else f"{host}:{self.port}"
-
-
 class Dsn(NamedTuple):
-    """What a URL says. `url` is the part that the driver reads itself."""
+    """What a URL says.
 
+    `name`: what messages call the database, without user and password. `url`: the part that the driver reads itself.
+    `attempts`: its other arguments, for each host in order. `connect_seconds`: to wait for each host.
+    """
+
+    name: str
     url: str
-    hosts: tuple[Host, ...]
-    database: str
+    attempts: list[dict[str, Any]]
+    connect_seconds: int | None
     options: dict[str, str]
 
     def __repr__(self) -> str:
         return f"Dsn({self.name})"
-
-    @property
-    def name(self) -> str:
-        """What messages call the database: its place, without user and password."""
-        return f"PostgreSQL {','.join(map(str, self.hosts))}/{self.database}"
-
-    @property
-    def connect_seconds(self) -> int | None:
-        """Seconds to wait for each host, where the URL says so."""
-        found = self.options.get("connect_timeout")
-        return None if found is None else int(found)
-
-    def attempts(self) -> list[dict[str, Any]]:
-        """The arguments by which the driver connects: one attempt for each host, in their order."""
-        # Of several hosts only one takes postings, so standbys are passed over unless the URL says otherwise.
-        find_primary = len(self.hosts) > 1 and "target_session_attrs" not in self.options
-        wanted = {"target_session_attrs": "primary"} if find_primary else {}
-        return [{**host._asdict(), **wanted} for host in self.hosts]
 
 
 def parse(url: str) -> Dsn:
@@ -87,9 +63,19 @@ def parse(url: str) -> Dsn:
         if said and name in options:
             raise ValueError(f"says the {name} twice")
     hosts = _hosts(found["hosts"], options)
+    # Of several hosts only one takes postings, so standbys are passed over unless the URL says otherwise.
+    find_primary = len(hosts) > 1 and "target_session_attrs" not in options
+    wanted = {"target_session_attrs": "primary"} if find_primary else {}
+    place = unquote(found["hosts"]) or options.get("host", "local")
+    port = f":{options['port']}" if "port" in options else ""
     kept = "&".join([f"{name}={quote(value)}" for name, value in options.items() if name not in _OURS])
-    plain = f"postgresql://{found['user'] or ''}/{found['database']}"
-    return Dsn(f"{plain}?{kept}" if kept else plain, hosts, unquote(found["database"]), options)
+    return Dsn(
+        name=f"PostgreSQL {place}{port}/{unquote(found['database'])}",
+        url=f"postgresql://{found['user'] or ''}/{found['database']}{'?' if kept else ''}{kept}",
+        attempts=[{"host": host, "port": port, **wanted} for host, port in hosts],
+        connect_seconds=int(options["connect_timeout"]) if "connect_timeout" in options else None,
+        options=options,
+    )
 
 
 def masked(url: str) -> str:
@@ -121,9 +107,10 @@ def _options(text: str) -> dict[str, str]:
     return options
 
 
-def _hosts(text: str, options: dict[str, str]) -> tuple[Host, ...]:
-    found = [(host.strip("[]"), port) for host, port in _HOST_AND_PORT.findall(text)]
-    hosts = [unquote(host) for host, _ in found] or options.get("host", "").split(",")
+def _hosts(text: str, options: dict[str, str]) -> list[tuple[str | None, int | None]]:
+    """Name (or address, or folder of a socket) and port of each host; None is the driver's choice."""
+    found = _HOST_AND_PORT.findall(text)
+    hosts = [unquote(host.strip("[]")) for host, _ in found] or options.get("host", "").split(",")
     ports = [port for _, port in found] or [""]
     if "port" in options:
         if any(ports):
@@ -135,4 +122,4 @@ def _hosts(text: str, options: dict[str, str]) -> tuple[Host, ...]:
         raise ValueError("must have one port for all hosts, or one for each")
     if any(int(port or 1) > 65_535 for port in ports):
         raise ValueError("has a port above 65535")
-    return tuple([Host(host or None, int(port) if port else None) for host, port in zip(hosts, ports, strict=True)])
+    return [(host or None, int(port) if port else None) for host, port in zip(hosts, ports, strict=True)]

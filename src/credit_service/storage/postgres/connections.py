@@ -48,7 +48,7 @@ def connector(
     connect_timeout.
     """
     place = dsn.parse(url)
-    attempts = place.attempts()
+    attempts = list(place.attempts)
     ours = {"application_name": "credit-service", **_KEEPALIVES, **settings}
     # Behind a pooler the next statement may meet another connection, which has no prepared statements and no settings.
     options: Mapping[str, Any] = (
