@@ -1,4 +1,4 @@
-"""What can happen to a connection to PostgreSQL at each message of a posting, and what the store says then.
+"""Faults of a PostgreSQL connection at each message of a posting, and the errors of the engine.
 
 Conflict: nothing was done, the same again may work. StorageUnavailable: nothing was done. OutcomeUnknown: the commit's
 answer was lost. Whatever it was, the next posting works as soon as the database does.
@@ -31,12 +31,12 @@ from tests.storage.engines import template
 
 KEY = "the-key"
 ALL = TransactionQuery()
-COMMIT = b"COMMIT\0"  # and not BEGIN, whose isolation level is READ COMMITTED
+COMMIT = b"COMMIT\0"  # with a NUL, since BEGIN names READ COMMITTED
 SILENCE_SECONDS = 0.4
 
 
-class Told(PostgresEngine):
-    """A store that remembers what it told of postings that failed, and can be halted before it writes or commits.
+class RecordingEngine(PostgresEngine):
+    """An engine that records the errors of its postings, and can be halted before it writes or commits.
 
     It locks before it loads, as for a large batch, unless its `way` is another.
     """
@@ -52,7 +52,7 @@ class Told(PostgresEngine):
         if self._layer is not None:
             self._send = self._layer._send
             self._layer._send = self._halted_send  # type: ignore[method-assign, assignment]
-        self.told: list[str] = []
+        self.errors: list[str] = []
         self.before_write: Callable[[], object] = lambda: None
         self.before_commit: Callable[[], object] = lambda: None
         self.before_lone_write: Callable[[], object] = lambda: None
@@ -65,7 +65,7 @@ class Told(PostgresEngine):
         try:
             return await super().post(needs, work, *more)
         except Exception as error:
-            self.told.append(type(error).__name__)
+            self.errors.append(type(error).__name__)
             raise
 
     async def _halted_send(self, *arguments: Any) -> Any:
@@ -97,24 +97,24 @@ def proxy(url: str, proxied: Callable[[str], Proxy]) -> Proxy:
 
 
 @asynccontextmanager
-async def opened(url: str, **more: Any) -> AsyncIterator[Told]:
-    """A store that has posted and read, so that it has its connections and their statements."""
-    store = Told(url, **{"timeout_seconds": 20, **more})  # on a machine that has much else to do, too
+async def opened(url: str, **more: Any) -> AsyncIterator[RecordingEngine]:
+    """An engine that has posted and read, so that its connections are open and its statements prepared."""
+    engine = RecordingEngine(url, **{"timeout_seconds": 20, **more})  # for a busy machine
     try:
         if "127.0.0.1:1/" not in url:
-            store.way = "remembered"
-            await tell(store, payment("P", 100))
-            await tell(store, use(1))
-            assert await Transactions(store).count(ALL) == 2
-            store.way = "locked"
-        yield store
+            engine.way = "recent"
+            await tell(engine, payment("P", 100))
+            await tell(engine, use(1))
+            assert await Transactions(engine).count(ALL) == 2
+            engine.way = "locked"
+        yield engine
     finally:
-        await store.close()
+        await engine.close()
 
 
-async def tell(store: PostgresEngine, *told: Command, deadline_seconds: float = 5) -> Outcome:
-    """Post commands as the service does; the outcome of the last."""
-    async with at_work(store, deadline_seconds=deadline_seconds) as posting:
+async def tell(engine: PostgresEngine, *told: Command, deadline_seconds: float = 5) -> Outcome:
+    """Post commands as the service does; returns the outcome of the last."""
+    async with at_work(engine, deadline_seconds=deadline_seconds) as posting:
         return (await posting.submit_many(told))[-1]
 
 
@@ -130,7 +130,7 @@ async def asked(url: str, *statements: str) -> None:
 
 # ---- a connection that is cut
 
-# The lock goes with BEGIN. The merchant is first named to load what is known, what is announced to write it.
+# BEGIN locks. The load is the first message with the merchant's id, and the write the first with an announcement.
 LOCKED: dict[str, tuple[Callable[[Proxy], Any], list[str]]] = {
     "idle": (Proxy.cut, ["Conflict"]),
     "before the lock": (lambda proxy: proxy.cut_before(b"BEGIN"), ["Conflict"]),
@@ -142,143 +142,141 @@ LOCKED: dict[str, tuple[Callable[[Proxy], Any], list[str]]] = {
     "before the commit": (lambda proxy: proxy.cut_before(COMMIT), ["OutcomeUnknown"]),
     "after the commit": (lambda proxy: proxy.cut_after(COMMIT), ["OutcomeUnknown"]),
 }
-# What is remembered is written and committed by one statement; else it is loaded without a lock before.
-REMEMBERED = {name: (LOCKED[name][0], ["OutcomeUnknown"]) for name in ("idle", "before the write", "after the write")}
-LOADED = REMEMBERED | {name: LOCKED[name] for name in ("idle", "before the load", "after the load")}
-WAYS = {"locked": LOCKED, "loaded": LOADED, "remembered": REMEMBERED}
+# The optimistic way writes and commits in one statement; without recent accounts, a load without a lock comes first.
+RECENT = {name: (LOCKED[name][0], ["OutcomeUnknown"]) for name in ("idle", "before the write", "after the write")}
+LOADED = RECENT | {name: LOCKED[name] for name in ("idle", "before the load", "after the load")}
+WAYS = {"locked": LOCKED, "loaded": LOADED, "recent": RECENT}
 
 
 @pytest.mark.parametrize(("way", "where"), [(way, where) for way, places in WAYS.items() for where in places])
-async def test_a_connection_that_is_cut_is_made_again_and_the_posting_posted_once(
-    proxy: Proxy, way: str, where: str
-) -> None:
+async def test_posting_is_posted_once_after_its_connection_is_cut(proxy: Proxy, way: str, where: str) -> None:
     cut, told = WAYS[way][where]
-    async with opened(proxy.url) as store:
-        store.way = way
+    async with opened(proxy.url) as engine:
+        engine.way = way
         sprung = cut(proxy)
-        outcome = await tell(store, use(1, KEY))
+        outcome = await tell(engine, use(1, KEY))
         assert sprung is None or sprung.is_set()
         assert isinstance(outcome, Posted), "it is the first answer, also where a repeat had to find it out"
-        assert store.told == told
-        assert isinstance(await tell(store, use(1, KEY)), Replayed)
-        assert await Transactions(store).count(ALL) == 3
-        assert (await Accounts(store).load([MERCHANT], 0))[MERCHANT].account.balance == 98
+        assert engine.errors == told
+        assert isinstance(await tell(engine, use(1, KEY)), Replayed)
+        assert await Transactions(engine).count(ALL) == 3
+        assert (await Accounts(engine).load([MERCHANT], 0))[MERCHANT].account.balance == 98
 
 
 @pytest.mark.parametrize(
     ("way", "where"), [(way, where) for way, places in WAYS.items() for where in places if where != "idle"]
 )
-async def test_what_is_decided_behind_a_posting_whose_connection_is_cut_is_posted_after_it_once(
+async def test_batch_behind_a_cut_connection_is_posted_once_after_it(
     proxy: Proxy, way: str, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "AHEAD", 1)  # two commands are two batches already
+    monkeypatch.setattr(queue, "AHEAD", 1)  # two commands become two batches
     cut, told = WAYS[way][where]
-    async with opened(proxy.url) as store:
-        store.way = way
+    async with opened(proxy.url) as engine:
+        engine.way = way
         sprung = cut(proxy)
-        first, second = await tell_apart(store, use(1, KEY), use(1, "second"))
+        first, second = await tell_apart(engine, use(1, KEY), use(1, "second"))
         assert sprung is None or sprung.is_set()
         assert isinstance(first, Posted)
         assert isinstance(second, Posted)
         assert first.account.sequence + 1 == second.account.sequence
-        assert store.told == told
-        async for books in store.books():
+        assert engine.errors == told
+        async for books in engine.books():
             assert [*books.faults, *verify(books.account, books.grants, list(books.transactions))] == []
-        assert await Transactions(store).count(ALL) == 4
+        assert await Transactions(engine).count(ALL) == 4
 
 
-async def test_reads_on_connections_that_were_cut_are_read_again(proxy: Proxy) -> None:
-    async with opened(proxy.url, pool_size=3) as store:
+async def test_reads_on_cut_connections_are_repeated(proxy: Proxy) -> None:
+    async with opened(proxy.url, pool_size=3) as engine:
         for _ in range(3):
             assert (
-                await asyncio.gather(*(Transactions(store).count(ALL) for _ in range(6))) == [2] * 6
-            )  # all connections are used
+                await asyncio.gather(*(Transactions(engine).count(ALL) for _ in range(6))) == [2] * 6
+            )  # uses all connections
             proxy.cut()
-            assert await Transactions(store).count(ALL) == 2
+            assert await Transactions(engine).count(ALL) == 2
             proxy.cut()
-            await store.check()
-            store.clock._measured_at = None
+            await engine.check()
+            engine.clock._measured_at = None
             proxy.cut()
-            assert await store.now() > 0
+            assert await engine.now() > 0
 
 
 # ---- a connection that is silent
 
 
-async def test_silence_before_the_commit_is_unavailable_and_has_done_nothing(proxy: Proxy) -> None:
-    async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS) as store:
-        store.before_write = proxy.hold
+async def test_silence_before_the_commit_is_unavailable_with_nothing_done(proxy: Proxy) -> None:
+    async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS) as engine:
+        engine.before_write = proxy.hold
         started = time.monotonic()
         with pytest.raises(StorageUnavailable, match="did not answer in time"):
-            await tell(store, use(1, KEY))
+            await tell(engine, use(1, KEY))
         assert time.monotonic() - started < SILENCE_SECONDS + 1
-        store.before_write = lambda: None
+        engine.before_write = lambda: None
         proxy.release()
-        assert isinstance(await soon(lambda: tell(store, use(1, KEY))), Posted)
-        assert await Transactions(store).count(ALL) == 3
+        assert isinstance(await soon(lambda: tell(engine, use(1, KEY))), Posted)
+        assert await Transactions(engine).count(ALL) == 3
 
 
-async def test_silence_at_the_commit_is_unknown_and_the_key_finds_out(proxy: Proxy) -> None:
-    async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS) as store:
-        store.before_commit = proxy.hold
+async def test_silence_at_the_commit_is_unknown_and_the_key_tells(proxy: Proxy) -> None:
+    async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS) as engine:
+        engine.before_commit = proxy.hold
         started = time.monotonic()
         with pytest.raises(OutcomeUnknown):
-            await tell(store, use(1, KEY), deadline_seconds=1)
-        assert store.told[0] == "OutcomeUnknown"
+            await tell(engine, use(1, KEY), deadline_seconds=1)
+        assert engine.errors[0] == "OutcomeUnknown"
         assert time.monotonic() - started < 1 + 2 * SILENCE_SECONDS + 1
-        store.before_commit = lambda: None
+        engine.before_commit = lambda: None
         proxy.release()
-        await soon(lambda: tell(store, use(1, KEY)))
-        assert await Transactions(store).count(ALL) == 3
-        assert (await Accounts(store).load([MERCHANT], 0))[MERCHANT].account.balance == 98
+        await soon(lambda: tell(engine, use(1, KEY)))
+        assert await Transactions(engine).count(ALL) == 3
+        assert (await Accounts(engine).load([MERCHANT], 0))[MERCHANT].account.balance == 98
 
 
-@pytest.mark.parametrize("way", ["loaded", "remembered"])
-async def test_silence_at_a_write_of_one_statement_is_unknown_and_the_key_finds_out(proxy: Proxy, way: str) -> None:
-    async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS) as store:
-        store.way = way
-        store.before_lone_write = proxy.hold
+@pytest.mark.parametrize("way", ["loaded", "recent"])
+async def test_silence_at_an_optimistic_write_is_unknown_and_the_key_tells(proxy: Proxy, way: str) -> None:
+    async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS) as engine:
+        engine.way = way
+        engine.before_lone_write = proxy.hold
         with pytest.raises(OutcomeUnknown):
-            await tell(store, use(1, KEY), deadline_seconds=1)
-        assert store.told[0] == "OutcomeUnknown"
-        store.before_lone_write = lambda: None
+            await tell(engine, use(1, KEY), deadline_seconds=1)
+        assert engine.errors[0] == "OutcomeUnknown"
+        engine.before_lone_write = lambda: None
         proxy.release()
-        await soon(lambda: tell(store, use(1, KEY)))
-        assert await Transactions(store).count(ALL) == 3
-        assert (await Accounts(store).load([MERCHANT], 0))[MERCHANT].account.balance == 98
+        await soon(lambda: tell(engine, use(1, KEY)))
+        assert await Transactions(engine).count(ALL) == 3
+        assert (await Accounts(engine).load([MERCHANT], 0))[MERCHANT].account.balance == 98
 
 
-async def test_a_read_that_met_silence_leaves_no_connection_behind_that_others_would_meet(proxy: Proxy) -> None:
-    async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS, pool_size=3) as store:
-        await asyncio.gather(*(Transactions(store).count(ALL) for _ in range(6)))
+async def test_read_that_met_silence_leaves_no_connection_behind(proxy: Proxy) -> None:
+    async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS, pool_size=3) as engine:
+        await asyncio.gather(*(Transactions(engine).count(ALL) for _ in range(6)))
         proxy.hold()
         with pytest.raises(StorageUnavailable, match="did not answer in time"):
-            await Transactions(store).count(ALL)
-        assert store._reads._free == []
+            await Transactions(engine).count(ALL)
+        assert engine._reads._free == []
         proxy.release()
-        assert await soon(lambda: Transactions(store).count(ALL)) == 2
+        assert await soon(lambda: Transactions(engine).count(ALL)) == 2
 
 
-async def test_who_goes_away_while_it_connects_leaves_no_refusal_to_others(url: str, proxy: Proxy) -> None:
-    store = Told(proxy.url)
+async def test_caller_that_leaves_while_connecting_blocks_no_others(url: str, proxy: Proxy) -> None:
+    engine = RecordingEngine(proxy.url)
     try:
         proxy.hold()
-        leaving = asyncio.create_task(Transactions(store).count(ALL))
-        await asyncio.sleep(0)  # it knocks
+        leaving = asyncio.create_task(Transactions(engine).count(ALL))
+        await asyncio.sleep(0)  # it starts to connect
         leaving.cancel()
         await asyncio.wait([leaving])
         proxy.release()
-        assert await Transactions(store).count(ALL) == 0
+        assert await Transactions(engine).count(ALL) == 0
     finally:
-        await store.close()
+        await engine.close()
 
 
-async def test_who_vanished_in_the_midst_of_a_posting_keeps_nobody_waiting_for_long(url: str, proxy: Proxy) -> None:
+async def test_process_that_vanished_during_a_posting_blocks_briefly(url: str, proxy: Proxy) -> None:
     async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS) as vanishing:
-        vanishing.before_write = proxy.hold  # the server has locked, and hears nothing more, not even an end
+        vanishing.before_write = proxy.hold  # the server holds the lock, and the connection falls silent
         with pytest.raises(StorageUnavailable):
             await tell(vanishing, use(1, KEY))
-        other = Told(url)
+        other = RecordingEngine(url)
         try:
             assert isinstance(await tell(other, use(1, "other")), Posted)
         finally:
@@ -286,18 +284,18 @@ async def test_who_vanished_in_the_midst_of_a_posting_keeps_nobody_waiting_for_l
         proxy.release()
 
 
-async def test_a_store_that_hears_nothing_is_closed_all_the_same(proxy: Proxy) -> None:
-    async with opened(proxy.url, pool_size=5) as store:
-        await asyncio.gather(*(Transactions(store).count(ALL) for _ in range(10)))
+async def test_engine_closes_although_the_server_is_silent(proxy: Proxy) -> None:
+    async with opened(proxy.url, pool_size=5) as engine:
+        await asyncio.gather(*(Transactions(engine).count(ALL) for _ in range(10)))
         proxy.hold()
         started = time.monotonic()
-        await store.close()
+        await engine.close()
         assert time.monotonic() - started < 4
         proxy.release()
 
 
 async def soon(ask: Callable[[], Any], seconds: float = 5) -> Any:
-    """What is answered as soon as the store is back; the last failure, where that takes longer."""
+    """Try until it works; raises the last failure if that takes long."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         with suppress(StorageError):
@@ -309,50 +307,50 @@ async def soon(ask: Callable[[], Any], seconds: float = 5) -> Any:
 # ---- a server that refuses
 
 
-async def test_sessions_begun_while_a_database_was_read_only_are_not_kept(url: str, proxy: Proxy) -> None:
+async def test_sessions_begun_on_a_read_only_database_are_not_kept(url: str, proxy: Proxy) -> None:
     name = url.rpartition("/")[2]
-    async with opened(proxy.url) as store:
+    async with opened(proxy.url) as engine:
         await asked(url, f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
         proxy.cut()
         for _ in range(2):
             with pytest.raises(StorageUnavailable, match="read-only"):
-                await tell(store, use(1, KEY))
+                await tell(engine, use(1, KEY))
             with pytest.raises(StorageError, match="can only be read"):
-                await store.check()
-            assert await Transactions(store).count(ALL) == 2
+                await engine.check()
+            assert await Transactions(engine).count(ALL) == 2
         await asked(url, "SET default_transaction_read_only = off", f'ALTER DATABASE "{name}" RESET ALL')
-        assert isinstance(await tell(store, use(1, KEY)), Posted)
-        await store.check()
+        assert isinstance(await tell(engine, use(1, KEY)), Posted)
+        await engine.check()
 
 
-async def test_a_commit_that_the_server_answers_with_a_rollback_is_none(url: str) -> None:
-    async with opened(url) as store:
-        store.spoiled = True
-        assert isinstance(await tell(store, use(1, KEY)), Posted)
-        assert store.told == ["Conflict"]
-        assert await Transactions(store).count(ALL) == 3
+async def test_commit_answered_with_a_rollback_is_a_conflict(url: str) -> None:
+    async with opened(url) as engine:
+        engine.spoiled = True
+        assert isinstance(await tell(engine, use(1, KEY)), Posted)
+        assert engine.errors == ["Conflict"]
+        assert await Transactions(engine).count(ALL) == 3
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("state", "told"), [("40001", "Conflict"), ("23514", "BadRow")])
-async def test_a_commit_that_the_server_refuses_has_done_nothing(url: str, way: str, state: str, told: str) -> None:
+async def test_commit_that_the_server_refuses_has_done_nothing(url: str, way: str, state: str, told: str) -> None:
     refusal = f"""
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN RAISE EXCEPTION 'at the commit' USING ERRCODE = '{state}'; END $$;
         CREATE CONSTRAINT TRIGGER refusing AFTER INSERT ON transactions
         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()
     """
-    async with opened(url) as store:
-        store.way = way
+    async with opened(url) as engine:
+        engine.way = way
         await asked(url, refusal)
         with pytest.raises(StorageError, match="at the commit"):
-            await tell(store, use(1, KEY), deadline_seconds=0.2)
-        assert set(store.told) == {told}
+            await tell(engine, use(1, KEY), deadline_seconds=1)
+        assert set(engine.errors) == {told}
         await asked(url, "DROP TRIGGER refusing ON transactions")
-        assert isinstance(await tell(store, use(1, KEY)), Posted)
+        assert isinstance(await tell(engine, use(1, KEY)), Posted)
 
 
-async def test_a_server_that_refuses_is_not_stormed_with_connections() -> None:
+async def test_server_that_refuses_is_not_flooded_with_connections() -> None:
     calls = 0
 
     def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -362,7 +360,7 @@ async def test_a_server_that_refuses_is_not_stormed_with_connections() -> None:
 
     refusing = await asyncio.start_server(refuse, "127.0.0.1", 0)
     port = refusing.sockets[0].getsockname()[1]
-    store = Told(f"postgresql://user:word@127.0.0.1:{port}/database")
+    engine = RecordingEngine(f"postgresql://user:word@127.0.0.1:{port}/database")
 
     async def keep_asking(ask: Callable[[], Any], until: float) -> int:
         refused = 0
@@ -374,12 +372,12 @@ async def test_a_server_that_refuses_is_not_stormed_with_connections() -> None:
         return refused
 
     started = time.monotonic()
-    reads = [keep_asking(lambda: Transactions(store).count(ALL), started + 0.5) for _ in range(30)]
-    posts = [keep_asking(lambda: tell(store, use(1)), started + 0.5) for _ in range(5)]
+    reads = [keep_asking(lambda: Transactions(engine).count(ALL), started + 0.5) for _ in range(30)]
+    posts = [keep_asking(lambda: tell(engine, use(1)), started + 0.5) for _ in range(5)]
     refused = await asyncio.gather(*reads, *posts)
     assert sum(refused) > 3 * calls
-    # Those that came together at first, and then one at a time with a pause; each tries twice.
+    # The first callers together, then one at a time with a pause; each tries twice.
     assert calls <= 2 * (10 + 4 + (time.monotonic() - started) / 0.1)
     refusing.close()
     await refusing.wait_closed()
-    await store.close()
+    await engine.close()

@@ -171,7 +171,8 @@ class Postgres(Databases):
     def resume(self) -> None:
         """Resume the server after `pause`."""
         for pid in reversed(self._pids()):
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):  # a backend may end by itself
+                os.kill(pid, signal.SIGCONT)
 
     def close(self) -> None:
         """Kill the server and delete its data."""

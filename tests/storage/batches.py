@@ -26,7 +26,7 @@ MERCHANTS = [UUID(int=index) for index in (3, 1, 2)]
 
 
 class Batch(NamedTuple):
-    """What arrives at once, `wait` microseconds after the one before."""
+    """Commands that arrive at once, `wait` microseconds after the batch before."""
 
     wait: int
     commands: list[Command]
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
 
 
 _ids = st.sampled_from("1234")
-# Drawn this way an extreme is rare: it would leave little room for anything else.
+# Extremes are rare, since they leave little room for anything else.
 _credits = st.integers(0, 40).map(lambda number: MAX_CREDITS if number == 29 else number)
 _posted = _credits.map(lambda number: max(1, number))
 _money = st.none() | st.sampled_from(["0", "0.01", "9.99", "10", "20"])
@@ -78,7 +78,7 @@ _facts: st.SearchStrategy[Command] = st.one_of(
 _one: st.SearchStrategy[Command] = st.builds(of, st.sampled_from(MERCHANTS), _facts | _posts())
 _wait = st.just(0) | st.integers(0, 12 * DAY)
 _best_effort = st.builds(Batch, _wait, st.lists(_one, min_size=2, max_size=12), st.just(False))
-# So that more is refused than for want of an account; the last merchant may stay without one.
+# So that refusals have other causes than a missing account; the last merchant may stay without one.
 _beginning = Batch(0, [of(merchant_id, telling.payment("0", 60)) for merchant_id in MERCHANTS[:2]], atomic=False)
 
 
@@ -101,7 +101,7 @@ policies: st.SearchStrategy[Policy] = st.builds(
 
 
 class _OneBook(Book):
-    """The books of one merchant, whose account has the number that the store gave it."""
+    """The books of one merchant, with the account number that the engine drew."""
 
     number = 0
 
@@ -116,13 +116,13 @@ class _OneBook(Book):
 
 
 class Shelf:
-    """The books of all merchants: the judge of a store."""
+    """The books of all merchants, against which an engine is judged."""
 
     def __init__(self, policy: Policy) -> None:
         self.books = {merchant_id: _OneBook(policy) for merchant_id in MERCHANTS}
 
     def answer(self, batch: Batch, now: int, numbers: dict[UUID, int]) -> list[Outcome] | RefusedAt:
-        """What must come of a batch, given the numbers of the accounts that exist after it."""
+        """The expected outcomes of a batch, given the numbers of the accounts that exist after it."""
         for merchant_id, book in self.books.items():
             book.now = now
             book.number = numbers.get(merchant_id, 0)

@@ -23,7 +23,7 @@ from credit_service.storage.sqlite.engine import SQLiteEngine
 from tests.servers.postgres import Databases
 from tests.storage.files import new_file
 
-pytest.register_assert_rewrite("tests.storage.contract")  # its assertions explain themselves, as those of tests do
+pytest.register_assert_rewrite("tests.storage.contract")  # so that its assertions show their values
 T = TypeVar("T")
 ENGINES = ("sqlite", "postgres")
 _SQLITE = "sqlite:///"
@@ -44,7 +44,7 @@ def template(databases: Databases) -> str:
 
 
 class Ledgers:
-    """Makes ledgers of one engine; what it needs of others goes with the stack."""
+    """Makes ledgers of one engine."""
 
     def __init__(self, databases: Databases | None) -> None:
         self._databases = databases
@@ -74,7 +74,7 @@ def ledgers(engine_name: str, request: pytest.FixtureRequest) -> Ledgers:
 
 @pytest.fixture
 def new_ledger(ledgers: Ledgers, tmp_path: Path) -> Iterator[Callable[[], str]]:
-    """Makes ledgers of the test's own; returns their URLs."""
+    """Makes ledgers for one test; returns their URLs."""
     folders = (tmp_path / f"ledger {number}" for number in count(1))
     with ExitStack() as stack:
 
@@ -92,16 +92,16 @@ def place(url: str) -> Path | str:
 
 
 def opened(url: str, **options: Any) -> Engine:
-    """A store of this ledger."""
+    """An engine of this ledger."""
     found = place(url)
     return SQLiteEngine(found, **options) if isinstance(found, Path) else PostgresEngine(found, **options)
 
 
-# ---- beside the service's own code; a statement's parameters are written as ?
+# ---- straight to the database, past the service; parameters of statements are written as ?
 
 
 def rows(url: str, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-    """What a statement finds."""
+    """The rows of a statement."""
     if url.startswith(_SQLITE):
         with closing(sqlite3.connect(f"file:{url.removeprefix(_SQLITE)}?mode=ro", uri=True)) as connection:
             return connection.execute(statement, values).fetchall()
@@ -109,7 +109,7 @@ def rows(url: str, statement: str, *values: Any) -> list[tuple[Any, ...]]:
 
 
 def change(url: str, statement: str, *values: Any) -> None:
-    """Do by hand to one row what the service never does; not even the database's own checks are asked."""
+    """Change one row as the service never does, also against the database's own checks."""
     if url.startswith(_SQLITE):
         with closing(sqlite3.connect(url.removeprefix(_SQLITE))) as connection, connection:
             connection.execute("PRAGMA ignore_check_constraints = 1")
@@ -127,7 +127,7 @@ def change(url: str, statement: str, *values: Any) -> None:
 
 @contextmanager
 def on_server(url: str, *statements: str) -> Iterator[None]:
-    """While inside, a connection of its own stays as these statements leave it."""
+    """Inside, a connection of its own stays open as these statements leave it."""
     with ThreadPoolExecutor(1) as thread, asyncio.Runner() as runner:
 
         def run(awaited: Coroutine[Any, Any, T]) -> T:
@@ -155,7 +155,7 @@ def _numbered(statement: str) -> str:
 
 
 def _on_server(url: str, do: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
-    """Do something on a connection of its own, from tests with an event loop and without."""
+    """Run something on a connection of its own, also from a test with an event loop."""
 
     async def connected() -> T:
         server = await _connected(url)

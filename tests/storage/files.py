@@ -15,7 +15,7 @@ def _migrated() -> bytes:
         path = Path(folder) / "template.db"
         migrate(path)
         with closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")  # as a store would at its first start
+            connection.execute("PRAGMA journal_mode = WAL")  # as an engine would at its first start
         return path.read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""The URL of a PostgreSQL database: what it may say, and what it means to the driver."""
+"""The URL of a PostgreSQL database: its options, and the driver's arguments made of them."""
 
 from typing import Any
 

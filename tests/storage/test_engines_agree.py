@@ -1,4 +1,4 @@
-"""What the two engines keep of the same commands is the same, row for row."""
+"""Both engines keep the same rows for the same commands."""
 
 import asyncio
 from collections.abc import Iterator
@@ -31,18 +31,18 @@ def url(postgres: Databases) -> Iterator[str]:
 
 
 class Side:
-    """One engine, and its store for all examples: they run in one loop."""
+    """One harness and its engine, for all examples, which run in one event loop."""
 
     def __init__(self, harness: Harness) -> None:
         self.harness = harness
-        self.store: Engine | None = None
+        self.engine: Engine | None = None
 
     async def told(self, some: list[Batch], policy: Policy) -> list[Any]:
-        """What comes of these batches on an empty ledger: outcomes, rows, and what readers are told."""
+        """Post these batches to an empty ledger; returns outcomes, rows, and the answers of reads."""
         harness = self.harness
-        store = self.store = await (harness.fresh() if self.store is None else harness.renewed(self.store))
-        # One at a time, so that both draw the same numbers: a batch of several lanes is several on PostgreSQL.
-        posting = Posting(store, policy)
+        engine = self.engine = await (harness.fresh() if self.engine is None else harness.renewed(self.engine))
+        # One command at a time, so that both engines draw the same numbers: PostgreSQL splits a batch by streams.
+        posting = Posting(engine, policy)
         posting.start()
         outcomes: list[list[Outcome] | RefusedAt] = []
         try:
@@ -56,47 +56,50 @@ class Side:
                         outcomes.append([await posting.submit(command)])
         finally:
             await posting.drain()
-        return [*outcomes, *await self._rows(), *await self._read(store)]
+        return [*outcomes, *await self._rows(), *await self._read(engine)]
 
     async def _rows(self) -> list[tuple[str, Any]]:
         found = {name: await self.harness.rows(name) for name in tables.metadata.tables}
-        # Their lanes, and so their ids, are the engine's own; each account's are in the order of their numbers.
+        # Lanes and ids differ between engines; the events of each account are in the order of their numbers.
         found["events"] = sorted(row[2:] for row in found["events"])
         found["dead_letters"] = [row[1:] for row in found["dead_letters"]]
         return [(name, row) for name, some in found.items() for row in some]
 
-    async def _read(self, store: Engine) -> list[Any]:
+    async def _read(self, engine: Engine) -> list[Any]:
         now = self.harness.clock.now
-        held = await Accounts(store).load(MERCHANTS, now)
-        # Readers are asked only as people would, whose clocks do not run ahead of it.
+        held = await Accounts(engine).load(MERCHANTS, now)
+        # Reads are asked at the current time, as callers would.
         read: list[Any] = [
             held,
-            *[await Accounts(store).past(one.account.number, now - 1) for _, one in sorted(held.items())],
+            *[await Accounts(engine).past(one.account.number, now - 1) for _, one in sorted(held.items())],
         ]
         for account in [None, *sorted(one.account.number for one in held.values())]:
             for query in (TransactionQuery(account), TransactionQuery(account, operation="DECREASE")):
-                read.append(await Transactions(store).count(query))
+                read.append(await Transactions(engine).count(query))
                 if account is not None:
-                    read += [await Transactions(store).page(query, None, 5, 2), await Transactions(store).totals(query)]
+                    read += [
+                        await Transactions(engine).page(query, None, 5, 2),
+                        await Transactions(engine).totals(query),
+                    ]
         for status in (None, "ACTIVE", "LOW", "EXHAUSTED"):
-            read.append(await Accounts(store).page(AccountQuery(now, 5, status, max_balance=1_000), None, 10))
-        *counts, _ = await Accounts(store).summary(now, 5)  # an average is rounded as the engine does
-        read += [counts, await Accounts(store).due(days(100), 10)]
-        read.append(sorted(await Accounts(store).due_accounts(days(9)), key=lambda one: one.account.number))
+            read.append(await Accounts(engine).page(AccountQuery(now, 5, status, max_balance=1_000), None, 10))
+        *counts, _ = await Accounts(engine).summary(now, 5)  # each engine rounds averages in its own way
+        read += [counts, await Accounts(engine).due(days(100), 10)]
+        read.append(sorted(await Accounts(engine).due_accounts(days(9)), key=lambda one: one.account.number))
         return [
             *read,
-            await Accounts(store).drifting(None, 10),
-            await Accounts(store).parked_count(),
-            await Transactions(store).strays(),
+            await Accounts(engine).drifting(None, 10),
+            await Accounts(engine).parked_count(),
+            await Transactions(engine).strays(),
         ]
 
     async def close(self) -> None:
-        if self.store is not None:
-            await self.store.close()
+        if self.engine is not None:
+            await self.engine.close()
         await self.harness.close()
 
 
-def test_the_same_commands_leave_the_same_rows_and_outcomes_on_both_engines(url: str, tmp_path: Path) -> None:
+def test_same_commands_leave_the_same_rows_on_both_engines(url: str, tmp_path: Path) -> None:
     sides = [Side(SQLiteHarness(tmp_path)), Side(PostgresHarness(url))]
     with asyncio.Runner() as runner:
 

@@ -1,4 +1,4 @@
-"""The PostgreSQL store: the contract of all stores, and what only PostgreSQL has."""
+"""The PostgreSQL engine: the contract, both ways to post, and what else only PostgreSQL has."""
 
 import asyncio
 import json
@@ -35,13 +35,13 @@ from credit_service.storage.transactions import TransactionQuery, Transactions
 from tests.ledger.telling import MERCHANT, T0, add, payment, refund, use
 from tests.servers.postgres import Databases
 from tests.storage import values
-from tests.storage.contract import Clock, StoreContract, tell, tell_apart
+from tests.storage.contract import Clock, EngineContract, tell, tell_apart
 from tests.storage.engines import on_server, template
 from tests.storage.values import of
 
 
-class HaltingStore(PostgresEngine):
-    """A store whose next posting can be made to stop before its commit."""
+class HaltingEngine(PostgresEngine):
+    """An engine whose next posting can be halted before its commit."""
 
     goes_on: asyncio.Event | None = None
     has_stopped = asyncio.Event()
@@ -66,15 +66,15 @@ class PostgresHarness:
         self.url = url
         self.optimistic = optimistic
         self.clock = Clock()
-        self._beneath: Any = None  # a connection, since to make one takes longer than most tests
+        self._beneath: Any = None  # one connection, since opening one takes longer than most tests
 
-    async def fresh(self) -> HaltingStore:
+    async def fresh(self) -> HaltingEngine:
         await self._empty()
         return self.open()
 
-    def open(self) -> HaltingStore:
+    def open(self) -> HaltingEngine:
         numbers = count(1)
-        return HaltingStore(
+        return HaltingEngine(
             self.url,
             optimistic=self.optimistic,
             clock=self.clock,
@@ -82,14 +82,14 @@ class PostgresHarness:
             timeout_seconds=20,
         )
 
-    async def renewed(self, store: Engine) -> Engine:
-        assert isinstance(store, HaltingStore)
+    async def renewed(self, engine: Engine) -> Engine:
+        assert isinstance(engine, HaltingEngine)
         await self._empty()
-        store.locked._draw_number = count(1).__next__
-        return store
+        engine.locked._draw_number = count(1).__next__
+        return engine
 
-    async def reopened(self, store: Engine) -> HaltingStore:
-        await store.close()
+    async def reopened(self, engine: Engine) -> HaltingEngine:
+        await engine.close()
         return self.open()
 
     async def rows(self, table: str) -> list[tuple[Any, ...]]:
@@ -97,20 +97,20 @@ class PostgresHarness:
         return list(map(tuple, await (await self.beneath()).fetch(f"SELECT * FROM {table} ORDER BY {order}")))
 
     @asynccontextmanager
-    async def halfway(self, store: Engine) -> AsyncIterator[None]:
-        assert isinstance(store, HaltingStore)
-        store.has_stopped = asyncio.Event()
-        store.goes_on = asyncio.Event()
-        optimistic, store.optimistic = store.optimistic, None  # which would commit in the statement that writes
+    async def halfway(self, engine: Engine) -> AsyncIterator[None]:
+        assert isinstance(engine, HaltingEngine)
+        engine.has_stopped = asyncio.Event()
+        engine.goes_on = asyncio.Event()
+        optimistic, engine.optimistic = engine.optimistic, None  # it would commit in the statement that writes
         try:
             yield
-            await store.has_stopped.wait()
+            await engine.has_stopped.wait()
         finally:
-            store.optimistic = optimistic
-            store.goes_on.set()
+            engine.optimistic = optimistic
+            engine.goes_on.set()
 
     async def beneath(self) -> Any:
-        """A connection to the database, beside those of the store."""
+        """A connection to the database, besides those of the engine."""
         if self._beneath is None:
             self._beneath = await asyncpg.connect(self.url)
         return self._beneath
@@ -121,7 +121,7 @@ class PostgresHarness:
             self._beneath = None
 
     async def _empty(self) -> None:
-        # Not TRUNCATE, which makes new files: for the few rows of a test that takes far longer.
+        # TRUNCATE makes new files, which takes far longer for a few rows.
         await (await self.beneath()).execute("".join([f"DELETE FROM {name};" for name in tables.metadata.tables]))
         self.clock.now = Clock().now
 
@@ -139,11 +139,11 @@ async def harness(database: str) -> AsyncIterator[PostgresHarness]:
     await harness.close()
 
 
-class TestPostgres(StoreContract):
+class TestPostgres(EngineContract):
     """The contract, with the optimistic way on."""
 
 
-class TestPostgresLocked(StoreContract):
+class TestPostgresLocked(EngineContract):
     """The contract, with the locked way alone."""
 
     @pytest.fixture
@@ -153,7 +153,7 @@ class TestPostgresLocked(StoreContract):
         await harness.close()
 
 
-# ---- asking
+# ---- plans of questions
 
 
 LARGE = """
@@ -174,7 +174,7 @@ INSERT INTO api_keys SELECT n::text, 'n', 'read', {zero}, n FROM generate_series
 
 @pytest.fixture(scope="module")
 def large(postgres: Databases) -> Iterator[str]:
-    """The URL of a ledger that is large enough for the planner to take it seriously."""
+    """The URL of a ledger that is large enough for realistic plans."""
     with postgres.database(template(postgres)) as url, on_server(url, LARGE, "VACUUM ANALYZE"):
         yield url
 
@@ -198,7 +198,7 @@ OFTEN: dict[str, tuple[ClauseElement, dict[str, Any]]] = {
 
 
 async def plan(url: str, statement: str, *values: Any, **settings: str) -> str:
-    """How the server means to answer."""
+    """The server's plan for a statement."""
     connection = await asyncpg.connect(url, server_settings={"jit": "off", **settings})
     try:
         return "\n".join([row[0] for row in await connection.fetch(f"EXPLAIN {statement}", *values)])
@@ -207,12 +207,12 @@ async def plan(url: str, statement: str, *values: Any, **settings: str) -> str:
 
 
 @pytest.mark.parametrize("name", OFTEN)
-async def test_no_question_asked_often_scans_or_sorts_a_table(large: str, name: str):
+async def test_frequent_questions_neither_scan_nor_sort_a_table(large: str, name: str):
     statement, given = OFTEN[name]
     made = sql.compiled(statement)
     told = await plan(large, made.sql, *made.bound(given))
     assert "Seq Scan" not in told, told
-    assert "Sort" not in told or name == "an account's grants", told  # some rows, that are read by its key at once
+    assert "Sort" not in told or name == "an account's grants", told  # a few rows, which are read by the key at once
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ async def test_no_question_asked_often_scans_or_sorts_a_table(large: str, name: 
     ids=lambda part: getattr(part, "name", None),
 )
 @pytest.mark.parametrize("places", [1, 1000])
-async def test_places_are_looked_up_by_an_index_however_many_they_are(
+async def test_places_are_looked_up_by_an_index_however_many(
     large: str, table: Any, columns: tuple[str, ...], place: tuple[Any, ...], condition: str, places: int
 ):
     told = await plan(large, sql.rows_at(table, columns, condition), *[[value] * places for value in place])
@@ -238,11 +238,11 @@ async def test_places_are_looked_up_by_an_index_however_many_they_are(
 
 
 @pytest.mark.parametrize("with_all", [False, True])
-async def test_a_posting_is_loaded_by_indexes_alone(postgres: Databases, large: str, with_all: bool):
+async def test_posting_is_loaded_by_indexes_alone(postgres: Databases, large: str, with_all: bool):
     places: list[list[Any]] = [[bytes(16)], [3], [bytes(16)], ["a key"]]
     if with_all:
         places += [[bytes(16)], ["a key"], [bytes(16)]]
-    with postgres.database(template(postgres)) as empty:  # where the planner would think a scan the best
+    with postgres.database(template(postgres)) as empty:  # where the planner prefers a scan
         for url in (empty, large):
             told = await plan(url, sql.load(with_all, with_all), *places, **sql.POSTING_SETTINGS)
             assert "Seq Scan" not in told, told
@@ -250,7 +250,7 @@ async def test_a_posting_is_loaded_by_indexes_alone(postgres: Databases, large: 
 
 @pytest.fixture
 def skewed(postgres: Databases) -> Iterator[str]:
-    """The URL of a ledger in which each merchant has one transaction, but for one who has 200."""
+    """The URL of a ledger in which one merchant has 200 transactions, and each other has one."""
     one_each = LARGE.partition("INSERT INTO grants")[0].replace("ELSE 8", "ELSE 1").replace("THEN 3000", "THEN 200")
     with postgres.database(template(postgres)) as url, on_server(url, one_each, "ANALYZE"):
         yield url
@@ -260,9 +260,7 @@ def skewed(postgres: Databases) -> Iterator[str]:
     ("column", "types", "values"),
     [("key", "(bigint[], text[])", "'{7}', '{k1}'"), ("sequence", "(bigint[], bigint[])", "'{7}', '{1}'")],
 )
-async def test_where_most_merchants_have_one_transaction_one_of_many_is_still_found_by_its_own_index(
-    skewed: str, column: str, types: str, values: str
-):
+async def test_transaction_is_found_by_its_index_in_a_skewed_ledger(skewed: str, column: str, types: str, values: str):
     connection = await asyncpg.connect(skewed, server_settings=sql.POSTING_SETTINGS)
     try:
         asked = sql.rows_at(tables.transactions, ("account", column), "true")
@@ -289,31 +287,31 @@ async def test_deep_pages_of_a_long_history_read_no_more_than_the_first(large: s
     assert max(read) <= min(read) + 3
 
 
-# ---- several at once
+# ---- several engines at once
 
 
-def test_lanes_are_locked_ascending_before_anything_is_read():
+def test_lanes_are_locked_in_ascending_order_first():
     text = sql.begin([9, 3, 12], {"lock_timeout": "5"})
     begun, timeout, *locks, end = text.split(";")
     assert (begun, timeout, end) == ("BEGIN ISOLATION LEVEL READ COMMITTED", "SET LOCAL lock_timeout = 5", "")
     assert locks == [f"SELECT pg_advisory_xact_lock({sql.LOCKS}, {lane})" for lane in (3, 9, 12)]
 
 
-def test_a_lane_is_part_of_what_is_stored_and_never_changes():
+def test_lane_of_a_merchant_never_changes():
     assert [lane_of(UUID(int=number)) for number in (0, 1, 2, 2**64, 2**127)] == [5, 3, 9, 6, 1]
 
 
 @pytest.mark.parametrize("ahead", [queue.AHEAD, 2], ids=["seldom ahead", "often ahead"])
-async def test_two_stores_that_post_to_the_same_accounts_lose_nothing_and_post_each_key_once(
+async def test_two_engines_on_the_same_accounts_post_each_key_once(
     harness: PostgresHarness, ahead: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(queue, "AHEAD", ahead)
     await (await harness.fresh()).close()
-    stores = [PostgresEngine(harness.url, timeout_seconds=20) for _ in range(2)]
+    engines = [PostgresEngine(harness.url, timeout_seconds=20) for _ in range(2)]
     conflicts: list[Exception] = []
-    postings = [Posting(store, Policy(trial_credits=0), deadline_seconds=60) for store in stores]
-    for store, each in zip(stores, postings, strict=True):
-        _spy(store, conflicts)
+    postings = [Posting(engine, Policy(trial_credits=0), deadline_seconds=60) for engine in engines]
+    for engine, each in zip(engines, postings, strict=True):
+        _spy(engine, conflicts)
         each.start()
     chance = random.Random(4)
     merchants = [UUID(int=number) for number in range(1, 13)]
@@ -339,27 +337,27 @@ async def test_two_stores_that_post_to_the_same_accounts_lose_nothing_and_post_e
         await asyncio.gather(*[post(caller) for caller in range(8)])
         assert sum(await racing) == 1
         expected[merchants[0]] += 7
-        async for books in stores[1].books():
+        async for books in engines[1].books():
             assert books.account.balance == 1_000_000 - expected[books.account.merchant_id]
             assert [*books.faults, *verify(books.account, books.grants, list(books.transactions))] == []
-        assert await Accounts(stores[0]).drifting(None, 100) == ([], None)
+        assert await Accounts(engines[0]).drifting(None, 100) == ([], None)
     finally:
         for each in postings:
             await each.drain()
-        for store in stores:
-            await store.close()
+        for engine in engines:
+            await engine.close()
     assert conflicts == []
     events = await harness.rows("events")
     for _, lane in groupby(events, key=itemgetter(0)):
         assert {row[1] - position for position, row in enumerate(lane, 1)} == {0}
     for merchant, account in {UUID(bytes=row[1]): row for row in await harness.rows("accounts")}.items():
-        mine = [row for row in events if row[2] == account[0]]  # in the order of their lane
+        mine = [row for row in events if row[2] == account[0]]  # in lane order
         assert {row[0] for row in mine} == {lane_of(merchant)}
         assert [row[3] for row in mine] == list(range(1, len(mine) + 1))
 
 
-def _spy(store: PostgresEngine, seen: list[Exception]) -> None:
-    post = store.post
+def _spy(engine: PostgresEngine, seen: list[Exception]) -> None:
+    post = engine.post
 
     async def spied(needs: Sequence[Needs], work: Work, after: asyncio.Future[bool] | None = None) -> Committed:
         try:
@@ -368,14 +366,14 @@ def _spy(store: PostgresEngine, seen: list[Exception]) -> None:
             seen.append(error)
             raise
 
-    store.post = spied  # type: ignore[method-assign]
+    engine.post = spied  # type: ignore[method-assign]
 
 
-# ---- a small posting, in one message where its accounts are remembered, else in two
+# ---- the optimistic way
 
 
 class Interrupted(PostgresEngine):
-    """A store that lets something happen between its load and its decision, and counts its loads."""
+    """An engine that counts loads and decisions, and can be interrupted between a load and its decision."""
 
     interruption: Callable[[], Awaitable[object]] | None = None
     loads = 0
@@ -414,16 +412,16 @@ async def alone(
 ) -> AsyncIterator[Interrupted]:
     """The only engine of an empty database. The clock stands still, so that a busy machine delays no decision."""
     await (await harness.fresh()).close()
-    store = kind(harness.url, timeout_seconds=20, **{"clock": harness.clock, **more})
+    engine = kind(harness.url, timeout_seconds=20, **{"clock": harness.clock, **more})
     try:
-        yield store
+        yield engine
     finally:
-        await store.close()
+        await engine.close()
 
 
-async def books_are_right(harness: PostgresHarness, store: PostgresEngine) -> None:
-    """Every account verifies, and no event's number is missing in a lane."""
-    async for one in store.books():
+async def books_are_right(harness: PostgresHarness, engine: PostgresEngine) -> None:
+    """Every account verifies, and the event ids of each lane have no gap."""
+    async for one in engine.books():
         assert [*one.faults, *verify(one.account, one.grants, list(one.transactions))] == []
     for _, lane in groupby(await harness.rows("events"), key=itemgetter(0)):
         ids = [row[1] for row in lane]
@@ -433,100 +431,100 @@ async def books_are_right(harness: PostgresHarness, store: PostgresEngine) -> No
 SAME_LANE = next(one for number in count(100) if lane_of(one := UUID(int=number)) == lane_of(MERCHANT))
 OTHERS = [
     pytest.param([use(5, "other")], id="posted to the account"),
-    pytest.param([of(SAME_LANE, payment("P", 1))], id="announced something in the lane"),
+    pytest.param([of(SAME_LANE, payment("P", 1))], id="announced an event in the lane"),
     pytest.param([refund("R", "unknown", credits=1)], id="parked a refund"),
     pytest.param([use(3, "mine")], id="used the key"),
 ]
 
 
 @pytest.mark.parametrize("others", OTHERS)
-@pytest.mark.parametrize("remembered", [False, True], ids=["loaded", "remembered"])
-async def test_a_posting_is_decided_anew_where_another_was_faster(
-    harness: PostgresHarness, others: list[Any], remembered: bool
+@pytest.mark.parametrize("recent", [False, True], ids=["loaded", "recent"])
+async def test_posting_is_decided_again_if_another_process_was_faster(
+    harness: PostgresHarness, others: list[Any], recent: bool
 ):
     other = await harness.fresh()
-    store = Interrupted(harness.url, timeout_seconds=20, clock=harness.clock)
+    engine = Interrupted(harness.url, timeout_seconds=20, clock=harness.clock)
     try:
-        if remembered:
-            await tell(store, payment("P", 100))
+        if recent:
+            await tell(engine, payment("P", 100))
             await tell(other, *others)
         else:
             await tell(other, payment("P", 100))
-            store.interruption = lambda: tell(other, *others)
-        (outcome,) = await tell(store, use(3, "mine"))
+            engine.interruption = lambda: tell(other, *others)
+        (outcome,) = await tell(engine, use(3, "mine"))
         replayed = others[0].key == "mine"
         assert isinstance(outcome, Replayed if replayed else Posted)
-        again = remembered and replayed  # a repeat, for all that the database said
-        assert _locked_next(store) == ([] if again else [100]), "it goes on with locks for a while"
-        await books_are_right(harness, store)
-        account = (await Accounts(store).load([MERCHANT], 0))[MERCHANT].account
+        again = recent and replayed  # a replay is no conflict
+        assert _locked_next(engine) == ([] if again else [100]), "the next postings go the locked way"
+        await books_are_right(harness, engine)
+        account = (await Accounts(engine).load([MERCHANT], 0))[MERCHANT].account
         assert account.balance == 100 - 3 - (5 if others[0].key == "other" else 0)
-        await tell(store, use(1))
-        assert _locked_next(store) == ([] if again else [99]), "what came to nothing is forgotten"
+        await tell(engine, use(1))
+        assert _locked_next(engine) == ([] if again else [99]), "the failed batch is forgotten"
     finally:
-        await store.close()
+        await engine.close()
         await other.close()
 
 
-def _locked_next(store: Interrupted) -> list[int]:
+def _locked_next(engine: Interrupted) -> list[int]:
     """How many more postings of each stream go the locked way, of those that do."""
-    return [stream.locked_next for stream in store.layer.streams if stream.locked_next]
+    return [stream.locked_next for stream in engine.layer.streams if stream.locked_next]
 
 
-async def test_what_a_store_wrote_last_it_need_not_load(harness: PostgresHarness):
+async def test_recent_accounts_are_not_loaded(harness: PostgresHarness):
     merchants = [UUID(int=number) for number in range(1, 41)]
-    async with alone(harness) as store:
-        await tell(store, *[of(merchant, payment("P", 100)) for merchant in merchants])
-        store.loads = 0
-        await tell(store, *[of(merchant, use(2, "small")) for merchant in merchants], of(merchants[0], use(1)))
-        await tell(store, *[of(merchant, use(1)) for merchant in merchants * 3])
-        assert store.loads == 0
-        outcomes = await tell(store, of(merchants[0], use(1)), of(UUID(int=99), payment("P", 9)))
+    async with alone(harness) as engine:
+        await tell(engine, *[of(merchant, payment("P", 100)) for merchant in merchants])
+        engine.loads = 0
+        await tell(engine, *[of(merchant, use(2, "small")) for merchant in merchants], of(merchants[0], use(1)))
+        await tell(engine, *[of(merchant, use(1)) for merchant in merchants * 3])
+        assert engine.loads == 0
+        outcomes = await tell(engine, of(merchants[0], use(1)), of(UUID(int=99), payment("P", 9)))
         assert all(isinstance(outcome, Posted) for outcome in outcomes)
-        assert store.loads == 1, "of the merchant who was not known"
-        held = await Accounts(store).load(merchants, 0)
+        assert engine.loads == 1, "only the new merchant is loaded"
+        held = await Accounts(engine).load(merchants, 0)
         assert [held[merchant].account.balance for merchant in merchants] == [93, *[95] * 39]
-        assert _locked_next(store) == []
-        await books_are_right(harness, store)
+        assert _locked_next(engine) == []
+        await books_are_right(harness, engine)
 
 
 @pytest.mark.parametrize("many", [1, 60, 150])
-async def test_what_is_remembered_replays_and_refuses_nothing_without_asking(harness: PostgresHarness, many: int):
+async def test_recent_accounts_replay_and_refuse_only_by_the_database(harness: PostgresHarness, many: int):
     other = await harness.fresh()
-    store = Interrupted(harness.url, timeout_seconds=20, clock=harness.clock)
+    engine = Interrupted(harness.url, timeout_seconds=20, clock=harness.clock)
     merchants = [UUID(int=number) for number in range(1, many + 1)]
     try:
-        await tell(store, *[of(merchant, payment("P", 10)) for merchant in merchants])
+        await tell(engine, *[of(merchant, payment("P", 10)) for merchant in merchants])
         used = [of(merchant, use(1, "key")) for merchant in merchants]
-        await tell(store, *used)
-        assert [type(one) for one in await tell(store, *used)] == [Replayed] * many
-        assert _locked_next(store) == [], "a repeat is nobody else's doing"
+        await tell(engine, *used)
+        assert [type(one) for one in await tell(engine, *used)] == [Replayed] * many
+        assert _locked_next(engine) == [], "a replay is no conflict"
         await tell(other, of(merchants[0], payment("Q", 90)))
-        assert [type(one) for one in await tell(store, of(merchants[0], use(99, "all")))] == [Posted]
+        assert [type(one) for one in await tell(engine, of(merchants[0], use(99, "all")))] == [Posted]
         await tell(other, of(merchants[0], use(1, "last")), *[of(one, use(9, "last")) for one in merchants[1:]])
-        outcomes = await tell(store, *[of(merchant, use(1, "more")) for merchant in merchants])
+        outcomes = await tell(engine, *[of(merchant, use(1, "more")) for merchant in merchants])
         assert [type(one) for one in outcomes] == [Refused] * many
     finally:
-        await store.close()
+        await engine.close()
         await other.close()
 
 
-async def test_a_version_that_another_server_gave_out_again_is_not_the_one_that_is_remembered(harness: PostgresHarness):
-    """A server that takes another's place may lack the last postings, and goes on with the numbers that these had."""
+async def test_version_given_out_again_after_a_failover_is_noticed(harness: PostgresHarness):
+    """After a failover the new server may lack the last postings, and give out their row versions again."""
     other = await harness.fresh()
-    store = Interrupted(harness.url, timeout_seconds=20, clock=harness.clock)
+    engine = Interrupted(harness.url, timeout_seconds=20, clock=harness.clock)
     try:
-        await tell(store, payment("P", 100))
+        await tell(engine, payment("P", 100))
         await tell(other, use(30))
         beneath = await harness.beneath()
-        known = store.layer.recent._accounts[MERCHANT.int]
+        known = engine.layer.recent._accounts[MERCHANT.int]
         version = await beneath.fetchval("SELECT xmin FROM accounts")
-        store.layer.recent._accounts[MERCHANT.int] = known._replace(commit=CommitState(version))
-        (outcome,) = await tell(store, use(1))
+        engine.layer.recent._accounts[MERCHANT.int] = known._replace(commit=CommitState(version))
+        (outcome,) = await tell(engine, use(1))
         assert isinstance(outcome, Posted)
         assert outcome.account.balance == 69
     finally:
-        await store.close()
+        await engine.close()
         await other.close()
 
 
@@ -535,68 +533,66 @@ async def test_a_version_that_another_server_gave_out_again_is_not_the_one_that_
 
 @asynccontextmanager
 async def lane_locked(harness: PostgresHarness) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Let nobody post in the merchant's lane; what is given waits until somebody wants to."""
+    """Inside, the merchant's lane is locked; yields a function that waits until a posting waits for it."""
     beneath = await harness.beneath()
 
-    async def somebody_waits() -> None:
+    async def a_posting_waits() -> None:
         while not await beneath.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
             await beneath.execute("SELECT pg_sleep(0.01)")
 
     async with beneath.transaction():
         await beneath.execute(f"SELECT pg_advisory_xact_lock({sql.LOCKS}, {lane_of(MERCHANT)})")
-        yield somebody_waits
+        yield a_posting_waits
 
 
 @pytest.fixture
 def in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two commands that wait are two batches already, the second decided ahead."""
+    """Two waiting commands become two batches, the second decided ahead."""
     monkeypatch.setattr(queue, "AHEAD", 1)
 
 
 @pytest.mark.usefixtures("in_halves")
-@pytest.mark.parametrize("second", [MERCHANT, SAME_LANE], ids=["of the same account", "of another in the lane"])
-async def test_a_posting_is_decided_on_what_the_one_before_it_will_leave_while_that_is_in_the_store(
-    harness: PostgresHarness, second: UUID
-):
-    async with alone(harness) as store:
-        await tell(store, *[of(one, payment("P", 100)) for one in (MERCHANT, SAME_LANE)])
-        store.loads = store.decisions = 0
-        async with lane_locked(harness) as somebody_waits:
-            told = asyncio.create_task(tell_apart(store, use(1, "first"), of(second, use(1, "second"))))
-            await somebody_waits()
-            assert store.decisions == 2
+@pytest.mark.parametrize("second", [MERCHANT, SAME_LANE], ids=["same account", "same lane"])
+async def test_batch_is_decided_ahead_while_the_one_before_is_written(harness: PostgresHarness, second: UUID):
+    async with alone(harness) as engine:
+        await tell(engine, *[of(one, payment("P", 100)) for one in (MERCHANT, SAME_LANE)])
+        engine.loads = engine.decisions = 0
+        async with lane_locked(harness) as a_posting_waits:
+            told = asyncio.create_task(tell_apart(engine, use(1, "first"), of(second, use(1, "second"))))
+            await a_posting_waits()
+            assert engine.decisions == 2
         assert [type(outcome) for outcome in await told] == [Posted, Posted]
-        assert (store.decisions, store.loads, _locked_next(store)) == (2, 0, [])
-        await books_are_right(harness, store)
+        assert (engine.decisions, engine.loads, _locked_next(engine)) == (2, 0, [])
+        await books_are_right(harness, engine)
 
 
 @pytest.mark.usefixtures("in_halves")
 @pytest.mark.parametrize("others", OTHERS)
-@pytest.mark.parametrize("second", [MERCHANT, SAME_LANE], ids=["of the same account", "of another in the lane"])
-async def test_what_was_decided_ahead_on_what_came_to_nothing_is_decided_anew(
+@pytest.mark.parametrize("second", [MERCHANT, SAME_LANE], ids=["same account", "same lane"])
+async def test_batch_decided_ahead_on_a_failed_batch_is_decided_again(
     harness: PostgresHarness, others: list[Any], second: UUID
 ):
     other = await harness.fresh()
-    store = Interrupted(harness.url, timeout_seconds=20, clock=harness.clock)
+    engine = Interrupted(harness.url, timeout_seconds=20, clock=harness.clock)
     try:
-        await tell(store, payment("P", 100), of(SAME_LANE, payment("Q", 100)))
+        await tell(engine, payment("P", 100), of(SAME_LANE, payment("Q", 100)))
         await tell(other, *others)
-        first, last = await tell_apart(store, use(3, "mine"), of(second, use(4, "second")))
+        first, last = await tell_apart(engine, use(3, "mine"), of(second, use(4, "second")))
         assert isinstance(first, Replayed if others[0].key == "mine" else Posted)
         assert isinstance(last, Posted)
-        await books_are_right(harness, store)
+        await books_are_right(harness, engine)
     finally:
-        await store.close()
+        await engine.close()
         await other.close()
 
 
-async def test_a_lane_whose_last_event_is_another_than_is_remembered_gets_no_gap(harness: PostgresHarness):
+async def test_lane_with_an_unknown_last_event_gets_no_gap(harness: PostgresHarness):
     lane = lane_of(MERCHANT)
-    async with alone(harness) as store:
-        await tell(store, payment("P", 100))
-        store.layer.last_events[lane] = store.layer.last_events[lane]._replace(id=9)
-        assert isinstance((await tell(store, use(1)))[0], Posted)
-        await books_are_right(harness, store)
+    async with alone(harness) as engine:
+        await tell(engine, payment("P", 100))
+        engine.layer.last_events[lane] = engine.layer.last_events[lane]._replace(id=9)
+        assert isinstance((await tell(engine, use(1)))[0], Posted)
+        await books_are_right(harness, engine)
 
 
 @pytest.mark.usefixtures("in_halves")
@@ -619,35 +615,33 @@ async def test_batch_decided_ahead_is_decided_again_if_its_turn_came_late(harnes
             self.layer._send = sent  # type: ignore[method-assign, assignment]
             self.clock.estimate = late  # type: ignore[method-assign]
 
-    async with alone(harness, Late) as store:
-        await tell(store, payment("P", 100))
-        store.decisions = 0
-        assert [type(one) for one in await tell_apart(store, use(1, "a"), use(1, "b"))] == [Posted, Posted]
-        assert (store.decisions, _locked_next(store)) == (3, []), "the second batch twice, without a conflict"
-        await books_are_right(harness, store)
+    async with alone(harness, Late) as engine:
+        await tell(engine, payment("P", 100))
+        engine.decisions = 0
+        assert [type(one) for one in await tell_apart(engine, use(1, "a"), use(1, "b"))] == [Posted, Posted]
+        assert (engine.decisions, _locked_next(engine)) == (3, []), "the second batch twice, without a conflict"
+        await books_are_right(harness, engine)
 
 
 @pytest.mark.usefixtures("in_halves")
-async def test_what_follows_a_command_that_breaks_a_law_of_the_database_leaves_no_gap_among_the_events(
+async def test_batch_behind_a_broken_constraint_leaves_no_gap_of_events(
     harness: PostgresHarness,
 ):
     beneath = await harness.beneath()
-    async with alone(harness) as store:
+    async with alone(harness) as engine:
         await beneath.execute("ALTER TABLE transactions ADD CONSTRAINT lawful CHECK (key <> 'unlawful')")
         try:
-            await tell(store, *[of(one, payment("P", 100)) for one in (MERCHANT, SAME_LANE)])
-            broken, outcome = await tell_apart(store, use(1, "unlawful"), of(SAME_LANE, use(2, "lawful")))
+            await tell(engine, *[of(one, payment("P", 100)) for one in (MERCHANT, SAME_LANE)])
+            broken, outcome = await tell_apart(engine, use(1, "unlawful"), of(SAME_LANE, use(2, "lawful")))
             assert isinstance(broken, BadRow)
             assert isinstance(outcome, Posted)
-            await books_are_right(harness, store)
+            await books_are_right(harness, engine)
         finally:
             await beneath.execute("ALTER TABLE transactions DROP CONSTRAINT lawful")
 
 
 @pytest.mark.usefixtures("in_halves")
-async def test_what_the_ledger_cannot_decide_ahead_is_told_in_its_turn(
-    harness: PostgresHarness, monkeypatch: pytest.MonkeyPatch
-):
+async def test_error_of_deciding_ahead_is_raised_in_its_turn(harness: PostgresHarness, monkeypatch: pytest.MonkeyPatch):
     decided: list[str] = []
 
     def decide(state: Any, command: Any, *more: Any) -> Any:
@@ -658,149 +652,149 @@ async def test_what_the_ledger_cannot_decide_ahead_is_told_in_its_turn(
 
     ledger_decides = ledger.decide
     monkeypatch.setattr(batch, "decide", decide)
-    async with alone(harness) as store:
-        await tell(store, payment("P", 100))
-        first, second = await tell_apart(store, use(1, "first"), use(1, "broken"))
+    async with alone(harness) as engine:
+        await tell(engine, payment("P", 100))
+        first, second = await tell_apart(engine, use(1, "first"), use(1, "broken"))
         assert isinstance(first, Posted)
         assert isinstance(second, RuntimeError)
         assert decided.count("broken") > 1
-        await books_are_right(harness, store)
+        await books_are_right(harness, engine)
 
 
-@pytest.mark.parametrize("remembered", [False, True], ids=["loaded", "remembered"])
-async def test_L7_what_waited_for_its_lane_is_decided_anew_by_the_time_it_is_then(
-    harness: PostgresHarness, remembered: bool
-):
+@pytest.mark.parametrize("recent", [False, True], ids=["loaded", "recent"])
+async def test_L7_posting_that_waited_for_its_lane_is_decided_again(harness: PostgresHarness, recent: bool):
     beneath = await harness.beneath()
-    async with alone(harness, clock=None) as store:
-        await tell(store, payment("P", 100))
-        if not remembered:
-            store.layer.recent.clear()
-        async with lane_locked(harness) as somebody_waits:
-            told = asyncio.create_task(tell(store, use(1)))
-            await somebody_waits()
+    async with alone(harness, clock=None) as engine:
+        await tell(engine, payment("P", 100))
+        if not recent:
+            engine.layer.recent.clear()
+        async with lane_locked(harness) as a_posting_waits:
+            told = asyncio.create_task(tell(engine, use(1)))
+            await a_posting_waits()
             await beneath.execute("SELECT pg_sleep(0.2)")
             free_at = await beneath.fetchval(sql.NOW)
         (outcome,) = await told
         assert isinstance(outcome, Posted)
         assert outcome.transaction is not None
         assert outcome.transaction.created_at >= free_at
-        assert abs(await store.now() - await beneath.fetchval(sql.NOW)) < 100_000, "nor is the clock read from it"
+        assert abs(await engine.now() - await beneath.fetchval(sql.NOW)) < 100_000, (
+            "that answer is no measurement of the clock"
+        )
 
 
-async def test_who_waits_too_long_for_a_lane_is_told_that_nothing_was_done(harness: PostgresHarness):
+async def test_posting_that_waits_too_long_for_its_lane_conflicts(harness: PostgresHarness):
     await (await harness.fresh()).close()
-    store = PostgresEngine(harness.url, timeout_seconds=0.5)
+    engine = PostgresEngine(harness.url, timeout_seconds=0.5)
     beneath = await harness.beneath()
     seen: list[Exception] = []
     try:
-        await tell(store, payment("P", 100))
-        _spy(store, seen)
+        await tell(engine, payment("P", 100))
+        _spy(engine, seen)
         async with beneath.transaction():
             await beneath.execute(f"SELECT pg_advisory_xact_lock({sql.LOCKS}, {lane_of(MERCHANT)})")
-            posting = asyncio.create_task(tell(store, use(1)))
+            posting = asyncio.create_task(tell(engine, use(1)))
             while not seen:
                 await beneath.execute("SELECT pg_sleep(0.01)")
         assert isinstance((await posting)[0], Posted)
         assert {type(error) for error in seen} == {Conflict}
     finally:
-        await store.close()
+        await engine.close()
 
 
 async def test_recent_accounts_are_posted_at_the_time_of_the_database(harness: PostgresHarness):
-    async with alone(harness, clock=None) as store:
-        await tell(store, payment("P", 100))
-        store.loads = 0
-        await tell(store, use(1))
-        assert store.loads == 0
-        before = await store.now()
-        assert store.clock._measured_at is not None
-        store.clock._measured_at -= 11_000_000
-        store.clock._offset += 10**12
-        await tell(store, use(1))
-        assert store.loads == 1
-        ((_, last),) = await Transactions(store).page(TransactionQuery(), None, 1)
+    async with alone(harness, clock=None) as engine:
+        await tell(engine, payment("P", 100))
+        engine.loads = 0
+        await tell(engine, use(1))
+        assert engine.loads == 0
+        before = await engine.now()
+        assert engine.clock._measured_at is not None
+        engine.clock._measured_at -= 11_000_000
+        engine.clock._offset += 10**12
+        await tell(engine, use(1))
+        assert engine.loads == 1
+        ((_, last),) = await Transactions(engine).page(TransactionQuery(), None, 1)
         assert 0 <= last.created_at - before < 10**10
 
 
-async def test_an_account_that_two_open_at_once_is_opened_once(harness: PostgresHarness):
+async def test_account_opened_by_two_at_once_is_opened_once(harness: PostgresHarness):
     other = await harness.fresh()
-    store = Interrupted(harness.url, timeout_seconds=20, clock=harness.clock)
+    engine = Interrupted(harness.url, timeout_seconds=20, clock=harness.clock)
     try:
-        store.interruption = lambda: tell(other, payment("P", 100))
-        (outcome,) = await tell(store, payment("Q", 10))
+        engine.interruption = lambda: tell(other, payment("P", 100))
+        (outcome,) = await tell(engine, payment("Q", 10))
         assert isinstance(outcome, Posted)
         assert not outcome.opened
         assert outcome.account.balance == 110
     finally:
-        await store.close()
+        await engine.close()
         await other.close()
 
 
-async def test_what_needs_nothing_written_waits_for_no_lock_and_what_does_waits_for_its_lane(harness: PostgresHarness):
-    store = await harness.fresh()
-    await tell(store, payment("P", 100), use(1, "k"))
+async def test_replay_and_refusal_wait_for_no_lock(harness: PostgresHarness):
+    engine = await harness.fresh()
+    await tell(engine, payment("P", 100), use(1, "k"))
     beneath = await harness.beneath()
     async with beneath.transaction():
         await beneath.execute(f"SELECT pg_advisory_xact_lock({sql.LOCKS}, {lane_of(MERCHANT)})")
-        assert isinstance((await tell(store, use(1, "k")))[0], Replayed)
-        assert isinstance((await tell(store, use(1000)))[0], Refused)
-        posting = asyncio.create_task(tell(store, use(2)))
+        assert isinstance((await tell(engine, use(1, "k")))[0], Replayed)
+        assert isinstance((await tell(engine, use(1000)))[0], Refused)
+        posting = asyncio.create_task(tell(engine, use(2)))
         done, _ = await asyncio.wait([posting], timeout=0.1)
         assert not done
     assert isinstance((await posting)[0], Posted)
-    await store.close()
+    await engine.close()
 
 
-async def test_batches_that_name_the_same_merchants_in_opposite_order_do_not_wait_for_each_other(
+async def test_batches_of_opposite_merchant_order_do_not_deadlock(
     harness: PostgresHarness,
 ):
-    """As one stream, where a batch has many lanes."""
+    """With one stream, so that a batch has many lanes."""
     await (await harness.fresh()).close()
-    stores = [PostgresEngine(harness.url, timeout_seconds=20, streams=1) for _ in range(2)]
+    engines = [PostgresEngine(harness.url, timeout_seconds=20, streams=1) for _ in range(2)]
     merchants = [UUID(int=number) for number in range(1, 33)]
     try:
 
-        async def post(store: PostgresEngine, order: list[UUID], name: str) -> None:
+        async def post(engine: PostgresEngine, order: list[UUID], name: str) -> None:
             for number in range(15):
                 told = [of(merchant, add(1, f"{name} {number}")) for merchant in order]
-                await tell(store, *told)
+                await tell(engine, *told)
 
-        await tell(stores[0], *[of(merchant, payment("P", 1)) for merchant in merchants])
-        await asyncio.gather(post(stores[0], merchants, "there"), post(stores[1], merchants[::-1], "back"))
-        assert {books.account.balance async for books in stores[0].books()} == {31}
+        await tell(engines[0], *[of(merchant, payment("P", 1)) for merchant in merchants])
+        await asyncio.gather(post(engines[0], merchants, "there"), post(engines[1], merchants[::-1], "back"))
+        assert {books.account.balance async for books in engines[0].books()} == {31}
     finally:
-        for store in stores:
-            await store.close()
+        for engine in engines:
+            await engine.close()
 
 
 # ---- behind a pooler
 
 
-@pytest.mark.parametrize("real", [False, True], ids=["as if", "PgBouncer"])
-async def test_behind_a_pooler_all_works(harness: PostgresHarness, pooled: Any, real: bool):
+@pytest.mark.parametrize("real", [False, True], ids=["simulated", "PgBouncer"])
+async def test_everything_works_behind_a_pooler(harness: PostgresHarness, pooled: Any, real: bool):
     await (await harness.fresh()).close()
     url = (await asyncio.to_thread(pooled, harness.url)).url if real else harness.url
-    stores = [PostgresEngine(url, timeout_seconds=20, pooled=True) for _ in range(2)]
+    engines = [PostgresEngine(url, timeout_seconds=20, pooled=True) for _ in range(2)]
     merchants = [UUID(int=number) for number in range(1, 9)]
     try:
-        await tell(stores[0], *[of(merchant, payment("P", 1_000)) for merchant in merchants])
+        await tell(engines[0], *[of(merchant, payment("P", 1_000)) for merchant in merchants])
 
-        async def post(store: PostgresEngine, name: str) -> None:
+        async def post(engine: PostgresEngine, name: str) -> None:
             for number in range(8):
                 told = [of(merchant, use(1, f"{name} {number}")) for merchant in merchants]
-                await tell(store, *told, of(merchants[0], refund(f"{name} {number}", f"{name}", credits=1)))
-                await Accounts(store).load(merchants, T0)
-                await Transactions(store).page(TransactionQuery(), None, 5)
+                await tell(engine, *told, of(merchants[0], refund(f"{name} {number}", f"{name}", credits=1)))
+                await Accounts(engine).load(merchants, T0)
+                await Transactions(engine).page(TransactionQuery(), None, 5)
 
-        await asyncio.gather(*[post(store, f"{index}") for index, store in enumerate(stores)])
-        await tell(stores[0], *[of(UUID(int=100 + number), payment("P", 1)) for number in range(300)])
-        async for books in stores[1].books(merchants):
+        await asyncio.gather(*[post(engine, f"{index}") for index, engine in enumerate(engines)])
+        await tell(engines[0], *[of(UUID(int=100 + number), payment("P", 1)) for number in range(300)])
+        async for books in engines[1].books(merchants):
             assert books.account.balance == 1_000 - 16
             assert [*books.faults, *verify(books.account, books.grants, list(books.transactions))] == []
-        await Keys(stores[0]).add(values.FULL_KEY)
-        await stores[1].check()
-        assert await Keys(stores[1]).all() == [values.FULL_KEY]
+        await Keys(engines[0]).add(values.FULL_KEY)
+        await engines[1].check()
+        assert await Keys(engines[1]).all() == [values.FULL_KEY]
     finally:
-        for store in stores:
-            await store.close()
+        for engine in engines:
+            await engine.close()

@@ -1,4 +1,4 @@
-"""Before there is a store on PostgreSQL: what is refused at the start, in one line, in time, and without a secret."""
+"""Opening a PostgreSQL database: refusals come in one line, in time, and without a secret."""
 
 import asyncio
 import time
@@ -42,18 +42,18 @@ def database(url: str, **given: Any) -> Database:
 
 
 async def refused(url: str, **given: Any) -> str:
-    """The one line that says why this database cannot be opened."""
+    """The one line that explains why this database cannot be opened."""
     with pytest.raises(StorageError) as error:
         await database(url, **given).opened()
     assert "\n" not in str(error.value)
     return str(error.value).removeprefix(f"{name_of(url)} ")
 
 
-# ---- a server that could lose what it has committed, or whose clock is off
+# ---- servers that can lose commits, or have a wrong clock
 
 
 @pytest.mark.parametrize("switch", ["fsync", "full_page_writes", "synchronous_commit"])
-async def test_a_server_that_does_not_write_what_it_commits_is_refused_unless_it_is_allowed(
+async def test_server_that_can_lose_commits_is_refused_unless_allowed(
     switch: str, url: str, monkeypatch: pytest.MonkeyPatch
 ):
     switches = (
@@ -66,7 +66,7 @@ async def test_a_server_that_does_not_write_what_it_commits_is_refused_unless_it
 
 
 @pytest.mark.parametrize(("ahead", "well"), [(-61, False), (-50, True), (50, True), (61, False)])
-async def test_a_server_whose_clock_is_more_than_a_minute_off_is_refused_unless_it_is_allowed(
+async def test_server_with_a_wrong_clock_is_refused_unless_allowed(
     ahead: int, well: bool, url: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(sql, "SAFETY", f"SELECT {sql.CLOCK} + {ahead * 1_000_000}, 'on', 'on', 'on'")
@@ -75,7 +75,7 @@ async def test_a_server_whose_clock_is_more_than_a_minute_off_is_refused_unless_
     await (await database(url, database_allow_unsafe=not well).opened()).close()
 
 
-async def test_a_server_as_it_is_installed_is_taken_and_one_that_was_made_fast_is_not(
+async def test_default_server_is_accepted_and_an_unsafe_one_is_not(
     new_postgres: Callable[..., Postgres],
 ):
     server = await asyncio.to_thread(new_postgres, fsync=True)
@@ -123,13 +123,13 @@ async def test_next_host_is_tried_when_one_refuses_or_does_not_answer(url: str, 
     silent = proxied(url)
     silent.hold()
     first = ("127.0.0.1:1", urlsplit(silent.url).netloc.rpartition("@")[2])
-    store = await database(
+    engine = await database(
         _several(url, *first, query="connect_timeout=1"), database_allow_unsafe=True, database_timeout_seconds=10
     ).opened()
     try:
-        assert await Keys(store).all() == []
+        assert await Keys(engine).all() == []
     finally:
-        await store.close()
+        await engine.close()
 
 
 async def test_host_that_takes_no_postings_is_refused(url: str):
@@ -178,7 +178,7 @@ WRONG: dict[str, tuple[Callable[[str], str], str]] = {
 
 
 def told_by(error: BaseException) -> str:
-    """Everything that an exception says, with all that hang on to it."""
+    """The texts of an exception and of all its causes."""
     said, left = [], [error]
     while left:
         one = left.pop()
@@ -188,7 +188,7 @@ def told_by(error: BaseException) -> str:
 
 
 @pytest.mark.parametrize("what", WRONG)
-async def test_a_wrong_part_of_the_url_is_one_readable_line_without_the_password(what: str, url: str):
+async def test_wrong_part_of_the_url_gives_one_line_without_the_password(what: str, url: str):
     made, said = WRONG[what]
     wrong = made(url)
     for asked in (database(wrong).opened, database(wrong).exists):
@@ -202,7 +202,7 @@ async def test_a_wrong_part_of_the_url_is_one_readable_line_without_the_password
 
 
 @pytest.mark.parametrize("what", ["password", "database", "option's value", "TLS"])
-def test_every_command_says_so_and_ends_with_2(what: str, url: str, tmp_path: Path):
+def test_every_command_prints_that_line_and_exits_with_2(what: str, url: str, tmp_path: Path):
     made, said = WRONG[what]
     for arguments in (("serve", "--port", "0"), ("migrate",), ("verify",), ("keys", "list")):
         ran = command(*arguments, cwd=tmp_path, DATABASE_URL=made(url), LOG_LEVEL="debug")
@@ -233,23 +233,23 @@ def test_wrong_url_is_refused_without_being_shown(wrong: str):
     assert CANARY not in told_by(error.value)
 
 
-async def test_no_part_of_a_store_shows_the_password(url: str):
+async def test_no_part_of_an_engine_shows_the_password(url: str):
     secret = urlsplit(url).password or ""
     found = database(url, database_allow_unsafe=True)
-    store = await found.opened()
+    engine = await found.opened()
     try:
-        await store.check()
-        for thing in (found, store, *vars(store).values()):
+        await engine.check()
+        for thing in (found, engine, *vars(engine).values()):
             assert secret not in f"{thing!r} {thing}"
     finally:
-        await store.close()
+        await engine.close()
 
 
 # ---- a server that does not answer
 
 
 class Ticking:
-    """Whether the event loop went on all the while."""
+    """Checks that the event loop kept running."""
 
     async def __aenter__(self) -> "Ticking":
         self.longest = 0.0
@@ -268,7 +268,7 @@ class Ticking:
 
 
 async def in_time(asked: Coroutine[Any, Any, Any]) -> str:
-    """What is said in the end, which is soon, and blocks nobody."""
+    """The message, which must come soon and without blocking the event loop."""
     began = time.monotonic()
     async with Ticking() as ticking:
         with pytest.raises(StorageUnavailable) as error:
@@ -278,7 +278,7 @@ async def in_time(asked: Coroutine[Any, Any, Any]) -> str:
     return str(error.value)
 
 
-async def test_a_server_that_takes_connections_and_never_answers_is_given_up_in_time(
+async def test_server_that_never_answers_is_given_up_in_time(
     url: str, proxied: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(migrations, "_CONNECT_SECONDS", 0.3)
@@ -294,23 +294,23 @@ async def test_a_server_that_takes_connections_and_never_answers_is_given_up_in_
         assert (await in_time(asked)).endswith(" cannot be used: it did not answer in time.")
 
 
-async def test_a_server_that_falls_silent_is_given_up_in_time(new_postgres: Callable[..., Postgres]):
+async def test_server_that_falls_silent_is_given_up_in_time(new_postgres: Callable[..., Postgres]):
     server = await asyncio.to_thread(new_postgres)
     url = server.url("postgres")
     await asyncio.to_thread(migrations.migrate_postgres, url)
-    store = PostgresEngine(url, timeout_seconds=0.3)
+    engine = PostgresEngine(url, timeout_seconds=0.3)
     try:
-        await Keys(store).all()
+        await Keys(engine).all()
         server.pause()
-        for asked in (Keys(store).all, store.check, Accounts(store).parked_count):
+        for asked in (Keys(engine).all, engine.check, Accounts(engine).parked_count):
             assert "in time" in await in_time(asked())
         server.resume()
         async with asyncio.timeout(30):
-            while True:  # it is not asked again at once
+            while True:  # it is not called again at once
                 with suppress(StorageUnavailable):
-                    assert await Keys(store).all() == []
+                    assert await Keys(engine).all() == []
                     break
                 await asyncio.sleep(0.01)
     finally:
         server.resume()
-        await store.close()
+        await engine.close()

@@ -35,7 +35,7 @@ def kept(made: Record, *, size: int = 10, written: bool = True) -> RecentAccount
 
 
 @pytest.mark.parametrize("command", [use(1), payment("Q", 1), order("O", 10), refund("R", None, credits=1)])
-def test_a_written_account_is_found_with_its_grants_and_its_version(command: Any):
+def test_written_account_is_found_with_its_grants_and_its_version(command: Any):
     made = record()
     assert made.account is not None
     assert kept(made).find([needs(command)]) == {MERCHANT.int: RecentAccount(COMMIT, made.account, made.grants)}
@@ -50,15 +50,15 @@ def test_a_written_account_is_found_with_its_grants_and_its_version(command: Any
         pytest.param(Settle(merchant_id=MERCHANT, key="sweep"), id="what is overdue"),
     ],
 )
-def test_a_merchant_for_whom_more_must_be_loaded_is_not_found(command: Any):
+def test_merchant_for_whom_more_must_be_loaded_is_not_found(command: Any):
     assert kept(record()).find([needs(use(1)), needs(command), needs(use(1))]) == {}
 
 
-def test_an_account_that_was_not_written_is_not_found():
+def test_account_that_was_not_written_is_not_found():
     assert kept(record(), written=False).find([needs(use(1))]) == {}
 
 
-def test_an_account_written_with_other_values_is_forgotten():
+def test_account_written_with_other_values_is_forgotten():
     made = record()
     assert made.account is not None
     recent = kept(made)
@@ -66,13 +66,13 @@ def test_an_account_written_with_other_values_is_forgotten():
     assert recent.find([needs(use(1))]) == {}
 
 
-def test_an_account_with_very_many_grants_is_not_kept():
+def test_account_with_very_many_grants_is_not_kept():
     made = record()
     made.grants *= 51
     assert kept(made).find([needs(use(1))]) == {}
 
 
-def test_an_account_with_a_parked_refund_is_forgotten():
+def test_account_with_a_parked_refund_is_forgotten():
     made = record()
     assert made.account is not None
     recent = kept(made)
@@ -81,7 +81,7 @@ def test_an_account_with_a_parked_refund_is_forgotten():
     assert recent.find([needs(use(1))]) == {}
 
 
-def test_the_account_written_longest_ago_is_forgotten_first():
+def test_account_written_longest_ago_is_forgotten_first():
     recent = RecentAccounts(size=2)
     merchants = [UUID(int=number) for number in range(1, 4)]
     for merchant in (*merchants[:2], merchants[0], merchants[2]):

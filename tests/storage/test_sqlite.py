@@ -1,4 +1,4 @@
-"""The SQLite store: the contract of all stores, and what only SQLite has."""
+"""The SQLite engine: the contract, and what else only SQLite has."""
 
 import asyncio
 import os
@@ -24,12 +24,12 @@ from credit_service.storage.sqlite import statements as sql
 from credit_service.storage.sqlite.engine import SQLiteEngine
 from tests.ledger.telling import MERCHANT, T0, payment, use
 from tests.storage import values
-from tests.storage.contract import Clock, StoreContract, tell
+from tests.storage.contract import Clock, EngineContract, tell
 from tests.storage.files import new_file
 
 
-class HaltingStore(SQLiteEngine):
-    """A store whose next posting can be made to stop before its commit."""
+class HaltingEngine(SQLiteEngine):
+    """An engine whose next posting can be halted before its commit."""
 
     goes_on: threading.Event | None = None
     has_stopped = threading.Event()
@@ -50,23 +50,23 @@ class SQLiteHarness:
         self.files = count(1)
         self.clock = Clock()
 
-    async def fresh(self) -> HaltingStore:
+    async def fresh(self) -> HaltingEngine:
         self.path = new_file(self.folder / f"{next(self.files)}.db")
         self.clock.now = Clock().now
         return self.open()
 
-    def open(self) -> HaltingStore:
+    def open(self) -> HaltingEngine:
         numbers = count(1)
-        store = HaltingStore(self.path, clock=self.clock, draw_number=lambda: next(numbers))
-        store._writer.execute("PRAGMA synchronous = OFF")  # no test here pulls the plug
-        return store
+        engine = HaltingEngine(self.path, clock=self.clock, draw_number=lambda: next(numbers))
+        engine._writer.execute("PRAGMA synchronous = OFF")  # no test here cuts the power
+        return engine
 
-    async def renewed(self, store: Engine) -> HaltingStore:
-        await store.close()
+    async def renewed(self, engine: Engine) -> HaltingEngine:
+        await engine.close()
         return await self.fresh()
 
-    async def reopened(self, store: Engine) -> HaltingStore:
-        await store.close()
+    async def reopened(self, engine: Engine) -> HaltingEngine:
+        await engine.close()
         return self.open()
 
     async def rows(self, table: str) -> list[tuple[Any, ...]]:
@@ -75,15 +75,15 @@ class SQLiteHarness:
             return connection.execute(f"SELECT * FROM {table} ORDER BY {order}").fetchall()
 
     @asynccontextmanager
-    async def halfway(self, store: Engine) -> AsyncIterator[None]:
-        assert isinstance(store, HaltingStore)
-        store.has_stopped = threading.Event()
-        store.goes_on = threading.Event()
+    async def halfway(self, engine: Engine) -> AsyncIterator[None]:
+        assert isinstance(engine, HaltingEngine)
+        engine.has_stopped = threading.Event()
+        engine.goes_on = threading.Event()
         try:
             yield
-            assert await asyncio.to_thread(store.has_stopped.wait, 20)
+            assert await asyncio.to_thread(engine.has_stopped.wait, 20)
         finally:
-            store.goes_on.set()
+            engine.goes_on.set()
 
     async def close(self) -> None:
         pass
@@ -94,26 +94,26 @@ def harness(tmp_path: Path) -> SQLiteHarness:
     return SQLiteHarness(tmp_path)
 
 
-class TestSQLite(StoreContract):
-    """Nothing to add."""
+class TestSQLite(EngineContract):
+    """The contract."""
 
 
 @pytest.fixture
-async def store(harness: SQLiteHarness) -> AsyncIterator[HaltingStore]:
-    store = await harness.fresh()
-    yield store
-    await store.close()
+async def engine(harness: SQLiteHarness) -> AsyncIterator[HaltingEngine]:
+    engine = await harness.fresh()
+    yield engine
+    await engine.close()
 
 
 def below(harness: SQLiteHarness, *statements: str) -> None:
-    """Change the file behind the store's back, as a person with a database tool could."""
+    """Change the file past the engine, as a database tool would."""
     with closing(sqlite3.connect(harness.path, isolation_level=None)) as connection:
         connection.execute("PRAGMA ignore_check_constraints = 1")
         for statement in statements:
             connection.execute(statement)
 
 
-# ---- asking
+# ---- plans of questions
 
 
 def _asked() -> dict[str, str]:
@@ -155,7 +155,7 @@ def _asked() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", _asked())
-async def test_no_question_asked_often_scans_a_table(harness: SQLiteHarness, store: HaltingStore, name: str):
+async def test_frequent_questions_scan_no_table(harness: SQLiteHarness, engine: HaltingEngine, name: str):
     statement = _asked()[name]
     with closing(sqlite3.connect(harness.path)) as connection:
         plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", [1] * statement.count("?"))]
@@ -164,10 +164,10 @@ async def test_no_question_asked_often_scans_a_table(harness: SQLiteHarness, sto
     assert not any("TEMP B-TREE" in step for step in plan)
 
 
-async def test_deep_pages_of_a_long_history_read_no_more_than_the_first(harness: SQLiteHarness, store: HaltingStore):
+async def test_deep_pages_of_a_long_history_read_no_more_than_the_first(harness: SQLiteHarness, engine: HaltingEngine):
     statement = sql._compiled(transactions._history(frozenset()))
     long = values.writes(values.account(1), transactions=[values.transaction(n, 1) for n in range(1, 2_001)])
-    await store.post([], lambda loaded: long)
+    await engine.post([], lambda loaded: long)
     steps = []
     with closing(sqlite3.connect(harness.path)) as connection:
         for offset in (0, 0, 1_900):
@@ -179,14 +179,14 @@ async def test_deep_pages_of_a_long_history_read_no_more_than_the_first(harness:
             )
             assert len(found.fetchall()) == 5
             steps.append(len(seen))
-    assert steps[1] == steps[2]  # the first time the schema was read, too
+    assert steps[1] == steps[2]  # the first read also reads the schema
 
 
-async def test_a_read_of_several_statements_sees_one_commit(
-    harness: SQLiteHarness, store: HaltingStore, monkeypatch: pytest.MonkeyPatch
+async def test_read_of_several_statements_sees_one_commit(
+    harness: SQLiteHarness, engine: HaltingEngine, monkeypatch: pytest.MonkeyPatch
 ):
     due = values.account(1, granted=1, balance=5, total_increases=5, next_due_at=T0)
-    await store.post([], lambda loaded: values.writes(due, grants=[values.grant(expires_at=T0 + 1)]))
+    await engine.post([], lambda loaded: values.writes(due, grants=[values.grant(expires_at=T0 + 1)]))
     original = sqlite_engine._answer
 
     def late(connection: sqlite3.Connection, question: Question) -> Any:
@@ -195,36 +195,36 @@ async def test_a_read_of_several_statements_sees_one_commit(
         return original(connection, question)
 
     monkeypatch.setattr(sqlite_engine, "_answer", late)
-    held = (await Accounts(store).load([MERCHANT], T0))[MERCHANT]
+    held = (await Accounts(engine).load([MERCHANT], T0))[MERCHANT]
     assert (held.account.balance, held.grants[0].remaining) == (5, 5)
-    held = (await Accounts(store).load([MERCHANT], T0))[MERCHANT]
+    held = (await Accounts(engine).load([MERCHANT], T0))[MERCHANT]
     assert (held.account.balance, held.grants[0].remaining) == (1, 1)
 
 
-async def test_every_commit_is_on_the_disk_before_it_is_answered(tmp_path: Path):
-    store = SQLiteEngine(new_file(tmp_path / "a.db"))
-    (mode,) = store._writer.execute("PRAGMA journal_mode").fetchone()
-    (synchronous,) = store._writer.execute("PRAGMA synchronous").fetchone()
-    await store.close()
+async def test_every_commit_is_on_disk_before_its_answer(tmp_path: Path):
+    engine = SQLiteEngine(new_file(tmp_path / "a.db"))
+    (mode,) = engine._writer.execute("PRAGMA journal_mode").fetchone()
+    (synchronous,) = engine._writer.execute("PRAGMA synchronous").fetchone()
+    await engine.close()
     assert (mode, synchronous) == ("wal", 2)  # 2 is FULL: the log is synced at each commit
 
 
-async def test_reading_connections_cannot_write(store: HaltingStore):
+async def test_reading_connections_cannot_write(engine: HaltingEngine):
     def write() -> Read[None]:
         yield Ask(keys.INSERT_KEY, values.FULL_KEY._asdict())
 
     with pytest.raises(StorageUnavailable):
-        await store.read(write)
+        await engine.read(write)
 
 
-async def test_an_error_that_nobody_knows_is_raised_as_it_is(harness: SQLiteHarness, store: HaltingStore):
+async def test_unknown_error_is_raised_unchanged(harness: SQLiteHarness, engine: HaltingEngine):
     below(harness, "DROP TABLE grants")
     with pytest.raises(sqlite3.OperationalError, match="no such table: grants"):
-        await Accounts(store).grants(1)
+        await Accounts(engine).grants(1)
 
 
-async def test_books_are_read_outside_the_event_loop(store: HaltingStore, monkeypatch: pytest.MonkeyPatch):
-    await store.post([], lambda loaded: values.writes(values.account(1)))
+async def test_books_are_read_outside_the_event_loop(engine: HaltingEngine, monkeypatch: pytest.MonkeyPatch):
+    await engine.post([], lambda loaded: values.writes(values.account(1)))
     threads = []
     original = books.books_of
 
@@ -233,16 +233,16 @@ async def test_books_are_read_outside_the_event_loop(store: HaltingStore, monkey
         return original(*arguments)
 
     monkeypatch.setattr(books, "books_of", spied)
-    assert [one.account.number async for one in store.books()] == [1]
+    assert [one.account.number async for one in engine.books()] == [1]
     assert threads
     assert threading.main_thread() not in threads
 
 
-async def test_a_reader_of_books_that_is_cancelled_lets_go_of_the_database(store: HaltingStore):
-    await store.post([], lambda loaded: values.writes(values.account(1)))
+async def test_cancelled_reader_of_books_releases_the_database(engine: HaltingEngine):
+    await engine.post([], lambda loaded: values.writes(values.account(1)))
 
     async def read() -> None:
-        async for _ in store.books():
+        async for _ in engine.books():
             await asyncio.Event().wait()
 
     reading = asyncio.create_task(read())
@@ -250,10 +250,10 @@ async def test_a_reader_of_books_that_is_cancelled_lets_go_of_the_database(store
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    await store.check()
+    await engine.check()
 
 
-# ---- what verification finds in rows that were changed
+# ---- damaged rows
 
 
 @pytest.mark.parametrize(
@@ -264,13 +264,13 @@ async def test_a_reader_of_books_that_is_cancelled_lets_go_of_the_database(store
         ("UPDATE accounts SET carried = '{'", (None, "the account's row cannot be read")),
     ],
 )
-async def test_books_tell_which_row_cannot_be_right_and_go_on(
-    harness: SQLiteHarness, store: HaltingStore, change: str, fault: tuple[int | None, str]
+async def test_books_report_a_row_that_cannot_be_right_and_go_on(
+    harness: SQLiteHarness, engine: HaltingEngine, change: str, fault: tuple[int | None, str]
 ):
     made = values.writes(values.account(1), transactions=[values.transaction(n, 1) for n in (1, 2, 3)])
-    await store.post([], lambda loaded: made)
+    await engine.post([], lambda loaded: made)
     below(harness, change)
-    ((faults, read),) = [(books.faults, list(books.transactions)) async for books in store.books()]
+    ((faults, read),) = [(books.faults, list(books.transactions)) async for books in engine.books()]
     ((sequence, sentence),) = faults
     assert (sequence, sentence[: len(fault[1])]) == fault
     unreadable = {sequence} if "the row cannot be read" in sentence else set()
@@ -280,12 +280,12 @@ async def test_books_tell_which_row_cannot_be_right_and_go_on(
 # ---- one process
 
 
-async def test_a_second_store_of_the_same_file_is_refused_in_one_line(harness: SQLiteHarness, store: HaltingStore):
+async def test_second_engine_on_the_same_file_is_refused_in_one_line(harness: SQLiteHarness, engine: HaltingEngine):
     with pytest.raises(StorageUnavailable, match=rf"is in use by another credit-service process \(pid {os.getpid()}\)"):
         SQLiteEngine(harness.path)
 
 
-async def test_a_link_to_a_ledger_is_refused(harness: SQLiteHarness, store: HaltingStore, tmp_path: Path):
+async def test_link_to_a_ledger_is_refused(harness: SQLiteHarness, engine: HaltingEngine, tmp_path: Path):
     link = tmp_path / "link.db"
     link.symlink_to(harness.path)
     with pytest.raises(StorageUnavailable, match=f"^{link} is a symbolic link: name the file that it leads to.$"):
@@ -293,14 +293,14 @@ async def test_a_link_to_a_ledger_is_refused(harness: SQLiteHarness, store: Halt
 
 
 async def test_another_path_to_the_folder_leads_to_the_same_lock(
-    harness: SQLiteHarness, store: HaltingStore, tmp_path: Path
+    harness: SQLiteHarness, engine: HaltingEngine, tmp_path: Path
 ):
     (tmp_path / "folder").symlink_to(harness.path.parent)
     with pytest.raises(InUse):
         SQLiteEngine(tmp_path / "folder" / harness.path.name)
 
 
-async def test_a_store_that_was_closed_leaves_the_file_to_the_next(harness: SQLiteHarness):
+async def test_closed_engine_leaves_the_file_to_the_next(harness: SQLiteHarness):
     first = await harness.fresh()
     await first.close()
     second = harness.open()
@@ -308,7 +308,7 @@ async def test_a_store_that_was_closed_leaves_the_file_to_the_next(harness: SQLi
     await second.close()
 
 
-async def test_a_file_that_is_not_there_is_an_error_and_not_created(tmp_path: Path):
+async def test_missing_file_is_an_error_and_is_not_created(tmp_path: Path):
     with pytest.raises(StorageUnavailable, match="unable to open database file"):
         SQLiteEngine(tmp_path / "none.db")
     assert not (tmp_path / "none.db").exists()
@@ -316,45 +316,45 @@ async def test_a_file_that_is_not_there_is_an_error_and_not_created(tmp_path: Pa
         SQLiteEngine(tmp_path / "no folder" / "none.db")
 
 
-async def test_a_path_may_hold_any_character(tmp_path: Path):
+async def test_path_may_hold_any_character(tmp_path: Path):
     path = new_file(tmp_path / "a?b#c %41&mode=memory.db")
-    store = SQLiteEngine(path)
-    await Keys(store).add(values.FULL_KEY)
-    await store.close()
+    engine = SQLiteEngine(path)
+    await Keys(engine).add(values.FULL_KEY)
+    await engine.close()
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM api_keys").fetchone() == (1,)
 
 
-async def test_what_it_wrote_last_it_need_not_load_unless_somebody_else_wrote_to_the_file(tmp_path: Path):
+async def test_recent_accounts_are_not_loaded_unless_the_file_changed(tmp_path: Path):
     harness = SQLiteHarness(tmp_path)
-    store = await harness.fresh()
+    engine = await harness.fresh()
     asked: list[str] = []
     try:
-        await tell(store, payment("P", 100))
-        store._writer.set_trace_callback(asked.append)
-        await tell(store, use(1, "k"))
+        await tell(engine, payment("P", 100))
+        engine._writer.set_trace_callback(asked.append)
+        await tell(engine, use(1, "k"))
         assert [one for one in asked if "JOIN accounts" in one] == []
-        assert isinstance((await tell(store, use(1, "k")))[0], Replayed)
+        assert isinstance((await tell(engine, use(1, "k")))[0], Replayed)
         with closing(sqlite3.connect(harness.path)) as beneath, beneath:
             beneath.execute("UPDATE accounts SET settled_at = settled_at + 1")
         asked.clear()
-        await tell(store, use(1))
+        await tell(engine, use(1))
         assert len([one for one in asked if "JOIN accounts" in one]) == 1
     finally:
-        await store.close()
+        await engine.close()
 
 
-async def test_what_it_could_not_write_it_does_not_remember(tmp_path: Path):
-    store = await SQLiteHarness(tmp_path).fresh()
+async def test_failed_posting_leaves_no_recent_account(tmp_path: Path):
+    engine = await SQLiteHarness(tmp_path).fresh()
 
     def fail(loaded: Loaded) -> Writes:
         raise ArithmeticError
 
     try:
-        await tell(store, payment("P", 100))
-        assert store._recent.find([needs(use(1))]) != {}
+        await tell(engine, payment("P", 100))
+        assert engine._recent.find([needs(use(1))]) != {}
         with pytest.raises(ArithmeticError):
-            await store.post([needs(use(1))], fail)
-        assert store._recent.find([needs(use(1))]) == {}
+            await engine.post([needs(use(1))], fail)
+        assert engine._recent.find([needs(use(1))]) == {}
     finally:
-        await store.close()
+        await engine.close()

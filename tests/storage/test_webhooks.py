@@ -1,4 +1,4 @@
-"""What is kept of webhooks: endpoints, their deliveries, and what these are signed with. On both engines."""
+"""Webhook endpoints, their deliveries and their secrets, on both engines."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -30,17 +30,17 @@ def url(new_ledger: Callable[[], str]) -> str:
 
 
 @pytest.fixture
-async def store(url: str, clock: Clock) -> AsyncIterator[Engine]:
-    store = opened(url, clock=clock)
-    yield store
-    await store.close()
+async def engine(url: str, clock: Clock) -> AsyncIterator[Engine]:
+    engine = opened(url, clock=clock)
+    yield engine
+    await engine.close()
 
 
-async def registered(store: Engine, id_: str = "one", **more: Any) -> WebhookEndpoint:
-    """An endpoint that gets what is posted from now on."""
-    plain = WebhookEndpoint(id_, f"https://{id_}.example/", None, T0, await Outbox(store).end())
+async def registered(engine: Engine, id_: str = "one", **more: Any) -> WebhookEndpoint:
+    """An endpoint for the events from now on."""
+    plain = WebhookEndpoint(id_, f"https://{id_}.example/", None, T0, await Outbox(engine).end())
     endpoint = plain._replace(**more)
-    await WebhookEndpoints(store).add(endpoint, SECRET)
+    await WebhookEndpoints(engine).add(endpoint, SECRET)
     return endpoint
 
 
@@ -48,17 +48,17 @@ def a_test(number: int, endpoint: str = "one", **more: Any) -> WebhookDelivery:
     return WebhookDelivery(endpoint, number, "webhook_test", None, None, T0, T0)._replace(**more)
 
 
-async def made(store: Engine, *some: WebhookDelivery) -> None:
+async def made(engine: Engine, *some: WebhookDelivery) -> None:
     """These deliveries, in the order of their numbers."""
     for one in some:
-        endpoint = await WebhookEndpoints(store).get(one.endpoint)
+        endpoint = await WebhookEndpoints(engine).get(one.endpoint)
         assert endpoint is not None
         assert one.number == endpoint.deliveries + 1
-        assert await WebhookEndpoints(store).add_deliveries(endpoint, [one])
+        assert await WebhookEndpoints(engine).add_deliveries(endpoint, [one])
 
 
-async def due(store: Engine, now: int, endpoint_id: str = "one", limit: int = 10, **more: bool) -> list[int]:
-    found = await WebhookEndpoints(store).due_deliveries(endpoint_id, now, limit, **more)
+async def due(engine: Engine, now: int, endpoint_id: str = "one", limit: int = 10, **more: bool) -> list[int]:
+    found = await WebhookEndpoints(engine).due_deliveries(endpoint_id, now, limit, **more)
     assert found is not None
     return [delivery.number for delivery, _ in found.due]
 
@@ -66,258 +66,258 @@ async def due(store: Engine, now: int, endpoint_id: str = "one", limit: int = 10
 # ---- endpoints
 
 
-async def test_an_endpoint_is_kept_exactly_and_found_by_its_id(store: Engine):
-    plain = await registered(store)
+async def test_endpoint_is_read_back_exactly_by_its_id(engine: Engine):
+    plain = await registered(engine)
     full = WebhookEndpoint(
-        "two", "https://two.example/ü?a=b", ("consumed", "expired"), T0 + 1, (7,) * store.lanes, 9, T0, T0, "gone"
+        "two", "https://two.example/ü?a=b", ("consumed", "expired"), T0 + 1, (7,) * engine.lanes, 9, T0, T0, "gone"
     )
-    await WebhookEndpoints(store).add(full, SECRET)
-    assert await WebhookEndpoints(store).get("one") == plain
-    assert await WebhookEndpoints(store).get("two") == full
-    assert await WebhookEndpoints(store).get("three") is None
-    assert await WebhookEndpoints(store).all() == [full, plain], "newest first"
+    await WebhookEndpoints(engine).add(full, SECRET)
+    assert await WebhookEndpoints(engine).get("one") == plain
+    assert await WebhookEndpoints(engine).get("two") == full
+    assert await WebhookEndpoints(engine).get("three") is None
+    assert await WebhookEndpoints(engine).all() == [full, plain], "newest first"
     with pytest.raises(BadRow):
-        await WebhookEndpoints(store).add(plain, SECRET)
+        await WebhookEndpoints(engine).add(plain, SECRET)
 
 
-async def test_an_endpoint_is_changed_field_by_field(store: Engine):
-    plain = await registered(store)
-    changed = {"url": "https://else.example/", "event_types": ("consumed",), "position": (5,) * store.lanes}
-    assert await WebhookEndpoints(store).change("one", **changed)
-    assert await WebhookEndpoints(store).get("one") == plain._replace(**changed)  # type: ignore[arg-type]
-    assert await WebhookEndpoints(store).change("one", event_types=None, failing_since=T0)
-    found = await WebhookEndpoints(store).get("one")
+async def test_endpoint_is_changed_field_by_field(engine: Engine):
+    plain = await registered(engine)
+    changed = {"url": "https://else.example/", "event_types": ("consumed",), "position": (5,) * engine.lanes}
+    assert await WebhookEndpoints(engine).change("one", **changed)
+    assert await WebhookEndpoints(engine).get("one") == plain._replace(**changed)  # type: ignore[arg-type]
+    assert await WebhookEndpoints(engine).change("one", event_types=None, failing_since=T0)
+    found = await WebhookEndpoints(engine).get("one")
     assert found is not None
     assert (found.event_types, found.failing_since) == (None, T0)
-    assert not await WebhookEndpoints(store).change("two", url="https://else.example/")
+    assert not await WebhookEndpoints(engine).change("two", url="https://else.example/")
 
 
-async def test_an_endpoint_is_disabled_for_a_reason_or_not_at_all(store: Engine):
-    await registered(store)
+async def test_endpoint_is_disabled_only_with_a_reason(engine: Engine):
+    await registered(engine)
     with pytest.raises(BadRow):
-        await WebhookEndpoints(store).change("one", disabled_at=T0)
+        await WebhookEndpoints(engine).change("one", disabled_at=T0)
 
 
-async def test_secrets_are_in_no_value_but_that_of_what_is_due(store: Engine):
-    await registered(store)
-    await made(store, a_test(1))
-    found = await WebhookEndpoints(store).due_deliveries("one", T0, 10)
+async def test_secrets_are_only_in_due_deliveries(engine: Engine):
+    await registered(engine)
+    await made(engine, a_test(1))
+    found = await WebhookEndpoints(engine).due_deliveries("one", T0, 10)
     assert found is not None
     assert found.secrets == (SECRET,)
     told = [
-        await WebhookEndpoints(store).all(),
-        await WebhookEndpoints(store).get("one"),
-        await WebhookEndpoints(store).deliveries("one", None, 9),
+        await WebhookEndpoints(engine).all(),
+        await WebhookEndpoints(engine).get("one"),
+        await WebhookEndpoints(engine).deliveries("one", None, 9),
         found,
     ]
     assert SECRET not in repr(told) + str(told)
 
 
-async def test_older_secrets_sign_until_their_time_and_the_newest_comes_first(store: Engine):
-    await registered(store)
+async def test_older_secrets_sign_until_their_end_after_the_newest(engine: Engine):
+    await registered(engine)
 
     async def in_use(now: int) -> tuple[str, ...]:
-        found = await WebhookEndpoints(store).due_deliveries("one", now, 1)
+        found = await WebhookEndpoints(engine).due_deliveries("one", now, 1)
         assert found is not None
         return found.secrets
 
-    assert await WebhookEndpoints(store).rotate("one", "second", T0, T0 + DAY, 4)
+    assert await WebhookEndpoints(engine).rotate("one", "second", T0, T0 + DAY, 4)
     assert await in_use(T0 + DAY - 1) == ("second", SECRET)
     assert await in_use(T0 + DAY) == ("second",)
-    assert await WebhookEndpoints(store).rotate("one", "third", T0 + 5, T0 + DAY + 5, 4)
+    assert await WebhookEndpoints(engine).rotate("one", "third", T0 + 5, T0 + DAY + 5, 4)
     assert await in_use(T0 + 6) == ("third", "second", SECRET), "whose answer was lost may rotate again"
     assert await in_use(T0 + DAY) == ("third", "second")
-    assert await WebhookEndpoints(store).rotate("one", "fourth", T0 + DAY + 1, T0 + 2 * DAY, 2)
+    assert await WebhookEndpoints(engine).rotate("one", "fourth", T0 + DAY + 1, T0 + 2 * DAY, 2)
     assert await in_use(T0 + DAY + 2) == ("fourth", "third"), "at most so many"
-    assert not await WebhookEndpoints(store).rotate("two", "x", T0, T0, 4)
+    assert not await WebhookEndpoints(engine).rotate("two", "x", T0, T0, 4)
 
 
-async def test_of_secrets_rotated_at_once_none_is_lost(store: Engine):
-    await registered(store)
+async def test_simultaneous_rotations_lose_no_secret(engine: Engine):
+    await registered(engine)
     names = [f"secret {number}" for number in range(5)]
-    assert all(await asyncio.gather(*[WebhookEndpoints(store).rotate("one", name, T0, T0 + DAY, 9) for name in names]))
-    found = await WebhookEndpoints(store).due_deliveries("one", T0, 1)
+    assert all(await asyncio.gather(*[WebhookEndpoints(engine).rotate("one", name, T0, T0 + DAY, 9) for name in names]))
+    found = await WebhookEndpoints(engine).due_deliveries("one", T0, 1)
     assert found is not None
     assert sorted(found.secrets) == sorted([*names, SECRET])
 
 
-# ---- deliveries are made
+# ---- creating deliveries
 
 
-async def test_deliveries_and_how_far_they_go_are_kept_at_once_or_not_at_all(store: Engine):
-    read = await registered(store)
-    there = tuple(range(1, store.lanes + 1))
+async def test_deliveries_and_position_are_kept_together_or_not_at_all(engine: Engine):
+    read = await registered(engine)
+    there = tuple(range(1, engine.lanes + 1))
     many = [a_test(number) for number in range(1, 148)]
-    assert await WebhookEndpoints(store).add_deliveries(read, many, there)
-    found = await WebhookEndpoints(store).get("one")
+    assert await WebhookEndpoints(engine).add_deliveries(read, many, there)
+    found = await WebhookEndpoints(engine).get("one")
     assert found == read._replace(deliveries=147, position=there)
-    assert await WebhookEndpoints(store).deliveries("one", None, 1000) == many[::-1]
+    assert await WebhookEndpoints(engine).deliveries("one", None, 1000) == many[::-1]
     for late in (read, read._replace(deliveries=147), read._replace(position=there)):
-        assert not await WebhookEndpoints(store).add_deliveries(late, [a_test(148)], there), "another was faster"
-    assert await WebhookEndpoints(store).get("one") == found
-    assert len(await WebhookEndpoints(store).deliveries("one", None, 1000)) == 147
-    assert not await WebhookEndpoints(store).add_deliveries(found._replace(id="two"), [])
+        assert not await WebhookEndpoints(engine).add_deliveries(late, [a_test(148)], there), "another was faster"
+    assert await WebhookEndpoints(engine).get("one") == found
+    assert len(await WebhookEndpoints(engine).deliveries("one", None, 1000)) == 147
+    assert not await WebhookEndpoints(engine).add_deliveries(found._replace(id="two"), [])
 
 
-async def test_of_many_who_make_the_same_deliveries_one_does(store: Engine):
-    read = await registered(store)
-    there = (1,) * store.lanes
+async def test_one_of_many_processes_creates_the_deliveries(engine: Engine):
+    read = await registered(engine)
+    there = (1,) * engine.lanes
     done = await asyncio.gather(
-        *[WebhookEndpoints(store).add_deliveries(read, [a_test(1), a_test(2)], there) for _ in range(6)]
+        *[WebhookEndpoints(engine).add_deliveries(read, [a_test(1), a_test(2)], there) for _ in range(6)]
     )
     assert sorted(done) == [False] * 5 + [True]
-    assert [one.number for one in await WebhookEndpoints(store).deliveries("one", None, 10)] == [2, 1]
+    assert [one.number for one in await WebhookEndpoints(engine).deliveries("one", None, 10)] == [2, 1]
 
 
-async def test_a_delivery_that_breaks_a_check_takes_the_note_with_it(store: Engine):
-    read = await registered(store)
+async def test_delivery_that_breaks_a_check_leaves_the_position_unmoved(engine: Engine):
+    read = await registered(engine)
     broken = [a_test(1, state="lost"), a_test(1, account=1), a_test(1, next_at=None), a_test(1, state="failed")]
     for one in broken:
         with pytest.raises(BadRow):
-            await WebhookEndpoints(store).add_deliveries(read, [one], (9,) * store.lanes)
-    assert await WebhookEndpoints(store).get("one") == read
-    assert await WebhookEndpoints(store).deliveries("one", None, 10) == []
+            await WebhookEndpoints(engine).add_deliveries(read, [one], (9,) * engine.lanes)
+    assert await WebhookEndpoints(engine).get("one") == read
+    assert await WebhookEndpoints(engine).deliveries("one", None, 10) == []
 
 
-async def test_what_is_sent_again_ends_what_was_pending(store: Engine):
-    await registered(store)
-    await made(store, a_test(1), a_test(2, redelivers=1, created_at=T0 + 5))
-    first, again = await WebhookEndpoints(store).delivery("one", 1), await WebhookEndpoints(store).delivery("one", 2)
+async def test_redelivery_ends_the_pending_delivery(engine: Engine):
+    await registered(engine)
+    await made(engine, a_test(1), a_test(2, redelivers=1, created_at=T0 + 5))
+    first, again = await WebhookEndpoints(engine).delivery("one", 1), await WebhookEndpoints(engine).delivery("one", 2)
     assert first == a_test(1, state="failed", next_at=None, error="It is sent again as 2.", ended_at=T0 + 5)
-    await made(store, a_test(3, redelivers=1))
-    assert await WebhookEndpoints(store).delivery("one", 1) == first
+    await made(engine, a_test(3, redelivers=1))
+    assert await WebhookEndpoints(engine).delivery("one", 1) == first
     assert again is not None
     assert (again.state, again.redelivers) == ("pending", 1)
 
 
-async def test_deliveries_are_listed_newest_first_from_the_one_before_a_number(store: Engine):
-    await registered(store)
-    await registered(store, "two")
-    await made(store, *[a_test(number) for number in range(1, 6)], a_test(1, "two"))
-    assert [one.number for one in await WebhookEndpoints(store).deliveries("one", None, 2)] == [5, 4]
-    assert [one.number for one in await WebhookEndpoints(store).deliveries("one", 4, 9)] == [3, 2, 1]
-    assert await WebhookEndpoints(store).delivery("two", 2) is None
-    assert await WebhookEndpoints(store).deliveries("three", None, 9) == []
+async def test_deliveries_are_listed_newest_first_before_a_number(engine: Engine):
+    await registered(engine)
+    await registered(engine, "two")
+    await made(engine, *[a_test(number) for number in range(1, 6)], a_test(1, "two"))
+    assert [one.number for one in await WebhookEndpoints(engine).deliveries("one", None, 2)] == [5, 4]
+    assert [one.number for one in await WebhookEndpoints(engine).deliveries("one", 4, 9)] == [3, 2, 1]
+    assert await WebhookEndpoints(engine).delivery("two", 2) is None
+    assert await WebhookEndpoints(engine).deliveries("three", None, 9) == []
 
 
-# ---- deliveries are due, and what becomes of them
+# ---- due deliveries and attempts
 
 
-async def test_due_is_what_has_its_time_longest_due_first_with_its_event(store: Engine):
-    await tell(store, opening(), use(2))
-    (account,) = (await Accounts(store).load([MERCHANT], T0)).values()
-    await registered(store)
+async def test_due_deliveries_come_longest_due_first_with_their_events(engine: Engine):
+    await tell(engine, opening(), use(2))
+    (account,) = (await Accounts(engine).load([MERCHANT], T0)).values()
+    await registered(engine)
     event: dict[str, Any] = {"account": account.account.number, "event": 4, "type": "consumed"}
     await made(
-        store,
+        engine,
         a_test(1, next_at=T0 + 9),
         a_test(2, next_at=T0 + 5, **event),
         a_test(3, next_at=T0 + 5, **event | {"event": 2}),
         a_test(4, next_at=T0 + 10),
     )
-    found = await WebhookEndpoints(store).due_deliveries("one", T0 + 9, 10)
+    found = await WebhookEndpoints(engine).due_deliveries("one", T0 + 9, 10)
     assert found is not None
     assert found.url == "https://one.example/"
     assert [delivery.number for delivery, _ in found.due] == [2, 3, 1]
-    events = await Outbox(store).events_of(account.account.number, 0, 10)
+    events = await Outbox(engine).events_of(account.account.number, 0, 10)
     assert [told for _, told in found.due] == [events[3], events[1], None]
-    assert await due(store, T0 + 9, limit=2) == [2, 3]
-    assert await due(store, T0) == []
-    assert await WebhookEndpoints(store).due_deliveries("two", T0, 1) is None
+    assert await due(engine, T0 + 9, limit=2) == [2, 3]
+    assert await due(engine, T0) == []
+    assert await WebhookEndpoints(engine).due_deliveries("two", T0, 1) is None
 
 
-async def test_an_attempt_is_noted_once(store: Engine):
-    await registered(store)
-    await made(store, a_test(1))
+async def test_attempt_is_noted_once(engine: Engine):
+    await registered(engine)
+    await made(engine, a_test(1))
     retry = a_test(1, attempts=1, next_at=T0 + 9, status=500, error="It answered 500.")
-    await WebhookEndpoints(store).note_attempts([retry])
-    await WebhookEndpoints(store).note_attempts([a_test(1, attempts=1, state="delivered", next_at=None, ended_at=T0)])
-    assert await WebhookEndpoints(store).delivery("one", 1) == retry, "who comes back late changes nothing"
+    await WebhookEndpoints(engine).note_attempts([retry])
+    await WebhookEndpoints(engine).note_attempts([a_test(1, attempts=1, state="delivered", next_at=None, ended_at=T0)])
+    assert await WebhookEndpoints(engine).delivery("one", 1) == retry, "who comes back late changes nothing"
     done = a_test(1, attempts=2, state="delivered", next_at=None, status=204, ended_at=T0 + 9)
-    await WebhookEndpoints(store).note_attempts(
+    await WebhookEndpoints(engine).note_attempts(
         [done, a_test(7, attempts=1, state="failed", next_at=None, ended_at=T0)]
     )
-    assert await WebhookEndpoints(store).delivery("one", 1) == done
-    assert await due(store, days(9)) == []
+    assert await WebhookEndpoints(engine).delivery("one", 1) == done
+    assert await due(engine, days(9)) == []
 
 
-async def test_disabled_endpoint_is_sent_only_requested_deliveries(store: Engine):
-    await registered(store)
-    await registered(store, "two")
+async def test_disabled_endpoint_is_sent_only_requested_deliveries(engine: Engine):
+    await registered(engine)
+    await registered(engine, "two")
     event: dict[str, Any] = {"account": 1, "event": 1}
-    await made(store, a_test(1, **event), a_test(2), a_test(3, redelivers=7, **event), a_test(4, next_at=days(1)))
-    await made(store, a_test(1, "two", next_at=T0 + 3, **event))
-    assert await WebhookEndpoints(store).backlogs() == {"one": Backlog(4, T0), "two": Backlog(1, T0 + 3)}
+    await made(engine, a_test(1, **event), a_test(2), a_test(3, redelivers=7, **event), a_test(4, next_at=days(1)))
+    await made(engine, a_test(1, "two", next_at=T0 + 3, **event))
+    assert await WebhookEndpoints(engine).backlogs() == {"one": Backlog(4, T0), "two": Backlog(1, T0 + 3)}
     for id_ in ("one", "two"):
-        assert await WebhookEndpoints(store).change(id_, disabled_at=T0, disabled_reason="gone", failing_since=T0 - 1)
-    assert await due(store, T0) == [1, 2, 3]
-    assert await due(store, T0, requested=True) == [2, 3]
-    assert await due(store, days(1), requested=True) == [2, 3, 4]
-    assert await WebhookEndpoints(store).backlogs() == {"one": Backlog(4, T0), "two": Backlog(1, None)}
+        assert await WebhookEndpoints(engine).change(id_, disabled_at=T0, disabled_reason="gone", failing_since=T0 - 1)
+    assert await due(engine, T0) == [1, 2, 3]
+    assert await due(engine, T0, requested=True) == [2, 3]
+    assert await due(engine, days(1), requested=True) == [2, 3, 4]
+    assert await WebhookEndpoints(engine).backlogs() == {"one": Backlog(4, T0), "two": Backlog(1, None)}
 
-    assert await WebhookEndpoints(store).enable("one", T0 + 5)
-    found = await WebhookEndpoints(store).get("one")
+    assert await WebhookEndpoints(engine).enable("one", T0 + 5)
+    found = await WebhookEndpoints(engine).get("one")
     assert found is not None
     assert (found.disabled_at, found.disabled_reason, found.failing_since) == (None, None, None)
-    assert await due(store, T0 + 5) == [1, 2, 3, 4], "what waited for its next attempt is due at once"
-    assert await due(store, days(9), "two", requested=True) == []
-    assert not await WebhookEndpoints(store).enable("three", T0)
+    assert await due(engine, T0 + 5) == [1, 2, 3, 4], "what waited for its next attempt is due at once"
+    assert await due(engine, days(9), "two", requested=True) == []
+    assert not await WebhookEndpoints(engine).enable("three", T0)
 
 
-# ---- what is old, or gone
+# ---- pruning
 
 
-async def test_what_has_ended_is_forgotten_by_its_age_some_at_a_time(store: Engine):
-    await registered(store)
+async def test_ended_deliveries_are_pruned_by_age_in_steps(engine: Engine):
+    await registered(engine)
     ended: dict[str, Any] = {"state": "delivered", "next_at": None, "ended_at": T0}
     old = [a_test(number, created_at=T0 + number, **ended) for number in range(1, 6)]
-    await made(store, *old[:4], a_test(5, created_at=T0), a_test(6, created_at=T0 + 8, **ended))
-    assert await WebhookEndpoints(store).prune(T0 + 4, 2)
-    assert [one.number for one in await WebhookEndpoints(store).deliveries("one", None, 9)] == [6, 5, 4, 3]
-    assert not await WebhookEndpoints(store).prune(T0 + 4, 2)
-    assert [one.number for one in await WebhookEndpoints(store).deliveries("one", None, 9)] == [6, 5, 4]
-    assert not await WebhookEndpoints(store).prune(T0 + 9, 9)
-    assert [one.number for one in await WebhookEndpoints(store).deliveries("one", None, 9)] == [5], (
+    await made(engine, *old[:4], a_test(5, created_at=T0), a_test(6, created_at=T0 + 8, **ended))
+    assert await WebhookEndpoints(engine).prune(T0 + 4, 2)
+    assert [one.number for one in await WebhookEndpoints(engine).deliveries("one", None, 9)] == [6, 5, 4, 3]
+    assert not await WebhookEndpoints(engine).prune(T0 + 4, 2)
+    assert [one.number for one in await WebhookEndpoints(engine).deliveries("one", None, 9)] == [6, 5, 4]
+    assert not await WebhookEndpoints(engine).prune(T0 + 9, 9)
+    assert [one.number for one in await WebhookEndpoints(engine).deliveries("one", None, 9)] == [5], (
         "what is pending stays"
     )
 
 
-async def test_one_that_was_deleted_is_not_there_and_what_it_was_sent_goes_later(store: Engine, url: str):
-    read = await registered(store)
-    await registered(store, "two")
-    await made(store, a_test(1), a_test(2, state="delivered", next_at=None, ended_at=T0), a_test(3))
-    await made(store, a_test(1, "two"))
-    assert await WebhookEndpoints(store).delete("one", T0)
-    assert not await WebhookEndpoints(store).delete("one", T0)
-    assert not await WebhookEndpoints(store).delete("three", T0)
-    assert (await WebhookEndpoints(store).get("one"), await WebhookEndpoints(store).due_deliveries("one", T0, 9)) == (
+async def test_deleted_endpoint_is_gone_and_its_deliveries_are_pruned(engine: Engine, url: str):
+    read = await registered(engine)
+    await registered(engine, "two")
+    await made(engine, a_test(1), a_test(2, state="delivered", next_at=None, ended_at=T0), a_test(3))
+    await made(engine, a_test(1, "two"))
+    assert await WebhookEndpoints(engine).delete("one", T0)
+    assert not await WebhookEndpoints(engine).delete("one", T0)
+    assert not await WebhookEndpoints(engine).delete("three", T0)
+    assert (await WebhookEndpoints(engine).get("one"), await WebhookEndpoints(engine).due_deliveries("one", T0, 9)) == (
         None,
         None,
     )
-    assert [one.id for one in await WebhookEndpoints(store).all()] == ["two"]
-    assert list(await WebhookEndpoints(store).backlogs()) == ["two"]
-    assert not await WebhookEndpoints(store).change("one", url="https://else.example/")
-    assert not await WebhookEndpoints(store).enable("one", T0)
-    assert not await WebhookEndpoints(store).add_deliveries(read._replace(deliveries=3), [a_test(4)])
+    assert [one.id for one in await WebhookEndpoints(engine).all()] == ["two"]
+    assert list(await WebhookEndpoints(engine).backlogs()) == ["two"]
+    assert not await WebhookEndpoints(engine).change("one", url="https://else.example/")
+    assert not await WebhookEndpoints(engine).enable("one", T0)
+    assert not await WebhookEndpoints(engine).add_deliveries(read._replace(deliveries=3), [a_test(4)])
     assert rows(url, "SELECT secrets FROM webhook_endpoints WHERE id = 'one'") == [("[]",)]
 
-    assert await WebhookEndpoints(store).prune(T0, 2)
-    assert not await WebhookEndpoints(store).prune(T0, 2)
+    assert await WebhookEndpoints(engine).prune(T0, 2)
+    assert not await WebhookEndpoints(engine).prune(T0, 2)
     assert rows(url, "SELECT id FROM webhook_endpoints") == [("two",)]
     assert rows(url, "SELECT endpoint FROM webhook_deliveries") == [("two",)]
 
 
-# ---- where a time is in the outbox
+# ---- the outbox position of an instant
 
 
-async def test_a_position_is_that_before_all_that_was_told_at_an_instant_or_later(store: Engine, clock: Clock):
+async def test_position_at_is_before_the_first_event_of_an_instant(engine: Engine, clock: Clock):
     merchants = [merchant(index) for index in range(20)]
-    await tell(store, *[of(one, opening()) for one in merchants])
+    await tell(engine, *[of(one, opening()) for one in merchants])
     for day in range(1, 6):
         clock.now = days(day)
-        await tell(store, *[of(one, add(day, key=f"{day}")) for one in merchants[day:]])
-    everything = await Outbox(store).events((0,) * store.lanes, 1000)
+        await tell(engine, *[of(one, add(day, key=f"{day}")) for one in merchants[day:]])
+    everything = await Outbox(engine).events((0,) * engine.lanes, 1000)
     for at in (0, T0, T0 + 1, *[days(day) + more for day in range(1, 6) for more in (-1, 0, 1)], days(99)):
-        found = await Outbox(store).events(await Outbox(store).position_at(at), 1000)
+        found = await Outbox(engine).events(await Outbox(engine).position_at(at), 1000)
         assert sorted(found) == sorted(event for event in everything if event.announcement.at >= at)
-    assert await Outbox(store).position_at(days(99)) == await Outbox(store).end()
+    assert await Outbox(engine).position_at(days(99)) == await Outbox(engine).end()

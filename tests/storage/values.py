@@ -1,4 +1,4 @@
-"""Rows as the ledger would write them, and the extremes of them, for tests that hand a store its writes directly."""
+"""Rows as the ledger would write them, and extreme ones, for tests that hand an engine its writes directly."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -49,12 +49,12 @@ def of(merchant_id: UUID, command: C) -> C:
 
 
 def account(number: int = NUMBER, merchant_id: UUID = MERCHANT, **more: Any) -> Account:
-    """An account as it stands after it was opened."""
+    """An account just opened."""
     return Account(number, merchant_id, **({"opened_at": T0, "settled_at": T0} | more))
 
 
 def transaction(sequence: int = 1, number: int = NUMBER, merchant_id: UUID = MERCHANT, **more: Any) -> Transaction:
-    """A payment of 5 credits with nothing that could be left out."""
+    """A payment of 5 credits with only the required fields."""
     plain = Transaction(
         account=number,
         merchant_id=merchant_id,
@@ -86,7 +86,7 @@ def transaction(sequence: int = 1, number: int = NUMBER, merchant_id: UUID = MER
 
 
 def grant(number: int = 1, **more: Any) -> Grant:
-    """A grant of 5 credits that counts at once and never expires."""
+    """A grant of 5 credits, effective at once, without expiry."""
     plain = Grant(number, 1, "paid", 100, T0, None, 5, 5)
     return plain._replace(**more)
 
@@ -195,7 +195,7 @@ def writes(
     unparked: Iterable[str] = (),
     dead_letters: Iterable[DeadLetter] = (),
 ) -> Writes:
-    """Writes; what belongs to an account belongs to the first of these, or to `NUMBER`."""
+    """Writes of these accounts; other rows belong to the first account, or to `NUMBER`."""
     number = accounts[0].number if accounts else NUMBER
     made = Writes()
     made.accounts = {account.number: account for account in accounts}
