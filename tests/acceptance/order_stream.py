@@ -1,4 +1,4 @@
-"""The orders and refunds of a real web shop, and what they must come to: computed here with nothing of the service."""
+"""The orders and refunds of a real web shop, and the expected balances, computed without the service's code."""
 
 import csv
 import gzip
@@ -21,8 +21,8 @@ LINKS = DATA / "online_retail_refund_links.csv.gz"
 EXAMPLES = ROOT / "examples"
 
 needs_data = pytest.mark.skipif(
-    not ORDERS.exists() and os.environ.get("CI") != "true",  # there its want is a failure
-    reason=f"The order stream is not here: put {ORDERS.name} and {LINKS.name} into {DATA}.",
+    not ORDERS.exists() and os.environ.get("CI") != "true",  # in CI missing data is a failure
+    reason=f"The order stream is missing: put {ORDERS.name} and {LINKS.name} into {DATA}.",
 )
 
 
@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 
 class Link(NamedTuple):
-    """The order that a refund belongs to."""
+    """A link from a refund to its order."""
 
     refund_invoice: str
     order_invoice: str
@@ -49,18 +49,18 @@ class Link(NamedTuple):
 
 
 class Price(NamedTuple):
-    """What orders cost: the settings that say so, and the same in plain arithmetic."""
+    """The price of orders, as settings and as plain arithmetic."""
 
     fixed: int
     percent: int
 
     @property
     def settings(self) -> dict[str, str]:
-        """The settings of the service."""
+        """Return the price as settings of the service."""
         return {"ORDER_CREDIT_FIXED_AMOUNT": str(self.fixed), "ORDER_CREDIT_PERCENTAGE": str(self.percent)}
 
     def of(self, total: str) -> int:
-        """The price of an order, rounded half up."""
+        """Return the price of an order, rounded half up."""
         exact = max(Fraction(self.fixed), Fraction(self.percent, 100) * Fraction(total))
         return floor(exact + Fraction(1, 2))
 
@@ -70,34 +70,33 @@ PENNIES = Price(fixed=0, percent=10_000)
 
 
 def open_text(path: Path) -> str:
-    """A file's text, gzipped or not."""
+    """Return the text of a file, plain or gzipped."""
     content = path.read_bytes()
     return (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
 
 
 @cache
 def rows(path: Path = ORDERS) -> Sequence[Row]:
-    """All rows of an order stream."""
+    """Return all rows of an order stream."""
     return [Row(*row) for row in list(csv.reader(open_text(path).splitlines()))[1:]]
 
 
 @cache
 def links(path: Path = LINKS) -> Mapping[str, Link]:
-    """The links of refunds to orders, by the refund."""
+    """Return the links from refunds to orders, by the invoice of the refund."""
     return {row[0]: Link(*row) for row in list(csv.reader(open_text(path).splitlines()))[1:]}
 
 
 def merchant(customer_id: str) -> UUID:
-    """The merchant that a customer becomes."""
+    """Return the merchant that stands for a customer."""
     return uuid5(NAMESPACE_URL, f"customer:{customer_id}")
 
 
 def expected_balances(stream: Sequence[Row], linked: Mapping[str, Link], price: Price) -> dict[UUID, int]:
-    """Every merchant's balance: less what the orders cost, plus what the refunds give back.
+    """Return the balance of every merchant: minus the prices of the orders, plus the credits of the refunds.
 
-    A linked refund gives back its share of what its order cost: of all money refunded of an order so far, never more
-    than its total, rounded down. Over all refunds of an order that is the share of their sum. An unlinked refund gives
-    back what an order of its total would cost.
+    All linked refunds of an order together give back the refunded share of its price, rounded down and at most the
+    whole price. An unlinked refund gives back the price of an order with its total.
     """
     found: dict[UUID, int] = defaultdict(int)
     orders = {row.invoice: row for row in stream if row.kind == "paid"}

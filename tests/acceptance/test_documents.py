@@ -1,4 +1,4 @@
-"""What the documents tell a reader to type works, typed as it stands, and their links lead somewhere."""
+"""Every shell block of the documents runs unchanged, and every link has a target."""
 
 import os
 import re
@@ -19,12 +19,12 @@ TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path 
 BLOCKS = {
     name: re.findall(r"^```(.*)\n((?:.*\n)*?)```$", text, flags=re.MULTILINE)
     for name, text in TEXTS.items()
-    if name != "docs/performance.md"  # whose blocks measure for minutes
+    if name != "docs/performance.md"  # its blocks run benchmarks for minutes
 }
 DOCUMENTED_URL = "http://127.0.0.1:8015"
 
 METRICS = re.findall(r"^\| `(credits_\w+)`", TEXTS["docs/operating.md"], flags=re.MULTILINE)
-SAID = {
+OUTPUT = {
     "README.md": ['"amount":25', '"status":"enabled"', "0 refused", "no fault", "Usage: credit-service"],
     "docs/events.md": ['"next_cursor":"', '"sequence":"2"', "event: evt.credits.recharged", "id: "],
     "docs/nats.md": ["[]", "0 read, 0 posted"],
@@ -40,12 +40,12 @@ SAID = {
     ],
     "examples/README.md": ["0 refused"],
 }
-"""Every document with something to type, and what must be among the answers."""
+"""Every document with shell blocks, and texts that their output must contain."""
 
 SETTINGS = {"WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8"}
-"""So that nothing that is typed leaves this machine."""
+"""These settings keep all webhooks on this machine."""
 
-NOT_TYPED = {
+NOT_RUN = {
     "README.md": ["make run", "make test", "make help", "make check", "make bench"],
     "docs/deploy.md": [
         "make image",
@@ -67,17 +67,17 @@ NOT_TYPED = {
     "docs/quickstart.md": ["make run"],
     "docs/webhooks.md": ["WEBHOOK_ALLOWED_NETWORKS=public,127.0.0.0/8 make run"],
 }
-"""What stands as ```console, since it cannot be typed in a test. Anything more is a choice: prefer ```sh."""
+"""The commands in ```console blocks. A test cannot run them. Use ```sh for all other commands."""
 
 
-def test_what_is_not_typed_here_is_known() -> None:
+def test_only_listed_commands_are_not_run() -> None:
     consoles = {
         name: re.findall(
             r"^\$ (.*?) *(?:#.*)?$", "".join(text for language, text in blocks if language == "console"), re.M
         )
         for name, blocks in BLOCKS.items()
     }
-    assert {name: lines for name, lines in consoles.items() if lines} == NOT_TYPED
+    assert {name: lines for name, lines in consoles.items() if lines} == NOT_RUN
     assert {language for blocks in BLOCKS.values() for language, _ in blocks} <= {
         "sh",
         "console",
@@ -89,19 +89,19 @@ def test_what_is_not_typed_here_is_known() -> None:
         "text",
         "",
     }
-    assert {name for name, blocks in BLOCKS.items() if "sh" in dict(blocks)} == set(SAID)
+    assert {name for name, blocks in BLOCKS.items() if "sh" in dict(blocks)} == set(OUTPUT)
 
 
-@pytest.mark.parametrize("document", SAID)
-def test_what_it_says_to_type_is_answered_without_an_error(document: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("document", OUTPUT)
+def test_shell_blocks_run_without_an_error(document: str, tmp_path: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    typed = "".join(_typed([text for language, text in BLOCKS[document] if language == "sh"], tmp_path))
-    assert '"outcome":"refused"' not in typed
-    assert [said for said in SAID[document] if said not in typed] == []
+    output = "".join(_run_blocks([text for language, text in BLOCKS[document] if language == "sh"], tmp_path))
+    assert '"outcome":"refused"' not in output
+    assert [text for text in OUTPUT[document] if text not in output] == []
 
 
-def _typed(blocks: list[str], folder: Path) -> Iterator[str]:
-    """What the blocks answer, typed one after the other, with the service stopped where a command needs that."""
+def _run_blocks(blocks: list[str], folder: Path) -> Iterator[str]:
+    """Run the blocks in order, and yield their output. Stop the service before commands that need the ledger."""
     variables = ""
     with ExitStack() as running:
         url = None
@@ -111,16 +111,16 @@ def _typed(blocks: list[str], folder: Path) -> Iterator[str]:
                 url = None
             elif url is None:
                 url = running.enter_context(served(folder / "credit-service.db", settings=SETTINGS)).url
-            answered, variables = _typed_block(variables, block, folder, url or DOCUMENTED_URL)
-            yield answered
+            output, variables = _run_block(variables, block, folder, url or DOCUMENTED_URL)
+            yield output
 
 
-def _typed_block(variables: str, block: str, folder: Path, url: str) -> tuple[str, str]:
-    # An answer of 400 and more is a failure; variables outlive their block.
+def _run_block(variables: str, block: str, folder: Path, url: str) -> tuple[str, str]:
+    # A status of 400 or more is a failure. The next block gets the variables of this block.
     shell = 'curl() { command curl --fail-with-body "$@"; }\nset -a\n'
     script = f"{shell}{variables}\n{block}\nexport -p > variables".replace(DOCUMENTED_URL, url)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    typed = subprocess.run(
+    ran = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder,
         env=clean_environment(PATH=path, SERVICE_PORT="0"),
@@ -129,12 +129,12 @@ def _typed_block(variables: str, block: str, folder: Path, url: str) -> tuple[st
         timeout=120,
         check=False,
     )
-    assert typed.returncode == 0, f"{block}\n{typed.stdout}\n{typed.stderr}"
-    return typed.stdout, (folder / "variables").read_text().replace(url, DOCUMENTED_URL)
+    assert ran.returncode == 0, f"{block}\n{ran.stdout}\n{ran.stderr}"
+    return ran.stdout, (folder / "variables").read_text().replace(url, DOCUMENTED_URL)
 
 
 @pytest.mark.parametrize("document", TEXTS)
-def test_its_links_lead_to_a_file_and_a_heading(document: str) -> None:
+def test_links_lead_to_existing_files_and_headings(document: str) -> None:
     prose = re.sub(r"^```.*?^```$", "", TEXTS[document], flags=re.MULTILINE | re.DOTALL)
     for link in set(re.findall(r"\]\((?!https?:)([^)]+)\)", prose)):
         path, _, anchor = link.partition("#")
@@ -144,6 +144,6 @@ def test_its_links_lead_to_a_file_and_a_heading(document: str) -> None:
 
 
 def anchors(document: Path) -> set[str]:
-    """What a link into a document can name."""
+    """Return the anchors that a link into a document can name."""
     headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,4 +1,4 @@
-"""The examples that read events over NATS run as they stand: they see all, and where something is missing."""
+"""The examples that read events over NATS run unchanged. They print all events and detect gaps."""
 
 import asyncio
 import json
@@ -29,22 +29,22 @@ OPEN_TO_ALL = "authorization {}"
 
 @pytest.fixture
 def broker() -> Iterator[Nats]:
-    """A NATS that asks nobody for a password."""
+    """Run a NATS server without a password."""
     with Nats(settings=OPEN_TO_ALL) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
-    """How a program for Node is run, with what it says is to be installed."""
+    """Return a function that makes the command to run an example on Node, with its packages installed."""
     if shutil.which("npm") is None or shutil.which("node") is None:
-        pytest.skip("No Node for the example: as root, run: apt-get install nodejs npm")
+        pytest.skip("Node is missing: as root, run: apt-get install nodejs npm")
     folder = tmp_path_factory.mktemp("node")
     quiet = ("--silent", "--no-audit", "--no-fund")
     subprocess.run(["npm", "install", *quiet, *NODE_PACKAGES], cwd=folder, check=True, timeout=120)
 
     def program(name: str) -> list[str]:
-        shutil.copy(EXAMPLES / name, folder)  # beside what was installed
+        shutil.copy(EXAMPLES / name, folder)  # into the folder with the packages
         return ["node", str(folder / name)]
 
     return program
@@ -52,7 +52,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]
 
 @contextmanager
 def reading(program: list[str], url: str) -> Iterator[Iterator[str]]:
-    """The lines that a program prints."""
+    """Run a program, and yield the lines that it prints."""
     with subprocess.Popen(
         program, env={"NATS_URL": url}, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent
     ) as process:
@@ -64,7 +64,7 @@ def reading(program: list[str], url: str) -> Iterator[Iterator[str]]:
 
 
 def published(broker: Nats, folder: Path) -> list[Message]:
-    """Four events of each of three accounts, of which NATS then lost two."""
+    """Publish four events of each of three accounts, and return them."""
 
     async def publish() -> list[Message]:
         store = opened(f"sqlite:///{new_file(folder / 'ledger.db')}")
@@ -80,7 +80,7 @@ def published(broker: Nats, folder: Path) -> list[Message]:
 
 
 def change(broker: Nats, messages: list[Message]) -> None:
-    """NATS loses an account's second and third event, brings its first one again, and then a fifth one."""
+    """Delete the second and third event of an account, repeat its first event, and add a fifth event."""
 
     async def do() -> None:
         async with connected(f"nats://127.0.0.1:{broker.port}") as nats:
@@ -112,13 +112,11 @@ def check(program: list[str], broker: Nats, folder: Path) -> None:
         assert [next(lines).rstrip() for _ in expected] == expected
 
 
-def test_the_one_with_Python_reads_all_sees_the_gap_and_passes_over_what_comes_again(
-    broker: Nats, tmp_path: Path
-) -> None:
+def test_python_example_prints_events_and_gap_and_skips_repeats(broker: Nats, tmp_path: Path) -> None:
     check([sys.executable, str(EXAMPLES / "consume_nats.py")], broker, tmp_path)
 
 
-def test_the_one_with_Node_reads_all_sees_the_gap_and_passes_over_what_comes_again(
+def test_node_example_prints_events_and_gap_and_skips_repeats(
     node: Callable[[str], list[str]], broker: Nats, tmp_path: Path
 ) -> None:
     check(node("consume_nats.mjs"), broker, tmp_path)

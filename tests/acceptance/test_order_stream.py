@@ -1,4 +1,4 @@
-"""Replaying the orders and refunds of a real web shop: every balance is what plain arithmetic says it is."""
+"""Replay the orders and refunds of a real web shop, and compare every balance with plain arithmetic."""
 
 import fcntl
 import hashlib
@@ -55,19 +55,19 @@ def _verify(database: Path) -> Ran:
 
 @pytest.fixture(scope="module")
 def ledgers_of_engine(request: pytest.FixtureRequest, engine_name: str) -> Ledgers:
-    """`ledgers`, which here is the name of a module."""
+    """Return the fixture `ledgers`. In this file that name is a module."""
     found = request.getfixturevalue("ledgers")
     assert isinstance(found, Ledgers)
     return found
 
 
-def _told(read: int, **outcomes: int) -> dict[str, Any]:
+def _report(read: int, **outcomes: int) -> dict[str, Any]:
     nothing = {"posted": 0, "replayed": 0, "parked": 0, "refused": 0, "skipped": 0}
     return {"read": read} | nothing | outcomes | {"by_code": {}}
 
 
 def _skipped(price: Price) -> int:
-    """Unlinked refunds that are worth nothing."""
+    """Return the number of unlinked refunds worth 0 credits."""
     return sum(row.kind == "refund" and row.invoice not in links() and not price.of(row.total) for row in rows())
 
 
@@ -80,7 +80,7 @@ def _content(database: Path) -> dict[str, list[tuple[Any, ...]]]:
 
 
 @needs_data
-def test_the_data_are_those_that_their_readme_describes() -> None:
+def test_data_match_their_readme() -> None:
     stream = rows()
     paid = [row for row in stream if row.kind == "paid"]
     refunds = [row for row in stream if row.kind == "refund"]
@@ -96,7 +96,7 @@ def test_the_data_are_those_that_their_readme_describes() -> None:
 
 
 @needs_data
-def test_the_links_are_those_that_their_readme_describes() -> None:
+def test_links_match_their_readme() -> None:
     totals = {row.invoice: Decimal(row.total) for row in rows()}
     assert len(links()) == 2_195
     assert sum(Decimal(link.refund_total) for link in links().values()) == Decimal("216574.78")
@@ -112,7 +112,9 @@ def test_the_links_are_those_that_their_readme_describes() -> None:
 whole_stream = pytest.mark.parametrize(
     ("price", "engine_name"),
     [
-        pytest.param(FIXED, "sqlite", id="one credit an order-sqlite"),  # one will do: what it costs is the ledger's
+        pytest.param(
+            FIXED, "sqlite", id="one credit an order-sqlite"
+        ),  # one engine is enough, because the ledger computes the price
         pytest.param(PENNIES, "sqlite", id="one credit a penny-sqlite"),
         pytest.param(PENNIES, "postgres", id="one credit a penny-postgres"),
     ],
@@ -122,7 +124,7 @@ whole_stream = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def price(request: pytest.FixtureRequest) -> Price:
-    """What an order costs."""
+    """Return the price of an order."""
     assert isinstance(request.param, Price)
     return request.param
 
@@ -130,7 +132,7 @@ def price(request: pytest.FixtureRequest) -> Price:
 def _replay_all(database: Path, price: Price) -> None:
     ran = _replay(database, ORDERS, price)
     skipped = _skipped(price)
-    assert (ran.code, ran.json) == (0, _told(17_750, posted=17_750 - skipped, skipped=skipped)), ran.err
+    assert (ran.code, ran.json) == (0, _report(17_750, posted=17_750 - skipped, skipped=skipped)), ran.err
 
 
 Ledger = Callable[[Path], AbstractContextManager[Path]]
@@ -138,7 +140,7 @@ Ledger = Callable[[Path], AbstractContextManager[Path]]
 
 @pytest.fixture(scope="module")
 def replayed_in(price: Price, engine_name: str, request: pytest.FixtureRequest) -> Ledger:
-    """Makes ledgers, each in a folder of its own, into which the whole stream was replayed; that is done once."""
+    """Return a function that copies a ledger with the whole stream into a folder. The replay runs once."""
     folders = request.getfixturevalue("tmp_path_factory")
     if engine_name == "postgres":
         databases: Databases = request.getfixturevalue("postgres")
@@ -157,7 +159,7 @@ def replayed_in(price: Price, engine_name: str, request: pytest.FixtureRequest) 
     @contextmanager
     def file(folder: Path) -> Iterator[Path]:
         shared = folders.getbasetemp()
-        if "PYTEST_XDIST_WORKER" in os.environ:  # the others of this run need it, too
+        if "PYTEST_XDIST_WORKER" in os.environ:  # all workers share the ledger
             shared = shared.parent
         shared /= f"replayed-{price.percent}"
         shared.mkdir(exist_ok=True)
@@ -173,21 +175,21 @@ def replayed_in(price: Price, engine_name: str, request: pytest.FixtureRequest) 
 
 @pytest.fixture(scope="module")
 def replayed(replayed_in: Ledger, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Such a ledger, not to be changed."""
+    """Yield a ledger with the whole stream. Tests must not change it."""
     with replayed_in(tmp_path_factory.mktemp("replayed")) as database:
         yield database
 
 
 @pytest.fixture
 def copy(replayed_in: Ledger, tmp_path: Path) -> Iterator[Path]:
-    """Such a ledger of this test's own."""
+    """Yield a ledger with the whole stream that the test may change."""
     with replayed_in(tmp_path) as database:
         yield database
 
 
 @needs_data
 @whole_stream
-def test_every_balance_is_minus_the_orders_plus_the_refunds(replayed: Path, price: Price) -> None:
+def test_every_balance_is_refunds_minus_orders(replayed: Path, price: Price) -> None:
     found = ledgers.balances(replayed)
     assert len(found) == 3_949
     assert found == expected_balances(rows(), links(), price)
@@ -206,7 +208,7 @@ def test_each_invoice_is_one_transaction(replayed: Path) -> None:
 
 @needs_data
 @whole_stream
-def test_each_account_counts_its_transactions_without_a_gap(replayed: Path) -> None:
+def test_transaction_sequences_have_no_gap(replayed: Path) -> None:
     found = ledgers.rows(
         replayed, "SELECT account, count(*), min(sequence), max(sequence) FROM transactions GROUP BY 1"
     )
@@ -216,11 +218,11 @@ def test_each_account_counts_its_transactions_without_a_gap(replayed: Path) -> N
 
 @needs_data
 @whole_stream
-def test_replaying_again_posts_nothing_and_changes_nothing(copy: Path, price: Price) -> None:
+def test_second_replay_changes_nothing(copy: Path, price: Price) -> None:
     before = _content(copy)
     ran = _replay(copy, ORDERS, price)
     skipped = _skipped(price)
-    assert (ran.code, ran.json) == (0, _told(17_750, replayed=17_750 - skipped, skipped=skipped))
+    assert (ran.code, ran.json) == (0, _report(17_750, replayed=17_750 - skipped, skipped=skipped))
     assert _content(copy) == before
 
 
@@ -235,7 +237,7 @@ def test_verify_finds_no_fault(copy: Path) -> None:
 @needs_data
 @whole_stream
 @pytest.mark.parametrize("seed", [11])
-def test_shuffled_the_balances_are_the_same_and_nothing_stays_parked(
+def test_shuffled_replay_gives_same_balances_and_parks_nothing(
     seed: int, price: Price, new_ledger: Callable[[], str], tmp_path: Path
 ) -> None:
     header, *lines = open_text(ORDERS).splitlines()
@@ -243,13 +245,13 @@ def test_shuffled_the_balances_are_the_same_and_nothing_stays_parked(
     (tmp_path / "shuffled.csv").write_text("\n".join([header, *lines]))
     database = ledgers.placed(tmp_path, new_ledger())
     ran = _replay(database, tmp_path / "shuffled.csv", price, "--links", LINKS)
-    told = ran.json
-    assert (ran.code, told["read"], told["refused"]) == (0, 17_750, 0)
-    assert told["parked"] > 500, "refunds came before their orders"
-    assert told["posted"] + told["parked"] + told["skipped"] == 17_750
+    report = ran.json
+    assert (ran.code, report["read"], report["refused"]) == (0, 17_750, 0)
+    assert report["parked"] > 500, "some refunds must come before their orders"
+    assert report["posted"] + report["parked"] + report["skipped"] == 17_750
     assert ledgers.balances(database) == expected_balances(rows(), links(), price)
     assert ledgers.rows(database, "SELECT * FROM parked") == ledgers.rows(database, "SELECT * FROM dead_letters") == []
-    assert _verify(database).json == {"accounts": 3_949, "transactions": 17_750 - told["skipped"], "faults": []}
+    assert _verify(database).json == {"accounts": 3_949, "transactions": 17_750 - report["skipped"], "faults": []}
 
 
 # ---- over HTTP
@@ -257,7 +259,7 @@ def test_shuffled_the_balances_are_the_same_and_nothing_stays_parked(
 
 @pytest.fixture(scope="module")
 def service(ledgers_of_engine: Ledgers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Path]]:
-    """A service that charges by the penny, and its ledger."""
+    """Run a service with a price of one credit per penny, and yield it with its ledger."""
     folder = tmp_path_factory.mktemp("http")
     with ledgers_of_engine.new(folder) as url:
         settings = {"DATABASE_ALLOW_UNSAFE": "true", **PENNIES.settings}
@@ -266,7 +268,7 @@ def service(ledgers_of_engine: Ledgers, tmp_path_factory: pytest.TempPathFactory
 
 
 def _balances(service: Served) -> dict[UUID, int]:
-    """Every merchant's balance, as the service lists it page by page."""
+    """Return the balance of every merchant from the list of accounts."""
     found: dict[UUID, int] = {}
     with service.client() as client:
         path = "/credits/accounts?limit=200"
@@ -278,45 +280,45 @@ def _balances(service: Served) -> dict[UUID, int]:
 
 
 @needs_data
-def test_over_http_every_balance_is_the_same_and_a_second_time_changes_nothing(
+def test_replay_over_http_gives_same_balances_and_repeat_changes_nothing(
     service: tuple[Served, Path],
 ) -> None:
     running, database = service
     arguments = ("--url", running.url, "--key", running.key)
     first = _replay(database, ORDERS, PENNIES, *arguments)
-    assert (first.code, first.json) == (0, _told(17_750, posted=17_750))
+    assert (first.code, first.json) == (0, _report(17_750, posted=17_750))
     balances = _balances(running)
     assert balances == expected_balances(rows(), links(), PENNIES)
     again = _replay(database, ORDERS, PENNIES, *arguments)
-    assert (again.code, again.json) == (0, _told(17_750, replayed=17_750))
+    assert (again.code, again.json) == (0, _report(17_750, replayed=17_750))
     assert _balances(running) == balances
     running.stop()
     assert _verify(database).json == {"accounts": 3_949, "transactions": 17_750, "faults": []}
 
 
-# ---- the excerpt, and tampering with it
+# ---- the excerpt, and tampered ledgers
 
 
 @pytest.fixture(scope="module")
 def excerpt(ledgers_of_engine: Ledgers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A ledger into which the excerpt in examples/ was replayed."""
+    """Yield a ledger with the replayed excerpt of examples/."""
     folder = tmp_path_factory.mktemp("excerpt")
     with ledgers_of_engine.new(folder) as url:
         database = ledgers.placed(folder, url)
         ran = _replay(database, EXAMPLE, PENNIES)
-        assert (ran.code, ran.json) == (0, _told(448, posted=448))
+        assert (ran.code, ran.json) == (0, _report(448, posted=448))
         assert ran.err == f"credit-service: {EXAMPLE_LINKS} says which orders were refunded.\n"
         yield database
 
 
-def test_the_excerpt_comes_to_what_it_must(excerpt: Path) -> None:
+def test_excerpt_gives_expected_balances(excerpt: Path) -> None:
     assert len(rows(EXAMPLE)) <= 500
     assert ledgers.balances(excerpt) == expected_balances(rows(EXAMPLE), links(EXAMPLE_LINKS), PENNIES)
     assert _verify(excerpt).json == {"accounts": 14, "transactions": 448, "faults": []}
 
 
 @needs_data
-def test_the_excerpt_is_cut_from_the_stream() -> None:
+def test_excerpt_is_part_of_the_stream() -> None:
     assert set(rows(EXAMPLE)) <= set(rows())
     assert set(links(EXAMPLE_LINKS).items()) <= set(links().items())
 
@@ -345,10 +347,12 @@ TAMPERED = [
 ]
 
 
-@only_on("sqlite")  # one will do: what is found is the ledger's, and not its engine's
+@only_on("sqlite")  # one engine is enough, because the ledger verifies the rows
 @pytest.mark.parametrize("position", [7, 40, 139], ids=lambda position: f"transaction {position}")
 @pytest.mark.parametrize("column", TAMPERED)
-def test_one_byte_changed_by_hand_is_found_and_named(column: str, position: int, excerpt: Path, tmp_path: Path) -> None:
+def test_verify_names_a_transaction_with_one_changed_byte(
+    column: str, position: int, excerpt: Path, tmp_path: Path
+) -> None:
     database = tmp_path / "ledger.db"
     shutil.copy(excerpt, database)
     customer = merchant("17841")
@@ -359,7 +363,7 @@ def test_one_byte_changed_by_hand_is_found_and_named(column: str, position: int,
     ran = _verify(database)
     assert ran.code == 1
     places = {(fault["merchant_id"], fault["sequence"]) for fault in ran.json["faults"]}
-    # Where the transaction cannot be found under its number any more, its absence shows at the next one.
+    # If the transaction has lost its account or sequence, verify reports the gap at the next transaction.
     moved = column in ("account", "sequence")
     following = {position + 1, None} if moved else {position}
     assert {(str(customer), sequence) for sequence in following} & places
@@ -378,7 +382,7 @@ def _one_byte_off(value: Any) -> Any:
 
 @needs_data
 @whole_stream
-def test_one_byte_changed_in_the_whole_stream_is_found(copy: Path) -> None:
+def test_verify_finds_one_changed_amount_in_the_whole_stream(copy: Path) -> None:
     customer = merchant("14911")
     where = "account = (SELECT number FROM accounts WHERE merchant_id = ?) AND sequence = 100"
     ledgers.change(copy, f"UPDATE transactions SET amount = amount + 1 WHERE {where}", customer.bytes)

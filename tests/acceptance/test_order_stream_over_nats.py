@@ -1,6 +1,6 @@
-"""The orders and refunds of a real web shop over a real NATS, three ways: the balances are those of plain arithmetic.
+"""Publish the orders and refunds of a real web shop over a real NATS, and compare the balances with plain arithmetic.
 
-ORDER_STREAM_ROWS=17750 publishes them all; a part of them is enough for every day.
+By default the test publishes a part of the rows. ORDER_STREAM_ROWS=17750 publishes all of them.
 """
 
 import os
@@ -24,7 +24,7 @@ PAID, REFUNDED = "evt.shopify.webhook.order_paid", "evt.shopify.webhook.order_re
 
 
 def message(row: Row) -> Message:
-    """What the shop would publish of an order or a refund."""
+    """Return the message of a shop for an order or a refund."""
     data: dict[str, object] = {"merchant_id": str(merchant(row.customer_id))}
     if row.kind == "paid":
         return PAID, event(PAID, {**data, "order_id": row.invoice, "total": row.total, "currency": "GBP"})
@@ -36,17 +36,17 @@ def message(row: Row) -> Message:
 
 
 def in_order(stream: Sequence[Row]) -> list[Message]:
-    """As it happened."""
+    """Return the messages in their original order."""
     return list(map(message, stream))
 
 
 def twice(stream: Sequence[Row]) -> list[Message]:
-    """Every message two times, in another place."""
+    """Return all messages, and then all of them again."""
     return in_order(stream) * 2
 
 
 def shuffled(stream: Sequence[Row]) -> list[Message]:
-    """In any order, with each refund that has an order before it."""
+    """Return the messages in random order, with all refunds first."""
     seed = random.randrange(2**32)
     print(f"shuffled by {seed}")
     messages = in_order(stream)
@@ -56,7 +56,7 @@ def shuffled(stream: Sequence[Row]) -> list[Message]:
 
 @pytest.fixture
 def running(ledgers: Ledgers, tmp_path: Path, nats_url: str) -> Iterator[Running]:
-    """A service with NATS that prices orders by the penny."""
+    """Run a service with NATS and a price of one credit per penny."""
     prices: dict[str, Any] = {"order_credit_fixed_amount": PENNIES.fixed, "order_credit_percentage": PENNIES.percent}
     with (
         ledgers.new(tmp_path) as url,
@@ -67,7 +67,7 @@ def running(ledgers: Ledgers, tmp_path: Path, nats_url: str) -> Iterator[Running
 
 @needs_data
 @pytest.mark.parametrize("way", [in_order, twice, shuffled], ids=lambda way: way.__name__)
-def test_the_balances_are_those_of_plain_arithmetic_and_each_invoice_is_one_transaction(
+def test_nats_stream_gives_expected_balances_and_one_transaction_per_invoice(
     running: Running, nats_url: str, way: object
 ) -> None:
     stream = rows()[:ROWS]

@@ -1,4 +1,4 @@
-"""Bodies that Shopify, and the makers of its libraries, publish, with their signatures, through the real route."""
+"""Post webhook bodies that Shopify and its library authors publish, with their signatures, to the real route."""
 
 import json
 import os
@@ -16,18 +16,18 @@ from tests.served import Served, served
 
 SHOPIFY = DATA / "shopify"
 SHOP = "activepieces-test.myshopify.com"
-"""The shop that the order of the samples names."""
+"""The shop in the sample order."""
 MERCHANT = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
 SECRET = "hush"
 
 pytestmark = pytest.mark.skipif(
-    not SHOPIFY.exists() and os.environ.get("CI") != "true",  # there its want is a failure
-    reason=f"The bodies of Shopify's webhooks are not here: put them into {SHOPIFY}.",
+    not SHOPIFY.exists() and os.environ.get("CI") != "true",  # in CI missing data is a failure
+    reason=f"The bodies of Shopify's webhooks are missing: put them into {SHOPIFY}.",
 )
 
 
 def vectors(kind: str) -> list[Any]:
-    """Known answers; none where the data is not here."""
+    """Return the test vectors of this kind, or an empty list without the data."""
     if not SHOPIFY.exists():
         return []
     found: list[Any] = json.loads((SHOPIFY / "hmac_vectors.json").read_text())[kind]
@@ -36,7 +36,7 @@ def vectors(kind: str) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A service to which the shop of the samples is linked; an order costs a tenth of its total."""
+    """Run a service with a link to the sample shop. An order costs a tenth of its total."""
     settings = {
         "SHOPIFY_WEBHOOK_SECRET": SECRET,
         "SHOPIFY_PLAN_CREDITS": '{"plan-123": 500}',
@@ -57,12 +57,12 @@ def send(service: Served, topic: str, body: bytes, signature: str | None = None)
 
 
 @pytest.mark.parametrize("vector", vectors("webhook"), ids=lambda vector: str(vector["id"]))
-def test_a_signature_that_others_published_is_understood(vector: Any) -> None:
+def test_service_accepts_published_signatures(vector: Any) -> None:
     assert is_signed(vector["body"].encode(), [vector["hmac_base64"].encode()], [vector["secret"]])
 
 
 @pytest.mark.parametrize("vector", vectors("webhook_files"), ids=lambda vector: str(vector["file"]))
-def test_each_body_is_taken_with_its_signature_and_with_no_other(service: Served, vector: Any) -> None:
+def test_service_accepts_body_only_with_its_own_signature(service: Served, vector: Any) -> None:
     assert vector["secret"] == SECRET
     body = (SHOPIFY / vector["file"]).read_bytes()
     assert send(service, "products/update", body, vector["hmac_base64"]).json()["data"]["outcome"] == "ignored"
@@ -70,7 +70,7 @@ def test_each_body_is_taken_with_its_signature_and_with_no_other(service: Served
 
 
 def outcome(service: Served, topic: str, name: str, **changed: Any) -> str:
-    """What becomes of a body, byte for byte as it was published unless it is changed."""
+    """Post a published body, with `changed` fields replaced, and return its outcome."""
     body = (SHOPIFY / name).read_bytes()
     if changed:
         body = json.dumps(json.loads(body) | changed).encode()
@@ -79,10 +79,10 @@ def outcome(service: Served, topic: str, name: str, **changed: Any) -> str:
     return str(answer.json()["data"]["outcome"])
 
 
-def test_the_bodies_do_what_they_say(service: Served) -> None:
+def test_sample_bodies_post_the_expected_transactions(service: Served) -> None:
     assert outcome(service, "orders/paid", "orders_paid.json") == "posted"
     assert outcome(service, "orders/paid", "orders_paid.json") == "replayed"
-    # It was made and not paid, so it costs nothing; its refund waits for it.
+    # The shop created the order without a payment, so it costs nothing, and its refund waits for it.
     assert outcome(service, "orders/create", "orders_create.json") == "ignored"
     assert outcome(service, "orders/paid", "orders_create.json") == "refused"
     assert outcome(service, "refunds/create", "refunds_create.json") == "parked"
@@ -94,9 +94,10 @@ def test_the_bodies_do_what_they_say(service: Served) -> None:
     assert outcome(service, "app_subscriptions/update", "app_subscriptions_update.json", **active) == "posted"
     assert outcome(service, "customers/redact", "customers_redact.json") == "noted"
     with service.client() as client:
-        told = client.get("/credits/transactions", params={"merchant_id": MERCHANT}).json()["data"]
-    # 10 % of 2629.95 and of 409.94, rounded half up once; of the latter 209.00 went back: floor(41 × 209.00 / 409.94).
-    assert [(one["idempotency_key"], one["amount"]) for one in reversed(told)] == [
+        posted = client.get("/credits/transactions", params={"merchant_id": MERCHANT}).json()["data"]
+    # The orders cost 10 % of 2629.95 and of 409.94, rounded half up. The refund of 209.00 gives back
+    # floor(41 × 209.00 / 409.94).
+    assert [(one["idempotency_key"], one["amount"]) for one in reversed(posted)] == [
         ("shopify:order:5324830114101", 263),
         ("shopify:order:450789469", 41),
         ("shopify:refund:509562969", 20),

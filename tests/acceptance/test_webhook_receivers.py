@@ -1,4 +1,4 @@
-"""The receivers that docs/webhooks.md shows verify what the service sends, and nothing else."""
+"""The sample receivers in docs/webhooks.md accept webhooks of the service and refuse all others."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ KINDS = {"python": [sys.executable, "-c"], "js": ["node", "-e"]}
 
 @contextmanager
 def receiver(kind: str, secret: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The receiver as it is shown, and where it listens."""
+    """Run the receiver from the page, and yield its process and URL."""
     (shown,) = re.findall(rf"^```{kind}\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
     program, *more = KINDS[kind]
     if (found := shutil.which(program)) is None:
@@ -42,7 +42,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_sent_is_taken_also_while_the_secret_is_rotated(kind: str, service: Served) -> None:
+def test_receiver_accepts_webhooks_during_secret_rotation(kind: str, service: Served) -> None:
     with service.client() as client:
         made = client.post("/credits/webhook-endpoints", json={"url": "http://127.0.0.1:1/"}).json()["data"]
         with receiver(kind, made["secret"]) as (process, url):
@@ -50,17 +50,17 @@ def test_what_is_sent_is_taken_also_while_the_secret_is_rotated(kind: str, servi
             assert client.patch(path, json={"url": url}).status_code == 200
             assert client.post(f"{path}/test").status_code == 202
             assert process.stdout is not None
-            told = [process.stdout.readline().split()]
+            received = [process.stdout.readline().split()]
             assert client.post(f"{path}/rotate").status_code == 200
             assert client.post(f"{path}/test").status_code == 202
-            told.append(process.stdout.readline().split())
+            received.append(process.stdout.readline().split())
         names = [f"test-{made['id']}-{number}" for number in (1, 2)]
-        assert told == [[name, "evt.credits.webhook_test"] for name in names]
+        assert received == [[name, "evt.credits.webhook_test"] for name in names]
         client.delete(path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_not_signed_so_is_refused(kind: str) -> None:
+def test_receiver_refuses_missing_and_wrong_signatures(kind: str) -> None:
     with receiver(kind, SECRET) as (_, url):
         body = b'{"type": "evt.credits.recharged"}'
         now = "1800000000"
