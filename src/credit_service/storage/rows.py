@@ -1,4 +1,4 @@
-"""How the ledger's values stand in rows, the same for every engine: value to row to write, row to value to read."""
+"""Rows of the tables and values of the ledger, each made from the other, the same for every engine."""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -40,13 +40,13 @@ def account_row(account: Account) -> Row:
         account.merchant_id.bytes,
         *account[2:BY_TYPE],
         _text(account.by_type),
-        _text(account.carried) if account.carried else "[]",  # mostly nothing, and asked at each posting
+        _text(account.carried) if account.carried else "[]",  # nearly always empty, and encoded at each posting
         *account[BY_TYPE + 2 :],
     )
 
 
 def account(row: Row, merchant_id: UUID | None = None) -> Account:
-    """An account from its row; whoever has its merchant's id already saves making it."""
+    """An account from its row. `merchant_id` saves decoding the id if the caller has it."""
     merchant_id = merchant_id or UUID(bytes=row[1])
     by_type, carried = _by_type(row[BY_TYPE]), draws(row[BY_TYPE + 1])
     return Account._make((row[0], merchant_id, *row[2:BY_TYPE], by_type, carried, *row[BY_TYPE + 2 :]))
@@ -88,7 +88,7 @@ def grant(row: Row) -> Grant:
 
 
 def event_rows(announcements: Iterable[tuple[int, Announcement]], places: Iterable[tuple[int, int]]) -> list[Row]:
-    """Rows of `events`, the outbox: the announcements, at their places."""
+    """Rows of the outbox (`events`): the announcements at their places, each a lane and an id."""
     return [
         (*place, account, *told[:-1], None if told.detail is None else _text(told.detail))
         for place, (account, told) in zip(places, announcements, strict=True)
@@ -101,7 +101,7 @@ def given_back_row(account_number: int, given: GivenBack) -> Row:
 
 
 def given_back(row: Row) -> GivenBack:
-    """What was given back of one order or payment, from its row."""
+    """The refunds of one order or payment so far, from their row."""
     return GivenBack(*row[1:])
 
 
@@ -125,7 +125,7 @@ def _fact_columns(fact: Any) -> Row:
 
 
 def fact_text(fact: Any) -> str:
-    """A fact as it is kept while it waits, or was put aside."""
+    """A fact as JSON text, for a parked refund or a dead letter."""
     return _text(fact)
 
 

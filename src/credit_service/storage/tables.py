@@ -1,9 +1,9 @@
-"""The one schema, for both engines; migrations must lead to exactly this.
+"""The schema, the same for both engines; the migrations must lead to exactly this one.
 
-Credits, sequences and instants (microseconds since 1970) are 64-bit integers, hashes and ids bytes, JSON canonical
-text: SQLite would drop zones and precision of richer types, and a database's own JSON would change bytes that a hash
-covers. Every unique key begins with the account, and one command touches one merchant, so the schema can be distributed
-by account. Each index on a hot table is paid for by every posting, so there are few: `docs/decisions/` tells why.
+Credits, sequences and instants (microseconds since 1970) are 64-bit integers, hashes and ids are bytes, and JSON is
+canonical text: SQLite would drop the zones and precision of richer types, and a database's own JSON type would change
+bytes that a hash covers. One command touches one merchant, and no key crosses accounts. Every posting pays for each
+index on a hot table, so there are few (docs/decisions/0001 and 0027).
 """
 
 from typing import Any, Final
@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeEngine
 
 REVISION: Final = "0001"
-"""The migration that leads to this schema: the last one."""
+"""The last migration, which leads to this schema."""
 
 metadata = MetaData(
     naming_convention={
@@ -42,11 +42,15 @@ metadata = MetaData(
 BIG: TypeEngine[int] = BigInteger().with_variant(Integer, "sqlite")
 MAX_CREDITS = 2**53 - 1
 _ROOM: Final = {"fillfactor": 60}
-"""For tables whose rows change with each posting: the new row goes beside the old one while there is room."""
+"""Free space in the pages of tables whose rows change with each posting, so that the new row fits beside the old."""
 
 
 def _big(name: str, *, null: bool = False) -> Column[Any]:
     return Column(name, BIG, nullable=null)
+
+
+def _bigs(*names: str) -> list[Column[Any]]:
+    return [_big(name) for name in names]
 
 
 def _text(name: str, *, null: bool = False) -> Column[Any]:
@@ -54,7 +58,7 @@ def _text(name: str, *, null: bool = False) -> Column[Any]:
 
 
 def _key() -> Column[Any]:
-    """An idempotency key, in an index by its bytes: keys that count up stand together, and touch few of its pages."""
+    """An idempotency key. Its index is ordered by bytes, so keys that count up share few pages."""
     return Column("key", Text().with_variant(Text(collation="C"), "postgresql"), nullable=False)
 
 
@@ -74,23 +78,13 @@ accounts = _table(
     "accounts",
     Column("number", BIG, primary_key=True, autoincrement=False),
     _bytes("merchant_id"),
-    _big("opened_at"),
-    _big("settled_at"),
-    _big("balance"),
-    _big("held"),
-    _big("pending"),
-    _big("debt"),
-    _big("sequence"),
-    _big("announced"),
-    _big("granted"),
+    *_bigs("opened_at", "settled_at", "balance", "held", "pending", "debt", "sequence", "announced", "granted"),
     _big("trial", null=True),
-    _big("episode"),
-    _big("threshold"),
+    *_bigs("episode", "threshold"),
     _big("low_threshold", null=True),
     _text("when_insufficient", null=True),
     _big("overdraft_limit", null=True),
-    _big("total_increases"),
-    _big("total_decreases"),
+    *_bigs("total_increases", "total_decreases"),
     _text("by_type"),
     _text("carried"),
     _big("next_due_at", null=True),
@@ -110,21 +104,16 @@ accounts = _table(
     _check("hash_length", "length(last_hash) = 32 AND length(merchant_id) = 16"),
     postgresql_with=_ROOM,
 )
-# The sweep and the reads that must not trust a row whose time has come.
+# For the sweep, and for reads that must settle a row that is due.
 _due = text("next_due_at IS NOT NULL")
 Index(None, accounts.c.next_due_at, sqlite_where=_due, postgresql_where=_due)
 
 transactions = _table(
     "transactions",
-    _big("account"),
-    _big("sequence"),
+    *_bigs("account", "sequence"),
     _text("operation"),
     _text("type"),
-    _big("amount"),
-    _big("shortfall"),
-    _big("balance_before"),
-    _big("balance_after"),
-    _big("debt_after"),
+    *_bigs("amount", "shortfall", "balance_before", "balance_after", "debt_after"),
     _key(),
     _bytes("content"),
     _text("reference_type", null=True),
@@ -138,8 +127,7 @@ transactions = _table(
     _big("reverses", null=True),
     _text("actor"),
     _text("correlation_id", null=True),
-    _big("occurred_at"),
-    _big("created_at"),
+    *_bigs("occurred_at", "created_at"),
     _bytes("hash"),
     PrimaryKeyConstraint("account", "sequence"),
     UniqueConstraint("account", "key"),
@@ -152,9 +140,8 @@ transactions = _table(
     _check("reference_whole", "(reference_type IS NULL) = (reference_id IS NULL)"),
     _check("hash_length", "length(hash) = 32"),
 )
-# Where most merchants have a transaction or two, PostgreSQL believes that of all of them. Then an index that only
-# begins with the account seems as good as the one that was made for what is looked up, and of a merchant who has
-# millions all are read to find one. So it is told to reckon with ten transactions for each account.
+# When most merchants have one or two transactions, PostgreSQL's planner expects that of all merchants, and may choose
+# the wrong index: it then reads millions of rows to find one. This setting makes it expect ten (docs/decisions/0032).
 SKEWED: Final = "ALTER TABLE transactions ALTER COLUMN account SET (n_distinct = -0.1)"
 event.listen(
     transactions,
@@ -164,17 +151,12 @@ event.listen(
 
 grants = _table(
     "grants",
-    _big("account"),
-    _big("number"),
-    _big("sequence"),
+    *_bigs("account", "number", "sequence"),
     _text("category"),
-    _big("priority"),
-    _big("effective_at"),
+    *_bigs("priority", "effective_at"),
     _big("expires_at", null=True),
-    _big("amount"),
-    _big("remaining"),
-    _big("lapses"),
-    # A column of its own, so that what is drawn from an open grant touches no index.
+    *_bigs("amount", "remaining", "lapses"),
+    # A separate column, so that drawing on an open grant changes no index.
     _big("open"),
     PrimaryKeyConstraint("account", "number"),
     _check("remaining", "remaining BETWEEN 0 AND amount"),
@@ -183,7 +165,7 @@ grants = _table(
     postgresql_with=_ROOM,
 )
 OPEN: Final = "open = 1"
-"""Which grants are open: an account may have many spent ones; only the open ones are loaded for a posting."""
+"""The condition for open grants. A posting loads only those, since an account may have many spent ones."""
 _open = text(OPEN)
 Index("ix_grants_open", grants.c.account, sqlite_where=_open, postgresql_where=_open)
 
@@ -191,9 +173,7 @@ given_back = _table(
     "given_back",
     _big("account"),
     _key(),
-    _big("money_micros"),
-    _big("by_money"),
-    _big("credits"),
+    *_bigs("money_micros", "by_money", "credits"),
     PrimaryKeyConstraint("account", "key"),
     _check("not_negative", "money_micros >= 0 AND by_money >= 0 AND credits >= by_money"),
 )
@@ -203,8 +183,7 @@ parked = _table(
     _big("account"),
     _key(),
     _text("waits_for"),
-    _big("until"),
-    _big("arrived_at"),
+    *_bigs("until", "arrived_at"),
     _text("kind"),
     _text("fact"),
     PrimaryKeyConstraint("account", "key"),
@@ -225,7 +204,7 @@ dead_letters = _table(
     _bytes("message_hash", null=True),
     _big("published_at", null=True),
     _big("replayed_at", null=True),
-    # The same message may be delivered again and again before it is acknowledged.
+    # NATS may deliver the same message many times before it is acknowledged.
     UniqueConstraint("message_hash"),
     _check(
         "fact_or_event",
@@ -235,24 +214,20 @@ dead_letters = _table(
     _check("hash_length", "length(message_hash) = 16"),
 )
 LEDGERS_LETTER: Final = ("account", "code", "reason", "at", "kind", "fact")
-"""The columns of a dead letter that the ledger itself puts aside, in a posting."""
+"""The columns of a dead letter that a posting writes."""
 _unpublished = text("published_at IS NULL")
 Index("ix_dead_letters_unpublished", dead_letters.c.id, sqlite_where=_unpublished, postgresql_where=_unpublished)
 
 events = _table(
     "events",
-    _big("lane"),
-    _big("id"),
-    _big("account"),
-    _big("number"),
+    *_bigs("lane", "id", "account", "number"),
     _text("type"),
     _big("sequence", null=True),
-    _big("available"),
-    _big("at"),
+    *_bigs("available", "at"),
     _text("detail", null=True),
     PrimaryKeyConstraint("lane", "id"),
 )
-# For replay of one account's, from any number.
+# To replay the events of one account from any number.
 Index("ix_events_account_number", events.c.account, events.c.number, unique=True)
 
 event_cursors = _table(
@@ -315,7 +290,7 @@ webhook_endpoints = _table(
     Column("id", Text, primary_key=True),
     _text("url"),
     _text("event_types", null=True),
-    # What its deliveries are signed with, as it is: an HMAC needs it. No value of a store but one holds it.
+    # The signing secrets in plain text, because an HMAC needs them. Only one value of the storage holds them.
     _text("secrets"),
     _big("created_at"),
     _text("position"),
@@ -327,7 +302,7 @@ webhook_endpoints = _table(
     _check("disabled_for_a_reason", "(disabled_at IS NULL) = (disabled_reason IS NULL)"),
 )
 
-# What was, or is to be, sent to an endpoint, numbered by it. What is sent of an event is read from the outbox again.
+# Deliveries to an endpoint, numbered by it. The sender reads the event itself from the outbox.
 webhook_deliveries = _table(
     "webhook_deliveries",
     _text("endpoint"),
@@ -357,7 +332,7 @@ Index(
     postgresql_where=_pending,
 )
 
-# Beside the accounts and not in them: every posting writes an account's row, and nothing but the gate asks for this.
+# A table of its own: every posting writes the row of an account, and only the gate needs this (docs/decisions/0024).
 gate_policies = _table(
     "gate_policies",
     Column("merchant_id", LargeBinary, primary_key=True),
