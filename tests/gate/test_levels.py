@@ -1,4 +1,4 @@
-"""The levels behind the near cache: asked in their order, believed by the version, and never waited for twice."""
+"""The levels behind the near cache: their order, versions, messages and outages."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -30,7 +30,7 @@ async def put(setting: Setting, times: int = 3) -> None:
         await asyncio.sleep(0)
 
 
-async def test_the_shared_level_is_asked_before_the_store_and_told_what_the_store_knew() -> None:
+async def test_shared_level_is_asked_before_the_store_and_filled_from_it() -> None:
     shared = FakeLevel()
     here, there = Setting(account(5), shared=shared), Setting(account(5), shared=shared)
     assert (await here.gate.ask(MERCHANT)).source == "storage"
@@ -43,7 +43,7 @@ async def test_the_shared_level_is_asked_before_the_store_and_told_what_the_stor
         assert (cached.source, cached.status) == ("near", "enabled")
 
 
-async def test_an_unknown_merchant_is_shared_too() -> None:
+async def test_unknown_merchant_is_shared_too() -> None:
     shared = FakeLevel()
     here, there = Setting(shared=shared), Setting(shared=shared)
     await here.told()
@@ -52,21 +52,21 @@ async def test_an_unknown_merchant_is_shared_too() -> None:
     assert there.store.asked == []
 
 
-async def test_a_thousand_are_one_question_to_each_level() -> None:
+async def test_thousand_merchants_are_one_question_to_each_level() -> None:
     shared, merchants = FakeLevel(), [uuid4() for _ in range(1000)]
     setting = Setting(shared=shared)
     await setting.gate.ask_many(merchants)
     assert (shared.asked, setting.store.asked) == ([merchants], [merchants])
 
 
-async def test_questions_that_come_together_are_one_question_to_each_level() -> None:
+async def test_concurrent_questions_are_one_question_to_each_level() -> None:
     shared, merchants = FakeLevel(), [uuid4() for _ in range(50)]
     setting = Setting(shared=shared)
     await asyncio.gather(*[setting.gate.ask(merchant) for merchant in merchants])
     assert (shared.asked, setting.store.asked) == ([merchants], [merchants])
 
 
-async def test_what_the_shared_level_knows_is_earlier_than_what_was_seen_and_so_no_answer() -> None:
+async def test_shared_answer_older_than_the_last_known_is_ignored() -> None:
     shared = FakeLevel()
     setting = Setting(account(0, NOW), shared=shared)
     shared.kept[MERCHANT] = answer(5)
@@ -77,7 +77,7 @@ async def test_what_the_shared_level_knows_is_earlier_than_what_was_seen_and_so_
     assert len(setting.store.asked) == 1
 
 
-async def test_a_late_answer_of_the_shared_level_does_not_undo_what_was_told_meanwhile() -> None:
+async def test_late_shared_answer_does_not_undo_a_newer_message() -> None:
     shared = FakeLevel()
     shared.kept[MERCHANT] = answer(5)
     shared.open.clear()
@@ -90,7 +90,7 @@ async def test_a_late_answer_of_the_shared_level_does_not_undo_what_was_told_mea
     assert await setting.told() == ("disabled", "exhausted")
 
 
-async def test_an_answer_in_the_shared_level_lives_no_longer_there_than_elsewhere() -> None:
+async def test_shared_answer_expires_with_the_next_due_instant() -> None:
     shared = FakeLevel()
     here, there = (Setting(account(5, next_due_at=NOW + 3 * SECOND), shared=shared) for _ in range(2))
     await here.told()
@@ -101,7 +101,7 @@ async def test_an_answer_in_the_shared_level_lives_no_longer_there_than_elsewher
     assert (await there.gate.ask(MERCHANT)).source == "storage"
 
 
-async def test_a_store_that_has_lost_commits_is_believed_when_what_was_known_has_ended() -> None:
+async def test_store_that_lost_commits_wins_after_the_ttl() -> None:
     setting = Setting(account(5, NOW))
     await setting.told()
     setting.commit(account(0, NOW + 1))  # and a failover loses it
@@ -127,7 +127,7 @@ async def joined(*accounts: Any, **settings: Any) -> AsyncIterator[tuple[Setting
         await setting.gate.close()
 
 
-async def test_what_another_process_tells_replaces_a_remembered_answer_at_once() -> None:
+async def test_message_replaces_a_cached_answer_at_once() -> None:
     async with joined(account(5)) as (setting, channel):
         assert await setting.told() == ("enabled", "available")
         channel.heard(line_of(answer(0, NOW)))
@@ -137,13 +137,13 @@ async def test_what_another_process_tells_replaces_a_remembered_answer_at_once()
         assert len(setting.store.asked) == 1
 
 
-async def test_what_nobody_asks_for_is_not_remembered_when_another_process_tells_of_it() -> None:
+async def test_message_about_an_uncached_merchant_is_ignored() -> None:
     async with joined() as (setting, channel):
         channel.heard(line_of(answer(5)))
         assert setting.gate.cached(MERCHANT) is None
 
 
-async def test_a_message_that_was_under_way_for_long_is_good_for_the_rest_of_its_ttl() -> None:
+async def test_late_message_is_good_for_the_rest_of_its_ttl() -> None:
     async with joined(account(5)) as (setting, channel):
         await setting.told()
         setting.clock.now += 10 * SECOND
@@ -158,7 +158,7 @@ async def test_a_message_that_was_under_way_for_long_is_good_for_the_rest_of_its
     ["", "x", f"{MERCHANT}", f"{MERCHANT} ", f"{MERCHANT} 1", "x" * 10_000, f"x {text_of(answer(0, NOW))}"]
     + [f"{MERCHANT} {text_of(answer(0, NOW))}{more}" for more in ("x", " ", "\n")],
 )
-async def test_a_message_that_is_none_is_passed_over(line: str) -> None:
+async def test_malformed_message_is_ignored(line: str) -> None:
     assert answer_in(line, NOW, TTL) is None
     async with joined(account(5)) as (setting, channel):
         await setting.told()
@@ -182,41 +182,41 @@ def announced(*types: str) -> list[tuple[int, Announcement]]:
         (account(4, NOW, next_due_at=NOW), [CONSUMED], 0),
     ],
 )
-async def test_only_what_changes_an_answer_is_told(committed: Any, types: list[str], told: int) -> None:
+async def test_only_changed_answers_are_sent(committed: Any, types: list[str], told: int) -> None:
     async with joined() as (setting, channel):
         setting.gate.committed([committed], announced(*types))
     assert len(channel.told) == told
 
 
-async def test_a_busy_account_whose_status_stays_causes_no_message() -> None:
+async def test_busy_account_without_a_change_causes_no_message() -> None:
     async with joined(account(10_000)) as (setting, channel):
         for spent in range(1000):
             setting.gate.committed([account(10_000 - spent, NOW + spent)], announced(CONSUMED))
     assert channel.told == []
 
 
-async def test_what_waits_to_be_told_of_one_merchant_is_told_as_one_the_last() -> None:
+async def test_pending_messages_of_one_merchant_become_one() -> None:
     async with joined() as (setting, channel):
         for step in range(5):
             setting.gate.committed([account(step % 2, NOW + step)], announced(PLUGIN_STATUS_CHANGED))
     assert [[one.status for one in some] for some in channel.told] == [["disabled"]]
 
 
-async def test_the_last_postings_are_told_before_the_end() -> None:
+async def test_last_changes_are_sent_before_the_stop() -> None:
     async with joined() as (setting, channel):
         await asyncio.sleep(0)
         setting.gate.committed([account(0, NOW)], announced(PLUGIN_STATUS_CHANGED))
     assert len(channel.told) == 1
 
 
-async def test_a_channel_that_fails_hinders_neither_answers_nor_the_end() -> None:
+async def test_failing_channel_delays_neither_answers_nor_the_stop() -> None:
     async with joined(account(5)) as (setting, channel):
         channel.broken = True
         setting.gate.committed([account(0, NOW)], announced(PLUGIN_STATUS_CHANGED))
         assert await setting.told() == ("enabled", "available")
 
 
-async def test_a_connection_that_was_lost_drops_the_near_cache_which_stays_the_last_known(
+async def test_lost_connection_invalidates_the_near_cache(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("credit_service.gate.neighbours._RECONNECT_SECONDS", 0)
@@ -233,7 +233,7 @@ async def test_a_connection_that_was_lost_drops_the_near_cache_which_stays_the_l
         assert await setting.told() == ("disabled", "exhausted")
 
 
-async def test_what_was_read_before_a_connection_was_lost_is_not_remembered_after_it() -> None:
+async def test_answer_read_before_a_lost_connection_is_not_cached() -> None:
     setting = Setting(account(5))
     setting.store.open.clear()
     asking = asyncio.ensure_future(setting.told())
@@ -248,7 +248,7 @@ async def test_what_was_read_before_a_connection_was_lost_is_not_remembered_afte
 
 
 @pytest.mark.parametrize(("default", "own", "status"), [("closed", "open", "enabled"), ("open", "closed", "disabled")])
-async def test_an_account_may_have_a_fail_policy_of_its_own(default: str, own: Any, status: str) -> None:
+async def test_account_may_have_its_own_fail_policy(default: str, own: Any, status: str) -> None:
     setting = Setting(fail=default)
     setting.store.policies = {MERCHANT: own}
     await setting.gate.start()
@@ -265,7 +265,7 @@ async def test_an_account_may_have_a_fail_policy_of_its_own(default: str, own: A
         await setting.gate.close()
 
 
-async def test_fail_policies_are_read_again_and_again_and_kept_while_the_store_is_away(
+async def test_fail_policies_are_refreshed_and_kept_during_an_outage(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     setting = Setting()
@@ -289,7 +289,7 @@ class Timer:
         return self.now
 
 
-async def test_a_silent_store_is_waited_for_once_and_answers_again_when_it_does(
+async def test_silent_store_is_waited_for_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for module in (levels, "credit_service.gate.status"):
@@ -313,7 +313,7 @@ async def test_a_silent_store_is_waited_for_once_and_answers_again_when_it_does(
     assert await setting.told(second) == ("enabled", "available")
 
 
-async def test_a_posting_is_seen_though_an_answer_of_a_silent_store_comes_later_still(
+async def test_late_answer_of_a_silent_store_does_not_undo_a_posting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("credit_service.gate.status.PATIENCE_SECONDS", 0.02)
@@ -348,7 +348,7 @@ class Probed:
         return found
 
 
-async def test_a_breaker_is_closed_until_somebody_waits_in_vain_and_then_probed_after_each_pause() -> None:
+async def test_open_breaker_sends_a_probe_after_each_pause() -> None:
     probed = Probed()
     assert not await probed.is_open()
     probed.breaker.open("silence")
@@ -367,14 +367,14 @@ async def test_a_breaker_is_closed_until_somebody_waits_in_vain_and_then_probed_
     await probed.breaker.stop()
 
 
-async def test_the_one_who_gets_an_answer_closes_the_breaker() -> None:
+async def test_answer_closes_the_breaker() -> None:
     probed = Probed()
     probed.breaker.open("silence")
     probed.breaker.close()
     assert not await probed.is_open()
 
 
-async def test_a_probe_that_is_out_ends_with_the_breaker() -> None:
+async def test_stopping_the_breaker_cancels_its_probe() -> None:
     never: Callable[[], Any] = asyncio.Event().wait
     timer = Timer()
     one = breaker.ProbedBreaker("it", never, clock=timer)
@@ -386,7 +386,7 @@ async def test_a_probe_that_is_out_ends_with_the_breaker() -> None:
     assert [task for task in asyncio.all_tasks() if task.get_name() == "probe of it"] == []
 
 
-def test_an_answer_is_the_same_after_it_was_written_down() -> None:
+def test_answer_survives_its_text_form() -> None:
     for available, reason in ((5, "available"), (0, "exhausted")):
         one = answer(available, NOW - 7, sequence=12, announced=3)
         assert answer_in(line_of(one), NOW, TTL) == one
@@ -398,6 +398,6 @@ def test_an_answer_is_the_same_after_it_was_written_down() -> None:
     assert read.until == NOW + TTL
 
 
-def test_a_gate_needs_neither_a_shared_level_nor_a_channel() -> None:
+def test_gate_works_without_shared_level_and_channel() -> None:
     store: Any = None
     assert Gate(store, store, store).cached(UUID(int=1)) is None

@@ -1,4 +1,4 @@
-"""Without Redis, processes on one PostgreSQL tell each other by NOTIFY, after the commit and beside it."""
+"""Without Redis, processes on one PostgreSQL exchange messages by NOTIFY."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -8,7 +8,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from credit_service.gate.answers import StatusAnswer, line_of, of_nobody
+from credit_service.gate.answers import StatusAnswer, line_of, of_unknown
 from credit_service.gate.postgres import PostgresChannel
 from credit_service.service import _channel_of
 from credit_service.settings import Settings
@@ -16,7 +16,7 @@ from tests.servers.proxy import Proxy
 
 
 def some(number: int) -> list[StatusAnswer]:
-    return [of_nobody(uuid4(), 1, 1) for _ in range(number)]
+    return [of_unknown(uuid4(), 1, 1) for _ in range(number)]
 
 
 @asynccontextmanager
@@ -32,7 +32,7 @@ async def listening(url: str, heard: asyncio.Queue[str]) -> AsyncIterator[tuple[
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_what_one_tells_all_hear_in_its_order(postgres_url: str) -> None:
+async def test_all_processes_receive_messages_in_order(postgres_url: str) -> None:
     answers = some(1000)
     first, second = asyncio.Queue[str](), asyncio.Queue[str]()
     async with listening(postgres_url, first) as (here, _), listening(postgres_url, second):
@@ -41,13 +41,13 @@ async def test_what_one_tells_all_hear_in_its_order(postgres_url: str) -> None:
             assert [await heard.get() for _ in answers] == [line_of(answer) for answer in answers]
 
 
-async def test_who_is_not_connected_cannot_tell(postgres_url: str) -> None:
+async def test_sending_without_a_connection_fails(postgres_url: str) -> None:
     channel = PostgresChannel(postgres_url, timeout_seconds=5)
     with pytest.raises(ConnectionError):
         await channel.tell(some(1))
 
 
-async def test_the_end_of_a_connection_is_noticed_at_once(postgres_url: str) -> None:
+async def test_closed_connection_is_noticed_at_once(postgres_url: str) -> None:
     async with listening(postgres_url, asyncio.Queue()) as (channel, task):
         other = await asyncpg.connect(postgres_url)
         others = "datname = current_database() AND pid <> pg_backend_pid()"
@@ -59,7 +59,7 @@ async def test_the_end_of_a_connection_is_noticed_at_once(postgres_url: str) -> 
             await channel.tell(some(1))
 
 
-async def test_silence_is_noticed(
+async def test_silent_connection_is_noticed(
     postgres_url: str, proxied: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("credit_service.gate.postgres._SILENCE_SECONDS", 0.05)
@@ -81,5 +81,5 @@ async def test_silence_is_noticed(
         ({"database_url": "sqlite:///a.db"}, False),  # one process
     ],
 )
-def test_where_a_channel_of_the_database_is_of_use(given: dict[str, object], is_one: bool) -> None:
+def test_channel_is_used_with_postgresql_without_a_pooler(given: dict[str, object], is_one: bool) -> None:
     assert (_channel_of(Settings(_env_file=None, **given)) is not None) is is_one  # type: ignore[call-arg, arg-type]

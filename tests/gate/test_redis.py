@@ -1,4 +1,4 @@
-"""The shared level on a real Valkey or Redis: the later version stays, whatever else stands there is a miss."""
+"""The shared level on a real Valkey or Redis: the later version stays, and a foreign value is a miss."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from credit_service import breaker
-from credit_service.gate.answers import StatusAnswer, of_account, of_nobody, text_of
+from credit_service.gate.answers import StatusAnswer, of_account, of_unknown, text_of
 from credit_service.gate.redis import PATIENCE_SECONDS, RedisLevel
 from tests.gate.settings import SECOND, Setting, account
 from tests.servers.proxy import Proxy
@@ -48,26 +48,26 @@ def key_of(level: RedisLevel, merchant_id: UUID) -> str:
     return level._key(merchant_id)
 
 
-async def test_what_is_kept_is_what_was_put(level: RedisLevel) -> None:
-    some = [answer(5), answer(0), of_nobody(uuid4(), now(), TTL)]
+async def test_kept_answers_are_returned(level: RedisLevel) -> None:
+    some = [answer(5), answer(0), of_unknown(uuid4(), now(), TTL)]
     await level.put(some)
     found = await level.get([one.merchant_id for one in some] + [uuid4()], now())
     assert list(found.values()) == [one._replace(source="redis") for one in some]
 
 
-async def test_a_later_version_stays_and_the_same_is_put_again(level: RedisLevel) -> None:
+async def test_later_version_stays_and_the_same_is_replaced(level: RedisLevel) -> None:
     merchant = uuid4()
     for sequence, available, told in ((2, 0, "disabled"), (1, 5, "disabled"), (2, 5, "enabled"), (10, 0, "disabled")):
         await level.put([answer(available, sequence, merchant)])
         found = await kept(level, merchant)
         assert found is not None
         assert found.status == told
-    await level.put([of_nobody(merchant, now(), TTL)])
+    await level.put([of_unknown(merchant, now(), TTL)])
     assert (found := await kept(level, merchant)) is not None
     assert found.reason == "exhausted"
 
 
-async def test_a_late_fill_does_not_undo_what_another_process_has_told(level: RedisLevel) -> None:
+async def test_late_fill_does_not_undo_a_message(level: RedisLevel) -> None:
     """The schedule: one reads the store, another posts and tells, and only then the first fills the shared level."""
     merchant = uuid4()
     here = Setting(account(5, SECOND, merchant), shared=level)
@@ -86,9 +86,7 @@ async def test_a_late_fill_does_not_undo_what_another_process_has_told(level: Re
 
 
 @pytest.mark.parametrize("spoilt", ["garbage", "empty", "cut", "number", "of another", "no seal", "list", "for ever"])
-async def test_a_poisoned_value_is_a_miss_and_the_next_fill_heals_it(
-    level: RedisLevel, redis_url: str, spoilt: str
-) -> None:
+async def test_foreign_value_is_a_miss_and_is_replaced(level: RedisLevel, redis_url: str, spoilt: str) -> None:
     merchant, other = uuid4(), uuid4()
     await level.put([answer(5, 9, merchant), answer(5, 9, other)])
     key = key_of(level, merchant)
@@ -116,9 +114,7 @@ async def test_a_poisoned_value_is_a_miss_and_the_next_fill_heals_it(
         assert 0 < beside.pttl(key) <= TTL // 1000
 
 
-async def test_an_answer_ends_with_its_due_instant_also_there_and_its_version_stays_for_a_ttl(
-    level: RedisLevel, redis_url: str
-) -> None:
+async def test_answer_ends_at_its_due_instant_but_its_version_stays(level: RedisLevel, redis_url: str) -> None:
     merchant = uuid4()
     due = now() + 3 * SECOND
     await level.put([answer(5, 2, merchant, next_due_at=due)])
@@ -130,7 +126,7 @@ async def test_an_answer_ends_with_its_due_instant_also_there_and_its_version_st
         assert 10_000 < beside.pttl(key_of(level, merchant)) <= 15_000
 
 
-async def test_ledgers_of_other_names_and_databases_do_not_meet(redis_url: str) -> None:
+async def test_ledgers_with_other_names_or_databases_are_separate(redis_url: str) -> None:
     name, merchant = uuid4().hex, uuid4()
     urls = [redis_url, redis_url.rpartition("/")[0] + "/1"]
     one, of_another_name, in_another_database = (
@@ -156,7 +152,7 @@ async def test_ledgers_of_other_names_and_databases_do_not_meet(redis_url: str) 
         await level.close()
 
 
-async def test_what_is_told_is_kept_before_it_is_heard(level: RedisLevel) -> None:
+async def test_answer_is_kept_before_its_message_arrives(level: RedisLevel) -> None:
     heard: asyncio.Queue[str] = asyncio.Queue()
     joined = asyncio.Event()
     listening = asyncio.create_task(level.listen(joined.set, heard.put_nowait))
@@ -181,7 +177,7 @@ async def own(new_valkey: Callable[[], Valkey]) -> AsyncIterator[tuple[Valkey, R
     await level.close()
 
 
-async def test_a_thousand_are_asked_in_one_question(own: tuple[Valkey, RedisLevel]) -> None:
+async def test_thousand_merchants_are_one_question(own: tuple[Valkey, RedisLevel]) -> None:
     server, level = own
     some = [answer(5) for _ in range(1000)]
     await level.put(some)
@@ -191,7 +187,7 @@ async def test_a_thousand_are_asked_in_one_question(own: tuple[Valkey, RedisLeve
     assert (calls["cmdstat_mget"]["calls"], calls["cmdstat_eval"]["calls"]) == (1, 1)
 
 
-async def test_away_it_is_a_miss_and_nobody_asks_it_until_a_probe_has(
+async def test_absent_redis_is_a_miss_until_a_probe_succeeds(
     own: tuple[Valkey, RedisLevel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, level = own
@@ -211,7 +207,7 @@ async def test_away_it_is_a_miss_and_nobody_asks_it_until_a_probe_has(
     assert await kept(level, one.merchant_id) is not None
 
 
-async def test_a_connection_that_was_lost_is_made_again_within_the_same_question(
+async def test_lost_connection_is_renewed_within_the_question(
     own: tuple[Valkey, RedisLevel], proxied: Callable[[str], Proxy]
 ) -> None:
     proxy = proxied(own[0].url)
@@ -223,7 +219,7 @@ async def test_a_connection_that_was_lost_is_made_again_within_the_same_question
     await level.close()
 
 
-async def test_slow_it_costs_a_moment_once(
+async def test_slow_redis_delays_one_question_only(
     own: tuple[Valkey, RedisLevel], proxied: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(breaker, "PAUSE_SECONDS", 3600)
@@ -250,7 +246,7 @@ async def test_slow_it_costs_a_moment_once(
     await level.close()
 
 
-async def test_who_listens_notices_that_the_server_has_gone_and_that_it_is_silent(
+async def test_listener_notices_a_stopped_and_a_silent_server(
     own: tuple[Valkey, RedisLevel], proxied: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, level = own

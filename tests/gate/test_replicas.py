@@ -1,4 +1,4 @@
-"""Two replicas on one PostgreSQL: what one has posted the other answers, whatever happens to what is between them."""
+"""Two replicas on one PostgreSQL: each sees the postings of the other, whatever fails between them."""
 
 import random
 import threading
@@ -111,7 +111,7 @@ def post_at_random(replicas: list[Running], checker: Checker, merchants: list[st
 
 
 @pytest.mark.parametrize("between", ["redis", "postgres"])
-def test_with_messages_flowing_no_answer_is_older_than_a_change_by_more_than_a_moment(
+def test_replicas_see_a_change_within_a_moment(
     replicas: Callable[..., list[Running]], request: pytest.FixtureRequest, between: str
 ) -> None:
     url = request.getfixturevalue("redis_url") if between == "redis" else ""
@@ -164,7 +164,7 @@ def restarted_flushed_and_cut(valkey: Valkey, proxy: Proxy) -> Iterator[None]:
     proxy.cut()
 
 
-def test_whatever_happens_to_redis_all_is_answered_and_nothing_is_wrong_beyond_the_ttl(
+def test_redis_faults_never_leave_a_wrong_answer_beyond_the_ttl(
     replicas: Callable[..., list[Running]], new_valkey: Callable[[], Valkey], proxied: Callable[[str], Proxy]
 ) -> None:
     valkey = new_valkey()
@@ -180,7 +180,7 @@ def test_whatever_happens_to_redis_all_is_answered_and_nothing_is_wrong_beyond_t
             assert checker.oldest <= TTL + SLACK_SECONDS, happens.__name__
 
 
-def test_a_replica_that_missed_messages_forgets_what_it_knew_when_it_hears_again(
+def test_replica_that_missed_messages_asks_again_after_reconnecting(
     replicas: Callable[..., list[Running]], new_valkey: Callable[[], Valkey]
 ) -> None:
     valkey = new_valkey()
@@ -194,7 +194,7 @@ def test_a_replica_that_missed_messages_forgets_what_it_knew_when_it_hears_again
     wait_for(there, merchant, "disabled")
 
 
-def test_a_grant_that_begins_soon_is_known_everywhere_though_no_status_has_changed_yet(
+def test_grant_that_begins_soon_is_known_by_all_replicas(
     replicas: Callable[..., list[Running]],
 ) -> None:
     here, there = replicas(plugin_status_cache_ttl=3600, sweep_seconds=3600, trial_credits=0)
@@ -214,7 +214,7 @@ CACHES = ("empty", "full", "stale", "away")
 
 
 @pytest.mark.parametrize("caches", CACHES)
-def test_the_answers_are_the_same_with_the_caches_empty_full_stale_and_away(
+def test_answers_do_not_depend_on_the_state_of_caches(
     replicas: Callable[..., list[Running]], new_valkey: Callable[[], Valkey], caches: str
 ) -> None:
     valkey = new_valkey()

@@ -1,4 +1,4 @@
-"""The gate: plugin status from a near cache, told of postings, right at every due instant, and answering always."""
+"""The gate: plugin status from a near cache that postings update, right at every due instant."""
 
 import asyncio
 from collections.abc import Iterable
@@ -19,22 +19,22 @@ from tests.gate.settings import MERCHANT, NOW, SECOND, Setting, account
     ("available", "told"),
     [(1, ("enabled", "available")), (0, ("disabled", "exhausted")), (-1, ("disabled", "exhausted"))],
 )
-async def test_a_plugin_is_enabled_while_something_is_available(available: int, told: tuple[str, str]) -> None:
+async def test_plugin_is_enabled_while_credits_are_available(available: int, told: tuple[str, str]) -> None:
     assert await Setting(account(available)).told() == told
 
 
-async def test_what_is_held_or_pending_is_not_available() -> None:
+async def test_held_and_pending_credits_are_not_available() -> None:
     assert await Setting(account(10, held=4, pending=6)).told() == ("disabled", "exhausted")
 
 
-async def test_an_unknown_merchant_is_disabled_and_remembered_as_such() -> None:
+async def test_unknown_merchant_is_disabled_and_cached() -> None:
     setting = Setting()
     assert await setting.told() == ("disabled", "unknown_merchant")
     assert await setting.told() == ("disabled", "unknown_merchant")
     assert len(setting.store.asked) == 1
 
 
-async def test_an_answer_lives_until_its_ttl() -> None:
+async def test_answer_lives_until_its_ttl() -> None:
     setting = Setting(account(5), ttl_seconds=15)
     await setting.told()
     setting.store.accounts[MERCHANT] = account(0, NOW)  # and the gate is not told
@@ -45,7 +45,7 @@ async def test_an_answer_lives_until_its_ttl() -> None:
     assert len(setting.store.asked) == 2
 
 
-async def test_an_answer_lives_no_longer_than_to_the_next_due_instant() -> None:
+async def test_answer_ends_at_the_next_due_instant() -> None:
     expiring = account(5, next_due_at=NOW + 3 * SECOND, granted=1)
     setting = Setting(expiring, ttl_seconds=15)
     setting.store.grants[MERCHANT] = (Grant(1, 1, "paid", 100, 0, NOW + 3 * SECOND, 5, 5),)
@@ -60,7 +60,7 @@ async def test_an_answer_lives_no_longer_than_to_the_next_due_instant() -> None:
     assert len(setting.store.asked) == 2
 
 
-async def test_a_committed_answer_lives_no_longer_than_to_the_next_due_instant_either() -> None:
+async def test_answer_of_a_posting_ends_at_the_next_due_instant() -> None:
     setting = Setting(account(0))
     await setting.told()
     setting.commit(account(5, NOW, next_due_at=NOW + SECOND))
@@ -69,7 +69,7 @@ async def test_a_committed_answer_lives_no_longer_than_to_the_next_due_instant_e
     assert setting.gate.cached(MERCHANT) is None
 
 
-async def test_a_grant_that_begins_is_seen_from_its_instant() -> None:
+async def test_beginning_grant_counts_from_its_instant() -> None:
     pending = account(5, pending=5, next_due_at=NOW + SECOND, granted=1)
     setting = Setting(pending)
     setting.store.grants[MERCHANT] = (Grant(1, 1, "paid", 100, NOW + SECOND, None, 5, 5),)
@@ -78,7 +78,7 @@ async def test_a_grant_that_begins_is_seen_from_its_instant() -> None:
     assert await setting.told() == ("enabled", "available")
 
 
-async def test_a_posting_replaces_a_remembered_answer_at_once() -> None:
+async def test_posting_replaces_a_cached_answer_at_once() -> None:
     setting = Setting(account(5))
     assert await setting.told() == ("enabled", "available")
     setting.commit(account(0, NOW))
@@ -88,20 +88,20 @@ async def test_a_posting_replaces_a_remembered_answer_at_once() -> None:
     assert len(setting.store.asked) == 1
 
 
-async def test_an_account_that_is_opened_replaces_the_unknown() -> None:
+async def test_opened_account_replaces_the_unknown_merchant() -> None:
     setting = Setting()
     await setting.told()
     setting.commit(account(100, NOW))
     assert await setting.told() == ("enabled", "available")
 
 
-async def test_postings_of_merchants_that_nobody_asks_for_are_not_remembered() -> None:
+async def test_postings_of_uncached_merchants_are_not_cached() -> None:
     setting = Setting()
     setting.commit(account(5, NOW))
     assert setting.gate.cached(MERCHANT) is None
 
 
-async def test_a_late_answer_of_the_store_does_not_undo_what_a_posting_told() -> None:
+async def test_late_answer_of_the_store_does_not_undo_a_posting() -> None:
     setting = Setting(account(5))
     setting.store.open.clear()
     asking = asyncio.ensure_future(setting.told())
@@ -121,7 +121,7 @@ async def test_a_late_answer_of_the_store_does_not_undo_what_a_posting_told() ->
         {"settled_at": NOW, "sequence": 1},
     ],
 )
-async def test_a_posting_is_later_though_the_clock_stands_still(later: dict[str, Any]) -> None:
+async def test_posting_is_later_although_the_clock_stands_still(later: dict[str, Any]) -> None:
     setting = Setting(account(5))
     setting.store.open.clear()
     asking = asyncio.ensure_future(setting.told())
@@ -132,7 +132,7 @@ async def test_a_posting_is_later_though_the_clock_stands_still(later: dict[str,
     assert await setting.told() == ("disabled", "exhausted")
 
 
-async def test_a_late_answer_that_nobody_was_known_does_not_undo_an_opening() -> None:
+async def test_late_unknown_answer_does_not_undo_an_opening() -> None:
     setting = Setting()
     setting.store.open.clear()
     asking = asyncio.ensure_future(setting.told())
@@ -142,7 +142,7 @@ async def test_a_late_answer_that_nobody_was_known_does_not_undo_an_opening() ->
     assert await asking == ("enabled", "available")
 
 
-async def test_postings_told_out_of_order_leave_the_later_one() -> None:
+async def test_later_posting_wins_whatever_the_order() -> None:
     setting = Setting(account(5))
     await setting.told()
     setting.gate.committed([account(0, NOW + 2)])
@@ -150,7 +150,7 @@ async def test_postings_told_out_of_order_leave_the_later_one() -> None:
     assert await setting.told() == ("disabled", "exhausted")
 
 
-async def test_a_stampede_asks_the_store_once() -> None:
+async def test_concurrent_misses_ask_the_store_once() -> None:
     setting = Setting(account(5))
     setting.store.open.clear()
     asking = [asyncio.ensure_future(setting.told()) for _ in range(100)]
@@ -162,7 +162,7 @@ async def test_a_stampede_asks_the_store_once() -> None:
     assert setting.store.asked == [[MERCHANT]]
 
 
-async def test_many_are_asked_in_one_question_without_those_that_are_known_or_asked_for() -> None:
+async def test_batch_asks_only_for_missing_merchants_in_one_question() -> None:
     known, asked, first, second = uuid4(), uuid4(), uuid4(), uuid4()
     setting = Setting(account(1, merchant_id=known), account(1, merchant_id=asked), account(0, merchant_id=first))
     await setting.told(known)
@@ -186,7 +186,7 @@ async def test_many_are_asked_in_one_question_without_those_that_are_known_or_as
     assert await setting.gate.ask_many([]) == []
 
 
-async def test_one_who_gives_up_does_not_take_the_others_answer_along() -> None:
+async def test_cancelled_caller_does_not_cancel_the_load() -> None:
     setting = Setting(account(5))
     setting.store.open.clear()
     first, second = asyncio.ensure_future(setting.told()), asyncio.ensure_future(setting.told())
@@ -198,7 +198,7 @@ async def test_one_who_gives_up_does_not_take_the_others_answer_along() -> None:
     assert len(setting.store.asked) == 1
 
 
-async def test_with_the_store_away_the_last_known_answer_counts_for_a_while() -> None:
+async def test_last_known_answer_counts_while_the_store_is_away() -> None:
     setting = Setting(account(5), ttl_seconds=15, stale_seconds=300)
     await setting.told()
     setting.store.away = True
@@ -211,14 +211,14 @@ async def test_with_the_store_away_the_last_known_answer_counts_for_a_while() ->
 
 
 @pytest.mark.parametrize(("fail", "status"), [("closed", "disabled"), ("open", "enabled")])
-async def test_where_nothing_is_known_the_fail_policy_counts(fail: str, status: str) -> None:
+async def test_fail_policy_counts_if_nothing_is_known(fail: str, status: str) -> None:
     setting = Setting(account(5), fail=fail)
     setting.store.away = True
     assert await setting.told() == (status, "unavailable")
     assert (await setting.gate.ask_many([MERCHANT]))[0].status == status
 
 
-async def test_an_answer_without_the_store_is_not_remembered() -> None:
+async def test_answer_without_the_store_is_not_cached() -> None:
     setting = Setting(account(5))
     setting.store.away = True
     await setting.told()
@@ -226,7 +226,7 @@ async def test_an_answer_without_the_store_is_not_remembered() -> None:
     assert await setting.told() == ("enabled", "available")
 
 
-async def test_a_posting_is_believed_also_while_reading_fails() -> None:
+async def test_posting_updates_the_answer_while_reading_fails() -> None:
     setting = Setting(account(5))
     setting.store.open.clear()
     setting.store.away = True
@@ -238,7 +238,7 @@ async def test_a_posting_is_believed_also_while_reading_fails() -> None:
     assert await setting.told() == ("disabled", "exhausted")
 
 
-async def test_a_bug_is_raised_to_those_who_ask_and_forgotten() -> None:
+async def test_unexpected_error_reaches_the_callers_once() -> None:
     setting = Setting(account(5))
 
     async def broken(*_: object) -> Any:
@@ -252,7 +252,7 @@ async def test_a_bug_is_raised_to_those_who_ask_and_forgotten() -> None:
     assert await setting.told() == ("enabled", "available")
 
 
-async def test_no_more_than_so_many_are_remembered_and_the_oldest_are_forgotten() -> None:
+async def test_cache_is_bounded_and_evicts_the_oldest() -> None:
     merchants = [uuid4() for _ in range(5)]
     setting = Setting(*(account(1, merchant_id=merchant) for merchant in merchants), size=3)
     for merchant in merchants:
@@ -287,7 +287,7 @@ async def test_unknown_merchants_are_cached_up_to_their_own_limit(monkeypatch: p
     assert [setting.gate.cached(merchant) is not None for merchant in merchants] == [True, True, True]
 
 
-async def test_an_answer_is_rendered_once_and_not_for_each_question() -> None:
+async def test_answer_is_rendered_once() -> None:
     rendered: list[StatusAnswer] = []
 
     def render(answer: StatusAnswer) -> str:
@@ -305,7 +305,7 @@ async def test_an_answer_is_rendered_once_and_not_for_each_question() -> None:
     assert (await setting.gate.ask(MERCHANT)).rendered == "disabled unavailable"
 
 
-async def test_an_answer_says_when_it_was_known() -> None:
+async def test_answer_has_the_time_it_was_known() -> None:
     setting = Setting(account(5))
     first = await setting.gate.ask(MERCHANT)
     setting.clock.now += SECOND
@@ -319,7 +319,7 @@ steps = st.lists(st.sampled_from(["ask", "commit", "read", "answer", "tick"]), m
 
 
 @given(steps)
-def test_whatever_the_order_the_last_posting_is_what_is_answered(steps: Iterable[str]) -> None:
+def test_last_posting_is_answered_in_any_interleaving(steps: Iterable[str]) -> None:
     """Questions, postings and answers of the store interleave; no answer is older than what was known when asked."""
 
     async def play() -> None:

@@ -1,4 +1,4 @@
-"""All merchants in sum: of just now where there are few, of a while ago where counting them takes long."""
+"""Totals over all merchants: new with few merchants, reused for a while with many."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -51,7 +51,7 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
-async def test_few_are_counted_each_time(large: tuple[Large, Counting]) -> None:
+async def test_few_merchants_are_counted_each_time(large: tuple[Large, Counting]) -> None:
     store, counting = large
     for number in (3, 4, MANY - 1):
         store.merchants = number
@@ -59,7 +59,7 @@ async def test_few_are_counted_each_time(large: tuple[Large, Counting]) -> None:
     assert store.counted == 3
 
 
-async def test_many_are_told_for_a_multiple_of_the_time_that_counting_takes(large: tuple[Large, Counting]) -> None:
+async def test_totals_of_many_are_reused_for_a_multiple_of_the_counting_time(large: tuple[Large, Counting]) -> None:
     store, counting = large
     assert (await counting.totals()).merchants == MANY
     store.merchants += 1
@@ -74,7 +74,7 @@ async def test_many_are_told_for_a_multiple_of_the_time_that_counting_takes(larg
     assert store.counted == 2
 
 
-async def test_who_asks_first_together_with_others_is_counted_for_once(large: tuple[Large, Counting]) -> None:
+async def test_concurrent_first_callers_share_one_count(large: tuple[Large, Counting]) -> None:
     store, counting = large
     store.open.clear()
     asking = [asyncio.ensure_future(counting.totals()) for _ in range(10)]
@@ -85,7 +85,7 @@ async def test_who_asks_first_together_with_others_is_counted_for_once(large: tu
     assert store.counted == 1
 
 
-async def test_while_the_store_is_away_the_sums_of_many_are_those_of_before(large: tuple[Large, Counting]) -> None:
+async def test_totals_of_many_stay_while_the_store_is_away(large: tuple[Large, Counting]) -> None:
     store, counting = large
     store.away = True
     with pytest.raises(StorageUnavailable):
@@ -101,7 +101,7 @@ async def test_while_the_store_is_away_the_sums_of_many_are_those_of_before(larg
 
 
 @pytest.mark.parametrize("merchants", [3, MANY])
-async def test_nobody_waits_long_for_a_store_that_is_silent(
+async def test_callers_do_not_wait_long_for_a_silent_store(
     large: tuple[Large, Counting], monkeypatch: pytest.MonkeyPatch, merchants: int
 ) -> None:
     monkeypatch.setattr(totals, "PATIENCE_SECONDS", 0.01)

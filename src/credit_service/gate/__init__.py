@@ -1,4 +1,4 @@
-"""The gate: may a merchant's plugin run? Asked by every storefront page, so answered from memory.
+"""The gate answers whether a merchant's plugin may run. Every storefront page asks, so it answers from memory.
 
-Status and money are never mixed up: no posting reads this cache, and this cache decides no posting.
+Status and money are kept apart: no posting reads this cache.
 """

@@ -1,6 +1,6 @@
-"""What the gate answers, and how an answer is written down for other processes to read.
+"""The gate's answers, and their text form for other processes.
 
-An answer carries the version of its account, so that whoever holds two of them knows which one is later.
+An answer carries the version of its account, so that of two answers the later one is known.
 """
 
 import re
@@ -12,22 +12,23 @@ from credit_service.ledger.announcements import plugin_status
 
 Reason = Literal["available", "exhausted", "unknown_merchant", "unavailable"]
 Source = Literal["near", "redis", "storage", "stale", "fail"]
-"""Where an answer comes from: a level of the gate; else the last one known, or the fail policy."""
+"""The source of an answer: a level of the gate, the last known answer, or the fail policy."""
 
 Version = tuple[int, int, int]
-"""Of an account: when it was settled, its sequence, the number of its last announcement; each posting has a higher."""
+"""Of an account: the time it was settled, its sequence, its last announcement's number. Each posting raises it."""
 
 NO_ACCOUNT: Final[Version] = (0, 0, 0)
 
 _TEXT: Final = re.compile(r"(\d{16})(\d{16})(\d{16})(\d{16})(\d{16})(available|exhausted|unknown_merchant)")
 VERSION_LENGTH: Final = 48
-"""With so many characters a text begins: its version, which is later where they are greater."""
+"""Characters at the start of a text that are its version; of two versions the greater one is later."""
 
 
 class StatusAnswer(NamedTuple):
-    """A merchant's plugin status. `as_of` is when it was known, `until` when it must be asked again (microseconds).
+    """A merchant's plugin status, known at `as_of` and good until `until` (microseconds since 1970).
 
-    `trust`: how often the process that keeps it had lost touch with the others by then. `rendered`: what a door sends.
+    `trust`: how often the caching process had lost contact with the other processes by then. `rendered`: the body that
+    a door sends.
     """
 
     merchant_id: UUID
@@ -42,7 +43,7 @@ class StatusAnswer(NamedTuple):
 
 
 def of_account(account: Account, now: int, ttl: int, version: Version | None = None) -> StatusAnswer:
-    """The answer for an account as it stands; good for a TTL in microseconds, or until time changes the account."""
+    """The answer for an account; good for a TTL in microseconds, or until time changes the account."""
     until = now + ttl if account.next_due_at is None else min(now + ttl, account.next_due_at)
     available = account.available
     reason: Reason = "available" if available > 0 else "exhausted"
@@ -50,7 +51,7 @@ def of_account(account: Account, now: int, ttl: int, version: Version | None = N
     return StatusAnswer(account.merchant_id, status, reason, now, until, version or version_of(account))
 
 
-def of_nobody(merchant_id: UUID, now: int, ttl: int) -> StatusAnswer:
+def of_unknown(merchant_id: UUID, now: int, ttl: int) -> StatusAnswer:
     """The answer for a merchant without an account; good for a TTL in microseconds."""
     return StatusAnswer(merchant_id, "disabled", "unknown_merchant", now, now + ttl, NO_ACCOUNT)
 
@@ -61,15 +62,15 @@ def version_of(account: Account) -> Version:
 
 
 def text_of(answer: StatusAnswer) -> str:
-    """An answer that a level gave, for `answer_of` to read."""
+    """The text form of an answer; `answer_of` reads it."""
     return "".join([f"{number:016d}" for number in (*answer.version, answer.as_of, answer.until)]) + answer.reason
 
 
 def answer_of(merchant_id: UUID, text: str, now: int, ttl: int) -> StatusAnswer | None:
-    """An answer that was written by `text_of`, None where this is none.
+    """Read the text form of an answer; None if it is not one.
 
-    It is good for as long as it was for its writer, counted from when it was known, and never longer than a TTL from
-    now: a writer's clock may be ahead of ours.
+    The answer is good for as long as for its writer, and never longer than a TTL from now, because the writer's clock
+    may be ahead of ours.
     """
     match = _TEXT.fullmatch(text)
     if match is None:
@@ -82,12 +83,12 @@ def answer_of(merchant_id: UUID, text: str, now: int, ttl: int) -> StatusAnswer 
 
 
 def line_of(answer: StatusAnswer) -> str:
-    """An answer as processes tell it to each other, for `answer_in` to read."""
+    """An answer as a message between processes; `answer_in` reads it."""
     return f"{answer.merchant_id} {text_of(answer)}"
 
 
 def answer_in(line: str, now: int, ttl: int) -> StatusAnswer | None:
-    """An answer that another process told; None where this is none."""
+    """Read the message of another process; None if it holds no answer."""
     merchant_id, _, text = line.partition(" ")
     try:
         return answer_of(UUID(merchant_id), text, now, ttl)
@@ -96,5 +97,5 @@ def answer_in(line: str, now: int, ttl: int) -> StatusAnswer | None:
 
 
 def shape(answer: StatusAnswer) -> dict[str, Any]:
-    """What a batch of questions is told of one merchant."""
+    """One merchant's entry in the answer to a batch."""
     return {"status": answer.status, "reason": answer.reason}

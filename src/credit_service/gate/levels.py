@@ -1,4 +1,4 @@
-"""What stands behind the near cache: levels that are asked one after the other, and a channel to other processes."""
+"""The levels behind the near cache, asked one after the other, and the channel to other processes."""
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
@@ -6,46 +6,46 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from credit_service.breaker import ProbedBreaker
-from credit_service.gate.answers import StatusAnswer, of_account, of_nobody, version_of
+from credit_service.gate.answers import StatusAnswer, of_account, of_unknown, version_of
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.settle import standing_at
 from credit_service.storage.accounts import Accounts
 from credit_service.storage.engine import StorageUnavailable
 
 PATIENCE_SECONDS: Final = 2.0
-"""How long an answer of the store is waited for: a page that waits longer has given up."""
+"""The longest wait for the store: after that, the page has given up."""
 _NOBODY: Final = UUID(int=0)
 
 
 class Level(Protocol):
-    """Something that may know the answers."""
+    """A cache that may know the answers."""
 
     async def get(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, StatusAnswer]:
-        """The answers that it knows and that are good now (microseconds)."""
+        """The known answers that are good at `now` (microseconds)."""
         ...
 
     async def put(self, answers: Collection[StatusAnswer]) -> None:
-        """Keep these answers, each unless a later one is known. Fails in silence."""
+        """Keep these answers, unless a later one is known. Ignores failures."""
         ...
 
 
 class Channel(Protocol):
-    """How processes tell each other that an answer has changed. Messages may get lost."""
+    """Messages between processes about changed answers. Messages may get lost."""
 
     async def tell(self, answers: Collection[StatusAnswer]) -> None:
-        """Tell all processes. Raises an error where that is impossible."""
+        """Send answers to all processes. Raises an error if that is impossible."""
         ...
 
     async def listen(self, joined: Callable[[], None], heard: Callable[[str], None]) -> None:
-        """Hear each answer that is told (`answers.line_of`), until the connection is lost, which raises an error.
+        """Call `heard` with each message (`answers.line_of`) until the connection is lost, which raises an error.
 
-        `joined` is called as soon as nothing that is told from now on can be missed.
+        `joined` is called as soon as no later message can be missed.
         """
         ...
 
 
 class Storage:
-    """The last level, which knows of every merchant: the accounts in the store. `ttl` in microseconds."""
+    """The last level, which knows every merchant: the accounts in the store. `ttl` in microseconds."""
 
     def __init__(self, accounts: Accounts, policy: Policy, ttl: int) -> None:
         self._accounts = accounts
@@ -56,7 +56,7 @@ class Storage:
     async def get(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, StatusAnswer]:
         """The answers for all of these merchants. Raises StorageError."""
         if self.breaker.is_open():
-            raise StorageUnavailable("The database was silent a moment ago.")
+            raise StorageUnavailable("The database did not answer a moment ago.")
         silent = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self.breaker.open, "it was silent")
         try:
             held = await self._accounts.load(list(merchant_ids), now)
@@ -67,7 +67,7 @@ class Storage:
         for merchant_id in merchant_ids:
             entry = held.get(merchant_id)
             if entry is None:
-                found[merchant_id] = of_nobody(merchant_id, now, self._ttl)
+                found[merchant_id] = of_unknown(merchant_id, now, self._ttl)
                 continue
             standing = standing_at(entry.account, entry.grants, self._policy, now)
             found[merchant_id] = of_account(standing.account, now, self._ttl, version_of(entry.account))

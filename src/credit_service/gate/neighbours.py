@@ -1,4 +1,4 @@
-"""The other processes that serve the same ledger: what they are told of, and what is heard of them."""
+"""Messages to and from the other processes that serve the same ledger."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,16 +13,15 @@ from credit_service.supervision import Supervisor
 
 _RECONNECT_SECONDS: Final = 0.5
 _LAST_WORDS_SECONDS: Final = 1.0
-"""How long the end of a process waits for the others to be told of its last postings."""
+"""How long a process that stops tries to send its last changes."""
 _log = structlog.get_logger()
 
 
 class Neighbours:
-    """Tells and hears over a channel, which may be lost at any time.
+    """Sends and receives over a channel, which may be lost at any time.
 
-    `lost_touch` is called where something may have been told that was not heard; `heard` with each line that was.
-    Answers of one merchant that wait to be told are told as one, the last. What cannot be told is dropped: whoever does
-    not hear of it finds out within a TTL.
+    `lost_touch` is called when messages may have been missed, `heard` with each received line. Of several pending
+    answers of one merchant only the last is sent. Answers that cannot be sent are dropped: the TTL ends the old ones.
     """
 
     def __init__(self, channel: Channel, lost_touch: Callable[[], None], heard: Callable[[str], None]) -> None:
@@ -35,7 +34,7 @@ class Neighbours:
         self._tasks: list[asyncio.Task[None]] = []
 
     def tell(self, answer: StatusAnswer) -> None:
-        """Tell the others of an answer, soon."""
+        """Send an answer to the others soon."""
         self._to_tell[answer.merchant_id] = answer
         self._something_to_tell.set()
 
@@ -47,7 +46,7 @@ class Neighbours:
         ]
 
     async def close(self) -> None:
-        """Tell what is still to be told, and end."""
+        """Send the pending answers, and end."""
         self._closing = True
         self._something_to_tell.set()
         if self._tasks:
@@ -81,7 +80,7 @@ class Neighbours:
             try:
                 await self._channel.listen(joined, self._heard)
             except Exception as error:
-                tell = _log.warning if has_joined else _log.debug  # once for each time that it was lost
+                tell = _log.warning if has_joined else _log.debug  # once for each loss
                 tell("gate_channel_lost", reason=type(error).__name__)
                 has_joined = False
             await asyncio.sleep(_RECONNECT_SECONDS)

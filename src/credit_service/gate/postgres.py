@@ -1,7 +1,7 @@
-"""Where there is no Redis, the processes on one PostgreSQL tell each other by LISTEN and NOTIFY.
+"""Without Redis, the processes on one PostgreSQL exchange messages by LISTEN and NOTIFY.
 
-A NOTIFY within a posting would make all commits of the database wait for each other, so it is sent afterwards, on a
-connection of its own. It is a hint: what is not heard is made good within a TTL.
+A NOTIFY within a posting would make all commits of the database wait for each other, so it follows on a connection of
+its own. A lost message is made good by the TTL.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from credit_service.storage.postgres.connections import connector
 
 _CHANNEL: Final = "credits_plugin_status"
 _SILENCE_SECONDS: Final = 5.0
-"""How often a connection that only listens is asked whether it is still there."""
+"""How often a connection that only listens is checked."""
 _TELL: Final = "SELECT pg_notify($1, told) FROM unnest($2::text[]) AS told"
 
 

@@ -1,8 +1,8 @@
 """The level that processes share: Redis or Valkey, from version 6 on.
 
-An answer is kept only if no later one is known there, so a process that read the store late cannot undo what another
-has told. A value carries a seal over itself and its key: one that somebody else wrote there counts as none. Redis is
-never waited for longer than a moment, and not at all for a while after it was slow or away.
+An answer is kept only if Redis has no later one, so a process that read the store late cannot undo a newer answer. A
+value carries a checksum over itself and its key, so a foreign value counts as a miss. A question to Redis has a short
+timeout, and after a failure Redis is not asked for a while.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ from credit_service.breaker import ProbedBreaker
 from credit_service.gate.answers import VERSION_LENGTH, StatusAnswer, answer_of, line_of, text_of
 
 PATIENCE_SECONDS: Final = 0.05
-"""How long a question may take: what asks it could ask the store instead."""
+"""How long a question may take; after that the store is asked."""
 _TELLING_SECONDS: Final = 2.0
-"""How long nobody but other processes waits."""
+"""How long a message to other processes may take; no request waits for it."""
 _SILENCE_SECONDS: Final = 5.0
-"""How often a connection that only listens is asked whether it is still there."""
+"""How often a connection that only listens is checked."""
 _LOST: Final[Any] = (RedisConnectionError, RedisTimeoutError, OSError, RuntimeError)
-_AWAY: Final = (RedisError, OSError, RuntimeError)  # the last is what uvloop says of a connection that was reset
+_AWAY: Final = (RedisError, OSError, RuntimeError)  # uvloop raises RuntimeError on a reset connection
 _SEAL_LENGTH: Final = 8
 _NEWEST: Final = f"""
 local function sealed(key, text) return string.sub(redis.sha1hex(key .. text), 1, {_SEAL_LENGTH}) .. text end
@@ -43,7 +43,7 @@ for i, key in ipairs(KEYS) do
     if known_version <= version then redis.call('SET', key, sealed(key, text), 'PX', ARGV[1]) end
 end
 """
-"""KEYS are given the texts of ARGV from the second on, for ARGV[1] milliseconds; a later version stays."""
+"""Set KEYS to the texts from ARGV[2] on, for ARGV[1] milliseconds; a later version stays."""
 
 
 OLDEST: Final = (6,)
@@ -52,14 +52,14 @@ OLDEST: Final = (6,)
 class RedisLevel:
     """A level, and a channel by pub/sub.
 
-    `name`: what its keys and its channel begin with, the same for all processes of one ledger. `ttl` in microseconds.
+    `name`: the prefix of its keys and its channel, the same for all processes of one ledger. `ttl` in microseconds.
     """
 
     def __init__(self, url: str, *, name: str, ttl: int) -> None:
         self._ttl = ttl
         self._prefix = f"{name}:status:"
-        # Once more where the connection had been lost, which only its use tells. What a library would ask on its own
-        # at each connection costs more than the answer that is asked for.
+        # One retry, because a lost connection shows only when it is used. The questions that the library asks by
+        # itself on each new connection would cost more than the answer.
         options: Mapping[str, Any] = {
             "protocol": 2,
             "driver_info": None,
@@ -74,13 +74,13 @@ class RedisLevel:
         self.breaker = ProbedBreaker("redis", self.check)
 
     async def check(self) -> None:
-        """Ask it for a sign of life. Raises ConnectionError."""
+        """Ping. Raises ConnectionError."""
         with _plainly():
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._redis.ping()
 
     async def server(self) -> tuple[str, tuple[int, ...]]:
-        """What it is, and the version of Redis that it is like. Raises ConnectionError."""
+        """The server's name, and the version of Redis it is compatible with. Raises ConnectionError."""
         with _plainly():
             async with asyncio.timeout(_TELLING_SECONDS):
                 told = await self._redis.info("server")
@@ -110,7 +110,7 @@ class RedisLevel:
                     await self._redis.eval(*self._newest(answers))
 
     async def tell(self, answers: Collection[StatusAnswer]) -> None:
-        """See `Channel.tell`. Kept first: who hears of it, and has forgotten the answer, finds the new one."""
+        """See `Channel.tell`. Keeps the answers first, so that a process that hears of them finds them."""
         message = "\n".join(map(line_of, answers))
         async with asyncio.timeout(_TELLING_SECONDS), self._redis.pipeline(transaction=False) as pipeline:
             pipeline.eval(*self._newest(answers))
@@ -144,7 +144,7 @@ class RedisLevel:
         return f"{self._prefix}{merchant_id}"
 
     def _newest(self, answers: Collection[StatusAnswer]) -> list[Any]:
-        # All of a TTL, though the answer may be good for less: for so long no earlier one can take its place.
+        # A full TTL, although the answer may be good for less: during it no earlier answer can replace this one.
         keys = [self._key(answer.merchant_id) for answer in answers]
         return [_NEWEST, len(keys), *keys, max(1, self._ttl // 1000), *map(text_of, answers)]
 
@@ -156,16 +156,16 @@ class RedisLevel:
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        """What goes wrong inside opens the breaker, and is not raised."""
+        """Open the breaker on a failure inside, and do not raise it."""
         try:
             yield
         except _AWAY as error:
-            self.breaker.open(type(error).__name__)  # its own words may quote what it was given
+            self.breaker.open(type(error).__name__)  # the message may quote values
 
 
 @contextmanager
 def _plainly() -> Iterator[None]:
-    """Say what goes wrong without the words of others, which may quote what they were given."""
+    """Replace a library's message, which may quote values, by our own."""
     try:
         yield
     except _AWAY as error:
@@ -173,7 +173,7 @@ def _plainly() -> Iterator[None]:
 
 
 async def server_of(url: str) -> tuple[str, tuple[int, ...]]:
-    """What a server is, and the version of Redis that it is like. Raises ConnectionError."""
+    """A server's name, and the version of Redis it is compatible with. Raises ConnectionError."""
     level = RedisLevel(url, name="doctor", ttl=0)
     try:
         return await level.server()

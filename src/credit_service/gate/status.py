@@ -1,9 +1,9 @@
-"""Plugin status from a near cache, with Redis behind it where there is one, and the store behind both.
+"""Plugin status from a near cache, with Redis behind it if there is one, and the store behind both.
 
 A cached answer lives until its TTL or the account's next due instant, whichever is sooner. A posting replaces it at
-once in this process, and a message in the others; one that gets lost is made good by the TTL. Concurrent misses of one
-merchant ask what is behind once, and so do those of many that come together. With the store away, the last known answer
-counts for a while, then the fail policy; `reason` says `unavailable`.
+once in this process, and by a message in the others; the TTL makes up for a lost message. Concurrent misses of one
+merchant, or of many, ask the next level once. While the store is away, the last known answer counts for a while, then
+the fail policy; `reason` says `unavailable`.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from credit_service.storage.policies import FailPolicies
 from credit_service.supervision import Supervisor
 
 FailPolicy = Literal["closed", "open"]
-"""What counts where nothing is known: the plugin is disabled, or enabled."""
+"""The status when nothing is known: disabled or enabled."""
 
 EXCEPTIONS_SECONDS: Final = 5.0
 """How often the gate reads the accounts' own fail policies again."""
@@ -41,7 +41,7 @@ _log = structlog.get_logger()
 
 
 class _Load:
-    """Merchants that are asked for together, and those of whom a posting has told meanwhile."""
+    """Merchants that are loaded together, and those with a posting meanwhile."""
 
     def __init__(self, deadline: float) -> None:
         self.merchants: list[UUID] = []
@@ -53,8 +53,8 @@ class _Load:
 class Gate:
     """Answers plugin status.
 
-    `shared`: the level that processes share. `channel`: how they tell each other of changes. `render` turns an answer
-    into what a door sends, once for each answer and not for each question. `on_heard` is called for each change that
+    `shared`: the level that processes share. `channel`: their messages about changes. `render` makes the body that a
+    door sends, once for each answer and not for each question. `on_heard` is called for each change that
     another process reports. Spans in seconds; `clock` gives microseconds
     since 1970. Start it with `start` inside a running loop, stop it with `close`; without, it hears of no other process
     and no account has a fail policy of its own.
@@ -82,7 +82,7 @@ class Gate:
         self._ttl = int(ttl_seconds * MICROSECONDS)
         self._stale = int(stale_seconds * MICROSECONDS)
         self._fail: FailPolicy = fail
-        self._fails: Mapping[UUID, str] = {}  # of accounts that have a policy of their own
+        self._fails: Mapping[UUID, str] = {}  # accounts with a policy of their own
         self._size = size
         self._render = render
         self._shared = shared
@@ -90,7 +90,7 @@ class Gate:
         self._counting = Counting(accounts, policy, clock)
         self._known: OrderedDict[UUID, StatusAnswer] = OrderedDict()
         self._unknown: OrderedDict[UUID, StatusAnswer] = OrderedDict()  # merchants without an account
-        self._trust = 0  # raised when others may have told what was not heard: what was known before is asked again
+        self._trust = 0  # raised when messages may have been missed: earlier answers are asked for again
         self._asking: dict[UUID, _Load] = {}
         self._gathering: _Load | None = None
         self._neighbours = None if channel is None else Neighbours(channel, self.distrust, self.heard)
@@ -99,21 +99,21 @@ class Gate:
     # ---- questions
 
     def cached(self, merchant_id: UUID) -> StatusAnswer | None:
-        """The answer, if it is known and still good."""
+        """The answer, if it is cached and still good."""
         known = self._last(merchant_id)
         return known if known is not None and known.until > self._clock() and known.trust == self._trust else None
 
     async def ask(self, merchant_id: UUID) -> StatusAnswer:
-        """The answer for one merchant, whatever is away."""
+        """The answer for one merchant, also while other levels are away."""
         (answer,) = await self.ask_many([merchant_id])
         return answer
 
     async def ask_many(self, merchant_ids: Sequence[UUID]) -> list[StatusAnswer]:
-        """The answers for many merchants, in their order; of each level those not known are asked in one question."""
+        """The answers for many merchants, in their order; each level is asked once for all missing answers."""
         found = {merchant_id: self.cached(merchant_id) for merchant_id in merchant_ids}
         loads = {merchant_id: self._load_of(merchant_id) for merchant_id, answer in found.items() if answer is None}
         if loads:
-            # By waiting for tasks, so that nobody's answer is lost when the one who asked first gives up.
+            # The load is a task, so that it goes on for the other callers when the first one gives up.
             tasks = {load.task for load in loads.values()}
             seconds = max(load.deadline for load in loads.values()) - asyncio.get_running_loop().time()
             done, _ = await asyncio.wait(tasks, timeout=max(seconds, 0))
@@ -123,21 +123,21 @@ class Gate:
         return [found[merchant_id] or self._without_storage(merchant_id) for merchant_id in merchant_ids]
 
     async def totals(self) -> Totals:
-        """How many merchants' plugins may run, and what they have; of a while ago where there are very many."""
+        """How many plugins are enabled, and the average balance; with very many merchants from a while ago."""
         return await self._counting.totals()
 
     @property
     def is_storage_silent(self) -> bool:
-        """Whether the store is not asked at the moment, since it did not answer."""
+        """Whether the store is not asked at the moment because it did not answer."""
         return self._storage.breaker.is_open()
 
     # ---- news
 
     def committed(self, accounts: Iterable[Account], announcements: Iterable[tuple[int, Announcement]] = ()) -> None:
-        """Postings were committed: bring the answers up to date that are remembered, or being asked for.
+        """Update the cached and loading answers of accounts after a commit.
 
-        Other processes are told where an answer is another now, or will be before theirs has ended; so a busy account
-        causes no storm of messages.
+        Other processes get a message only if the answer changed, or will change before their TTL ends; so a busy
+        account causes no flood of messages.
         """
         now = self._clock()
         changed = {number for number, announcement in announcements if announcement.type in _CHANGES}
@@ -152,25 +152,25 @@ class Gate:
                     self._neighbours.tell(answer)
 
     def heard(self, line: str) -> None:
-        """Another process has told an answer (`answers.line_of`); what is none is passed over."""
+        """Take the message of another process (`answers.line_of`); ignore it if it holds no answer."""
         answer = answer_in(line, self._clock(), self._ttl)
         if answer is not None:
             self._told(answer)
             self._on_heard()
 
     def distrust(self) -> None:
-        """Messages may have been missed: ask again for all that is known. It still counts as the last known."""
+        """Ask again for all cached answers, since messages may have been missed; they stay the last known ones."""
         self._trust += 1
 
     def set_fail(self, merchant_id: UUID, fail: FailPolicy | None) -> None:
-        """An account has a fail policy of its own now, or none any more (None)."""
+        """Set an account's own fail policy, or remove it (None)."""
         others = {merchant: policy for merchant, policy in self._fails.items() if merchant != merchant_id}
         self._fails = others if fail is None else {**others, merchant_id: fail}
 
     # ---- its life
 
     async def start(self, supervisor: Supervisor | None = None) -> None:
-        """Begin to listen to other processes, and to tell them."""
+        """Begin to exchange messages with other processes."""
         supervisor = supervisor or Supervisor()
         await self._read_exceptions()
         self._beside.add(supervisor.start("gate fail policies", self._keep_reading_exceptions))
@@ -178,7 +178,7 @@ class Gate:
             self._neighbours.start(supervisor)
 
     async def close(self) -> None:
-        """Tell what is still to be told, and end."""
+        """Send the pending messages, and end."""
         if self._neighbours is not None:
             await self._neighbours.close()
         for task in self._beside:
@@ -206,7 +206,7 @@ class Gate:
     # ---- loading
 
     def _load_of(self, merchant_id: UUID) -> _Load:
-        """The load that answers for a merchant: one that is under way, else the next one."""
+        """The load that answers for a merchant: the one under way, or the next one."""
         load = self._asking.get(merchant_id)
         if load is None:
             load = self._gathering
@@ -219,7 +219,7 @@ class Gate:
         return load
 
     async def _load(self, load: _Load) -> Mapping[UUID, StatusAnswer]:
-        self._gathering = None  # all that were asked for before this task began are in
+        self._gathering = None  # it contains every merchant that was asked for before this task began
         now, trust = self._clock(), self._trust
         try:
             found = await self._from_shared(load.merchants, now)
@@ -230,7 +230,7 @@ class Gate:
                 found |= stored
             return {merchant_id: self._loaded(load, answer, trust) for merchant_id, answer in found.items()}
         finally:
-            # Up to here a posting that is committed meanwhile tells its own answer, and that is the one to keep.
+            # Until here, a posting that commits meanwhile brings its own answer, which is the one to keep.
             for merchant_id in load.merchants:
                 del self._asking[merchant_id]
 
@@ -252,14 +252,14 @@ class Gate:
             return {}
 
     def _loaded(self, load: _Load, answer: StatusAnswer, trust: int) -> StatusAnswer:
-        """Keep what was loaded. The store is believed in any case, unless a later answer was told meanwhile."""
+        """Keep a loaded answer. The store's answer wins, unless a posting brought a later one meanwhile."""
         merchant_id, source = answer.merchant_id, answer.source
         if merchant_id in load.told and (known := self._last(merchant_id)) and known.version > answer.version:
             return known
         return self._remember(answer, trust)._replace(source=source)
 
     def _told(self, answer: StatusAnswer) -> None:
-        """Take an answer that a posting brought, unless nobody asks for that merchant or a later one is known."""
+        """Take the answer of a posting, if the merchant is cached or loading and no later answer is known."""
         merchant_id = answer.merchant_id
         known = self._last(merchant_id)
         if (load := self._asking.get(merchant_id)) is not None:
@@ -290,7 +290,7 @@ class Gate:
         return answer._replace(rendered=self._render(answer))
 
     def _without_storage(self, merchant_id: UUID) -> StatusAnswer:
-        """The answer while the store is away: the last one known, or what the fail policy says."""
+        """The answer while the store is away: the last known one, or the fail policy's."""
         now = self._clock()
         known = self._last(merchant_id)
         if known is not None and now - known.as_of <= self._stale:

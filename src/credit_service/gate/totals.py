@@ -1,8 +1,8 @@
-"""All merchants in sum, without asking the database more often than it can bear.
+"""Totals over all merchants, at a bounded cost for the database.
 
-Nothing on the way of a posting counts merchants: a counter would be a row that all postings wait for. So they are
-counted when somebody asks, which takes the longer the more there are. Where there are many, the sums are told for a
-multiple of the time it took, and whoever asks meanwhile is told the last ones.
+No posting counts merchants, because all postings would wait for the row of a counter. So the totals are counted when a
+caller asks, which takes longer the more merchants there are. With many merchants, a result is reused for a multiple of
+the time that counting took.
 """
 
 import asyncio
@@ -17,15 +17,15 @@ from credit_service.storage.accounts import Accounts
 from credit_service.storage.engine import StorageUnavailable
 
 MANY: Final = 100_000
-"""Fewer merchants are counted each time that somebody asks."""
+"""Fewer merchants are counted at each request."""
 PATIENCE_SECONDS: Final = 5.0
-"""How long somebody who asks waits, where there are no sums of a while ago."""
+"""How long a caller waits if there is no earlier result."""
 SHARE: Final = 30
-"""The sums of many are told for so many times as long as counting took: a thirtieth of one of the database's cores."""
+"""A result is reused for so many times the time that counting took: a thirtieth of one of the database's cores."""
 
 
 class Totals(NamedTuple):
-    """All merchants in sum. `low` are those that are enabled, and at or below their threshold."""
+    """Totals over all merchants. `low`: enabled merchants at or below their threshold."""
 
     merchants: int
     enabled: int
@@ -45,33 +45,33 @@ class Counting:
         self._clock = clock
         self._timer = timer
         self._last: Totals | None = None
-        self._good_until: float | None = None  # where there are many
+        self._good_until: float | None = None  # with many merchants
         self._counting: asyncio.Task[Totals] | None = None
 
     async def totals(self) -> Totals:
-        """The sums: of just now, or of a while ago where there are many merchants. Raises StorageError."""
+        """The totals: new ones, or earlier ones if there are many merchants. Raises StorageError."""
         if self._last is not None and self._good_until is not None:
             if self._timer() >= self._good_until:
                 self._begun()
             return self._last
-        # Whoever has just posted wants to see it: only the first count is shared with those who ask later.
+        # A caller that has just posted wants to see it, so only the first count is shared with later callers.
         counting = self._begun() if self._last is None else asyncio.get_running_loop().create_task(self._count())
         done, _ = await asyncio.wait([counting], timeout=PATIENCE_SECONDS)
         if done:
             return counting.result()
         if counting is not self._counting:
             counting.cancel()
-            self._good_until = self._timer()  # from now on it is counted in the background
+            self._good_until = self._timer()  # from now on, count in the background
         raise StorageUnavailable("The database is still counting the merchants.")
 
     async def stop(self) -> None:
-        """End a count that is under way."""
+        """Cancel a count that is under way."""
         if self._counting is not None:
             self._counting.cancel()
             await asyncio.gather(self._counting, return_exceptions=True)
 
     def _begun(self) -> asyncio.Task[Totals]:
-        """The count that is under way, whoever began it."""
+        """The count that is under way, or a new one."""
         if self._counting is None:
             self._counting = asyncio.get_running_loop().create_task(self._count(), name="totals")
             self._counting.add_done_callback(self._ended)
@@ -80,7 +80,7 @@ class Counting:
     def _ended(self, counting: asyncio.Task[Totals]) -> None:
         self._counting = None
         if not counting.cancelled():
-            counting.exception()  # nobody may have waited for it
+            counting.exception()  # its caller may have given up
 
     async def _count(self) -> Totals:
         begun = self._timer()
