@@ -7,7 +7,7 @@ import pytest
 from credit_service.ledger.announcements import plugin_status
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
-from credit_service.ledger.types import ANNOUNCED, TYPES, TransactionType, announced_by
+from credit_service.ledger.types import ANNOUNCED, TYPES, PostableType, TransactionType, announced_by
 from tests.ledger.book import Book
 from tests.ledger.telling import add, days, opening, order, payment, payment_refund, refund, renewal, terms, trial, use
 
@@ -21,6 +21,7 @@ def told(posted: Posted) -> list[tuple[str, int | None, int]]:
 
 def test_every_transaction_type_has_a_row_and_an_announcement() -> None:
     assert tuple(TYPES) == get_args(TransactionType)
+    assert set(get_args(PostableType)) == {name for name, row in TYPES.items() if row.postable}
     assert all(row.announcement in ANNOUNCED for row in TYPES.values())
     assert all(announced_by(announcement) for announcement in ANNOUNCED)
 

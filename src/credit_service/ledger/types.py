@@ -26,6 +26,8 @@ TransactionType = Literal[
     "MANUAL",
     "EXPIRY",
 ]
+PostableType = Literal["TRIAL", "SUBSCRIPTION", "PAYMENT", "MANUAL", "ORDER_REFUNDED", "USAGE", "ORDER_PAID"]
+"""The types with a `postable` row, for type checkers and schemas."""
 TRIAL: Final = "TRIAL"
 SUBSCRIPTION: Final = "SUBSCRIPTION"
 PAYMENT: Final = "PAYMENT"

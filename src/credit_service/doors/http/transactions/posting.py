@@ -1,7 +1,7 @@
 """From the body of a posting to its command, and from its outcome to an answer."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
@@ -28,6 +28,7 @@ from credit_service.ledger.types import (
     ORDER_PAID,
     Category,
     Operation,
+    PostableType,
     natural_key,
     postable,
 )
@@ -96,7 +97,7 @@ class PostingBody(Body):
 
     merchant_id: Uuid
     operation_type: Operation
-    transaction_type: Literal["TRIAL", "SUBSCRIPTION", "PAYMENT", "MANUAL", "ORDER_REFUNDED", "USAGE", "ORDER_PAID"]
+    transaction_type: PostableType
     amount: Credits
     reference: ReferenceBody | None = None
     reason: Annotated[Reason | None, Field(description="Why. MANUAL requires it; other types refuse it.")] = None
