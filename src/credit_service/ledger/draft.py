@@ -228,6 +228,7 @@ class Draft:
         reference: Reference | None = None,
         total_micros: int | None = None,
         currency: str | None = None,
+        reverses: int | None = None,
         announcement: str | None = None,
         level_settles: bool = True,
     ) -> Transaction:
@@ -270,7 +271,7 @@ class Draft:
             total_micros,
             currency,
             tuple(self.draws),
-            None,
+            reverses,
             command.actor,
             command.correlation_id,
             self.now if occurred_at is None else occurred_at,

@@ -37,13 +37,7 @@ def refund_order(draft: Draft, fact: OrderRefunded, order: Transaction, given: G
     if not draft.fits(INCREASE, amount):
         return Refused(Refusal.OUT_OF_RANGE)
     # Nothing can fail any more.
-    returned_before = order.amount - left
-    for grant_number, share in _segments(order, returned_before, amount):
-        if grant_number is None:
-            _return_uncovered(draft, share)
-        else:
-            _return_to_grant(draft, grant_number, share)
-    pay_debt(draft)
+    return_credits(draft, order, order.amount - left, amount)
     draft.given_back[given.key] = given
     return draft.record(
         INCREASE,
@@ -55,6 +49,16 @@ def refund_order(draft: Draft, fact: OrderRefunded, order: Transaction, given: G
         total_micros=fact.refund_amount_micros,
         currency=fact.currency,
     )
+
+
+def return_credits(draft: Draft, decrease: Transaction, returned_before: int, amount: int) -> None:
+    """Return credits of a decrease to its grants, after earlier returns of `returned_before`, and pay the debt."""
+    for grant_number, share in _segments(decrease, returned_before, amount):
+        if grant_number is None:
+            _return_uncovered(draft, share)
+        else:
+            _return_to_grant(draft, grant_number, share)
+    pay_debt(draft)
 
 
 def _segments(order: Transaction, skip: int, amount: int) -> Iterator[tuple[int | None, int]]:
@@ -107,20 +111,12 @@ def _return_to_grant(draft: Draft, number: int, share: int) -> None:
 def refund_payment(
     draft: Draft, fact: PaymentRefunded, payment: Transaction, given: GivenBack
 ) -> Transaction | Refused:
-    """Take back the credits of a payment, never more than it gave.
-
-    The unspent credits of its own grant go first. The rest is spent as for an order, if necessary into debt.
-    """
+    """Take back the credits of a payment, never more than it gave."""
     amount = min(fact.credits, payment.amount - given.credits)
     if not draft.fits(DECREASE, amount):
         return Refused(Refusal.OUT_OF_RANGE)
     # Nothing can fail any more.
-    # Its grant is the one that received credits. The other draws paid debts, or come from expiries before it.
-    own = next((draft.grant(number) for number, change in payment.draws if change > 0), None)
-    unspent = min(own.remaining, amount) if own else 0
-    if own and unspent:
-        draft.change_grant(own, -unspent)
-    spend(draft, amount - unspent)
+    take_back(draft, payment, amount)
     draft.given_back[given.key] = given._replace(credits=given.credits + amount)
     return draft.record(
         DECREASE,
@@ -130,3 +126,13 @@ def refund_payment(
         shortfall=fact.credits - amount,
         reference=Reference("payment", fact.payment_id),
     )
+
+
+def take_back(draft: Draft, increase: Transaction, amount: int) -> None:
+    """Take credits of an increase: first the unspent ones of its own grant, then others, if necessary into debt."""
+    # Its grant is the one that received credits. The other draws paid debts, or come from expiries before it.
+    own = next((draft.grant(number) for number, change in increase.draws if change > 0), None)
+    unspent = min(own.remaining, amount) if own else 0
+    if own and unspent:
+        draft.change_grant(own, -unspent)
+    spend(draft, amount - unspent)
