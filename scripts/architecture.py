@@ -72,7 +72,7 @@ STATIONS: Final = (
     ),
     Station(
         "outlets.reader",
-        "Reader.once",
+        "OutboxReader.once",
         "The announcement was written in the same commit. The commit wakes the reader, which takes the next events in "
         "order, one page at a time.",
     ),
