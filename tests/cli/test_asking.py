@@ -109,7 +109,7 @@ def test_the_version_is_said(tmp_path: Path) -> None:
         ("replay .", ". cannot be read: Is a directory."),
         (
             "replay nothing.csv --url http://x",
-            "--url needs an API key: --key, or CREDIT_SERVICE_KEY in the environment.",
+            "An API key is needed: --key, or CREDIT_SERVICE_KEY in the environment.",
         ),
         ("replay nothing.csv --url http://x --key ключ", "--key: this is no API key."),
         (

@@ -133,7 +133,7 @@ def test_one_is_shown_with_the_event_as_it_came(ledger: Ledger) -> None:
         (("replay",), "Say which dead letters to replay: their numbers, or --all."),
         (("replay", "1", "--all"), "Say which dead letters to replay: their numbers, or --all."),
         (("replay", "1", "--code", "internal"), "--code and --subject choose among all; say --all with them."),
-        (("replay", "1", "--url", "u"), "--url needs an API key: --key, or CREDIT_SERVICE_KEY in the environment."),
+        (("replay", "1", "--url", "u"), "An API key is needed: --key, or CREDIT_SERVICE_KEY in the environment."),
         (("replay", "1", "--url", "u", "--key", "ä"), "--key: this is no API key."),
     ],
 )  # fmt: skip

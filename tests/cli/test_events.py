@@ -100,7 +100,8 @@ def test_whoever_has_seen_enough_may_go(service: Served) -> None:
     ("arguments", "sentence"),
     [
         ((), "An API key is needed: --key, or CREDIT_SERVICE_KEY in the environment."),
-        (("--key", "é"), "An API key is needed"),
+        (("--key", "é"), "--key: this is no API key."),
+        (("--key", "a b"), "--key: this is no API key."),
         (("--key", "cs_x", "--url", "nonsense://x"), "--url nonsense://x:"),
     ],
 )

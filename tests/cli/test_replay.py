@@ -236,7 +236,7 @@ def test_byte_order_marks_and_other_line_ends_are_no_part_of_a_line(
 def test_limits_of_the_settings_hold_for_a_file(tmp_path: Path) -> None:
     ran = _replay(tmp_path, lines(paid("x" * 60), paid(1)), KEY_MAX_LENGTH="64")
     assert (ran.code, ran.json["by_code"]) == (1, {"validation_failed": 1})
-    assert "The ids make a key of more than 64 characters." in ran.err
+    assert "The ids make a key longer than 64 characters." in ran.err
 
 
 def test_events_are_posted_as_through_any_door(tmp_path: Path) -> None:

@@ -21,6 +21,17 @@ DatabaseUrl = Annotated[
     str | None,
     typer.Option(help="The ledger's database, like sqlite:///credit-service.db.", show_default="DATABASE_URL"),
 ]
+ReplayUrl = Annotated[
+    str | None, typer.Option(help="A running service to replay into.", show_default="straight into the database")
+]
+ServiceKey = Annotated[
+    str | None,
+    typer.Option(
+        help="An API key of that service: of scope read to follow events, write to replay, admin for adjustments.",
+        envvar="CREDIT_SERVICE_KEY",
+        show_envvar=True,
+    ),
+]
 
 
 def show(line: str) -> None:
@@ -44,8 +55,18 @@ def wrong(sentence: str) -> typer.Exit:
     return typer.Exit(2)
 
 
+def checked_key(key: str | None) -> str:
+    """The API key for a service, without stray white space."""
+    key = (key or "").strip()
+    if not key:
+        raise wrong("An API key is needed: --key, or CREDIT_SERVICE_KEY in the environment.")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise wrong("--key: this is no API key.")
+    return key
+
+
 def settings_of(**given: Any) -> "Settings":
-    """The settings in force; `given` are those of the command line, None where one was not said."""
+    """The settings in force; `given` are those of the command line, None where one was not given."""
     from credit_service.settings import SettingsError, load
 
     try:
@@ -53,7 +74,7 @@ def settings_of(**given: Any) -> "Settings":
         if settings.nats_subjects:
             from credit_service.doors.jetstream.subjects import Subjects
 
-            Subjects(settings.remapped_subjects)  # knows which events there are
+            Subjects(settings.remapped_subjects)  # it knows the types of events
     except SettingsError as error:
         raise wrong(str(error)) from None
     return settings

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from credit_service.cli.common import DatabaseUrl, Json, opened, say, settings_of, show, show_json, wrong
+from credit_service.cli.common import (
+    DatabaseUrl,
+    Json,
+    ReplayUrl,
+    ServiceKey,
+    checked_key,
+    opened,
+    say,
+    settings_of,
+    show,
+    show_json,
+    wrong,
+)
 from credit_service.cli.replay import Tally
 
 if TYPE_CHECKING:
@@ -96,13 +108,8 @@ def replay(
     every: Annotated[bool, typer.Option("--all", help="All that were not replayed yet.")] = False,
     code: Code = None,
     subject: Subject = None,
-    url: Annotated[
-        str | None, typer.Option(help="A running service to replay into.", show_default="straight into the database")
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(help="An API key of scope write for it.", envvar="CREDIT_SERVICE_KEY", show_envvar=True),
-    ] = None,
+    url: ReplayUrl = None,
+    key: ServiceKey = None,
     json_: Json = False,
     database_url: DatabaseUrl = None,
 ) -> None:
@@ -117,13 +124,10 @@ def replay(
         raise wrong("Say which dead letters to replay: their numbers, or --all.")
     if ids and (code or subject):
         raise wrong("--code and --subject choose among all; say --all with them.")
-    if url is not None and not (key or "").strip().isascii():
-        raise wrong("--key: this is no API key.")
-    if url is not None and not key:
-        raise wrong("--url needs an API key: --key, or CREDIT_SERVICE_KEY in the environment.")
+    service_key = "" if url is None else checked_key(key)
     tally = Tally("dead letter")
     wanted = about(code, subject, unreplayed=True)
-    asyncio.run(_replay(settings_of(database_url=database_url), ids or [], wanted, url, (key or "").strip(), tally))
+    asyncio.run(_replay(settings_of(database_url=database_url), ids or [], wanted, url, service_key, tally))
     show_json(tally.shape()) if json_ else show(tally.sentence())
     if tally.outcomes["refused"]:
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from credit_service.cli.common import Json, say, show, wrong
+from credit_service.cli.common import Json, ServiceKey, checked_key, say, show, wrong
 
 if TYPE_CHECKING:
     import httpx2
@@ -29,9 +29,7 @@ def _group() -> None:
 @events.command()
 def tail(
     url: Annotated[str, typer.Option(help="The running service.")] = "http://127.0.0.1:8015",
-    key: Annotated[
-        str | None, typer.Option(help="An API key of scope read.", envvar="CREDIT_SERVICE_KEY", show_envvar=True)
-    ] = None,
+    key: ServiceKey = None,
     merchant: Annotated[
         str | None, typer.Option(help="Follow the events of this merchant alone.", show_default="all")
     ] = None,
@@ -49,10 +47,8 @@ def tail(
     """
     import httpx2
 
-    if not key or not key.strip().isascii():
-        raise wrong("An API key is needed: --key, or CREDIT_SERVICE_KEY in the environment.")
     query = {} if merchant is None else {"merchant_id": merchant}
-    headers = {"Authorization": f"Bearer {key.strip()}"}
+    headers = {"Authorization": f"Bearer {checked_key(key)}"}
     base = url.rstrip("/").removesuffix("/api/v1")
     try:
         with httpx2.Client(base_url=base, headers=headers, timeout=_SILENCE_SECONDS) as client:

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from credit_service.cli.common import DatabaseUrl, Json, opened, progress, say, settings_of, show, show_json, wrong
+from credit_service.cli.common import (
+    DatabaseUrl,
+    Json,
+    ReplayUrl,
+    ServiceKey,
+    checked_key,
+    opened,
+    progress,
+    say,
+    settings_of,
+    show,
+    show_json,
+    wrong,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,17 +88,8 @@ def replay(
         str | None,
         typer.Option(help="For an order stream: the currency of rows that name none, like GBP.", show_default="none"),
     ] = None,
-    url: Annotated[
-        str | None, typer.Option(help="A running service to replay into.", show_default="straight into the database")
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            help="An API key of scope write for it; admin for adjustments.",
-            envvar="CREDIT_SERVICE_KEY",
-            show_envvar=True,
-        ),
-    ] = None,
+    url: ReplayUrl = None,
+    key: ServiceKey = None,
     patience: Annotated[
         float, typer.Option(help="Seconds to go on trying while that service does not answer.", min=0)
     ] = 60,
@@ -100,12 +104,9 @@ def replay(
     from credit_service.cli.sources import Reading, Source, Unreadable
     from credit_service.messages.content import Limits
 
-    if url is not None and not key:
-        raise wrong("--url needs an API key: --key, or CREDIT_SERVICE_KEY in the environment.")
-    if url is not None and not (key or "").strip().isascii():
-        raise wrong("--key: this is no API key.")
     if url is not None and database_url is not None:
         raise wrong("--url and --database-url: say one of them.")
+    service_key = "" if url is None else checked_key(key)
     reading, settings = Reading(), None
     if url is None:
         settings = settings_of(database_url=database_url)
@@ -121,7 +122,7 @@ def replay(
         if settings is not None:
             asyncio.run(_into_store(source, settings, tally))
         else:
-            asyncio.run(_over_http(source, url or "", key or "", patience, tally))
+            asyncio.run(_over_http(source, url or "", service_key, patience, tally))
     except KeyboardInterrupt:
         say(f"stopped ({tally.sentence()}); the same command goes on from here.")
         raise
@@ -150,7 +151,7 @@ async def _over_http(source: "Source", url: str, key: str, patience: float, tall
     from credit_service.ledger.policy import Policy
 
     async with client() as connection:
-        target = HttpTarget(connection, url, key.strip(), patience)
+        target = HttpTarget(connection, url, key, patience)
         try:
             prices = await target.prices() if source.is_order_stream else Policy()
         except Stopped as error:
