@@ -1,6 +1,6 @@
-"""Callers of a service whose database fails: they remember every answer, and repeat what got none with the same key.
+"""Callers of a service whose database fails. They record every answer, and repeat an unanswered posting with its key.
 
-Each is a thread of its own. Beside them a watcher asks what must be answered whatever is away.
+Each caller is a thread. A watcher thread asks for plugin status and health, which the service must always answer.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 60.0
 
 
 class Spend(NamedTuple):
-    """A posting that was acknowledged."""
+    """An acknowledged posting."""
 
     merchant_id: str
     key: str
@@ -32,7 +32,7 @@ class Spend(NamedTuple):
 
 
 class Callers:
-    """Callers that spend, half of it from one hot account; each calls one of the services."""
+    """Callers that spend credits, half of the time from one hot account. Each caller uses one of the services."""
 
     def __init__(self, services: Sequence[Served], seed: object, count: int = 8, merchants: int = 12) -> None:
         self._services = services
@@ -40,12 +40,12 @@ class Callers:
         self._stopping = threading.Event()
         self.merchants = [str(uuid4()) for _ in range(merchants)]
         self.acknowledged: list[Spend] = []
-        self.wrong: list[str] = []  # what no caller may be answered
+        self.wrong: list[str] = []  # forbidden answers
         self.refused: Counter[str] = Counter()  # by code
-        self.longest = 0.0  # seconds until an answer to a posting
-        self.longest_status = 0.0  # and to what the watcher asks
-        self.ready: list[tuple[float, int]] = []  # when, and what /readyz answered
-        self._last = [0.0] * count  # of each caller, when the last posting began that was posted
+        self.longest = 0.0  # the longest wait for the answer to a posting, in seconds
+        self.longest_status = 0.0  # the longest wait of the watcher, in seconds
+        self.ready: list[tuple[float, int]] = []  # times and status codes of /readyz
+        self._last = [0.0] * count  # for each caller, the start of its last successful posting
         with services[0].client() as client:
             for merchant in self.merchants:
                 client.post("/credits/accounts", json={"merchant_id": merchant}).raise_for_status()
@@ -56,27 +56,30 @@ class Callers:
             thread.start()
 
     def stop(self) -> None:
-        """Let each finish what it is at, which is to repeat it until it is posted."""
+        """Stop the callers. Each caller first repeats its current posting until it is posted."""
         self._stopping.set()
         for thread in self._threads:
             thread.join(PATIENCE_SECONDS)
-            assert not thread.is_alive(), "a caller waits for ever"
+            assert not thread.is_alive(), "a caller does not end"
 
     def wait_until(self, condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
-        """Wait for something to come true, or for an answer that may not be."""
+        """Wait until the condition is true. Fails at once after a forbidden answer."""
         until = time.monotonic() + seconds
         while not condition():
             assert not self.wrong, self.wrong
-            assert time.monotonic() < until, f"waited in vain for {what}; refused so far: {dict(self.refused)}"
+            assert time.monotonic() < until, f"timed out while waiting for {what}; refusals: {dict(self.refused)}"
             time.sleep(0.005)
 
     def wait_for_more(self, count: int = 60) -> None:
-        """Wait until so many more were posted."""
+        """Wait for `count` more acknowledged postings."""
         enough = len(self.acknowledged) + count
         self.wait_until(lambda: len(self.acknowledged) >= enough, "postings")
 
     def wait_for_each(self, since: float) -> float:
-        """Wait until each has posted what it began after that instant; in how many seconds the last began to."""
+        """Wait until each caller has posted something that it started after `since`.
+
+        Returns the seconds from `since` to the start of the last of these postings.
+        """
         self.wait_until(lambda: min(self._last) > since, "every caller to post again")
         return max(self._last) - since
 
@@ -104,16 +107,16 @@ class Callers:
                 return
             if answer.status_code in (200, 201):
                 if answer.status_code == 200 and not unknown:
-                    self.wrong.append(f"{spend.key} was posted, and never said to be unknown")
+                    self.wrong.append(f"{spend.key} was replayed without an earlier outcome_unknown")
                 self.acknowledged.append(spend)
                 self._last[number] = began
                 return
             unknown = unknown or answer.json()["code"] == "outcome_unknown"
-            time.sleep(chance.uniform(0.01, 0.05))  # as any caller would that was told to try again
+            time.sleep(chance.uniform(0.01, 0.05))  # back off before the retry
         self.wrong.append(f"{spend.key} was never posted")
 
     def _post(self, client: httpx2.Client, spend: Spend) -> httpx2.Response | None:
-        """The answer to a posting, None if it may not be."""
+        """Post a spend. Returns the answer, or None for a forbidden answer."""
         body = {
             "merchant_id": spend.merchant_id,
             "operation_type": "DECREASE",
@@ -137,7 +140,7 @@ class Callers:
         return answer
 
     def _watch(self, service: Served) -> None:
-        """What storefronts and orchestrators ask."""
+        """Ask for plugin status, liveness and readiness until the end."""
         with plain_client(service.url, timeout=30) as client:
             while not self._stopping.is_set():
                 for path in (f"{API}/plugin-status/{self.merchants[0]}", f"{API}/plugin-status/{uuid4()}", "/livez"):
@@ -152,7 +155,7 @@ class Callers:
 
 @contextlib.contextmanager
 def calling(*services: Served, seed: object, **more: int) -> Iterator[Callers]:
-    """Callers of these services; at the end none of them was answered what may not be."""
+    """Run callers of these services. At the end, assert that no caller got a forbidden answer."""
     callers = Callers(services, seed, **more)
     try:
         yield callers
@@ -162,7 +165,7 @@ def calling(*services: Served, seed: object, **more: int) -> Iterator[Callers]:
 
 
 async def check_books(url: str, acknowledged: Sequence[Spend], merchants: Sequence[str]) -> None:
-    """What was acknowledged is there just once, and nothing else; balances are sums; no lane has a gap."""
+    """Check the ledger: exactly the acknowledged postings, each once; correct balances; no gap in a lane of events."""
     connection = await asyncpg.connect(url)
     try:
         posted = await connection.fetch(
@@ -178,8 +181,8 @@ async def check_books(url: str, acknowledged: Sequence[Spend], merchants: Sequen
             for merchant in merchants
         }
         balances = await connection.fetch("SELECT merchant_id, balance FROM accounts")
-        told = {str(UUID(bytes=merchant)): balance for merchant, balance in balances}
-        assert {merchant: told[merchant] for merchant in merchants} == expected
+        actual = {str(UUID(bytes=merchant)): balance for merchant, balance in balances}
+        assert {merchant: actual[merchant] for merchant in merchants} == expected
         lanes = await connection.fetch("SELECT lane, count(*), min(id), max(id) FROM events GROUP BY lane")
         assert all((first, last) == (1, count) for _, count, first, last in lanes)
     finally:

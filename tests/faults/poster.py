@@ -1,7 +1,7 @@
-"""A process of its own that posts until it is killed, and says on its standard output what was answered.
+"""A process that posts until a test kills it, and prints its requests and answers.
 
-Run as `python -m tests.faults.poster FILE PREFIX SEED`. It says `asks KEY…` before it hands commands in, and `KEY…`
-when they are posted, one line each.
+Run it as `python -m tests.faults.poster FILE PREFIX SEED`. It prints the line `asks KEY…` before it submits commands,
+and the line `KEY…` after they are posted.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Ask the system to kill this process when the one that started it is gone."""
+    """Make the kernel kill this process when its parent ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def command(key: str) -> Post:
-    """The command that a key stands for, so that it can be repeated by somebody who knows the key alone."""
-    chance = random.Random(key)  # the same for ever
+    """Return the command of a key. The same key always gives the same command, so a test can repeat it."""
+    chance = random.Random(key)
     made = add(chance.randint(1, 50), key) if chance.random() < 0.4 else use(chance.randint(1, 5), key)
     return of(chance.choice(MERCHANTS), made)
 

@@ -1,7 +1,7 @@
-"""`kill -9` of the service, of NATS and of PostgreSQL while events come in and go out: none is lost, none counts twice.
+"""The test kills the service, NATS and PostgreSQL while events come in and go out. No event is lost or counts twice.
 
-FAULT_ROUNDS says how often each is killed; FAULT_SEED repeats the events and the moments of an earlier run, whose seed
-is printed.
+FAULT_ROUNDS is the number of kills of each. The test prints its seed, and FAULT_SEED repeats the events and moments of
+an earlier run.
 """
 
 import asyncio
@@ -34,11 +34,11 @@ ROUNDS = int(os.environ.get("FAULT_ROUNDS", "1"))
 SEED = int(os.environ.get("FAULT_SEED", random.SystemRandom().randrange(10**6)))
 MERCHANTS = [UUID(int=number + 1) for number in range(12)]
 PATIENCE_SECONDS = 60.0
-BETWEEN_SECONDS = 1.5  # two faults, at the most
-PAUSE_SECONDS = 0.002  # of the platform: what counts is what is under way, not how much it is
+BETWEEN_SECONDS = 1.5  # longest time between two faults
+PAUSE_SECONDS = 0.002  # pause of the platform between events; the test needs events in flight, not many events
 REDELIVERED_SECONDS = 2.0
 SETTINGS = {
-    "DATABASE_ALLOW_UNSAFE": "true",  # the server of a test does not sync
+    "DATABASE_ALLOW_UNSAFE": "true",  # the server of the test runs without fsync
     "DATABASE_TIMEOUT_SECONDS": "1",
     "POSTING_DEADLINE_SECONDS": "2",
     "LOG_FORMAT": "json",
@@ -46,7 +46,7 @@ SETTINGS = {
 
 
 class Sent(NamedTuple):
-    """An event, and where it must be found: a transaction or a parked refund of this key, or a dead letter."""
+    """A sent event. It must become a transaction or a parked refund with this key, or a dead letter."""
 
     subject: str
     body: bytes
@@ -54,7 +54,7 @@ class Sent(NamedTuple):
 
 
 class Platform:
-    """Sends events until it is told to stop; each again and again until NATS has acknowledged it."""
+    """Sends events until the test stops it. It repeats each event until NATS acknowledges it."""
 
     def __init__(self, url: str, seed: int) -> None:
         self._url = url
@@ -76,7 +76,7 @@ class Platform:
                 async with connected(self._url) as nats:
                     streams = nats.jetstream(timeout=1)
                     while not self._stopping.is_set():
-                        for one in self._told(number):
+                        for one in self._events(number):
                             await streams.publish(one.subject, one.body, headers={"Nats-Msg-Id": _name(one)})
                             self.sent.append(one)
                         number += 1
@@ -84,20 +84,20 @@ class Platform:
             except (*FAILURES, OSError):
                 await asyncio.sleep(0.05)
 
-    def _told(self, number: int) -> list[Sent]:
-        """An order, in any case; and what goes with it, be it a repeat, malformed, or a refund that comes first."""
+    def _events(self, number: int) -> list[Sent]:
+        """Return an order, and sometimes an early refund, an unknown refund, a malformed event or a refused command."""
         chance = random.Random(f"{SEED} {number}")
         merchant = str(chance.choice(MERCHANTS))
-        told = [_order(merchant, number)]
+        events = [_order(merchant, number)]
         if chance.random() < 0.2:
-            told.insert(chance.randrange(2), _refund(merchant, number, number))
+            events.insert(chance.randrange(2), _refund(merchant, number, number))
         if chance.random() < 0.03:
-            told.append(_refund(merchant, f"{number} of nothing", f"none {number}"))
+            events.append(_refund(merchant, f"{number} of nothing", f"none {number}"))
         if chance.random() < 0.03:
-            told.append(Sent("evt.merchant.created", b'{"malformed": %d' % number, None))
+            events.append(Sent("evt.merchant.created", b'{"malformed": %d' % number, None))
         if chance.random() < 0.03:
-            told.append(_uncovered(str(UUID(int=10**6 + number)), number))
-        return told
+            events.append(_uncovered(str(UUID(int=10**6 + number)), number))
+        return events
 
 
 def _name(one: Sent) -> str:
@@ -160,7 +160,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         world.service.kill()
 
 
-def test_every_event_is_applied_once_parked_or_put_aside_and_the_stream_holds_every_announcement(world: World) -> None:
+def test_kills_lose_no_incoming_event_and_no_announcement(world: World) -> None:
     print(f"FAULT_SEED={SEED} FAULT_ROUNDS={ROUNDS}")
     chance = random.Random(SEED)
     faults = [*FAULTS] * ROUNDS
@@ -185,7 +185,7 @@ def test_every_event_is_applied_once_parked_or_put_aside_and_the_stream_holds_ev
 
 
 async def _deliver_again_soon(world: World) -> None:
-    """What a killed service had in hand comes again after a while, which an operator may choose."""
+    """Shorten the time after which NATS redelivers the unacknowledged messages of a killed service."""
     async with connected(world.nats.url) as nats:
         streams = nats.jetstream(timeout=5)
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -196,7 +196,7 @@ async def _deliver_again_soon(world: World) -> None:
 
 
 async def _settled(world: World) -> None:
-    """Wait until all that came in is acknowledged, and all that goes out is published."""
+    """Wait until the service has acknowledged all incoming events and published all outgoing events."""
     store = opened(world.url)
     try:
         async with connected(world.nats.url) as nats:
@@ -218,7 +218,7 @@ async def _is_consumed(streams: JetStreamContext) -> bool:
 
 
 async def _check(world: World, sent: list[Sent]) -> Counter[str]:
-    """Where each event is, counted; it must be in one place, once."""
+    """Check that each event is in exactly one place. Returns the number of events in each place."""
     posted = Counter(key for (key,) in rows(world.url, "SELECT key FROM transactions"))
     parked = Counter(key for (key,) in rows(world.url, "SELECT key FROM parked"))
     store = opened(world.url)

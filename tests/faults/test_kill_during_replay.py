@@ -1,6 +1,6 @@
-"""`kill -9` of the service while events are replayed into it over HTTP: nothing is lost, nothing counts twice.
+"""The test kills the service during a replay over HTTP. No event is lost or counts twice.
 
-KILL_ROUNDS says how often it is killed; KILL_SEED repeats the moments of an earlier run, whose seed a failure prints.
+KILL_ROUNDS is the number of kills. A failure prints its seed, and KILL_SEED repeats the moments of an earlier run.
 """
 
 import json
@@ -28,7 +28,7 @@ LONGEST_SECONDS = 120.0
 
 
 def _write_stream(folder: Path, rows: int, chance: random.Random) -> Path:
-    """Orders of a few customers, and refunds of some, a part of them before their order."""
+    """Write orders of a few customers and refunds of some orders. Some refunds come before their order."""
     told: list[str] = []
     linked: list[tuple[str, str, str]] = []
     for number in range(rows):
@@ -43,16 +43,16 @@ def _write_stream(folder: Path, rows: int, chance: random.Random) -> Path:
     return file
 
 
-def test_a_service_killed_at_any_moment_has_lost_nothing_and_counts_nothing_twice(tmp_path: Path) -> None:
+def test_killed_service_loses_nothing_and_counts_nothing_twice(tmp_path: Path) -> None:
     print(f"KILL_SEED={SEED} KILL_ROUNDS={ROUNDS}")
     chance = random.Random(SEED)
     file = _write_stream(tmp_path, ROWS_A_ROUND * (ROUNDS + 1), chance)
     settings = PENNIES.settings
     uninterrupted = new_file(tmp_path / "uninterrupted.db")
-    told = command("replay", file, "--json", cwd=tmp_path, DATABASE_URL=f"sqlite:///{uninterrupted}", **settings)
-    assert told.code == 0
-    read = told.json["read"]
-    # The moments: so many transactions on the disk, and then anywhere in the work on the next ones.
+    whole = command("replay", file, "--json", cwd=tmp_path, DATABASE_URL=f"sqlite:///{uninterrupted}", **settings)
+    assert whole.code == 0
+    read = whole.json["read"]
+    # The test kills the service a random time after each of these numbers of transactions is on the disk.
     marks = sorted(chance.randrange(1, read * 9 // 10) for _ in range(ROUNDS))
 
     database = tmp_path / "ledger.db"
@@ -96,7 +96,7 @@ def test_a_service_killed_at_any_moment_has_lost_nothing_and_counts_nothing_twic
 def _posted(database: Path) -> int:
     try:
         return int(ledgers.rows(database, "SELECT coalesce(sum(sequence), 0) FROM accounts")[0][0])
-    except sqlite3.OperationalError:  # it is just being recovered
+    except sqlite3.OperationalError:  # a starting service recovers the file
         return 0
 
 
@@ -111,5 +111,5 @@ def _wait_until_posted(database: Path, count: int, replaying: subprocess.Popen[s
     until = time.monotonic() + LONGEST_SECONDS
     while _posted(database) < count and replaying.poll() is None:
         if time.monotonic() > until:
-            pytest.fail("the replay stands still")
+            pytest.fail("the replay makes no progress")
         time.sleep(0.01)

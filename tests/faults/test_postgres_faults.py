@@ -1,6 +1,7 @@
-"""Faults of PostgreSQL while a service posts: callers see 503 and repeat, nothing is lost, and it comes back by itself.
+"""Faults of PostgreSQL while a service posts. Callers get 503 and retry, nothing is lost, and the service recovers.
 
-FAULT_ROUNDS says how often each happens; FAULT_SEED repeats the callers of an earlier run, whose seed a failure prints.
+FAULT_ROUNDS is the number of faults of each kind. A failure prints its seed, and FAULT_SEED repeats the callers of an
+earlier run.
 """
 
 import asyncio
@@ -30,14 +31,14 @@ SEED = int(os.environ.get("FAULT_SEED", random.SystemRandom().randrange(10**6)))
 DEADLINE_SECONDS = 2.0
 TIMEOUT_SECONDS = 1.0
 RECOVERY_SECONDS = 5.0
-SPEND = b"USAGE"  # the type of what is posted, in the one message that writes and commits it
+SPEND = b"USAGE"  # the transaction type, which appears in the one message that writes and commits the posting
 SETTINGS = {
     "POSTING_DEADLINE_SECONDS": f"{DEADLINE_SECONDS}",
     "DATABASE_TIMEOUT_SECONDS": f"{TIMEOUT_SECONDS}",
-    "PLUGIN_STATUS_CACHE_TTL": "0.1",  # so that the database is asked also while it is away
+    "PLUGIN_STATUS_CACHE_TTL": "0.1",  # a short TTL, so that the service asks the database even while it is down
     "TRIAL_CREDITS": f"{OPENING_CREDITS}",
     "RATE_LIMIT_ENABLED": "false",
-    "DATABASE_ALLOW_UNSAFE": "true",  # the server of a test does not sync
+    "DATABASE_ALLOW_UNSAFE": "true",  # the server of the test runs without fsync
     "LOG_FORMAT": "json",
 }
 
@@ -53,7 +54,7 @@ class World:
         self.service = Served(proxy.url, folder=folder, settings=SETTINGS)
 
     def run(self, *statements: str) -> None:
-        """Run statements, one after the other, on a connection of our own."""
+        """Run statements in order on a separate connection."""
 
         async def run() -> None:
             connection = await asyncpg.connect(self.server.url("postgres"))
@@ -81,7 +82,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @contextmanager
 def stopped(world: World) -> Iterator[None]:
-    """It is shut down at once, and started."""
+    """Shut the server down at once, and start it again."""
     world.server.stop("immediate")
     yield
     world.server.start()
@@ -89,7 +90,7 @@ def stopped(world: World) -> Iterator[None]:
 
 @contextmanager
 def killed(world: World) -> Iterator[None]:
-    """All its processes are killed, and it is started."""
+    """Kill all processes of the server, and start it again."""
     world.server.kill()
     yield
     world.server.start()
@@ -97,7 +98,7 @@ def killed(world: World) -> Iterator[None]:
 
 @contextmanager
 def paused(world: World) -> Iterator[None]:
-    """It stands still."""
+    """Pause the server, and resume it."""
     world.server.pause()
     yield
     world.server.resume()
@@ -105,7 +106,7 @@ def paused(world: World) -> Iterator[None]:
 
 @contextmanager
 def unreachable(world: World) -> Iterator[None]:
-    """The network swallows everything, and delivers it afterwards."""
+    """Hold all network traffic, and deliver it afterwards."""
     world.proxy.hold()
     yield
     world.proxy.release()
@@ -113,7 +114,7 @@ def unreachable(world: World) -> Iterator[None]:
 
 @contextmanager
 def crowded(world: World) -> Iterator[None]:
-    """Others have all connections."""
+    """Let other clients take all connections."""
     with asyncio.Runner() as runner:
         others: list[Any] = []
 
@@ -134,7 +135,7 @@ def crowded(world: World) -> Iterator[None]:
 
 @contextmanager
 def read_only(world: World) -> Iterator[None]:
-    """It only lets read."""
+    """Make the server read-only."""
     world.run("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
     yield
     world.run("ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()")
@@ -142,7 +143,7 @@ def read_only(world: World) -> Iterator[None]:
 
 @contextmanager
 def begun_read_only(world: World) -> Iterator[None]:
-    """Sessions that begin now may only read, to their end."""
+    """Make all sessions that start now read-only until they end."""
     name = urlsplit(world.url).path[1:]
     world.run(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on', END_CONNECTIONS)
     yield
@@ -154,32 +155,32 @@ OUTAGES = (stopped, killed, paused, unreachable, crowded, read_only, begun_read_
 
 
 def end_connections(world: World, callers: Callers) -> None:
-    """An administrator ends all connections."""
+    """End all connections, as an administrator can."""
     world.run(END_CONNECTIONS)
 
 
 def cut_before_commit(world: World, callers: Callers) -> None:
-    """A connection is lost, and with it a posting that the server never sees."""
+    """Cut a connection before the server receives a posting."""
     sprung = world.proxy.cut_before(SPEND)
     callers.wait_until(sprung.is_set, "a commit")
 
 
 def cut_after_commit(world: World, callers: Callers) -> None:
-    """A connection is lost when the server has committed, and has not been heard."""
+    """Cut a connection after the server has committed and before its answer arrives."""
     sprung = world.proxy.cut_after(SPEND)
     callers.wait_until(sprung.is_set, "a commit")
 
 
 def cut_everything(world: World, callers: Callers) -> None:
-    """All connections are lost at once."""
+    """Cut all connections at once."""
     world.proxy.cut()
 
 
-# ---- what becomes of them
+# ---- the behaviour of the service
 
 
 @pytest.mark.parametrize("outage", OUTAGES)
-def test_an_outage_is_told_as_one_and_loses_nothing(world: World, outage: Callable[..., Any]) -> None:
+def test_outage_gives_503_and_loses_nothing(world: World, outage: Callable[..., Any]) -> None:
     recoveries = []
     with watched(world, outage.__name__) as callers:
         for _ in range(ROUNDS):
@@ -193,19 +194,19 @@ def test_an_outage_is_told_as_one_and_loses_nothing(world: World, outage: Callab
                 )
                 callers.wait_until(
                     lambda began=began: any(at > began and ready == 503 for at, ready in callers.ready),  # type: ignore[misc]
-                    "not being ready",
+                    "readiness 503",
                 )
             ended = time.monotonic()
             recoveries.append(callers.wait_for_each(ended))
-            callers.wait_until(lambda: callers.ready[-1][1] == 200, "being ready")
-        print(f"{outage.__name__}: posting again after {max(recoveries):.2f} s at the longest")
+            callers.wait_until(lambda: callers.ready[-1][1] == 200, "readiness 200")
+        print(f"{outage.__name__}: longest recovery {max(recoveries):.2f} s")
     if outage is read_only:
         assert "outcome_unknown" not in callers.refused
     assert max(recoveries) <= RECOVERY_SECONDS
 
 
 @pytest.mark.parametrize("loss", [end_connections, cut_before_commit, cut_after_commit, cut_everything])
-def test_connections_that_are_lost_are_made_again_and_no_caller_sees_it(
+def test_service_replaces_lost_connections_without_any_refusal(
     world: World, loss: Callable[[World, Callers], None]
 ) -> None:
     with watched(world, loss.__name__) as callers:
@@ -218,7 +219,7 @@ def test_connections_that_are_lost_are_made_again_and_no_caller_sees_it(
 
 @contextmanager
 def watched(world: World, kind: str) -> Iterator[Callers]:
-    """Callers of the service; afterwards the books are right, nobody waited for long, and the log is short and mute."""
+    """Run callers of the service. At the end, check the books, the longest waits, and the log for noise and secrets."""
     print(f"FAULT_SEED={SEED} FAULT_ROUNDS={ROUNDS}")
     logged, began = len(world.service.errors()), time.monotonic()
     try:
@@ -239,7 +240,7 @@ def watched(world: World, kind: str) -> Iterator[Callers]:
     text = world.service.errors()[logged:]
     assert not any(word in text for word in ("Traceback", _PASSWORD, quote(_PASSWORD, safe=""))), text
     lines = [json.loads(line) for line in text.splitlines()]
-    told = Counter((line["level"], line["event"]) for line in lines)
-    print(f"{kind}: logged {dict(told)}")
-    assert {level for level, _ in told} <= {"warning"}
+    logged_events = Counter((line["level"], line["event"]) for line in lines)
+    print(f"{kind}: logged {dict(logged_events)}")
+    assert {level for level, _ in logged_events} <= {"warning"}
     assert len(lines) <= 10 + 2 * seconds

@@ -1,4 +1,4 @@
-"""Two services on one PostgreSQL: what one posts, revokes or is killed in the midst of, the other knows."""
+"""Two services share one PostgreSQL. Each service sees the postings and revoked keys of the other one."""
 
 import asyncio
 import threading
@@ -23,7 +23,7 @@ SETTINGS = {
     "TRIAL_CREDITS": f"{OPENING_CREDITS}",
     "RATE_LIMIT_ENABLED": "false",
     "PLUGIN_STATUS_CACHE_TTL": "1",
-    "DATABASE_ALLOW_UNSAFE": "true",  # the server of a test does not sync
+    "DATABASE_ALLOW_UNSAFE": "true",  # the server of the test runs without fsync
     "LOG_FORMAT": "json",
 }
 RECOVERY_SECONDS = 5.0
@@ -33,14 +33,14 @@ CALLERS = 50
 
 
 class Pair(NamedTuple):
-    """Two services, and the database that both are on."""
+    """Two services and their shared database."""
 
     url: str
     folder: Path
     services: tuple[Served, Served]
 
     def clients(self) -> tuple[httpx2.Client, httpx2.Client]:
-        """A client of each."""
+        """Return a client of each service."""
         one, other = self.services
         return one.client(), other.client()
 
@@ -57,35 +57,35 @@ def pair(postgres: Databases, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def checked(pair: Pair, acknowledged: Sequence[Spend], merchants: Sequence[str]) -> None:
-    """The books are right, and no service had anything to tell."""
+    """Check that the books are right and no service logged an error."""
     asyncio.run(check_books(pair.url, acknowledged, merchants))
     ran = command("verify", "--json", cwd=pair.folder, DATABASE_URL=pair.url, DATABASE_ALLOW_UNSAFE="true")
     assert ran.code == 0, ran.out + ran.err
 
 
 def spend(client: httpx2.Client, merchant: str, key: str, amount: int = 1) -> httpx2.Response:
-    """Spend some credits."""
+    """Post a spend."""
     body = {"merchant_id": merchant, "operation_type": "DECREASE", "transaction_type": "USAGE", "amount": amount}
     return client.post("/credits/transactions", json=body, headers={"idempotency-key": key})
 
 
 def opened(client: httpx2.Client) -> str:
-    """A merchant whose account is open."""
+    """Open an account, and return its merchant."""
     merchant = str(uuid4())
     client.post("/credits/accounts", json={"merchant_id": merchant}).raise_for_status()
     return merchant
 
 
 def soon(condition: Callable[[], bool], seconds: float, what: str) -> float:
-    """Wait for a condition; how many seconds it took."""
+    """Wait until the condition is true. Returns the seconds that it took."""
     began = time.monotonic()
     while not condition():
-        assert time.monotonic() - began < seconds, f"waited in vain for {what}"
+        assert time.monotonic() - began < seconds, f"timed out while waiting for {what}"
         time.sleep(0.01)
     return time.monotonic() - began
 
 
-def test_both_post_to_the_same_accounts_and_no_update_is_lost(pair: Pair) -> None:
+def test_two_services_post_to_same_accounts_without_lost_updates(pair: Pair) -> None:
     with calling(*pair.services, seed="both") as callers:
         callers.wait_for_more(400)
     assert not callers.refused
@@ -93,7 +93,7 @@ def test_both_post_to_the_same_accounts_and_no_update_is_lost(pair: Pair) -> Non
     assert [service.errors().count('"level": "error"') for service in pair.services] == [0, 0]
 
 
-def test_batches_that_name_the_same_merchants_in_opposite_order_both_pass(pair: Pair) -> None:
+def test_batches_with_merchants_in_opposite_order_both_succeed(pair: Pair) -> None:
     clients = pair.clients()
     merchants = [opened(clients[0]) for _ in range(20)]
 
@@ -125,7 +125,7 @@ def test_batches_that_name_the_same_merchants_in_opposite_order_both_pass(pair: 
         client.close()
 
 
-def test_one_key_from_fifty_callers_over_both_is_posted_once(pair: Pair) -> None:
+def test_one_key_from_fifty_callers_posts_once(pair: Pair) -> None:
     clients = pair.clients()
     merchant = opened(clients[0])
     together = threading.Barrier(CALLERS)
@@ -144,7 +144,7 @@ def test_one_key_from_fifty_callers_over_both_is_posted_once(pair: Pair) -> None
         client.close()
 
 
-def test_when_one_is_killed_the_other_goes_on_and_nothing_is_lost(pair: Pair) -> None:
+def test_kill_of_one_service_loses_nothing_and_other_continues(pair: Pair) -> None:
     survivor = pair.services[0]
     with (
         served(pair.url, folder=pair.folder, settings=SETTINGS) as victim,
@@ -152,7 +152,7 @@ def test_when_one_is_killed_the_other_goes_on_and_nothing_is_lost(pair: Pair) ->
         victim.client() as client,
     ):
         hot = callers.merchants[0]
-        known: list[Spend] = []  # by the victim's callers: what was answered
+        answered: list[Spend] = []  # the postings that the victim answered
         asked: list[Spend] = []
 
         def post_until_it_is_killed(number: int) -> None:
@@ -164,25 +164,25 @@ def test_when_one_is_killed_the_other_goes_on_and_nothing_is_lost(pair: Pair) ->
                 except httpx2.HTTPError:
                     return
                 assert answer.status_code == 201, answer.text
-                known.append(one)
+                answered.append(one)
 
         with ThreadPoolExecutor(4) as threads:
             posting = [threads.submit(post_until_it_is_killed, number) for number in range(4)]
-            callers.wait_until(lambda: len(known) >= 40, "postings of the victim")
+            callers.wait_until(lambda: len(answered) >= 40, "postings of the victim")
             victim.kill()
             for one in posting:
                 one.result()
         assert callers.wait_for_each(time.monotonic()) < RECOVERY_SECONDS
         with survivor.client() as other:
-            # Who got no answer asks the other with the same key; what was answered is there already.
+            # The callers repeat every key at the survivor. It already has the answered postings.
             answers = {one: spend(other, one.merchant_id, one.key, one.amount).status_code for one in asked}
-        assert {answers[one] for one in known} == {200}
+        assert {answers[one] for one in answered} == {200}
         assert set(answers.values()) <= {200, 201}
     assert not callers.refused
     checked(pair, [*callers.acknowledged, *asked], callers.merchants)
 
 
-def test_a_key_revoked_through_one_is_refused_by_the_other_within_five_seconds(pair: Pair) -> None:
+def test_key_revoked_at_one_service_dies_at_the_other(pair: Pair) -> None:
     one, other = pair.clients()
     made = one.post("/api-keys", json={"name": "short-lived", "scope": "read"}).json()["data"]
     headers = {"authorization": f"Bearer {made['key']}"}
@@ -192,12 +192,12 @@ def test_a_key_revoked_through_one_is_refused_by_the_other_within_five_seconds(p
 
     assert status() == 200
     one.delete(f"/api-keys/{made['id']}").raise_for_status()
-    assert soon(lambda: status() == 401, REVOKED_SECONDS, "the key to be refused") <= REVOKED_SECONDS
+    assert soon(lambda: status() == 401, REVOKED_SECONDS, "the other service to refuse the key") <= REVOKED_SECONDS
     one.close()
     other.close()
 
 
-def test_a_plugin_status_that_one_changes_is_told_by_the_other_within_its_ttl(pair: Pair) -> None:
+def test_other_service_shows_new_plugin_status_within_its_ttl(pair: Pair) -> None:
     one, other = pair.clients()
     merchant = opened(one)
 
@@ -206,6 +206,6 @@ def test_a_plugin_status_that_one_changes_is_told_by_the_other_within_its_ttl(pa
 
     assert status() == "enabled"
     assert spend(one, merchant, "all of it", OPENING_CREDITS).status_code == 201
-    soon(lambda: status() == "disabled", STATUS_SECONDS + 1, "the other to tell")
+    soon(lambda: status() == "disabled", STATUS_SECONDS + 1, "the other service to show the change")
     one.close()
     other.close()

@@ -1,7 +1,7 @@
 """Faults of a PostgreSQL connection at each message of a posting, and the errors of the engine.
 
-Conflict: nothing was done, the same again may work. StorageUnavailable: nothing was done. OutcomeUnknown: the commit's
-answer was lost. Whatever it was, the next posting works as soon as the database does.
+After Conflict nothing was written, and a retry may work. After StorageUnavailable nothing was written. OutcomeUnknown
+means that the answer to the commit was lost. In each case the next posting works as soon as the database works.
 """
 
 import asyncio
@@ -31,14 +31,14 @@ from tests.storage.engines import template
 
 KEY = "the-key"
 ALL = TransactionQuery()
-COMMIT = b"COMMIT\0"  # with a NUL, since BEGIN names READ COMMITTED
+COMMIT = b"COMMIT\0"  # the NUL tells it from READ COMMITTED, which BEGIN contains
 SILENCE_SECONDS = 0.4
 
 
 class RecordingEngine(PostgresEngine):
     """An engine that records the errors of its postings, and can be halted before it writes or commits.
 
-    It locks before it loads, as for a large batch, unless its `way` is another.
+    By default it locks before it loads, as for a large batch. `way` selects another way.
     """
 
     way = "locked"
@@ -98,8 +98,8 @@ def proxy(url: str, proxied: Callable[[str], Proxy]) -> Proxy:
 
 @asynccontextmanager
 async def opened(url: str, **more: Any) -> AsyncIterator[RecordingEngine]:
-    """An engine that has posted and read, so that its connections are open and its statements prepared."""
-    engine = RecordingEngine(url, **{"timeout_seconds": 20, **more})  # for a busy machine
+    """Open an engine, and post and read once, so that its connections are open and its statements prepared."""
+    engine = RecordingEngine(url, **{"timeout_seconds": 20, **more})  # long enough for a busy machine
     try:
         if "127.0.0.1:1/" not in url:
             engine.way = "recent"
@@ -113,13 +113,13 @@ async def opened(url: str, **more: Any) -> AsyncIterator[RecordingEngine]:
 
 
 async def tell(engine: PostgresEngine, *told: Command, deadline_seconds: float = 5) -> Outcome:
-    """Post commands as the service does; returns the outcome of the last."""
+    """Post commands as the service does. Returns the outcome of the last command."""
     async with at_work(engine, deadline_seconds=deadline_seconds) as posting:
         return (await posting.submit_many(told))[-1]
 
 
 async def asked(url: str, *statements: str) -> None:
-    """Run these statements on a connection of its own."""
+    """Run statements on a separate connection."""
     connection = await asyncpg.connect(url)
     try:
         for statement in statements:
@@ -130,7 +130,8 @@ async def asked(url: str, *statements: str) -> None:
 
 # ---- a connection that is cut
 
-# BEGIN locks. The load is the first message with the merchant's id, and the write the first with an announcement.
+# The engine locks in the message with BEGIN. The load is the first message with the merchant's id, and the write is the
+# first message with an announcement.
 LOCKED: dict[str, tuple[Callable[[Proxy], Any], list[str]]] = {
     "idle": (Proxy.cut, ["Conflict"]),
     "before the lock": (lambda proxy: proxy.cut_before(b"BEGIN"), ["Conflict"]),
@@ -142,22 +143,24 @@ LOCKED: dict[str, tuple[Callable[[Proxy], Any], list[str]]] = {
     "before the commit": (lambda proxy: proxy.cut_before(COMMIT), ["OutcomeUnknown"]),
     "after the commit": (lambda proxy: proxy.cut_after(COMMIT), ["OutcomeUnknown"]),
 }
-# The optimistic way writes and commits in one statement; without recent accounts, a load without a lock comes first.
+# The optimistic way writes and commits in one statement. Without recent accounts, it first loads without a lock.
 RECENT = {name: (LOCKED[name][0], ["OutcomeUnknown"]) for name in ("idle", "before the write", "after the write")}
 LOADED = RECENT | {name: LOCKED[name] for name in ("idle", "before the load", "after the load")}
 WAYS = {"locked": LOCKED, "loaded": LOADED, "recent": RECENT}
 
 
 @pytest.mark.parametrize(("way", "where"), [(way, where) for way, places in WAYS.items() for where in places])
-async def test_posting_is_posted_once_after_its_connection_is_cut(proxy: Proxy, way: str, where: str) -> None:
-    cut, told = WAYS[way][where]
+async def test_posting_on_a_cut_connection_is_posted_once(proxy: Proxy, way: str, where: str) -> None:
+    cut, errors = WAYS[way][where]
     async with opened(proxy.url) as engine:
         engine.way = way
         sprung = cut(proxy)
         outcome = await tell(engine, use(1, KEY))
         assert sprung is None or sprung.is_set()
-        assert isinstance(outcome, Posted), "it is the first answer, also where a repeat had to find it out"
-        assert engine.errors == told
+        assert isinstance(outcome, Posted), (
+            "the caller gets the first result, even if the engine had to repeat the posting"
+        )
+        assert engine.errors == errors
         assert isinstance(await tell(engine, use(1, KEY)), Replayed)
         assert await Transactions(engine).count(ALL) == 3
         assert (await Accounts(engine).load([MERCHANT], 0))[MERCHANT].account.balance == 98
@@ -166,11 +169,11 @@ async def test_posting_is_posted_once_after_its_connection_is_cut(proxy: Proxy, 
 @pytest.mark.parametrize(
     ("way", "where"), [(way, where) for way, places in WAYS.items() for where in places if where != "idle"]
 )
-async def test_batch_behind_a_cut_connection_is_posted_once_after_it(
+async def test_next_batch_on_a_cut_connection_is_posted_once(
     proxy: Proxy, way: str, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue, "AHEAD", 1)  # two commands become two batches
-    cut, told = WAYS[way][where]
+    cut, errors = WAYS[way][where]
     async with opened(proxy.url) as engine:
         engine.way = way
         sprung = cut(proxy)
@@ -179,7 +182,7 @@ async def test_batch_behind_a_cut_connection_is_posted_once_after_it(
         assert isinstance(first, Posted)
         assert isinstance(second, Posted)
         assert first.account.sequence + 1 == second.account.sequence
-        assert engine.errors == told
+        assert engine.errors == errors
         async for books in engine.books():
             assert [*books.faults, *verify(books.account, books.grants, list(books.transactions))] == []
         assert await Transactions(engine).count(ALL) == 4
@@ -203,7 +206,7 @@ async def test_reads_on_cut_connections_are_repeated(proxy: Proxy) -> None:
 # ---- a connection that is silent
 
 
-async def test_silence_before_the_commit_is_unavailable_with_nothing_done(proxy: Proxy) -> None:
+async def test_silent_server_before_commit_is_unavailable_and_writes_nothing(proxy: Proxy) -> None:
     async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS) as engine:
         engine.before_write = proxy.hold
         started = time.monotonic()
@@ -216,7 +219,7 @@ async def test_silence_before_the_commit_is_unavailable_with_nothing_done(proxy:
         assert await Transactions(engine).count(ALL) == 3
 
 
-async def test_silence_at_the_commit_is_unknown_and_the_key_tells(proxy: Proxy) -> None:
+async def test_silent_server_at_commit_is_unknown_and_retry_resolves_it(proxy: Proxy) -> None:
     async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS) as engine:
         engine.before_commit = proxy.hold
         started = time.monotonic()
@@ -232,7 +235,7 @@ async def test_silence_at_the_commit_is_unknown_and_the_key_tells(proxy: Proxy) 
 
 
 @pytest.mark.parametrize("way", ["loaded", "recent"])
-async def test_silence_at_an_optimistic_write_is_unknown_and_the_key_tells(proxy: Proxy, way: str) -> None:
+async def test_silent_server_at_optimistic_write_is_unknown_and_retry_resolves_it(proxy: Proxy, way: str) -> None:
     async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS) as engine:
         engine.way = way
         engine.before_lone_write = proxy.hold
@@ -246,7 +249,7 @@ async def test_silence_at_an_optimistic_write_is_unknown_and_the_key_tells(proxy
         assert (await Accounts(engine).load([MERCHANT], 0))[MERCHANT].account.balance == 98
 
 
-async def test_read_that_met_silence_leaves_no_connection_behind(proxy: Proxy) -> None:
+async def test_timed_out_read_leaves_no_connection_behind(proxy: Proxy) -> None:
     async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS, pool_size=3) as engine:
         await asyncio.gather(*(Transactions(engine).count(ALL) for _ in range(6)))
         proxy.hold()
@@ -257,12 +260,12 @@ async def test_read_that_met_silence_leaves_no_connection_behind(proxy: Proxy) -
         assert await soon(lambda: Transactions(engine).count(ALL)) == 2
 
 
-async def test_caller_that_leaves_while_connecting_blocks_no_others(url: str, proxy: Proxy) -> None:
+async def test_cancelled_caller_does_not_block_other_callers(url: str, proxy: Proxy) -> None:
     engine = RecordingEngine(proxy.url)
     try:
         proxy.hold()
         leaving = asyncio.create_task(Transactions(engine).count(ALL))
-        await asyncio.sleep(0)  # it starts to connect
+        await asyncio.sleep(0)  # the task starts to connect
         leaving.cancel()
         await asyncio.wait([leaving])
         proxy.release()
@@ -271,7 +274,7 @@ async def test_caller_that_leaves_while_connecting_blocks_no_others(url: str, pr
         await engine.close()
 
 
-async def test_process_that_vanished_during_a_posting_blocks_briefly(url: str, proxy: Proxy) -> None:
+async def test_lock_of_a_vanished_process_blocks_only_briefly(url: str, proxy: Proxy) -> None:
     async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS) as vanishing:
         vanishing.before_write = proxy.hold  # the server holds the lock, and the connection falls silent
         with pytest.raises(StorageUnavailable):
@@ -284,7 +287,7 @@ async def test_process_that_vanished_during_a_posting_blocks_briefly(url: str, p
         proxy.release()
 
 
-async def test_engine_closes_although_the_server_is_silent(proxy: Proxy) -> None:
+async def test_engine_closes_while_server_is_silent(proxy: Proxy) -> None:
     async with opened(proxy.url, pool_size=5) as engine:
         await asyncio.gather(*(Transactions(engine).count(ALL) for _ in range(10)))
         proxy.hold()
@@ -295,7 +298,7 @@ async def test_engine_closes_although_the_server_is_silent(proxy: Proxy) -> None
 
 
 async def soon(ask: Callable[[], Any], seconds: float = 5) -> Any:
-    """Try until it works; raises the last failure if that takes long."""
+    """Retry until the call works. After `seconds` raise the last error."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         with suppress(StorageError):
@@ -307,7 +310,7 @@ async def soon(ask: Callable[[], Any], seconds: float = 5) -> Any:
 # ---- a server that refuses
 
 
-async def test_sessions_begun_on_a_read_only_database_are_not_kept(url: str, proxy: Proxy) -> None:
+async def test_engine_does_not_keep_read_only_sessions(url: str, proxy: Proxy) -> None:
     name = url.rpartition("/")[2]
     async with opened(proxy.url) as engine:
         await asked(url, f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
@@ -323,7 +326,7 @@ async def test_sessions_begun_on_a_read_only_database_are_not_kept(url: str, pro
         await engine.check()
 
 
-async def test_commit_answered_with_a_rollback_is_a_conflict(url: str) -> None:
+async def test_commit_that_rolls_back_is_a_conflict(url: str) -> None:
     async with opened(url) as engine:
         engine.spoiled = True
         assert isinstance(await tell(engine, use(1, KEY)), Posted)
@@ -332,8 +335,8 @@ async def test_commit_answered_with_a_rollback_is_a_conflict(url: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("state", "told"), [("40001", "Conflict"), ("23514", "BadRow")])
-async def test_commit_that_the_server_refuses_has_done_nothing(url: str, way: str, state: str, told: str) -> None:
+@pytest.mark.parametrize(("state", "error"), [("40001", "Conflict"), ("23514", "BadRow")])
+async def test_refused_commit_writes_nothing(url: str, way: str, state: str, error: str) -> None:
     refusal = f"""
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN RAISE EXCEPTION 'at the commit' USING ERRCODE = '{state}'; END $$;
@@ -345,12 +348,12 @@ async def test_commit_that_the_server_refuses_has_done_nothing(url: str, way: st
         await asked(url, refusal)
         with pytest.raises(StorageError, match="at the commit"):
             await tell(engine, use(1, KEY), deadline_seconds=1)
-        assert set(engine.errors) == {told}
+        assert set(engine.errors) == {error}
         await asked(url, "DROP TRIGGER refusing ON transactions")
         assert isinstance(await tell(engine, use(1, KEY)), Posted)
 
 
-async def test_server_that_refuses_is_not_flooded_with_connections() -> None:
+async def test_engine_does_not_flood_a_refusing_server() -> None:
     calls = 0
 
     def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -376,7 +379,7 @@ async def test_server_that_refuses_is_not_flooded_with_connections() -> None:
     posts = [keep_asking(lambda: tell(engine, use(1)), started + 0.5) for _ in range(5)]
     refused = await asyncio.gather(*reads, *posts)
     assert sum(refused) > 3 * calls
-    # The first callers together, then one at a time with a pause; each tries twice.
+    # The first callers connect together. Later only one caller at a time connects, with a pause. Each tries twice.
     assert calls <= 2 * (10 + 4 + (time.monotonic() - started) / 0.1)
     refusing.close()
     await refusing.wait_closed()

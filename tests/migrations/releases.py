@@ -1,4 +1,4 @@
-"""Releases before and after this one, for tests of what they do with each other's databases."""
+"""A simulated next release, for tests of databases that an older or newer release wrote."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from credit_service.storage import databases, migrations, tables
 
 NEXT = "next"
 _SCRIPT = f'''
-"""Keys say who made them."""
+"""Add the maker of a key."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -24,7 +24,7 @@ def upgrade() -> None:
 
 
 def next_release(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """From now on the code is that of the next release, whose migration adds a column."""
+    """Make this code act as the next release, whose migration adds a column."""
     original = migrations._config
     (folder / "next").mkdir(exist_ok=True)
     (folder / "next" / "next_release.py").write_text(_SCRIPT)

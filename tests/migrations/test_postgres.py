@@ -1,4 +1,4 @@
-"""The schema's history on PostgreSQL: it leads to the declared schema, whole or not at all, and holds nobody up."""
+"""Migrations on PostgreSQL: they lead to the declared schema, completely or not at all, and do not block for long."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ CATALOGUE = {
     "sequences": "SELECT sequencename, data_type::text, start_value, increment_by, max_value, cycle FROM pg_sequences",
     "triggers": "SELECT tgrelid::regclass::text, tgname FROM pg_trigger",
 }
-"""Whatever a database knows of its tables; what `alembic check` does not see is in here, too: CHECKs above all."""
+"""Queries for everything that a database stores about its tables. `alembic check` does not compare CHECKs; these do."""
 
 
 def catalogue(url: str) -> dict[str, list[Any]]:
@@ -65,7 +65,7 @@ def create_all(url: str) -> None:
 
 @pytest.fixture
 def migrated(postgres: Databases) -> Iterator[str]:
-    """The URL of an empty ledger."""
+    """Yield the URL of an empty ledger."""
     with postgres.database(template(postgres)) as url:
         yield url
 
@@ -74,10 +74,10 @@ def run(url: str, *arguments: str, cwd: Path) -> Ran:
     return command(*arguments, cwd=cwd, DATABASE_URL=url, DATABASE_ALLOW_UNSAFE="true")
 
 
-# ---- where it leads
+# ---- the schema
 
 
-def test_migrating_from_nothing_leads_to_the_declared_schema(postgres: Databases, postgres_url: str):
+def test_migrations_of_empty_database_give_declared_schema(postgres: Databases, postgres_url: str):
     migrate_postgres(postgres_url)
     with postgres.database() as declared:
         create_all(declared)
@@ -102,13 +102,13 @@ def test_migrating_from_nothing_leads_to_the_declared_schema(postgres: Databases
         "DROP INDEX ix_accounts_next_due_at; CREATE INDEX ix_accounts_next_due_at ON accounts (next_due_at)",
     ],
 )
-def test_the_comparison_sees_what_differs(change: str, migrated: str):
+def test_comparison_sees_each_difference(change: str, migrated: str):
     before = catalogue(migrated)
     with on_server(migrated, change):
         assert catalogue(migrated) != before
 
 
-def test_migrating_again_does_nothing_and_says_so(postgres_url: str):
+def test_second_migration_does_nothing_and_returns_false(postgres_url: str):
     assert migrate_postgres(postgres_url) is True
     before = catalogue(postgres_url)
     assert migrate_postgres(postgres_url) is False
@@ -116,7 +116,7 @@ def test_migrating_again_does_nothing_and_says_so(postgres_url: str):
     assert catalogue(postgres_url) == before
 
 
-def test_a_migration_that_dies_leaves_nothing_and_can_be_run_again(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
+def test_failed_migration_changes_nothing_and_can_run_again(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
         patch.setattr(alembic, "upgrade", _dying(alembic.upgrade))
         with pytest.raises(ZeroDivisionError):
@@ -133,7 +133,7 @@ def _dying(upgrade: Any) -> Any:
     return dying
 
 
-def test_a_database_with_tables_of_something_else_is_refused_and_left_alone(postgres_url: str, tmp_path: Path):
+def test_database_with_foreign_tables_is_refused_and_unchanged(postgres_url: str, tmp_path: Path):
     with on_server(postgres_url, "CREATE TABLE accounts (name TEXT)", "CREATE TABLE birds (name TEXT)"):
         before = catalogue(postgres_url)
         with pytest.raises(SchemaError, match=r"holds tables of something else: accounts\.$"):
@@ -145,7 +145,7 @@ def test_a_database_with_tables_of_something_else_is_refused_and_left_alone(post
 # ---- on the command line
 
 
-def test_the_command_creates_the_schema_and_says_so(postgres_url: str, tmp_path: Path):
+def test_migrate_command_creates_schema_and_says_so(postgres_url: str, tmp_path: Path):
     name = name_of(postgres_url)
     assert run(postgres_url, "migrate", cwd=tmp_path) == Ran(0, f"{name} was created with schema {head()}.\n", "")
     assert run(postgres_url, "migrate", cwd=tmp_path) == Ran(0, f"{name} is up to date (schema {head()}).\n", "")
@@ -153,7 +153,7 @@ def test_the_command_creates_the_schema_and_says_so(postgres_url: str, tmp_path:
     assert told == {"database": name, "schema": head(), "created": False, "migrated": False}
 
 
-def test_doctor_knows_an_empty_database_and_a_migrated_one(postgres_url: str, tmp_path: Path):
+def test_doctor_tells_empty_from_migrated_database(postgres_url: str, tmp_path: Path):
     def found() -> Any:
         ran = command(
             "doctor", "--json", cwd=tmp_path, DATABASE_URL=postgres_url, DATABASE_ALLOW_UNSAFE="true", SERVICE_PORT="0"
@@ -167,7 +167,7 @@ def test_doctor_knows_an_empty_database_and_a_migrated_one(postgres_url: str, tm
     assert found() == (0, f"{name}, schema {head()}")
 
 
-async def test_a_service_gives_an_empty_database_its_schema(postgres_url: str):
+async def test_service_creates_schema_in_empty_database(postgres_url: str):
     settings = Settings(_env_file=None, database_url=postgres_url, database_allow_unsafe=True)  # type: ignore[call-arg, arg-type]
     store = await database_of(settings).opened()
     try:
@@ -178,10 +178,10 @@ async def test_a_service_gives_an_empty_database_its_schema(postgres_url: str):
     assert await asyncio.to_thread(is_migrated_postgres, postgres_url)
 
 
-# ---- beside others
+# ---- concurrency
 
 
-def test_of_several_that_migrate_at_once_one_does_and_the_others_wait_for_it(postgres_url: str):
+def test_one_of_several_migrations_runs_and_others_wait(postgres_url: str):
     at_once = Barrier(4)
 
     def migrate() -> bool:
@@ -193,9 +193,7 @@ def test_of_several_that_migrate_at_once_one_does_and_the_others_wait_for_it(pos
         assert sorted(one.result() for one in done) == [False, False, False, True]
 
 
-def test_who_migrates_waits_for_another_migration_however_long_that_takes(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_migration_waits_for_a_slow_migration_to_end(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(migrations, "_LOCK_SECONDS", 0.01)
     waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
     with ThreadPoolExecutor(1) as thread:
@@ -208,9 +206,7 @@ def test_who_migrates_waits_for_another_migration_however_long_that_takes(
         assert migration.result()
 
 
-def test_a_table_in_use_is_given_up_in_one_line_and_nothing_was_changed(
-    migrated: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_locked_table_stops_migration_without_a_change(migrated: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     before = catalogue(migrated)
     next_release(monkeypatch, tmp_path)
     monkeypatch.setattr(migrations, "_LOCK_SECONDS", 0.1)
@@ -223,9 +219,7 @@ def test_a_table_in_use_is_given_up_in_one_line_and_nothing_was_changed(
     assert migrate_postgres(migrated) is True
 
 
-def test_a_migration_may_take_longer_than_any_answer_of_the_service_may(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_migration_may_outlast_the_statement_timeout(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(migrations, "_CONNECT_SECONDS", 1.5)
 
     def slowly(upgrade: Any) -> Any:
@@ -239,11 +233,11 @@ def test_a_migration_may_take_longer_than_any_answer_of_the_service_may(
     assert migrate_postgres(postgres_url) is True
 
 
-def test_a_role_that_may_not_make_tables_is_told_in_one_line(migrated: str, postgres: Databases):
+def test_role_without_rights_gets_error_in_one_line(migrated: str, postgres: Databases):
     role = f"reader_{name_of(migrated)[-12:]}"
     with (
         postgres.database() as empty,
-        # As it is from PostgreSQL 15 on.
+        # This is the default from PostgreSQL 15 on.
         on_server(empty, f"CREATE ROLE {role} LOGIN PASSWORD 'x'", "REVOKE CREATE ON SCHEMA public FROM PUBLIC"),
     ):
         try:
@@ -255,7 +249,7 @@ def test_a_role_that_may_not_make_tables_is_told_in_one_line(migrated: str, post
                 pass
 
 
-def test_migrating_works_behind_a_pooler(postgres_url: str, pooled: Any):
+def test_migration_works_through_a_pooler(postgres_url: str, pooled: Any):
     behind = pooled(postgres_url).url
     assert migrate_postgres(behind, pooled=True) is True
     assert is_migrated_postgres(behind, pooled=True)

@@ -1,4 +1,4 @@
-"""What releases do with each other's databases, on both engines."""
+"""Databases of older and newer releases, on both engines."""
 
 import asyncio
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def url(new_ledger: Callable[[], str]) -> str:
 
 @pytest.fixture
 def empty_url(engine_name: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a database without a schema."""
+    """Return the URL of a database without a schema."""
     if engine_name == "sqlite":
         return f"sqlite:///{tmp_path / 'empty.db'}"
     return str(request.getfixturevalue("postgres_url"))
@@ -56,13 +56,13 @@ def database(url: str) -> Database:
 
 
 def run(url: str, *arguments: str, cwd: Path) -> str:
-    """What a command says that cannot do what it was asked."""
+    """Run a command that must fail. Returns its error output."""
     ran = command(*arguments, cwd=cwd, DATABASE_URL=url, DATABASE_ALLOW_UNSAFE="true")
     assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1), ran
     return ran.err
 
 
-def test_alembic_sees_no_difference_between_a_migrated_database_and_the_declared_schema(url: str):
+def test_alembic_finds_no_difference_after_migration(url: str):
     seen: list[Any] = []
 
     def compare(connection: Connection) -> bool:
@@ -79,7 +79,7 @@ def test_alembic_sees_no_difference_between_a_migrated_database_and_the_declared
     assert seen == [[]]
 
 
-def test_a_newer_schema_is_refused_in_one_line_by_every_command_and_left_alone(url: str, tmp_path: Path):
+def test_every_command_refuses_newer_schema_and_changes_nothing(url: str, tmp_path: Path):
     change(url, "UPDATE alembic_version SET version_num = '9999'")
     for arguments in COMMANDS:
         said = run(url, *arguments, cwd=tmp_path)
@@ -88,9 +88,7 @@ def test_a_newer_schema_is_refused_in_one_line_by_every_command_and_left_alone(u
     assert rows(url, "SELECT id FROM api_keys") == []
 
 
-async def test_rows_of_the_release_before_are_the_same_after_a_migration(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+async def test_migration_keeps_rows_of_earlier_release(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store = opened(url, clock=lambda: T0)
     history = (opening(), payment("P", 500, expires_at=days(30)), order("1", 200), refund("R", "1", credits=7))
     await tell(store, *history, use(3), refund("early", "unknown", credits=1), of(OTHER, payment("P", 9)))
@@ -125,7 +123,7 @@ async def test_rows_of_the_release_before_are_the_same_after_a_migration(
         await store.close()
 
 
-def test_the_release_before_refuses_what_the_next_has_migrated(url: str, tmp_path: Path):
+def test_earlier_release_refuses_migrated_database(url: str, tmp_path: Path):
     with pytest.MonkeyPatch.context() as patch:
         next_release(patch, tmp_path)
         assert database(url).migrate()

@@ -1,4 +1,4 @@
-"""The schema's history on SQLite: it leads to the declared schema, whole or not at all."""
+"""Migrations on SQLite: they lead to the declared schema, completely or not at all."""
 
 import logging
 import re
@@ -22,9 +22,9 @@ Catalogue = dict[tuple[str, str], Any]
 
 
 def catalogue(path: Path) -> Catalogue:
-    """All tables and indexes of a file as the database describes them, without what is only a matter of writing.
+    """Return all tables and indexes of a file as SQLite describes them, without differences of spelling.
 
-    What `alembic check` does not see is in here, too: CHECKs, STRICT, conditions of indexes.
+    This includes CHECKs, STRICT and conditions of indexes, which `alembic check` does not compare.
     """
     with closing(sqlite3.connect(path)) as connection:
         found = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
@@ -56,7 +56,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "ledger.db"
 
 
-def test_migrating_from_nothing_leads_to_the_declared_schema(path: Path, tmp_path: Path):
+def test_migrations_of_empty_file_give_declared_schema(path: Path, tmp_path: Path):
     migrate(path)
     declared = tmp_path / "declared.db"
     engine = create_engine(URL.create("sqlite", database=str(declared)), poolclass=NullPool)
@@ -64,7 +64,7 @@ def test_migrating_from_nothing_leads_to_the_declared_schema(path: Path, tmp_pat
     assert catalogue(path) == catalogue(declared)
 
 
-def test_the_comparison_sees_a_check_a_condition_and_a_column_that_differ(tmp_path: Path):
+def test_comparison_sees_different_check_condition_and_column(tmp_path: Path):
     plain = "CREATE TABLE t (a INTEGER NOT NULL, CONSTRAINT c CHECK (a IN (1, 2))) STRICT"
     different = [plain.replace("1, 2", "1, 3"), plain.replace(" NOT NULL", ""), plain.replace(" STRICT", "")]
     same = ['CREATE TABLE "t" (\n  a INTEGER NOT NULL,\n  CONSTRAINT c CHECK ( a IN (1,2) )\n)STRICT']
@@ -84,7 +84,7 @@ def test_every_table_is_strict(path: Path):
     assert {name for name, strict in found if strict} == set(tables.metadata.tables)
 
 
-def test_migrating_again_does_nothing_and_says_so(path: Path):
+def test_second_migration_does_nothing_and_returns_false(path: Path):
     assert migrate(path) is True
     before = catalogue(path), path.read_bytes()
     assert migrate(path) is False
@@ -92,7 +92,7 @@ def test_migrating_again_does_nothing_and_says_so(path: Path):
 
 
 def _dying_script(monkeypatch: pytest.MonkeyPatch, die: Callable[[], None]) -> None:
-    """Make the last migration die after it has done its work."""
+    """Make the last migration fail after its last statement."""
     original = ScriptDirectory.from_config
 
     def from_config(config: Any) -> ScriptDirectory:
@@ -107,12 +107,13 @@ def _dying_script(monkeypatch: pytest.MonkeyPatch, die: Callable[[], None]) -> N
     monkeypatch.setattr(ScriptDirectory, "from_config", from_config)
 
 
-def test_a_migration_that_dies_leaves_nothing_and_can_be_run_again(path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_failed_migration_changes_nothing_and_can_run_again(path: Path, monkeypatch: pytest.MonkeyPatch):
     class PowerFails(Exception):
         pass
 
     def die() -> None:
-        assert op.get_bind().exec_driver_sql("SELECT count(*) FROM accounts").scalar() == 0  # its work was done
+        # The migration has created the tables.
+        assert op.get_bind().exec_driver_sql("SELECT count(*) FROM accounts").scalar() == 0
         raise PowerFails
 
     with monkeypatch.context() as patch:
@@ -124,7 +125,7 @@ def test_a_migration_that_dies_leaves_nothing_and_can_be_run_again(path: Path, m
     assert migrate(path) is True
 
 
-def test_a_migration_the_database_refuses_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_migration_that_sqlite_refuses_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
         _dying_script(patch, lambda: op.execute("CREATE TABLE accounts (again INTEGER)"))
         with pytest.raises(sqlite3.OperationalError, match="table accounts already exists"):
@@ -133,7 +134,7 @@ def test_a_migration_the_database_refuses_leaves_nothing(path: Path, monkeypatch
         assert connection.execute("SELECT name FROM sqlite_master").fetchall() == []
 
 
-def test_a_schema_of_a_newer_release_is_refused_in_one_line_and_left_alone(path: Path):
+def test_newer_schema_is_refused_and_unchanged(path: Path):
     migrate(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
@@ -144,7 +145,7 @@ def test_a_schema_of_a_newer_release_is_refused_in_one_line_and_left_alone(path:
     assert path.read_bytes() == before
 
 
-def test_a_file_with_tables_of_something_else_is_refused_and_left_alone(path: Path):
+def test_file_with_foreign_tables_is_refused_and_unchanged(path: Path):
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("CREATE TABLE accounts (name TEXT)")
         connection.execute("CREATE TABLE birds (name TEXT)")
@@ -154,19 +155,19 @@ def test_a_file_with_tables_of_something_else_is_refused_and_left_alone(path: Pa
     assert path.read_bytes() == before
 
 
-def test_a_file_that_is_no_database_is_refused_in_one_line_and_left_alone(path: Path):
+def test_file_that_is_not_a_database_is_refused_and_unchanged(path: Path):
     path.write_bytes(b"Dear diary, " * 1_000)
     with pytest.raises(StorageUnavailable, match=f"^{path} cannot be used: file is not a database.$"):
         migrate(path)
     assert path.read_bytes() == b"Dear diary, " * 1_000
 
 
-def test_a_folder_that_is_not_there_is_said_in_one_line(tmp_path: Path):
+def test_missing_folder_gives_error_in_one_line(tmp_path: Path):
     with pytest.raises(StorageUnavailable, match=r"ledger\.db\.lock cannot be opened: No such file or directory\.$"):
         migrate(tmp_path / "none" / "ledger.db")
 
 
-def test_a_file_that_another_program_writes_is_a_conflict(path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_locked_file_is_a_conflict(path: Path, monkeypatch: pytest.MonkeyPatch):
     impatient = {"connect_args": {"timeout": 0}}
     monkeypatch.setattr(migrations, "create_engine", lambda url, **more: create_engine(url, **more, **impatient))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -176,25 +177,23 @@ def test_a_file_that_another_program_writes_is_a_conflict(path: Path, monkeypatc
     assert migrate(path) is True
 
 
-def test_migrating_says_nothing_on_the_terminal(
-    path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-):
+def test_migration_prints_nothing(path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING):
         migrate(path)
     assert (capfd.readouterr(), caplog.records) == (("", ""), [])
 
 
-def test_the_history_is_one_line():
+def test_migrations_form_one_line():
     scripts = ScriptDirectory.from_config(migrations._config())
     assert scripts.get_heads() == [head()]
     assert len(scripts.get_bases()) == 1
 
 
-def test_the_declared_schema_names_the_last_migration() -> None:
+def test_declared_schema_names_last_migration() -> None:
     assert head() == tables.REVISION
 
 
-def test_a_file_says_at_which_migration_it_is(tmp_path: Path) -> None:
+def test_file_stores_its_migration(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     assert revision(path) is None
     path.touch()
@@ -206,7 +205,7 @@ def test_a_file_says_at_which_migration_it_is(tmp_path: Path) -> None:
         revision(path)
 
 
-def test_a_file_that_a_service_has_is_not_migrated_under_it(tmp_path: Path) -> None:
+def test_file_in_use_by_a_service_is_not_migrated(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     with locked(path), pytest.raises(InUse):
         migrate(path)
