@@ -1,4 +1,4 @@
-"""Events over JetStream: each counts once, whatever is lost on the way, and none holds up another."""
+"""Events over JetStream: each counts once and delays no other, whatever is lost on the way."""
 
 import base64
 import json
@@ -70,13 +70,13 @@ def running(start: Callable[..., Running], broker: Nats, peer: Peer) -> Running:
     return start(nats_url=broker.url)
 
 
-def test_every_type_of_event_is_among_those_that_are_tried() -> None:
+def test_every_event_type_is_covered() -> None:
     assert set(ONE_OF_EACH) == set(inbound.CATALOGUE)
 
 
 @pytest.mark.parametrize("envelope", [event, older])
 @pytest.mark.parametrize("token", ["", ".{merchant}", ".3"])
-def test_each_event_has_its_effect_once_however_often_it_comes(
+def test_repeated_event_has_its_effect_once(
     running: Running, peer: Peer, envelope: Callable[..., bytes], token: str
 ) -> None:
     merchant = new_merchant()
@@ -98,7 +98,7 @@ def test_each_event_has_its_effect_once_however_often_it_comes(
     assert consumed(running) == expected
 
 
-def test_what_an_event_says_is_kept_with_its_transaction(running: Running, peer: Peer) -> None:
+def test_transaction_keeps_the_fields_of_its_event(running: Running, peer: Peer) -> None:
     merchant = new_merchant()
     data = {"merchant_id": merchant, "order_id": 7, "total": "9.99", "metadata": {"ä": [1]}}
     peer.send((PAID, event(PAID, data, time="2026-01-02T03:04:05Z", correlationid="c-1")))
@@ -108,7 +108,7 @@ def test_what_an_event_says_is_kept_with_its_transaction(running: Running, peer:
     assert told == ["jetstream", "c-1", "2026-01-02T03:04:05.000000Z", {"ä": [1]}, "shopify:order:7"]
 
 
-def test_events_of_one_merchant_are_posted_in_their_order(running: Running, peer: Peer) -> None:
+def test_events_of_one_merchant_are_posted_in_order(running: Running, peer: Peer) -> None:
     merchant = new_merchant()
     peer.send(*orders(merchant, range(1200)))
     peer.settle()
@@ -150,7 +150,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
 }
 
 
-def test_what_can_never_be_applied_is_a_dead_letter_and_holds_up_nothing(
+def test_malformed_event_is_a_dead_letter_and_delays_nothing(
     start: Callable[..., Running], broker: Nats, peer: Peer
 ) -> None:
     running = start(nats_url=broker.url, batch_body_max_bytes=4096)
@@ -177,7 +177,7 @@ def test_what_can_never_be_applied_is_a_dead_letter_and_holds_up_nothing(
     assert sum(count for (_, outcome), count in consumed(running).items() if outcome == "refused") == len(bad)
 
 
-def test_a_malformed_event_that_comes_again_is_one_dead_letter(running: Running, peer: Peer) -> None:
+def test_repeated_malformed_event_is_one_dead_letter(running: Running, peer: Peer) -> None:
     peer.send(*[(CREATED, b"{no")] * 5)
     peer.settle()
     peer.send((CREATED, b"{no"))
@@ -186,7 +186,7 @@ def test_a_malformed_event_that_comes_again_is_one_dead_letter(running: Running,
     assert len(peer.published(1)) == 1
 
 
-def test_of_several_orders_the_bad_ones_are_told_and_the_others_posted(running: Running, peer: Peer) -> None:
+def test_bad_orders_of_an_event_do_not_stop_the_others(running: Running, peer: Peer) -> None:
     merchant = new_merchant()
     items = [{"order_id": 1, "credits": 2}, {"order_id": "no price"}, "nonsense", {"order_id": 4, "credits": 5}]
     body = event(PAID, {"merchant_id": merchant, "order_items": items})
@@ -200,7 +200,7 @@ def test_of_several_orders_the_bad_ones_are_told_and_the_others_posted(running: 
     assert consumed(running) == {(PAID, "posted"): 2, (PAID, "refused"): 2}
 
 
-def test_a_refund_whose_order_never_came_is_published_as_its_event(
+def test_refund_without_its_order_becomes_a_dead_letter(
     start: Callable[..., Running], broker: Nats, peer: Peer
 ) -> None:
     running = start(nats_url=broker.url, sweep_seconds=0.05)
@@ -225,7 +225,7 @@ async def _end_the_wait(running: Running) -> None:
     assert await running.service.engine.write([Ask(update(tables.parked).values(until=1))]) == 1
 
 
-def test_a_dead_letter_that_is_too_large_for_NATS_is_told_without_its_original(
+def test_too_large_dead_letter_is_published_without_its_original(
     start: Callable[..., Running], broker: Nats, peer: Peer
 ) -> None:
     running = start(nats_url=broker.url)
@@ -236,7 +236,7 @@ def test_a_dead_letter_that_is_too_large_for_NATS_is_told_without_its_original(
     assert [told["original"] is None for _, told, _ in peer.published(2)] == [True, False]
 
 
-def test_a_header_of_a_message_is_not_taken_for_a_word_of_NATS(running: Running, peer: Peer) -> None:
+def test_header_of_a_message_is_not_taken_for_a_status(running: Running, peer: Peer) -> None:
     merchant = new_merchant()
     wait_until(lambda: peer.has(STREAM), "the stream")
     body = event(CREATED, {"merchant_id": merchant})
@@ -266,9 +266,7 @@ def failing(running: Running, monkeypatch: pytest.MonkeyPatch, name: str, *error
     return calls
 
 
-def test_what_was_posted_and_not_acknowledged_replays(
-    running: Running, peer: Peer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unacknowledged_posting_replays(running: Running, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     failing(running, monkeypatch, "submit_many", OutcomeUnknown("The answer was lost."))
     merchant = new_merchant()
     peer.send((CREATED, event(CREATED, {"merchant_id": merchant})))
@@ -278,7 +276,7 @@ def test_what_was_posted_and_not_acknowledged_replays(
     assert letters(running) == []
 
 
-def test_while_the_database_is_away_events_wait_in_their_order_without_haste(
+def test_events_wait_in_order_while_the_database_is_away(
     running: Running, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away = True
@@ -308,7 +306,7 @@ def test_while_the_database_is_away_events_wait_in_their_order_without_haste(
     assert letters(running) == []
 
 
-def test_events_that_waited_long_enough_are_given_to_another(
+def test_long_waiting_events_go_to_another_replica(
     running: Running, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(taking, "_AWAY_SECONDS", 0.2)
@@ -322,7 +320,7 @@ def test_events_that_waited_long_enough_are_given_to_another(
     assert letters(running) == []
 
 
-def test_one_that_breaks_something_of_ours_holds_up_no_other_and_ends_as_a_dead_letter(
+def test_event_that_fails_in_posting_ends_as_a_dead_letter(
     running: Running, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running.service.consumer._taking, "_ways", taking.Ways(first_pause=0.02))
@@ -347,7 +345,7 @@ def test_one_that_breaks_something_of_ours_holds_up_no_other_and_ends_as_a_dead_
     assert sum(found.values()) == 99
 
 
-def test_one_that_breaks_our_reading_ends_as_a_dead_letter_too(
+def test_event_that_fails_in_reading_ends_as_a_dead_letter(
     running: Running, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running.service.consumer._taking, "_ways", taking.Ways(first_pause=0.02))
@@ -366,7 +364,7 @@ def test_one_that_breaks_our_reading_ends_as_a_dead_letter_too(
     assert [(one.code, one.original) for one in letters(running)] == [("internal", b"poison")]
 
 
-def test_a_dead_letter_that_cannot_be_kept_is_tried_again_and_keeps_no_other_from_it(
+def test_failing_dead_letter_is_retried_and_delays_no_other(
     running: Running, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running.service.consumer._taking, "_ways", taking.Ways(first_pause=0.02))
@@ -388,7 +386,7 @@ def test_a_dead_letter_that_cannot_be_kept_is_tried_again_and_keeps_no_other_fro
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 @only_on("sqlite")
-def test_events_go_on_after_NATS_was_started_again(
+def test_consuming_continues_after_a_restart_of_nats(
     start: Callable[..., Running], new_nats: Callable[..., Nats], end: str
 ) -> None:
     server = new_nats()
@@ -406,7 +404,7 @@ def test_events_go_on_after_NATS_was_started_again(
 
 
 @only_on("sqlite")
-def test_NATS_may_be_absent_at_the_start_and_be_silent_later(
+def test_consuming_survives_an_absent_and_a_silent_nats(
     start: Callable[..., Running], new_nats: Callable[..., Nats], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("credit_service.broker._PING_SECONDS", 0.5)  # tests/test_broker.py has its usual patience
@@ -434,7 +432,7 @@ def test_NATS_may_be_absent_at_the_start_and_be_silent_later(
     assert running.balance(merchant) == 100 - 2 - 10
 
 
-def test_what_was_fetched_is_given_back_when_the_service_stops(
+def test_fetched_messages_are_returned_when_the_service_stops(
     new_ledger: Callable[[], str], broker: Nats, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, merchant = new_ledger(), new_merchant()
@@ -450,7 +448,7 @@ def test_what_was_fetched_is_given_back_when_the_service_stops(
 
 
 @only_on("sqlite")
-def test_a_consumer_or_stream_that_is_deleted_is_made_again(running: Running, peer: Peer) -> None:
+def test_deleted_consumer_or_stream_is_created_again(running: Running, peer: Peer) -> None:
     merchant = new_merchant()
     peer.send(*orders(merchant, [1]))
     peer.settle()
@@ -467,7 +465,7 @@ def test_a_consumer_or_stream_that_is_deleted_is_made_again(running: Running, pe
 
 
 @only_on("sqlite")
-def test_streams_of_others_are_consumed_and_never_altered(
+def test_foreign_streams_are_consumed_and_never_altered(
     start: Callable[..., Running], broker: Nats, peer: Peer
 ) -> None:
     async def add(streams: JetStreamContext) -> None:
@@ -488,7 +486,7 @@ def test_streams_of_others_are_consumed_and_never_altered(
 
 
 @only_on("sqlite")
-def test_a_conflict_is_told_once_and_by_health_and_what_is_carried_is_consumed(
+def test_conflict_shows_in_log_and_health_while_the_rest_is_consumed(
     start: Callable[..., Running], broker: Nats, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("credit_service.doors.jetstream.consumer._CONFLICT_SECONDS", 0.2)
@@ -519,7 +517,7 @@ def test_a_conflict_is_told_once_and_by_health_and_what_is_carried_is_consumed(
 
 
 @only_on("sqlite")
-def test_a_consumer_that_cannot_be_ours_is_told(start: Callable[..., Running], broker: Nats, peer: Peer) -> None:
+def test_unusable_consumer_is_reported(start: Callable[..., Running], broker: Nats, peer: Peer) -> None:
     async def add(streams: JetStreamContext) -> None:
         await streams.add_stream(name=STREAM, subjects=["evt.>", "cmd.>"])
         await streams.add_consumer(STREAM, ConsumerConfig(durable_name=CONSUMER, ack_policy=AckPolicy.NONE))
@@ -534,9 +532,7 @@ def test_a_consumer_that_cannot_be_ours_is_told(start: Callable[..., Running], b
 
 
 @only_on("sqlite")
-def test_subjects_can_be_remapped_whatever_the_sender_calls_the_type(
-    start: Callable[..., Running], broker: Nats, peer: Peer
-) -> None:
+def test_subjects_can_be_remapped(start: Callable[..., Running], broker: Nats, peer: Peer) -> None:
     running = start(nats_url=broker.url, nats_subjects=f"{PAID}=shop.orders.paid, {CREATED}=shop.opened")
     merchant = new_merchant()
     order = {"merchant_id": merchant, "credits": 1}
@@ -553,9 +549,7 @@ def test_subjects_can_be_remapped_whatever_the_sender_calls_the_type(
     assert not {PAID, CREATED} & set(peer.ask(lambda streams: streams.stream_info(STREAM)).config.subjects or [])
 
 
-def test_replicas_share_partitions_and_keep_the_order_of_each_merchant(
-    start: Callable[..., Running], broker: Nats, peer: Peer
-) -> None:
+def test_replicas_share_partitions_and_keep_order(start: Callable[..., Running], broker: Nats, peer: Peer) -> None:
     settings = {"nats_url": broker.url, "nats_partitions": 4}
     one = start(**settings, nats_partitions_taken="0-1")
     other = start(**settings, nats_partitions_taken="2,3")
@@ -595,9 +589,7 @@ async def _by_merchant(running: Running) -> dict[str, list[str]]:
 
 
 @only_on("sqlite")
-def test_the_permissions_that_are_documented_are_enough(
-    start: Callable[..., Running], new_nats: Callable[..., Nats]
-) -> None:
+def test_documented_permissions_are_enough(start: Callable[..., Running], new_nats: Callable[..., Nats]) -> None:
     page = (Path(__file__).parents[2] / "docs" / "nats.md").read_text()
     publish, subscribe = re.findall(r"^(?:publish|subscribe):((?:.|\n)*?)(?=\nsubscribe|\n```)", page, re.MULTILINE)
     allowed = f"publish: [{_listed(publish)}], subscribe: [{_listed(subscribe)}]"
@@ -618,7 +610,7 @@ def _listed(subjects: str) -> str:
 
 
 @only_on("sqlite")
-def test_without_NATS_nothing_of_it_is_there(start: Callable[..., Running]) -> None:
+def test_service_without_nats_has_no_nats_parts(start: Callable[..., Running]) -> None:
     running = start()
     assert running.service.broker is None
     assert "nats" not in running.get("/health/detailed").json()["data"]["components"]

@@ -1,4 +1,4 @@
-"""By which subjects events come in, remapped or not, and how they are divided among partitions."""
+"""The subjects of inbound events, remapping, and partitions."""
 
 from pathlib import Path
 from uuid import UUID
@@ -28,11 +28,11 @@ MERCHANT = UUID("6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11")
         ("evt.shopify.webhook.order_paid", None),
     ],
 )
-def test_a_subject_says_the_type_and_perhaps_the_merchant(subject: str, named: Named | None) -> None:
+def test_subject_names_the_type_and_perhaps_the_merchant(subject: str, named: Named | None) -> None:
     assert Subjects({"evt.shopify.webhook.order_paid": "shop.paid"}).named(subject) == named
 
 
-def test_every_event_is_carried_with_one_more_token_and_without() -> None:
+def test_every_subject_may_have_one_more_token() -> None:
     assert Subjects({}).patterns == [pattern for type_ in CATALOGUE for pattern in (type_, f"{type_}.*")]
 
 
@@ -44,7 +44,7 @@ def test_every_event_is_carried_with_one_more_token_and_without() -> None:
         (f"{CREATED}=evt.billing.trial_started.x", "NATS_SUBJECTS: a subject, with one more token or not, would be of"),
     ],
 )
-def test_remapping_that_cannot_be_stops_the_start(pairs: str, said: str, tmp_path: Path) -> None:
+def test_impossible_remapping_stops_the_start(pairs: str, said: str, tmp_path: Path) -> None:
     remapped = dict([pairs.split("=")])
     with pytest.raises(SettingsError):
         Subjects(remapped)
@@ -53,7 +53,7 @@ def test_remapping_that_cannot_be_stops_the_start(pairs: str, said: str, tmp_pat
     assert said in ran.err
 
 
-def test_partitions_are_told_by_NATS_from_the_merchant_and_else_the_first() -> None:
+def test_partition_follows_the_merchant_or_is_the_first() -> None:
     config = partitioned("CREDITS_IN_4", {"SHOP": ["a", "a.*"]}, 4)
     assert config.sources is not None
     (source,) = config.sources
@@ -62,6 +62,6 @@ def test_partitions_are_told_by_NATS_from_the_merchant_and_else_the_first() -> N
     assert transforms == [("a", "credits.in.0.a"), ("a.*", "credits.in.{{partition(4,1)}}.a.{{wildcard(1)}}")]
 
 
-def test_an_event_of_a_partition_has_the_subject_that_it_was_sent_to() -> None:
+def test_event_of_a_partition_has_its_original_subject() -> None:
     assert whole(f"credits.in.3.{CREATED}.{MERCHANT}") == f"{CREATED}.{MERCHANT}"
     assert whole(CREATED) == CREATED

@@ -1,4 +1,4 @@
-"""A running service with NATS: events reach the stream, and whatever NATS does, postings go on and the lag shows."""
+"""A running service with NATS: events reach the stream, and postings go on whatever NATS does."""
 
 import asyncio
 import re
@@ -35,7 +35,7 @@ def spend(running: Running, merchant: str, times: int) -> None:
 CONSUMED = 'credits_events_published_total{event_type="evt.credits.consumed"}'
 
 
-def test_what_is_posted_is_published_and_counted(start: Callable[..., Running], nats_url: str) -> None:
+def test_postings_are_published_and_counted(start: Callable[..., Running], nats_url: str) -> None:
     running = start(nats_url=nats_url)
     merchant = running.open()
     spend(running, merchant, 3)
@@ -47,7 +47,7 @@ def test_what_is_posted_is_published_and_counted(start: Callable[..., Running], 
     assert [message.subject for message in messages][-3:] == ["evt.credits.consumed"] * 3
 
 
-def test_without_NATS_postings_go_on_the_lag_shows_and_it_drains_in_order(
+def test_postings_go_on_without_nats_and_the_backlog_drains(
     start: Callable[..., Running], new_nats: Callable[..., Nats]
 ) -> None:
     server = new_nats()
@@ -70,7 +70,7 @@ def test_without_NATS_postings_go_on_the_lag_shows_and_it_drains_in_order(
     wait_until(lambda: component(running, "publishing") == {"status": "ok", "lag_seconds": 0.0})
 
 
-def test_a_stream_that_is_in_the_way_is_named_in_the_health(start: Callable[..., Running], nats_url: str) -> None:
+def test_conflicting_stream_shows_in_health(start: Callable[..., Running], nats_url: str) -> None:
     async def take() -> None:
         async with connected(nats_url) as nats:
             await nats.jetstream().add_stream(name="CREDITS_TAKEN", subjects=["evt.credits.consumed"])

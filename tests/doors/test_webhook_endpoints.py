@@ -370,7 +370,7 @@ def test_a_delivery_is_sent_again_and_events_since_a_time_are(sending: Sending, 
     running.open()
     until(lambda: not read(running, made["id"])["enabled"])
     until(lambda: sending.metric("credits_webhook_endpoints_disabled") == 1)
-    assert read(running, made["id"])["disabled_reason"] == "It answered 410: it is gone."
+    assert read(running, made["id"])["disabled_reason"] == "It answered 410 (gone)."
     (first,) = deliveries(running, made["id"])
     assert (first["state"], first["last_status"]) == ("pending", 410)
 

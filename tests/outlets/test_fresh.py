@@ -1,4 +1,4 @@
-"""What a process announced last is at hand for its reader, exactly as the outbox has it, and nothing is passed over."""
+"""Recent events in memory equal those of the outbox, and no event is skipped."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -62,7 +62,7 @@ def ids(events: Any) -> list[tuple[int, int]]:
     return [(event.lane, event.id) for event in events]
 
 
-async def test_it_is_what_the_outbox_has(store: Engine) -> None:
+async def test_memory_holds_the_same_events_as_the_outbox(store: Engine) -> None:
     wake, start = Wake(), (0,) * store.lanes
     assert wake.fresh.after(start, 1) == []
     history = (
@@ -85,7 +85,7 @@ async def test_it_is_what_the_outbox_has(store: Engine) -> None:
     assert sorted([*first, *wake.fresh.after(tuple(position), 1000)]) == sorted(there)
 
 
-def test_nothing_is_kept_before_anybody_asks_nor_when_nobody_does_any_more() -> None:
+def test_events_are_kept_only_while_a_reader_asks() -> None:
     fresh = Fresh()
     fresh.keep(writes(1))
     assert fresh.after((0, 0), 9) == []
@@ -98,7 +98,7 @@ def test_nothing_is_kept_before_anybody_asks_nor_when_nobody_does_any_more() -> 
     assert ids(fresh.after((3, 0), 9)) == [(0, 4)]
 
 
-def test_what_others_announced_between_is_not_passed_over() -> None:
+def test_events_of_other_processes_in_between_are_not_skipped() -> None:
     fresh = asked()
     fresh.keep(writes(1, 2))
     fresh.keep(writes(4))  # the third is another's
@@ -108,7 +108,7 @@ def test_what_others_announced_between_is_not_passed_over() -> None:
     assert fresh.after((3, 0), 9) == [], "of the other lane there is something before"
 
 
-def test_lanes_are_merged_by_time_and_each_keeps_its_order() -> None:
+def test_lanes_are_merged_by_time_and_keep_their_order() -> None:
     fresh = asked()
     fresh.keep(writes(1, 2, at=T0 + 1))
     fresh.keep(writes(1, lane=1, at=T0))
@@ -119,7 +119,7 @@ def test_lanes_are_merged_by_time_and_each_keeps_its_order() -> None:
     assert ids(fresh.after((2, 1), 9)) == [(1, 2), (0, 3)]
 
 
-def test_what_was_read_is_let_go_and_all_of_what_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_events_are_dropped_and_all_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fresh_module, "_MOST", 3)
     fresh = asked()
     fresh.keep(writes(1, 2, 3))
@@ -132,7 +132,7 @@ def test_what_was_read_is_let_go_and_all_of_what_is_too_much(monkeypatch: pytest
     assert ids(fresh.after((4, 1), 9)) == [(0, 5)]
 
 
-def test_what_a_lost_answer_had_posted_is_found_in_the_outbox() -> None:
+def test_events_of_a_lost_answer_come_from_the_outbox() -> None:
     fresh = asked()
     fresh.keep(Committed(writes(1).writes))
     assert fresh.after((0, 0), 9) == []
@@ -173,7 +173,7 @@ class Counted:
         self.meanwhile()
 
 
-async def test_a_reader_asks_the_outbox_only_for_what_this_process_does_not_know(
+async def test_reader_asks_the_outbox_only_for_events_not_in_memory(
     store: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(store, monkeypatch)
@@ -196,7 +196,7 @@ async def test_a_reader_asks_the_outbox_only_for_what_this_process_does_not_know
 
 
 @only_on("postgres")  # an SQLite ledger has one process
-async def test_what_others_announce_in_lanes_of_their_own_is_found_by_looking_now_and_then(
+async def test_events_in_lanes_of_other_processes_are_found_by_polling(
     store: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine, others = merchant(0), next(one for one in map(merchant, range(1, 99)) if lane_of(one) != lane_of(merchant(0)))
@@ -235,7 +235,7 @@ async def test_large_page_from_memory_is_followed_by_a_longer_rest(
     assert sum(cursor.position) == len(counted.taken), "the cursor is where it is delivered to"
 
 
-async def test_what_is_left_when_no_more_comes_in_is_delivered_at_once(
+async def test_remaining_events_leave_at_once_when_postings_pause(
     store: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(store, monkeypatch, page=60)
@@ -247,7 +247,7 @@ async def test_what_is_left_when_no_more_comes_in_is_delivered_at_once(
     assert len(counted.taken) == 3 + 160
 
 
-async def test_while_postings_come_in_the_cursor_moves_once_for_many_pages(
+async def test_cursor_moves_once_for_many_pages_while_postings_flow(
     store: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(store, monkeypatch, page=5)
@@ -269,7 +269,7 @@ async def test_while_postings_come_in_the_cursor_moves_once_for_many_pages(
     assert (len(counted.taken), await position()) == (9, 9), "and as soon as no more comes in"
 
 
-async def test_after_a_full_page_a_reader_goes_on_though_nothing_is_posted_any_more(
+async def test_reader_continues_after_a_full_page_without_new_postings(
     store: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(store, monkeypatch, page=60)
@@ -282,7 +282,7 @@ async def test_after_a_full_page_a_reader_goes_on_though_nothing_is_posted_any_m
     await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_who_lost_his_claim_keeps_nothing_any_more(
+async def test_reader_without_its_claim_keeps_no_events(
     store: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(store, monkeypatch)
@@ -297,7 +297,7 @@ async def test_who_lost_his_claim_keeps_nothing_any_more(
     assert not counted.wake.fresh._lanes
 
 
-async def test_what_the_outbox_tells_otherwise_is_taken_from_there(
+async def test_events_that_differ_from_the_outbox_come_from_the_outbox(
     store: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(store, monkeypatch)
@@ -310,9 +310,7 @@ async def test_what_the_outbox_tells_otherwise_is_taken_from_there(
     assert counted.taken == await Outbox(store).events_of(counted.taken[0].account, 0, 1000)
 
 
-async def test_a_cursor_that_lags_behind_is_moved_when_the_reader_lets_go(
-    store: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_lagging_cursor_is_moved_when_the_reader_stops(store: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     counted = Counted(store, monkeypatch)
     counted.meanwhile = lambda: counted.wake.send()
     running = asyncio.create_task(counted.reader.run())

@@ -1,4 +1,4 @@
-"""The publisher: whatever happens to it or to NATS, the stream holds each event once, each account's in their order."""
+"""The publisher: the stream holds each event once and in order, whatever fails."""
 
 import asyncio
 import random
@@ -48,7 +48,7 @@ async def announce(store: Engine, accounts: int, first: int = 0) -> None:
     await tell(store, *[of(one, use(2)) for one in merchants])
 
 
-async def test_every_announcement_is_in_the_stream_as_a_cloud_event(store: Engine, nats_url: str):
+async def test_stream_holds_every_announcement_as_cloud_event(store: Engine, nats_url: str):
     await announce(store, 100)
     async with connection(nats_url) as broker:
         one = Publishing(store, broker, page=150)
@@ -75,7 +75,7 @@ async def test_every_announcement_is_in_the_stream_as_a_cloud_event(store: Engin
     assert "evt.credits.manual_adjustment" not in SUBJECTS, "it comes in"
 
 
-async def test_a_crash_before_the_cursor_moved_repeats_nothing_however_much_later(store: Engine, nats_url: str):
+async def test_crash_before_the_cursor_moved_repeats_nothing(store: Engine, nats_url: str):
     await create(nats_url, duplicate_window=0.1)
     await announce(store, 20)
     async with connection(nats_url) as broker:
@@ -89,7 +89,7 @@ async def test_a_crash_before_the_cursor_moved_repeats_nothing_however_much_late
     await check_stream(store, nats_url)
 
 
-async def test_what_follows_a_refused_message_is_not_stored_before_it(store: Engine, nats_url: str):
+async def test_message_after_a_refused_one_is_not_stored(store: Engine, nats_url: str):
     await create(nats_url, max_msgs=7, discard=DiscardPolicy.NEW)
     await announce(store, 10)
     async with connection(nats_url) as broker:
@@ -107,7 +107,7 @@ async def test_what_follows_a_refused_message_is_not_stored_before_it(store: Eng
     assert len(await check_stream(store, nats_url)) == 40
 
 
-async def test_a_page_of_one_who_was_paused_while_another_took_over_is_refused_as_a_whole(store: Engine, nats_url: str):
+async def test_page_of_a_publisher_that_lost_its_claim_is_refused_whole(store: Engine, nats_url: str):
     await create(nats_url, duplicate_window=0.1)
     await announce(store, 10)
     async with connection(nats_url) as broker:
@@ -116,12 +116,12 @@ async def test_a_page_of_one_who_was_paused_while_another_took_over_is_refused_a
         events = await Outbox(store).events((0,) * store.lanes, 10)
         await next_one.drain()
         await asyncio.sleep(0.2)  # so that it is not the window that helps
-        with pytest.raises(Undelivered, match="Somebody else published to the stream CREDITS"):
+        with pytest.raises(Undelivered, match="Another publisher wrote to the stream CREDITS"):
             await paused.publisher.deliver(events)
     await check_stream(store, nats_url)
 
 
-async def test_a_stream_that_holds_our_subjects_already_is_a_conflict_and_left_as_it_is(store: Engine, nats_url: str):
+async def test_other_stream_with_our_subjects_is_a_conflict(store: Engine, nats_url: str):
     await create(nats_url, "PLATFORM", ["evt.credits.consumed", "evt.other"])
     await announce(store, 2)
     async with connection(nats_url) as broker:
@@ -137,7 +137,7 @@ async def test_a_stream_that_holds_our_subjects_already_is_a_conflict_and_left_a
     await check_stream(store, nats_url)
 
 
-async def test_a_stream_without_one_of_our_subjects_is_a_conflict_and_left_as_it_is(store: Engine, nats_url: str):
+async def test_stream_without_one_of_our_subjects_is_a_conflict(store: Engine, nats_url: str):
     await create(nats_url, subjects=SUBJECTS[1:])
     await announce(store, 2)
     async with connection(nats_url) as broker:
@@ -152,7 +152,7 @@ async def test_a_stream_without_one_of_our_subjects_is_a_conflict_and_left_as_it
     await check_stream(store, nats_url)
 
 
-async def test_NATS_may_be_absent_at_the_start_and_postings_go_on(store: Engine, new_nats: Callable[..., Nats]):
+async def test_postings_work_without_nats_at_the_start(store: Engine, new_nats: Callable[..., Nats]):
     server = new_nats()
     server.stop()
     async with connection(server.url) as broker:
@@ -168,7 +168,7 @@ async def test_NATS_may_be_absent_at_the_start_and_postings_go_on(store: Engine,
 
 
 @pytest.mark.parametrize("end", ["stop", "kill", "pause"])
-async def test_NATS_may_come_and_go_while_events_are_published(store: Engine, new_nats: Callable[..., Nats], end: str):
+async def test_publishing_survives_restarts_of_nats(store: Engine, new_nats: Callable[..., Nats], end: str):
     server = new_nats()
     async with connection(server.url) as broker:
         one = Publishing(store, broker, page=20, poll_seconds=0.01, longest_pause_seconds=0.1)
@@ -185,9 +185,7 @@ async def test_NATS_may_come_and_go_while_events_are_published(store: Engine, ne
 
 @pytest.mark.slow
 @only_on("sqlite")
-async def test_the_death_of_the_streams_leader_loses_nothing_and_repeats_nothing(
-    store: Engine, new_nats: Callable[..., Nats]
-):
+async def test_death_of_the_stream_leader_loses_and_repeats_nothing(store: Engine, new_nats: Callable[..., Nats]):
     servers = await asyncio.to_thread(cluster, new_nats)
     urls = ",".join(server.url for server in servers)
     async with connection(urls, replicas=3) as broker:
@@ -231,9 +229,7 @@ class SlowStore(PostgresEngine):
 
 
 @only_on("postgres")
-async def test_64_slow_writers_and_three_publishers_skip_nothing_and_reorder_nothing(
-    new_ledger: Callable[[], str], nats_url: str
-):
+async def test_many_slow_writers_and_publishers_keep_every_event_in_order(new_ledger: Callable[[], str], nats_url: str):
     url = new_ledger()
     stores = [PostgresEngine(url) for _ in range(3)]
     slow = [SlowStore(url) for _ in range(4)]

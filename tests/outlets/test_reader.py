@@ -1,4 +1,4 @@
-"""A reader of the outbox: nothing is skipped, one delivers at a time, and whatever fails is tried again from there.
+"""The outbox reader: no event is skipped, one reader delivers at a time, and failures are retried.
 
 Leases go by the store's clock, which the tests move; only renewing one goes by real time, as short as a test needs.
 """
@@ -132,7 +132,7 @@ async def cancelled(*tasks: asyncio.Task[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_everything_is_delivered_once_page_after_page_and_each_accounts_in_its_order(store: Engine):
+async def test_events_are_delivered_once_in_pages_and_in_order(store: Engine):
     announced = await announce(store, 5)
     receiver = Receiver()
     one = reader(store, receiver, page=7)
@@ -148,7 +148,7 @@ async def test_everything_is_delivered_once_page_after_page_and_each_accounts_in
 
 
 @pytest.mark.parametrize("delivered", [0, 5])
-async def test_what_the_receiver_did_not_take_is_delivered_again_and_what_it_took_is_not(store: Engine, delivered: int):
+async def test_only_undelivered_events_are_delivered_again(store: Engine, delivered: int):
     announced = await announce(store, 5)
     receiver = Receiver()
     receiver.failures = [Undelivered("The receiver is away.", delivered)]
@@ -165,7 +165,7 @@ async def test_what_the_receiver_did_not_take_is_delivered_again_and_what_it_too
 @pytest.mark.parametrize(
     "failure", [Undelivered("Away."), StorageUnavailable("Gone."), RuntimeError("a bug")], ids=repr
 )
-async def test_whatever_fails_is_tried_again_after_a_pause_of_five_seconds_at_most_and_told(
+async def test_failure_is_logged_and_retried_within_five_seconds(
     store: Engine, failure: Exception, monkeypatch: pytest.MonkeyPatch
 ):
     announced = await announce(store, 1)
@@ -189,7 +189,7 @@ async def test_whatever_fails_is_tried_again_after_a_pause_of_five_seconds_at_mo
     assert lines
 
 
-async def test_of_several_one_delivers_and_another_follows_at_once_when_it_stops(store: Engine):
+async def test_another_reader_takes_over_at_once_after_a_stop(store: Engine):
     receiver = Receiver()
     several = [reader(store, receiver, poll_seconds=0.01) for _ in range(3)]
     tasks = {one: asyncio.create_task(one.run()) for one in several}
@@ -206,7 +206,7 @@ async def test_of_several_one_delivers_and_another_follows_at_once_when_it_stops
     assert set(holders) == set(several)
 
 
-async def test_one_that_died_is_followed_when_its_lease_has_run_out(
+async def test_another_reader_takes_over_after_the_lease_of_a_dead_one(
     store: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ):
     async def dies(*_: Any) -> None:
@@ -228,7 +228,7 @@ async def test_one_that_died_is_followed_when_its_lease_has_run_out(
     receiver.assert_has_all(announced)
 
 
-async def test_the_claim_is_kept_while_a_delivery_takes_longer_than_the_lease(store: Engine, clock: Clock):
+async def test_claim_is_renewed_during_a_long_delivery(store: Engine, clock: Clock):
     await announce(store, 1)
     receiver = Receiver()
     receiver.takes_long = True
@@ -245,7 +245,7 @@ async def test_the_claim_is_kept_while_a_delivery_takes_longer_than_the_lease(st
     await cancelled(task)
 
 
-async def test_one_that_was_paused_beyond_its_lease_stops_and_its_position_does_not_count(store: Engine, clock: Clock):
+async def test_reader_paused_beyond_its_lease_stops(store: Engine, clock: Clock):
     announced = await announce(store, 2)
     late, receiver = Receiver(), Receiver()
     late.takes_long = True
@@ -261,7 +261,7 @@ async def test_one_that_was_paused_beyond_its_lease_stops_and_its_position_does_
     assert (await Outbox(store).cursors())[0].owner == next_one._owner
 
 
-async def test_one_that_was_paused_between_two_pages_can_only_repeat(store: Engine, clock: Clock):
+async def test_reader_paused_between_pages_can_only_repeat_events(store: Engine, clock: Clock):
     await announce(store, 2)
     late, receiver = Receiver(), Receiver()
     paused, next_one = reader(store, late, page=3), reader(store, receiver, page=3)
@@ -277,7 +277,7 @@ async def test_one_that_was_paused_between_two_pages_can_only_repeat(store: Engi
     assert len(late.taken) == 6
 
 
-async def test_a_stop_between_delivery_and_commit_repeats_nothing(store: Engine, monkeypatch: pytest.MonkeyPatch):
+async def test_stop_between_delivery_and_commit_repeats_nothing(store: Engine, monkeypatch: pytest.MonkeyPatch):
     announced = await announce(store, 1)
     receiver = Receiver()
     one = reader(store, receiver)
@@ -415,7 +415,7 @@ async def test_pages_are_few_under_full_load_although_urgent_events_are_many() -
     assert pages < 10 * 10
 
 
-async def test_an_idle_reader_keeps_its_claim_and_is_woken_by_a_commit(store: Engine, clock: Clock):
+async def test_idle_reader_keeps_its_claim_and_is_woken_by_a_commit(store: Engine, clock: Clock):
     receiver = Receiver()
     wake = Wake()
     one = reader(store, receiver, wake=wake, poll_seconds=3600)

@@ -1,4 +1,4 @@
-"""The stream of events: one tail for all listeners, bounded memory, nothing missed and nothing told twice."""
+"""The stream of events: one tail for all listeners, bounded memory, each event once."""
 
 import asyncio
 import re
@@ -113,9 +113,7 @@ def streamed(outbox: FakeOutbox, wake: Wake, monkeypatch: pytest.MonkeyPatch) ->
     made.close()
 
 
-async def test_a_listener_hears_what_was_told_before_and_what_is_told_after(
-    streamed: Stream, outbox: FakeOutbox
-) -> None:
+async def test_listener_gets_earlier_and_later_events(streamed: Stream, outbox: FakeOutbox) -> None:
     outbox.post(0, 3)
     async with aclosing(streamed.follow(None, START)) as follow:
         told = await Told(follow).until(3)
@@ -125,7 +123,7 @@ async def test_a_listener_hears_what_was_told_before_and_what_is_told_after(
     assert told.cursors == ["None(1, 0)", "None(2, 0)", "None(3, 0)", "None(3, 1)", "None(3, 2)"]
 
 
-async def test_a_commit_of_this_process_is_told_without_waiting_for_the_next_look(
+async def test_commit_of_this_process_reaches_listeners_at_once(
     streamed: Stream, outbox: FakeOutbox, wake: Wake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with aclosing(streamed.follow(None, START)) as follow:
@@ -138,7 +136,7 @@ async def test_a_commit_of_this_process_is_told_without_waiting_for_the_next_loo
             await told.until(count)
 
 
-async def test_of_one_account_a_listener_hears_nothing_else(streamed: Stream, outbox: FakeOutbox) -> None:
+async def test_listener_of_one_account_gets_only_its_events(streamed: Stream, outbox: FakeOutbox) -> None:
     outbox.post(0, 2)
     outbox.post(2, 2)
     async with aclosing(streamed.follow(2, (1,))) as follow:
@@ -150,7 +148,7 @@ async def test_of_one_account_a_listener_hears_nothing_else(streamed: Stream, ou
     assert (told.numbers, told.cursors) == ({"2": [2, 3, 4, 5]}, ["2(2,)", "2(3,)", "2(4,)", "2(5,)"])
 
 
-async def test_a_hundred_listeners_ask_the_store_as_often_as_one(streamed: Stream, outbox: FakeOutbox) -> None:
+async def test_hundred_listeners_ask_the_store_as_often_as_one(streamed: Stream, outbox: FakeOutbox) -> None:
     follows = [streamed.follow(None, START) for _ in range(100)]
     outbox.post(0)
     told = [await Told(follow).until(1) for follow in follows]
@@ -165,7 +163,7 @@ async def test_a_hundred_listeners_ask_the_store_as_often_as_one(streamed: Strea
         await follow.aclose()
 
 
-async def test_while_nobody_listens_the_store_is_not_asked(streamed: Stream, outbox: FakeOutbox) -> None:
+async def test_store_is_not_asked_without_listeners(streamed: Stream, outbox: FakeOutbox) -> None:
     outbox.post(0)
     async with aclosing(streamed.follow(None, START)) as follow:
         await Told(follow).until(1)
@@ -174,7 +172,7 @@ async def test_while_nobody_listens_the_store_is_not_asked(streamed: Stream, out
     assert outbox.asked == before
 
 
-async def test_who_stops_taking_holds_nothing_up_and_reads_what_is_no_longer_kept_by_itself(
+async def test_slow_listener_delays_no_other_and_catches_up_itself(
     streamed: Stream, outbox: FakeOutbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = streamed._chunks.maxlen or 0
@@ -195,9 +193,7 @@ async def test_who_stops_taking_holds_nothing_up_and_reads_what_is_no_longer_kep
     await slow.aclose()
 
 
-async def test_while_the_store_is_away_there_is_silence_and_afterwards_nothing_is_missing(
-    streamed: Stream, outbox: FakeOutbox
-) -> None:
+async def test_no_event_is_missing_after_an_outage_of_the_store(streamed: Stream, outbox: FakeOutbox) -> None:
     outbox.post(0)
     async with aclosing(streamed.follow(None, START)) as follow:
         told = await Told(follow).until(1)
@@ -210,9 +206,7 @@ async def test_while_the_store_is_away_there_is_silence_and_afterwards_nothing_i
             assert (await Told(late).until(121)).cursors == told.cursors
 
 
-async def test_listeners_that_come_and_go_while_events_do_each_hear_them_all_once(
-    streamed: Stream, outbox: FakeOutbox, wake: Wake
-) -> None:
+async def test_listeners_that_come_and_go_get_each_event_once(streamed: Stream, outbox: FakeOutbox, wake: Wake) -> None:
     async def post() -> None:
         for number in range(600):
             outbox.post(number % ACCOUNTS)
@@ -242,7 +236,7 @@ async def test_listeners_that_come_and_go_while_events_do_each_hear_them_all_onc
 
 
 @pytest.mark.parametrize("post", [lambda outbox: None, lambda outbox: outbox.post(0, 500)], ids=["idle", "behind"])
-async def test_at_the_end_every_stream_ends(
+async def test_every_stream_ends_with_the_service(
     streamed: Stream, outbox: FakeOutbox, post: Callable[[FakeOutbox], Any]
 ) -> None:
     follow = streamed.follow(None, START)

@@ -1,4 +1,4 @@
-"""Where webhooks may go, and where never: addresses, names, ports, and other ways to write them. Nobody is called."""
+"""Allowed and forbidden targets of webhooks: addresses, names, ports and unusual spellings."""
 
 import asyncio
 import socket
@@ -36,7 +36,7 @@ def rules(*networks: str, public: bool = True, **names: tuple[str, ...]) -> Targ
 
 
 @pytest.mark.parametrize("address", [*PUBLIC, "1.1.1.1", "192.0.1.1", "172.32.0.1", "2001:4860:4860::8888"])
-def test_these_addresses_are_public(address: str) -> None:
+def test_public_addresses_are_recognised(address: str) -> None:
     assert is_public(ip_address(address))
 
 
@@ -88,7 +88,7 @@ def test_these_addresses_are_public(address: str) -> None:
         "ff02::1",
     ],
 )
-async def test_these_are_not_and_no_webhook_goes_there(address: str) -> None:
+async def test_special_addresses_are_refused(address: str) -> None:
     assert not is_public(ip_address(address))
     if address not in ("::ffff:93.184.215.14", "64:ff9b::5db8:d70e"):
         shown = f"[{address}]" if ":" in address else address
@@ -108,7 +108,7 @@ async def test_these_are_not_and_no_webhook_goes_there(address: str) -> None:
         ("64:ff9b::169.254.169.254", False),
     ],
 )
-def test_an_address_that_stands_for_another_is_judged_as_that(address: str, allowed: bool) -> None:
+def test_mapped_address_is_checked_as_its_target(address: str, allowed: bool) -> None:
     if allowed:
         rules().judge(address, 443, secure=True)
     else:
@@ -140,14 +140,14 @@ def test_an_address_that_stands_for_another_is_judged_as_that(address: str, allo
         ("https://example.0/", "four numbers"),
     ],
 )
-async def test_a_url_that_no_webhook_can_go_to_is_refused(url: str, why: str) -> None:
+async def test_unusable_url_is_refused(url: str, why: str) -> None:
     with pytest.raises(NotAllowed, match=why):
         await rules().check(url)
     with pytest.raises(NotAllowed, match=why):
         parse(url)
 
 
-async def test_every_address_of_a_name_is_judged() -> None:
+async def test_every_address_of_a_name_is_checked() -> None:
     both = rules(split=("93.184.215.14", "10.0.0.1"), inside=("10.0.0.1",))
     await both.check("https://public.example/credits?a=b")
     for host in ("split", "inside"):
@@ -171,7 +171,7 @@ async def test_every_address_of_a_name_is_judged() -> None:
         ("https://public.example/", None),
     ],
 )
-async def test_a_public_address_needs_https_and_a_port_where_no_other_service_is(url: str, why: str | None) -> None:
+async def test_public_address_needs_https_and_an_allowed_port(url: str, why: str | None) -> None:
     if why is None:
         await rules().check(url)
     else:
@@ -179,7 +179,7 @@ async def test_a_public_address_needs_https_and_a_port_where_no_other_service_is
             await rules().check(url)
 
 
-async def test_in_a_network_that_the_operator_allows_anything_goes() -> None:
+async def test_allowed_network_has_no_further_rules() -> None:
     own = rules("10.1.0.0/16", "fd00::/8", inside=("10.1.2.3",), beside=("10.2.0.1",), split=("10.1.2.3", "10.2.0.1"))
     for url in ("http://inside.example/", "http://inside.example:25/", "http://[fd00::1]/", "https://10.1.0.9/"):
         await own.check(url)
@@ -192,7 +192,7 @@ async def test_in_a_network_that_the_operator_allows_anything_goes() -> None:
     rules("127.0.0.0/8").judge("::ffff:127.0.0.1", 80, secure=False)
 
 
-async def test_a_name_that_cannot_be_resolved_now_is_judged_later(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unresolved_name_is_checked_later(monkeypatch: pytest.MonkeyPatch) -> None:
     await rules().check("https://unknown.example/")
     with pytest.raises(OSError, match="not known"):
         await rules().addresses("unknown.example", 443, secure=True)
@@ -204,7 +204,7 @@ async def test_a_name_that_cannot_be_resolved_now_is_judged_later(monkeypatch: p
     await Targets([], public=True, resolve=silent).check("https://slow.example/")
 
 
-async def test_without_a_resolver_of_its_own_the_systems_is_asked() -> None:
+async def test_system_resolver_is_the_default() -> None:
     with pytest.raises(NotAllowed, match=r"(127\.0\.0\.1|::1) "):
         await Targets([], public=True).check("https://localhost/")
     await Targets([ip_network("127.0.0.0/8"), ip_network("::1/128")], public=False).check("http://localhost:80/")

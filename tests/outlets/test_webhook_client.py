@@ -1,4 +1,4 @@
-"""How a webhook is sent: to real receivers on loopback, some of which mean no good."""
+"""The HTTP client for webhooks, with real receivers on loopback, some of them hostile."""
 
 import asyncio
 import base64
@@ -45,7 +45,7 @@ def now() -> int:
     return round(datetime.now(UTC).timestamp() * 1_000_000)
 
 
-async def test_what_is_sent_can_be_verified_with_the_library(receiver: Receiver, client: Client) -> None:
+async def test_message_verifies_with_the_standardwebhooks_library(receiver: Receiver, client: Client) -> None:
     assert await client.send(f"{receiver.url}?a=b", BODY, headers("m-1", BODY, [SECRET], now())) == Answered(204)
     (sent,) = receiver.sent
     assert (sent.path, sent.body) == ("/credits?a=b", BODY)
@@ -61,7 +61,7 @@ async def test_what_is_sent_can_be_verified_with_the_library(receiver: Receiver,
         Webhook(SECRET).verify(sent.body + b" ", sent.headers)
 
 
-def test_each_secret_signs_so_that_whoever_has_one_of_them_can_verify() -> None:
+def test_each_secret_signs_the_message() -> None:
     secrets = [f"whsec_{base64.b64encode(bytes([number] * 32)).decode()}" for number in range(3)]
     signed = headers("m", BODY, secrets[:2], now())
     assert [part[:3] for part in signed["webhook-signature"].split(" ")] == ["v1,", "v1,"]
@@ -72,13 +72,13 @@ def test_each_secret_signs_so_that_whoever_has_one_of_them_can_verify() -> None:
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
-async def test_any_success_is_one(receiver: Receiver, client: Client, status: int) -> None:
+async def test_any_2xx_is_a_success(receiver: Receiver, client: Client, status: int) -> None:
     receiver.otherwise = status
     assert await client.send(receiver.url, BODY, {}) == Answered(status)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_is_not_followed(receiver: Receiver, client: Client, status: int) -> None:
+async def test_redirect_is_not_followed(receiver: Receiver, client: Client, status: int) -> None:
     receiver.answers.append(web.Response(status=status, headers={"location": f"{receiver.url}/else"}))
     told = await client.send(receiver.url, BODY, {})
     assert told == Answered(status, f"It answered {status}, and redirects are not followed.")
@@ -98,7 +98,7 @@ async def test_a_redirect_is_not_followed(receiver: Receiver, client: Client, st
         ("", None, None),
     ],
 )
-async def test_a_failure_tells_its_status_and_when_to_come_again(
+async def test_failure_has_status_and_retry_after(
     receiver: Receiver, client: Client, text: str, least: float | None, most: float | None
 ) -> None:
     if text == "in an hour":
@@ -113,7 +113,7 @@ async def test_a_failure_tells_its_status_and_when_to_come_again(
         assert least <= told.retry_after_seconds <= most
 
 
-async def test_an_answer_leaves_nothing_behind(receiver: Receiver, client: Client) -> None:
+async def test_answer_leaves_no_cookie(receiver: Receiver, client: Client) -> None:
     receiver.answers.append(web.Response(status=200, headers={"set-cookie": "a=b; Path=/"}))
     for _ in range(2):
         await client.send(receiver.url, BODY, {})
@@ -121,7 +121,7 @@ async def test_an_answer_leaves_nothing_behind(receiver: Receiver, client: Clien
     assert receiver.sent[0].connection is receiver.sent[1].connection, "but the connection is used again"
 
 
-async def test_no_more_of_an_answer_is_read_than_a_little(receiver: Receiver, client: Client) -> None:
+async def test_long_answer_is_not_read_to_its_end(receiver: Receiver, client: Client) -> None:
     ended = asyncio.Event()
 
     async def endless(request: web.Request) -> web.StreamResponse:
@@ -140,7 +140,7 @@ async def test_no_more_of_an_answer_is_read_than_a_little(receiver: Receiver, cl
     assert receiver.sent[0].connection is not receiver.sent[1].connection
 
 
-async def test_a_body_that_stops_half_way_does_not_undo_a_success(receiver: Receiver) -> None:
+async def test_truncated_body_does_not_undo_a_success(receiver: Receiver) -> None:
     async def half(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-length": "100"})
         await response.prepare(request)
@@ -154,12 +154,12 @@ async def test_a_body_that_stops_half_way_does_not_undo_a_success(receiver: Rece
     await client.close()
 
 
-async def test_a_compressed_answer_is_not_unpacked(receiver: Receiver, client: Client) -> None:
+async def test_compressed_answer_is_not_unpacked(receiver: Receiver, client: Client) -> None:
     receiver.otherwise = web.Response(status=200, body=b"no gzip at all", headers={"content-encoding": "gzip"})
     assert await client.send(receiver.url, BODY, {}) == Answered(200)
 
 
-async def test_one_that_does_not_answer_is_given_up(receiver: Receiver) -> None:
+async def test_silent_receiver_times_out(receiver: Receiver) -> None:
     async def never(request: web.Request) -> web.StreamResponse:
         await asyncio.Event().wait()
         return web.Response()
@@ -170,7 +170,7 @@ async def test_one_that_does_not_answer_is_given_up(receiver: Receiver) -> None:
     await client.close()
 
 
-async def test_what_is_no_answer_is_told_in_a_sentence(client: Client) -> None:
+async def test_network_error_becomes_one_sentence(client: Client) -> None:
     async def said(*pieces: bytes) -> Answered:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
@@ -186,11 +186,11 @@ async def test_what_is_no_answer_is_told_in_a_sentence(client: Client) -> None:
 
     assert await said() == Answered(None, "It closed the connection without an answer.")
     for answer in (b"HTTP/1.1 200 " + b"x" * 100_000, b"HTTP/1.1 200 OK\r\nx: " + b"x" * 100_000, b"SSH-2.0-x\r\n\r\n"):
-        assert await said(answer) == Answered(None, "What it answered is not HTTP.")
+        assert await said(answer) == Answered(None, "Its answer is not valid HTTP.")
     with closing(socket.socket()) as nobody:
         nobody.bind(("127.0.0.1", 0))
         told = await client.send(f"http://127.0.0.1:{nobody.getsockname()[1]}/", BODY, {})
-    assert told == Answered(None, "It cannot be connected to: Connection refused.")
+    assert told == Answered(None, "The connection failed: Connection refused.")
 
 
 # ---- TLS
@@ -208,9 +208,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     return context
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_not_accepted(
-    client: Client, certificate: ssl.SSLContext
-) -> None:
+async def test_untrusted_certificate_is_refused(client: Client, certificate: ssl.SSLContext) -> None:
     receiver = Receiver()
     await receiver.start(certificate)
     told = await client.send(receiver.url, BODY, {})
@@ -223,7 +221,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_not_accepted(
 # ---- where it may go, asked again for each connection
 
 
-async def test_an_address_that_is_not_allowed_is_never_connected_to(receiver: Receiver) -> None:
+async def test_forbidden_address_is_never_connected_to(receiver: Receiver) -> None:
     client = Client(Targets([], public=True))
     why = "Webhooks may not go to the address 127.0.0.1 (WEBHOOK_ALLOWED_NETWORKS)."
     for host in ("127.0.0.1", "localhost", "[::ffff:127.0.0.1]"):
@@ -237,7 +235,7 @@ async def test_an_address_that_is_not_allowed_is_never_connected_to(receiver: Re
     await client.close()
 
 
-async def test_a_name_that_means_something_else_now_leads_nowhere(receiver: Receiver) -> None:
+async def test_name_that_changed_its_address_is_refused(receiver: Receiver) -> None:
     names = Names(fickle=("127.0.0.1",))
     client = Client(Targets(LOOPBACK, public=True, resolve=names))
     url = f"http://fickle.example:{receiver.port}/"
@@ -258,7 +256,7 @@ async def test_a_name_that_means_something_else_now_leads_nowhere(receiver: Rece
     await client.close()
 
 
-async def test_a_proxy_of_the_environment_is_not_asked(
+async def test_proxy_of_the_environment_is_ignored(
     receiver: Receiver, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY"):

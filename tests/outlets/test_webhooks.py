@@ -1,4 +1,4 @@
-"""Webhooks from the outbox to real receivers, on both engines: who is sent what, when again, and by whom.
+"""Webhooks from the outbox to real receivers, on both engines.
 
 Time is the store's, and given; a round is begun by hand, and what it sends is waited for.
 """
@@ -122,7 +122,7 @@ def states(deliveries: list[WebhookDelivery]) -> list[str]:
 # ---- who is sent what
 
 
-async def test_each_event_is_sent_once_signed_as_it_is_and_in_the_order_of_its_account(setting: Setting):
+async def test_each_event_is_sent_once_signed_and_in_order(setting: Setting):
     receiver = await setting.endpoint()
     await tell(setting.store, *[of(merchant(index), opening()) for index in range(5)])
     await tell(setting.store, *[of(merchant(index), use(90)) for index in range(5)])
@@ -142,7 +142,7 @@ async def test_each_event_is_sent_once_signed_as_it_is_and_in_the_order_of_its_a
     assert len(receiver.sent) == 25
 
 
-async def test_an_endpoint_is_told_of_what_it_wants_and_of_what_came_after_it(setting: Setting):
+async def test_endpoint_gets_later_events_of_its_types(setting: Setting):
     await tell(setting.store, opening())
     everything = await setting.endpoint()
     some = await setting.endpoint("two", event_types=("consumed", "low_balance_reached"))
@@ -158,9 +158,7 @@ async def test_an_endpoint_is_told_of_what_it_wants_and_of_what_came_after_it(se
     ]
 
 
-async def test_a_page_is_read_once_for_all_endpoints_that_stand_at_the_same_place(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch
-):
+async def test_endpoints_at_one_position_share_a_page(setting: Setting, monkeypatch: pytest.MonkeyPatch):
     receivers = [await setting.endpoint(f"e{number}") for number in range(5)]
     await tell(setting.store, opening())
     pages = 0
@@ -181,7 +179,7 @@ async def test_a_page_is_read_once_for_all_endpoints_that_stand_at_the_same_plac
 # ---- what fails
 
 
-async def test_what_fails_is_sent_again_on_time_with_the_same_id(setting: Setting):
+async def test_failed_delivery_is_retried_with_the_same_id(setting: Setting):
     receiver = await setting.endpoint(event_types=("account.created",))
     receiver.answers += [500, 404, web.Response(status=302, headers={"location": "/"})]
     await tell(setting.store, opening())
@@ -197,7 +195,7 @@ async def test_what_fails_is_sent_again_on_time_with_the_same_id(setting: Settin
     assert (await setting.kept()).failing_since is None
 
 
-async def test_one_event_that_never_arrives_holds_up_no_other_and_is_given_up(setting: Setting):
+async def test_failing_event_delays_no_other_and_is_given_up(setting: Setting):
     receiver = await setting.endpoint(event_types=("account.created",))
 
     async def picky(request: web.Request) -> web.StreamResponse:
@@ -218,7 +216,7 @@ async def test_one_event_that_never_arrives_holds_up_no_other_and_is_given_up(se
     assert (await setting.kept()).disabled_at is None
 
 
-async def test_one_that_is_gone_is_disabled_at_once_and_goes_on_where_it_stood(setting: Setting):
+async def test_gone_endpoint_is_disabled_and_can_resume(setting: Setting):
     receiver = await setting.endpoint()
     other = await setting.endpoint("two")
     receiver.otherwise = 410
@@ -230,12 +228,12 @@ async def test_one_that_is_gone_is_disabled_at_once_and_goes_on_where_it_stood(s
             "event": "webhook_endpoint_disabled",
             "log_level": "warning",
             "endpoint": "one",
-            "reason": "It answered 410: it is gone.",
+            "reason": "It answered 410 (gone).",
         }
     ]
     assert len(receiver.sent) == 1
     kept = await setting.kept()
-    assert (kept.disabled_at, kept.disabled_reason) == (setting.clock.now, "It answered 410: it is gone.")
+    assert (kept.disabled_at, kept.disabled_reason) == (setting.clock.now, "It answered 410 (gone).")
     assert setting.sender.disabled == 1
     await tell(setting.store, use(1))
     setting.clock.move(3600)
@@ -249,7 +247,7 @@ async def test_one_that_is_gone_is_disabled_at_once_and_goes_on_where_it_stood(s
     assert states(await setting.deliveries()) == ["delivered"] * 4
 
 
-async def test_one_that_took_nothing_for_days_is_disabled(setting: Setting):
+async def test_endpoint_failing_for_days_is_disabled(setting: Setting):
     receiver = await setting.endpoint()
     receiver.otherwise = 500
     await tell(setting.store, opening())
@@ -261,10 +259,10 @@ async def test_one_that_took_nothing_for_days_is_disabled(setting: Setting):
         setting.clock.move(6 * 3600)
     setting.clock.move(1)
     await setting.send()
-    assert (await setting.kept()).disabled_reason == "Nothing that was sent to it in 5 days arrived."
+    assert (await setting.kept()).disabled_reason == "All deliveries of the last 5 days failed."
 
 
-async def test_one_that_fails_is_only_tried_until_something_arrives(setting: Setting):
+async def test_failing_endpoint_is_tried_until_one_delivery_succeeds(setting: Setting):
     receiver = await setting.endpoint(event_types=("account.created",))
     receiver.otherwise = 500
     await tell(setting.store, *[of(merchant(index), opening()) for index in range(60)])
@@ -287,7 +285,7 @@ async def test_one_that_fails_is_only_tried_until_something_arrives(setting: Set
     assert states(await setting.deliveries()) == ["delivered"] * 60
 
 
-async def test_one_that_has_too_much_is_left_alone_for_as_long_as_it_asks(setting: Setting):
+async def test_overloaded_endpoint_is_left_alone_as_asked(setting: Setting):
     receiver = await setting.endpoint(event_types=("account.created",))
     receiver.answers.append(web.Response(status=429, headers={"retry-after": "120"}))
     await tell(setting.store, opening())
@@ -301,7 +299,7 @@ async def test_one_that_has_too_much_is_left_alone_for_as_long_as_it_asks(settin
     assert len(receiver.sent) == 3
 
 
-async def test_what_somebody_asks_for_is_sent_whatever_is_thought_of_the_endpoint(setting: Setting):
+async def test_requested_delivery_is_sent_to_a_failing_endpoint(setting: Setting):
     receiver = await setting.endpoint()
     receiver.otherwise = 500
     await tell(setting.store, *[of(merchant(index), opening()) for index in range(9)])
@@ -328,7 +326,7 @@ async def test_what_somebody_asks_for_is_sent_whatever_is_thought_of_the_endpoin
 # ---- queues
 
 
-async def test_one_that_is_slow_holds_up_nobody_else(setting: Setting):
+async def test_slow_endpoint_delays_no_other(setting: Setting):
     slow, quick = await setting.endpoint(), await setting.endpoint("two")
     goes_on = asyncio.Event()
 
@@ -348,9 +346,7 @@ async def test_one_that_is_slow_holds_up_nobody_else(setting: Setting):
     assert slow.most_under_way == webhook_queue.AT_ONCE
 
 
-async def test_an_endpoint_that_takes_nothing_is_given_no_more_than_so_much(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch
-):
+async def test_pending_deliveries_of_an_endpoint_are_bounded(setting: Setting, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(webhooks, "MOST_PENDING", 7)
     monkeypatch.setattr(webhooks, "_PAGE", 4)
     receiver, other = await setting.endpoint(), await setting.endpoint("two")
@@ -366,7 +362,7 @@ async def test_an_endpoint_that_takes_nothing_is_given_no_more_than_so_much(
     assert set(receiver.ids) == set(other.ids), "what it was not given waited in the outbox"
 
 
-async def test_to_one_that_is_deleted_nothing_more_is_sent(setting: Setting):
+async def test_deleted_endpoint_gets_nothing_more(setting: Setting):
     receiver, other = await setting.endpoint(), await setting.endpoint("two")
     ended = asyncio.Event()
 
@@ -389,7 +385,7 @@ async def test_to_one_that_is_deleted_nothing_more_is_sent(setting: Setting):
     assert (len(receiver.sent), len(other.sent)) == (1, 4)
 
 
-async def test_events_of_a_time_are_sent_once_more_with_the_same_ids(setting: Setting):
+async def test_events_of_a_period_are_redelivered_with_the_same_ids(setting: Setting):
     receiver = await setting.endpoint()
     await tell(setting.store, opening())
     await setting.send()
@@ -410,9 +406,7 @@ async def test_events_of_a_time_are_sent_once_more_with_the_same_ids(setting: Se
 # ---- processes
 
 
-async def test_what_was_sent_and_not_noted_is_sent_again_with_the_same_id(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch
-):
+async def test_delivery_without_a_stored_result_is_sent_again(setting: Setting, monkeypatch: pytest.MonkeyPatch):
     receiver = await setting.endpoint(event_types=("account.created",))
     await tell(setting.store, opening())
     note = WebhookEndpoints.note_attempts
@@ -433,7 +427,7 @@ async def test_what_was_sent_and_not_noted_is_sent_again_with_the_same_id(
     assert [(one.state, one.attempts) for one in await setting.deliveries()] == [("delivered", 1)]
 
 
-async def test_one_process_at_a_time_sends_and_another_takes_over(setting: Setting):
+async def test_one_process_sends_and_another_takes_over(setting: Setting):
     receiver = await setting.endpoint()
     others = [setting.process() for _ in range(3)]
     await tell(setting.store, opening())
@@ -459,7 +453,7 @@ async def test_one_process_at_a_time_sends_and_another_takes_over(setting: Setti
     assert len(receiver.sent) == 6, "who stops lets another go on at once"
 
 
-async def test_a_lease_is_kept_while_there_is_work_and_says_how_far_all_have_come(setting: Setting):
+async def test_lease_is_renewed_and_holds_the_lowest_position(setting: Setting):
     await setting.endpoint()
     await setting.endpoint("two", position=(0,) * setting.store.lanes, disabled_at=1, disabled_reason="…")
     await tell(setting.store, opening())
@@ -473,7 +467,7 @@ async def test_a_lease_is_kept_while_there_is_work_and_says_how_far_all_have_com
     assert cursor.position == await Outbox(setting.store).end()
 
 
-async def test_a_process_goes_on_after_failures_and_tells_of_them(setting: Setting, monkeypatch: pytest.MonkeyPatch):
+async def test_sending_continues_after_failures_and_logs_them(setting: Setting, monkeypatch: pytest.MonkeyPatch):
     receiver = await setting.endpoint()
     monkeypatch.setattr(webhooks, "_POLL_SECONDS", 0.001)
     due = WebhookEndpoints.due_deliveries
@@ -499,9 +493,7 @@ async def test_a_process_goes_on_after_failures_and_tells_of_them(setting: Setti
     ]
 
 
-async def test_without_endpoints_nothing_is_read_but_whether_there_are_any(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch
-):
+async def test_without_endpoints_only_the_endpoints_are_read(setting: Setting, monkeypatch: pytest.MonkeyPatch):
     asked: list[str] = []
 
     def spy(cls: type, name: str) -> None:
@@ -531,7 +523,7 @@ async def test_without_endpoints_nothing_is_read_but_whether_there_are_any(
         await running
 
 
-async def test_what_ended_long_ago_is_forgotten_once_in_a_while(setting: Setting, monkeypatch: pytest.MonkeyPatch):
+async def test_old_finished_deliveries_are_pruned(setting: Setting, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(webhooks, "_PRUNED_AT_ONCE", 2)
     receiver = await setting.endpoint()
     await tell(setting.store, opening())

@@ -1,7 +1,7 @@
-"""What this process itself announced last, at hand for whoever brings it to others.
+"""The recent events of this process, in memory for its reader.
 
-To read an event from the outbox costs more than to send it. So a reader is given what it follows directly from here,
-and asks the outbox for the rest: what was announced before anybody read, or was let go since, and what others announce.
+Reading an event from the outbox costs more than sending it. So a reader takes the events that directly follow its
+position from memory. It reads all others from the outbox: older ones, dropped ones, and those of other processes.
 """
 
 from collections import defaultdict, deque
@@ -13,18 +13,18 @@ from credit_service.storage.engine import Committed
 from credit_service.storage.outbox import Position, StoredEvent, merged
 
 _MOST: Final = 10_000
-"""So many events are kept, of one or two kilobytes each; who is farther behind reads the outbox until he caught up."""
+"""The most events in memory, of one or two kilobytes each; a reader farther behind reads the outbox."""
 
 
 class Fresh:
-    """Events of commits of this process, lane by lane without a gap, from when somebody first asks for some."""
+    """The events of this process, lane by lane without a gap, from the first request on."""
 
     def __init__(self) -> None:
         self._lanes: defaultdict[int, deque[StoredEvent]] = defaultdict(deque)
         self._wanted = False
 
     def keep(self, committed: Committed) -> None:
-        """Keep what was committed. Of a lane to which others wrote meanwhile, what was kept before is let go."""
+        """Keep the events of a commit. If other processes wrote to a lane meanwhile, drop its earlier events."""
         if not self._wanted:
             return
         writes, places = committed
@@ -39,9 +39,9 @@ class Fresh:
             self._lanes.clear()
 
     def after(self, position: Position, limit: int) -> Sequence[StoredEvent]:
-        """What follows a position, and may not be all; nothing where the outbox has something that comes before.
+        """The known events after a position; none if the outbox has events that come before them.
 
-        As `Outbox.events`: each lane in its order, and lanes merged by time. What is not after it is let go.
+        Like `Outbox.events`: each lane in its order, and lanes merged by time. Drops all events up to the position.
         """
         self._wanted = True
         found = []

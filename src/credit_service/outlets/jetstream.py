@@ -1,9 +1,9 @@
-"""The publisher: brings what was announced to the JetStream stream CREDITS, each event once and in its account's order.
+"""The publisher sends events to the JetStream stream CREDITS, each event once and in its account's order.
 
-Messages of a page are sent one after the other without waiting, and only the first and the last are acknowledged. Each
-of them but the first names the message that must stand before it, and the first one the sequence at which the stream
-must be; so JetStream itself refuses whatever follows one that it did not store, and whatever a publisher sends that was
-paused while another took its place. Why so: docs/decisions/0019-a-chain-of-messages.md.
+The messages of a page are sent without waiting in between; only the first and the last are acknowledged. The first one
+names the sequence that the stream must have reached, each other one the message before it. So JetStream refuses a
+message whose predecessor it did not store, and the messages of a publisher that was paused while another one took over
+(docs/decisions/0019-a-chain-of-messages.md).
 """
 
 import asyncio
@@ -25,29 +25,31 @@ from credit_service.outlets.wake import Wake
 from credit_service.storage.outbox import Outbox, StoredEvent
 
 STREAM: Final = "CREDITS"
-"""The stream of the events that go out. Nobody else publishes there."""
+"""The stream of outbound events. Only this publisher writes to it."""
 
 SUBJECTS: Final = [PREFIX + name for name in PAYLOADS]
-"""One by one, since evt.credits.manual_adjustment comes in."""
+"""One by one, because evt.credits.manual_adjustment is inbound."""
 
 READER: Final = "jetstream"
 """The name of the cursor."""
 
-_PAGE: Final = 1000  # events that are sent at once
-_LOOKED_AT: Final = 4 * _PAGE  # messages of the stream; what two crashes kept from the cursor is among them
+_PAGE: Final = 1000  # events sent at once
+_LOOKED_AT: Final = (
+    4 * _PAGE
+)  # messages at the end of the stream; they include all that two crashes kept from the cursor
 _AT_A_STRETCH: Final = 100
 _ANSWER_SECONDS: Final = 3.0
 _PATIENCE_SECONDS: Final = 2.0
 _WRONG_LAST_SEQUENCE: Final = 10071
 HEADERS: Final = {"Content-Type": "application/cloudevents+json", Header.EXPECTED_STREAM.value: STREAM}
-"""What every message says, beside its id."""
+"""The headers of every message, beside its id."""
 _SAME: Final = "".join([f"{name}: {value}\r\n" for name, value in HEADERS.items()])
 
 
 class Publisher:
-    """What a `OutboxReader` needs to publish: `begin` and `deliver`.
+    """The publisher's part of an `OutboxReader`: `begin` and `deliver`.
 
-    `source`: the service's name in its events. `on_published` is told how many events of each type were published.
+    `source`: the service's name in its events. `on_published` receives the number of published events by type.
     """
 
     def __init__(self, broker: Broker, source: str, on_published: Callable[[Counter[str]], None]) -> None:
@@ -58,9 +60,11 @@ class Publisher:
         self._there: frozenset[str] = frozenset()  # ids of its last messages when we began
 
     async def begin(self) -> None:
-        """See to it that there is a stream, and look at its end. Raises Undelivered."""
+        """Make sure that the stream exists, and read its end. Raises Undelivered."""
         with self._undelivered():
-            async with asyncio.timeout(_PATIENCE_SECONDS):  # for ever, it would keep the cursor from one with NATS
+            async with asyncio.timeout(
+                _PATIENCE_SECONDS
+            ):  # without it, a process without NATS would hold the cursor for ever
                 streams = await self._broker.jetstream()
             await ensure_stream(self._broker)
             self._last = (await streams.stream_info(STREAM)).state.last_seq
@@ -69,7 +73,7 @@ class Publisher:
                 self._there = frozenset([id_ async for id_ in ids])
 
     async def deliver(self, events: Sequence[StoredEvent]) -> None:
-        """Publish what is not there yet. Raises Undelivered."""
+        """Publish the events that the stream does not have yet. Raises Undelivered."""
         ids = [event_id(event.account, event.announcement.number) for event in events]
         missing = [index for index, id_ in enumerate(ids) if id_ not in self._there]
         if missing:
@@ -85,14 +89,14 @@ class Publisher:
             expected = f"{Header.EXPECTED_LAST_SEQUENCE.value}: {self._last}"
             answered = {named[0][0], named[-1][0]}
             for start in range(0, len(named), _AT_A_STRETCH):
-                await asyncio.sleep(0)  # others have something to do, too
+                await asyncio.sleep(0)  # let requests have their turn
                 commands = []
                 for id_, event in named[start : start + _AT_A_STRETCH]:
                     reply = inbox if id_ in answered else ""
                     commands.append(_command(event_type(event), reply, id_, expected, encode(event, self._source)))
                     expected = f"{Header.EXPECTED_LAST_MSG_ID.value}: {id_}"
                 await self._broker.send(client, b"".join(commands))
-            for _ in answered:  # the first one's says why, where it is refused
+            for _ in answered:  # the first answer gives the reason of a refusal
                 self._last = await _stored_at(answers)
         finally:
             with suppress(*FAILURES):
@@ -106,7 +110,7 @@ class Publisher:
             raise Undelivered(str(error)) from None
         except FAILURES as error:
             if isinstance(error, APIError) and error.err_code == _WRONG_LAST_SEQUENCE:
-                raise Undelivered(f"Somebody else published to the stream {STREAM}.") from None
+                raise Undelivered(f"Another publisher wrote to the stream {STREAM}.") from None
             raise Undelivered(f"{self._broker.name} does not take events: {reason(error)}.") from None
 
 
@@ -124,7 +128,7 @@ def publishing(outbox: Outbox, publisher: Publisher, wake: Wake) -> OutboxReader
 
 
 async def ensure_stream(broker: Broker) -> None:
-    """See to it that our stream carries all our subjects. Raises StreamConflict, FAILURES."""
+    """Make sure that our stream carries all our subjects. Raises StreamConflict, FAILURES."""
     carriers = await broker.carriers(SUBJECTS)
     if set(carriers.get(STREAM, ())) != set(SUBJECTS):
         await broker.create_stream(StreamConfig(name=STREAM, subjects=SUBJECTS))
@@ -132,7 +136,7 @@ async def ensure_stream(broker: Broker) -> None:
 
 
 async def stored_ids(streams: JetStreamContext, first: int = 1) -> AsyncGenerator[str]:
-    """The ids of the messages that the stream holds, from this sequence on. Raises FAILURES."""
+    """The ids of the stream's messages from this sequence on. Raises FAILURES."""
     config = ConsumerConfig(
         deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
         opt_start_seq=first,
@@ -155,9 +159,9 @@ async def stored_ids(streams: JetStreamContext, first: int = 1) -> AsyncGenerato
 
 
 async def _stored_at(answers: Subscription) -> int:
-    """Where a message was stored, from the next answer. Raises FAILURES."""
+    """The sequence of a stored message, from the next answer. Raises FAILURES."""
     message = await answers.next_msg(_ANSWER_SECONDS)
-    if not message.data:  # nobody listens there
+    if not message.data:  # no stream listens to the subject
         raise NoStreamResponseError
     told: dict[str, Any] = json.loads(message.data)
     if "error" in told:

@@ -1,8 +1,8 @@
-"""The outbox as server-sent events, for any number of listeners at once, each at its own pace.
+"""The outbox as server-sent events, for any number of listeners, each at its own pace.
 
-While anybody listens, one tail reads what is posted and hands it to all of them, written out once. It keeps the newest
-alone: who listens from further back, or takes too slowly, reads the outbox by itself until it has caught up. So what is
-kept for a listener is at most one page, and many of them ask the database as often as one.
+While there are listeners, one tail reads new events, encodes them once, and hands them to all listeners. It keeps only
+the newest events: a listener that starts further back, or is too slow, reads the outbox itself until it has caught up.
+So a listener needs the memory of one page at most, and many listeners ask the database as often as one.
 """
 
 import asyncio
@@ -21,22 +21,22 @@ from credit_service.storage.outbox import Outbox, Position, StoredEvent
 from credit_service.supervision import Supervisor
 
 POLL_SECONDS: Final = 0.5
-"""How often the tail looks for what other processes posted, and how long a listener waits before it looks around."""
+"""How often the tail looks for events of other processes, and how long a listener waits for news."""
 
-_GATHER_SECONDS: Final = 0.01  # what is posted meanwhile is read at once
+_GATHER_SECONDS: Final = 0.01  # to get several postings into one read
 _AWAY_SECONDS: Final = 1.0
 _TAIL_PAGE: Final = 100
-_PAGE: Final = 50  # of one who catches up: there may be hundreds
+_PAGE: Final = 50  # of a listener that catches up: there may be hundreds
 _KEPT: Final = 50
 _CATCH_UP_AT_ONCE: Final = 4
 _log = structlog.get_logger()
 
 Cursor = Callable[[UUID | None, Position], str]
-"""Writes where a listener stands as the text it resumes with: of a merchant's events, or of all."""
+"""Encodes a listener's position as the text it resumes with: in a merchant's events, or in all."""
 
 
 class _Event(NamedTuple):
-    """An event as the tail hands it out; `told` are its lines but for the cursor's."""
+    """An event as the tail hands it out; `told` are its lines without the cursor's."""
 
     lane: int
     id: int
@@ -47,7 +47,7 @@ class _Event(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """What the tail read at once: `told` is all of it for whoever stands where it begins."""
+    """One read of the tail; `told` is its text for a listener that stands at its beginning."""
 
     before: Position
     after: Position
@@ -56,18 +56,18 @@ class _Chunk(NamedTuple):
 
 
 class _Place(Protocol):
-    """Where a listener stands."""
+    """A listener's position."""
 
     async def read(self, outbox: Outbox) -> list[StoredEvent]:
         """The next page of events from there."""
         ...
 
     def take(self, events: Iterable[_Event]) -> bytes:
-        """Go on behind these, and tell those that are new there."""
+        """Move past these events; returns the text of the new ones."""
         ...
 
     def take_chunk(self, chunk: _Chunk) -> bytes:
-        """The same with what the tail read."""
+        """The same with a read of the tail."""
         ...
 
 
@@ -139,28 +139,28 @@ class Stream:
         self._catching_up = asyncio.Semaphore(_CATCH_UP_AT_ONCE)
         self._listeners = 0
         self._tail: asyncio.Task[None] | None = None
-        self._chunks: deque[_Chunk] = deque(maxlen=_KEPT)  # the newest of all that the tail read
+        self._chunks: deque[_Chunk] = deque(maxlen=_KEPT)  # the newest reads of the tail
         self._news = Signal()  # its count is the number of the next chunk
         self._closed = False
 
     def close(self) -> None:
-        """End all streams, since the service stops."""
+        """End all streams because the service stops."""
         self._closed = True
         self._chunks.clear()
         self._news.send()
 
     async def follow(self, account: int | None, position: Position) -> AsyncGenerator[bytes]:
-        """Lines of events after a position, of one account or of all, until `close`.
+        """Yield the lines of events after a position, of one account or of all, until `close`.
 
-        Empty where there was nothing new for a while: look then whether anybody still listens. A database that is away
-        makes for silence, and no event is missing afterwards.
+        Yields empty bytes if there was nothing new for a while; the caller then checks the connection. While the
+        database is away nothing is yielded, and no event is lost.
         """
         place = (
             _Everywhere(position, self._cursor) if account is None else _InAccount(account, position[0], self._cursor)
         )
         with self._listening():
             while not self._closed:
-                # What the tail hands out from here on follows on what is read until then.
+                # Reads of the tail from here on follow the events that are read until then.
                 mark, has_begun = self._news.count, bool(self._chunks)
                 more = True
                 while more:
@@ -179,7 +179,7 @@ class Stream:
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:
-        """The tail reads on while somebody listens."""
+        """Keep the tail running while there are listeners."""
         self._listeners += 1
         if self._tail is None:
             self._tail = self._supervisor.start("event stream", self._read_on)
@@ -193,7 +193,7 @@ class Stream:
                 self._chunks.clear()
 
     async def _page(self, place: _Place) -> tuple[bytes, bool]:
-        """What a listener reads by itself, and whether there is more."""
+        """A page that a listener reads itself, and whether there is more."""
         try:
             async with self._catching_up:
                 found = await place.read(self._outbox)
@@ -203,7 +203,7 @@ class Stream:
         return place.take(map(self._event, found)), len(found) == _PAGE and not self._closed
 
     async def _read_on(self) -> None:
-        """Hand out what is posted, from now on."""
+        """Hand out new events from now on."""
         position: Position | None = None
         while not self._closed:
             seen = self._wake.count
@@ -213,9 +213,9 @@ class Stream:
                     found: list[StoredEvent] = []
                 else:
                     found = await self._outbox.events(position, _TAIL_PAGE)
-                if found or not self._chunks:  # the first one is empty, and says that there is a tail
+                if found or not self._chunks:  # the first chunk is empty and shows that the tail runs
                     position = self._hand_out(position, found)
-            except Exception as error:  # nothing is lost: it is read again
+            except Exception as error:  # no event is lost: it is read again
                 _log.warning("event_stream_waits", reason=str(error), exc_info=not isinstance(error, StorageError))
                 await asyncio.sleep(_AWAY_SECONDS)
             else:
@@ -223,7 +223,7 @@ class Stream:
                     await asyncio.sleep(_GATHER_SECONDS)
 
     def _hand_out(self, before: Position, found: Sequence[StoredEvent]) -> Position:
-        """Add a chunk of what was found; returns where it ends."""
+        """Add a chunk of events; returns the position after it."""
         events, told, after = [*map(self._event, found)], [], before
         for event in events:
             after = _moved(after, event.lane, event.id)

@@ -1,7 +1,8 @@
-"""Where webhooks may go: never to what only this service can reach, unless the operator allows its network.
+"""The allowed targets of webhooks: public addresses, and the networks that the operator allows.
 
-Whoever names a URL could else make the service call its own machine, its neighbours, or its cloud's metadata (SSRF). A
-URL is judged when it is saved, and every address again at the moment it is connected to: names change their minds.
+Otherwise the author of a URL could make the service call its own machine, its neighbours or its cloud's metadata
+service (SSRF). A URL is checked when it is saved, and each address again when it is connected to, because the address
+of a name can change.
 """
 
 import asyncio
@@ -16,13 +17,13 @@ from yarl import URL
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 Resolve = Callable[[str, int], Awaitable[Sequence[Any]]]
-"""Finds the addresses of a host, as `getaddrinfo` gives them. Raises OSError."""
+"""Resolves a host to addresses in the form of `getaddrinfo`. Raises OSError."""
 
 SAVE_SECONDS: Final = 3.0
-"""How long a name may take to be resolved when a URL is saved; later it is judged where it is connected to."""
+"""How long resolving a name may take when a URL is saved; it is checked again at each connection."""
 
-# The registries of special addresses (RFC 6890 and what came after), written out: what Python's ipaddress calls global
-# differs by its version, and holds multicast, NAT64 and 6to4. The last is how Azure's machines reach their host.
+# The registries of special addresses (RFC 6890 and later), written out, because `is_global` of Python's ipaddress
+# differs by version and includes multicast, NAT64 and 6to4. 168.63.129.16 is the host of a machine on Azure.
 _NOT_PUBLIC: Final = tuple(
     ip_network(text)
     for text in (
@@ -33,17 +34,17 @@ _NOT_PUBLIC: Final = tuple(
     )
 )
 _UNICAST: Final = ip_network("2000::/3")
-"""All of IPv6 that was given out for the world."""
+"""The public unicast addresses of IPv6."""
 _NAT64: Final = ip_network("64:ff9b::/96")
 _NUMERIC: Final = re.compile(r"(?i)(.*\.)?(\d+|0x[0-9a-f]*)\.?")
 
 
 class NotAllowed(OSError):
-    """A target that webhooks may not go to; one sentence says why."""
+    """A target that webhooks may not use; the message is one sentence."""
 
 
 class Targets:
-    """The rules, with the networks that the operator allows; `public` for every public address beside them."""
+    """The rules: the networks that the operator allows, and with `public` every public address as well."""
 
     def __init__(self, networks: Iterable[Network], *, public: bool, resolve: Resolve | None = None) -> None:
         self._networks = tuple(networks)
@@ -51,9 +52,9 @@ class Targets:
         self._resolve = resolve or _resolve
 
     async def check(self, url: str) -> None:
-        """Judge a URL that is to be saved. Raises NotAllowed.
+        """Check a URL before it is saved. Raises NotAllowed.
 
-        A name that cannot be resolved just now is taken: it is judged again before anything is sent.
+        Accepts a name that cannot be resolved now, because it is checked again before each delivery.
         """
         parsed = parse(url)
         host, port = str(parsed.host), int(parsed.port or 0)
@@ -66,14 +67,14 @@ class Targets:
             return
 
     async def addresses(self, host: str, port: int, *, secure: bool) -> Sequence[Any]:
-        """The addresses of a host. Raises NotAllowed where one of them is not allowed, and OSError without any."""
+        """The addresses of a host. Raises NotAllowed if one of them is not allowed, OSError if there is none."""
         found = await self._resolve(host, port)
         for *_, address in found:
             self.judge(address[0], port, secure=secure)
         return found
 
     def judge(self, text: str, port: int, *, secure: bool) -> None:
-        """Raise NotAllowed unless this address may be connected to, at this port, with TLS or without."""
+        """Raise NotAllowed unless connections to this address and port are allowed, with TLS or without."""
         address = _meant(ip_address(text.partition("%")[0]))
         if any(address in network for network in self._networks):
             return
@@ -81,19 +82,19 @@ class Targets:
             raise NotAllowed(f"Webhooks may not go to the address {address} (WEBHOOK_ALLOWED_NETWORKS).")
         if not secure:
             raise NotAllowed("A webhook to a public address needs https.")
-        if port != 443 and port < 1024:  # where other services listen, that might be told something by a request
+        if port != 443 and port < 1024:  # where other services listen that a request might affect
             raise NotAllowed("A webhook to a public address goes to port 443, or to one from 1024 on.")
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the world's, that everybody can reach and that means one machine."""
+    """Whether an address is public and unicast."""
     if isinstance(address, IPv6Address) and address not in _UNICAST:
         return False
     return not any(address in network for network in _NOT_PUBLIC)
 
 
 def _meant(address: Address) -> Address:
-    """The IPv4 address within an IPv6 one that only stands for it."""
+    """The IPv4 address that an IPv6 address maps or translates to; otherwise the address itself."""
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped is not None:
             return address.ipv4_mapped
@@ -103,7 +104,7 @@ def _meant(address: Address) -> Address:
 
 
 def parse(url: str) -> URL:
-    """A URL as the client will read it. Raises NotAllowed for one that no webhook can go to."""
+    """A URL as the client will read it. Raises NotAllowed if no webhook can use it."""
     try:
         parsed = URL(url)
         host, port = parsed.host, parsed.port

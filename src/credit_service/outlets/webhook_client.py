@@ -1,7 +1,7 @@
-"""How a webhook is sent: signed as Standard Webhooks asks, to a target that was judged, and trusting no answer.
+"""The HTTP client for webhooks: it signs (Standard Webhooks), checks each target, and trusts no answer.
 
-An answer can neither lead elsewhere (no redirect is followed), nor take long, nor be large, nor leave anything behind
-(no cookies). Nothing of it is kept but its status and Retry-After.
+It follows no redirect, keeps no cookie, and bounds the time and size of an answer. Of an answer it keeps only the
+status and Retry-After.
 """
 
 import errno
@@ -24,14 +24,14 @@ from credit_service.outlets.targets import NotAllowed, Targets
 
 TIMEOUT_SECONDS: Final = 15.0
 MAX_ANSWER_BYTES: Final = 16 * 1024
-"""An answer that is longer is not read to its end, and its connection is not used again."""
+"""A longer answer is not read to its end, and its connection is not used again."""
 CONTENT_TYPE: Final = "application/cloudevents+json"
 _CONNECTIONS: Final = 200
-_IDLE_SECONDS: Final = 4.0  # many servers close a connection that was idle for 5, perhaps just as it is used again
+_IDLE_SECONDS: Final = 4.0  # many servers close a connection after 5 idle seconds, perhaps just when it is used again
 
 
 class Answered(NamedTuple):
-    """What came of sending: a status, or none; what was wrong, in one sentence, or nothing."""
+    """The result of sending: a status, if any; and the error in one sentence, if any."""
 
     status: int | None
     error: str | None = None
@@ -41,7 +41,7 @@ class Answered(NamedTuple):
 def headers(message_id: str, body: bytes, secrets: Sequence[str], now: int) -> dict[str, str]:
     """The headers that sign a message (Standard Webhooks), with each of the secrets.
 
-    `now`: when it is sent, in microseconds since 1970; receivers refuse what is older than some minutes.
+    `now`: the time of sending, in microseconds since 1970; receivers refuse messages that are minutes old.
     """
     at = datetime.fromtimestamp(now // MICROSECONDS, UTC)
     text = body.decode()
@@ -54,7 +54,7 @@ def headers(message_id: str, body: bytes, secrets: Sequence[str], now: int) -> d
 
 
 class Client:
-    """Sends webhooks. Of one event loop; to be closed."""
+    """Sends webhooks, in one event loop. The caller must `close` it."""
 
     def __init__(self, targets: Targets, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         self._timeout_seconds = timeout_seconds
@@ -74,12 +74,12 @@ class Client:
             headers={"user-agent": f"credit-service/{__version__}", "accept": "*/*", "accept-encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
-            trust_env=False,  # a proxy would resolve names by itself
+            trust_env=False,  # a proxy would resolve the names itself
             read_bufsize=MAX_ANSWER_BYTES,
         )
 
     async def send(self, url: str, body: bytes, signed: dict[str, str]) -> Answered:
-        """POST a body once. Never raises for what the target does, or is."""
+        """POST a body once. Raises nothing, whatever the target does."""
         try:
             session = self._sessions[URL(url).scheme]
             async with session.post(url, data=body, headers=signed, allow_redirects=False) as answer:
@@ -91,15 +91,15 @@ class Client:
             return Answered(None, _sentence(error))
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         for session in self._sessions.values():
             await session.close()
 
 
 class _Guard(AbstractResolver):
-    """Finds the addresses of a target and judges every one, and once more the one that is connected to.
+    """Resolves a target, checks every address, and checks the connected one again.
 
-    So it makes no difference whether a name or an address stands in a URL, nor what a name meant a moment ago.
+    So names and addresses in URLs are treated alike, and a name that changes its address gains nothing.
     """
 
     def __init__(self, targets: Targets, secure: bool) -> None:
@@ -123,13 +123,13 @@ class _Guard(AbstractResolver):
         return socket.socket(kind, type_, proto)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the guard holds no resources."""
 
 
 async def _pass_over(answer: aiohttp.ClientResponse) -> None:
-    """Read what little was answered, so that the connection can be used again; close it where it is more."""
+    """Read a short answer, so that the connection can be used again; close the connection of a long one."""
     left = MAX_ANSWER_BYTES
-    with suppress(aiohttp.ClientError, TimeoutError, OSError):  # its status is known, and that is what counts
+    with suppress(aiohttp.ClientError, TimeoutError, OSError):  # only the status counts
         while left > 0:
             chunk = await answer.content.read(left)
             if not chunk:
@@ -156,7 +156,7 @@ def _retry_after(text: str) -> float | None:
 
 
 def _sentence(error: BaseException) -> str:
-    """What went wrong, without the words of libraries, which may hold anything."""
+    """The error in our own words, because a library's message may contain anything."""
     cause = getattr(error, "os_error", error)
     match cause if isinstance(cause, NotAllowed) else error:
         case NotAllowed() as refused:
@@ -167,11 +167,11 @@ def _sentence(error: BaseException) -> str:
             told = getattr(reason, "verify_message", "") or "it is not valid"
             return f"Its TLS certificate was not accepted: {told}."
         case aiohttp.ClientSSLError():
-            return "TLS cannot be agreed on with it."
+            return "The TLS handshake failed."
         case aiohttp.ClientConnectorError(os_error=reason):
-            return f"It cannot be connected to: {os.strerror(reason.errno or errno.EIO)}."
+            return f"The connection failed: {os.strerror(reason.errno or errno.EIO)}."
         case aiohttp.ServerDisconnectedError() | ConnectionError():
             return "It closed the connection without an answer."
         case aiohttp.ClientResponseError():
-            return "What it answered is not HTTP."
+            return "Its answer is not valid HTTP."
     return f"It could not be sent: {type(error).__name__}."

@@ -1,7 +1,7 @@
-"""What is sent to one endpoint: a few at once, each account's in their order, and hardly anything while it fails.
+"""The queue of one webhook endpoint: a few deliveries at once, in order for each account, few while it fails.
 
-An endpoint has a queue of its own, so that one that is slow holds up nobody else. What was sent is noted afterwards: a
-crash in between sends it again with the same id, by which receivers know it.
+Each endpoint has its own queue, so a slow one does not delay the others. The result of a delivery is stored after
+it was sent; after a crash in between it is sent again with the same id, by which receivers recognise it.
 """
 
 import asyncio
@@ -20,17 +20,17 @@ from credit_service.storage.outbox import StoredEvent
 from credit_service.storage.webhooks import DueDeliveries, WebhookDelivery, WebhookEndpoint, WebhookEndpoints
 
 AT_ONCE: Final = 10
-"""Deliveries under way to one endpoint."""
+"""Concurrent deliveries to one endpoint."""
 BATCH: Final = 100
 GONE: Final = 410
 FAILING_DAYS: Final = 5
-"""After so long without a delivery that arrived, but some that failed, an endpoint is disabled."""
+"""An endpoint is disabled after so many days with failures and no success."""
 _log = structlog.get_logger()
 Due = tuple[WebhookDelivery, StoredEvent | None]
 
 
 class Means(NamedTuple):
-    """What every queue sends with. `told` hears of each attempt; `luck` draws from -1 to 1."""
+    """The parts that all queues share. `told` receives each attempt; `luck` draws from -1 to 1."""
 
     endpoints: WebhookEndpoints
     client: Client
@@ -41,7 +41,7 @@ class Means(NamedTuple):
 
 
 class Notes:
-    """Notes what came of deliveries, all that wait in one transaction: each alone would be a commit of its own."""
+    """Stores the results of deliveries, all pending ones in one transaction to save commits."""
 
     def __init__(self, endpoints: WebhookEndpoints) -> None:
         self._endpoints = endpoints
@@ -49,7 +49,7 @@ class Notes:
         self._turn = asyncio.Lock()
 
     async def note(self, delivery: WebhookDelivery) -> None:
-        """Return once it is noted. Raises StorageError, and notes it with the next."""
+        """Return once the result is stored. Raises StorageError, and stores it with the next one."""
         self._waiting.append(delivery)
         async with self._turn:
             some, self._waiting = self._waiting, []
@@ -62,7 +62,7 @@ class Notes:
 
 
 class Queue:
-    """Sends to one endpoint. `endpoint` is brought up to date by whoever keeps the queues."""
+    """Sends to one endpoint. The owner of the queues keeps `endpoint` up to date."""
 
     def __init__(self, endpoint: WebhookEndpoint, means: Means) -> None:
         self.endpoint = endpoint
@@ -70,7 +70,7 @@ class Queue:
         self._breaker = Breaker(retries.FAILURES, retries.PROBE_SECONDS)
 
     async def send_due(self) -> None:
-        """Send what is due, until nothing is, or the endpoint had better be left alone. Raises StorageError."""
+        """Send all due deliveries, unless the endpoint must be left alone. Raises StorageError."""
         endpoints = self._means.endpoints
         while True:
             now = await endpoints.now()
@@ -82,7 +82,7 @@ class Queue:
             await self._send(found, room)
 
     async def _send(self, found: DueDeliveries, room: int) -> None:
-        """Send these, so many at once; those of one account one after the other."""
+        """Send these, `room` at once; those of one account one after the other."""
         by_account: dict[Any, list[Due]] = {}
         for delivery, event in found.due:
             by_account.setdefault(delivery.account or (delivery.number,), []).append((delivery, event))
@@ -100,7 +100,7 @@ class Queue:
                 raise failure
 
     async def _may_go(self, delivery: WebhookDelivery, room: int) -> bool:
-        """Whether nothing has happened meanwhile that leaves a delivery for later: it stays due."""
+        """Whether a delivery may still be sent; if not, it stays due."""
         if delivery.is_requested:
             return True
         return (
@@ -121,11 +121,11 @@ class Queue:
         await self._judge(tried, answered, now)
 
     async def _judge(self, tried: WebhookDelivery, answered: Answered, now: int) -> None:
-        """Note since when the endpoint fails, and disable it where it is gone, or has failed for too long."""
+        """Store since when the endpoint fails; disable it if it is gone or has failed for too long."""
         since = self.endpoint.failing_since
         if answered.status == GONE:
-            await self._disable("It answered 410: it is gone.", now)
-        elif tried.account is None:  # a test says nothing about what is sent otherwise
+            await self._disable("It answered 410 (gone).", now)
+        elif tried.account is None:  # a test delivery does not count
             return
         elif answered.error is None:
             if since is not None:
@@ -133,7 +133,7 @@ class Queue:
         elif since is None:
             await self._change(failing_since=now)
         elif now - since > FAILING_DAYS * DAY:
-            await self._disable(f"Nothing that was sent to it in {FAILING_DAYS} days arrived.", now)
+            await self._disable(f"All deliveries of the last {FAILING_DAYS} days failed.", now)
 
     async def _disable(self, reason: str, now: int) -> None:
         if self.endpoint.disabled_at is None:

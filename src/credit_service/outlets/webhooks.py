@@ -1,8 +1,8 @@
-"""Webhooks out: each event becomes a delivery to every endpoint that wants it, and endpoints are sent theirs.
+"""Outbound webhooks: each event becomes a delivery to every endpoint that subscribes to it.
 
-Each endpoint has its own place in the outbox: one that does not keep up makes nobody else wait, and what it has not
-been sent yet stays where it is. One process at a time does this; another takes over when it stops, or has been silent
-for longer than its lease. What was under way then is sent once more (docs/decisions/0021-webhooks.md).
+Each endpoint has its own position in the outbox, so a slow one does not delay the others, and its later events stay in
+the outbox. One process at a time sends webhooks. Another takes over when it stops, or is silent for longer than its
+lease; deliveries under way are then sent again (docs/decisions/0021-webhooks.md).
 """
 
 import asyncio
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from credit_service.outlets.webhook_queue import Means, Queue
 
 READER: Final = "webhooks"
-"""The name of the cursor whose lease says which process sends."""
+"""The name of the cursor whose lease decides which process sends."""
 LOG_DAYS: Final = 30
-"""How long a delivery that has ended is remembered."""
+"""How long a finished delivery is kept."""
 MOST_PENDING: Final = 1000
-"""With so many pending an endpoint is given no more: what comes stays in the outbox until it takes some."""
+"""With so many pending deliveries an endpoint gets no more; its later events stay in the outbox."""
 _PAGE: Final = 200
-_POLL_SECONDS: Final = 1.0  # for what another process has posted, and for what is to be sent again
-_IDLE_SECONDS: Final = 5.0  # for an endpoint that another process has registered
-_GATHER_SECONDS: Final = 0.1  # so that under load a page is many events, since each is a commit of its own
+_POLL_SECONDS: Final = 1.0  # for events of other processes, and for retries
+_IDLE_SECONDS: Final = 5.0  # for endpoints that another process registered
+_GATHER_SECONDS: Final = 0.1  # to get many events into one page, because each page is a commit
 _PRUNE_SECONDS: Final = 3600
 _PRUNED_AT_ONCE: Final = 1000
 
 
 class Webhooks:
-    """See the module. `told` hears of every attempt; `source` is the service's own name (SERVICE_SOURCE)."""
+    """See the module. `told` receives every attempt; `source` is the service's own name (SERVICE_SOURCE)."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Webhooks:
         source: str,
         told: Callable[[WebhookDelivery], None] = lambda _: None,
     ) -> None:
-        self.pending = 0  # deliveries, while it is this process that sends
+        self.pending = 0  # deliveries, if this process sends
         self.disabled = 0  # endpoints
         self._endpoints = endpoints
         self._outbox = outbox
@@ -72,30 +72,30 @@ class Webhooks:
         await self._targets.check(url)
 
     def committed(self) -> None:
-        """Something was posted."""
+        """Look for new events after a commit."""
         if self._claim is not None:
             self._wake.send()
 
     def changed(self) -> None:
-        """An endpoint was registered or changed, or something is to be sent to it."""
+        """Look again after an endpoint or one of its deliveries changed."""
         self._wake.send()
 
     async def run(self) -> NoReturn:
-        """Send for ever. Cancelled, it lets another process go on at once."""
+        """Send for ever. When cancelled, let another process take over at once."""
         try:
             await keep_doing(self.once, "webhooks_failed", _POLL_SECONDS, rest=self._rest)
         finally:
             await self.stop()
 
     async def stop(self) -> None:
-        """Send nothing more. What is under way is given up, and sent again by whoever goes on."""
+        """Stop sending. The process that takes over sends the deliveries under way again."""
         await self._let_go()
         if self._means is not None:
             await self._means.client.close()
             self._means = None
 
     async def once(self) -> bool:
-        """Make deliveries of what is new, and see to it that those that are due are sent. True where there is more."""
+        """Make deliveries of new events, and start sending the due ones. True if there is more."""
         self._seen = self._wake.count
         more = await self._prune()
         endpoints = await self._endpoints.all()
@@ -121,7 +121,7 @@ class Webhooks:
         await self._wake.wait(self._seen, seconds if self._has_endpoints else _IDLE_SECONDS)
 
     async def _holds(self, endpoints: Sequence[WebhookEndpoint]) -> bool:
-        """Whether it is this process that sends."""
+        """Whether this process sends."""
         now, claim = await self._outbox.now(), self._claim
         if claim is None:
             self._claim = await self._outbox.claim(READER, self._owner, now, LEASE_SECONDS)
@@ -132,8 +132,8 @@ class Webhooks:
         return self._claim is not None
 
     async def _make(self, endpoints: Sequence[WebhookEndpoint], backlogs: Mapping[str, Backlog]) -> tuple[bool, bool]:
-        """Make deliveries of the next page of events for each endpoint; whether any were made, and may be left to."""
-        pages: dict[Position, list[StoredEvent]] = {}  # most endpoints stand at the same place
+        """Make deliveries of each endpoint's next page; whether any were made, and whether there may be more."""
+        pages: dict[Position, list[StoredEvent]] = {}  # most endpoints have the same position
         made = more = False
         for endpoint in endpoints:
             has = backlogs.get(endpoint.id)
@@ -143,7 +143,7 @@ class Webhooks:
                 pages[endpoint.position] = await self._outbox.events(endpoint.position, _PAGE)
             if page := pages[endpoint.position]:
                 deliveries = _deliveries(endpoint, page, await self._outbox.now())
-                # Where it was changed meanwhile nothing is done, and the next round makes them.
+                # Does nothing if the endpoint was changed meanwhile; the next round makes them.
                 done = await self._endpoints.add_deliveries(
                     endpoint, deliveries, position_after(endpoint.position, page)
                 )
@@ -152,8 +152,8 @@ class Webhooks:
         return made, more
 
     async def _send(self, endpoints: Sequence[WebhookEndpoint], backlogs: Mapping[str, Backlog]) -> None:
-        """Let the queues send what is due, and end those of endpoints that were deleted."""
-        # Takes long to import, and a service may never have an endpoint.
+        """Let the queues send due deliveries, and end the queues of deleted endpoints."""
+        # Slow to import, and many services have no endpoint.
         from credit_service.outlets.webhook_client import Client
         from credit_service.outlets.webhook_queue import Means, Notes, Queue
 
@@ -173,7 +173,7 @@ class Webhooks:
                 self._sending[endpoint.id] = asyncio.create_task(queue.send_due(), name=f"webhook {endpoint.id}")
 
     def _ended(self) -> BaseException | None:
-        """Forget who has sent all that was due; what one of them failed with, if any did."""
+        """Forget the finished senders; returns the first failure, if any."""
         failure = None
         for endpoint_id, task in list(self._sending.items()):
             if task.done():
@@ -190,7 +190,7 @@ class Webhooks:
         return more
 
     async def _let_go(self) -> None:
-        """Stop sending, and let another process go on."""
+        """Stop sending, and let another process take over."""
         for task in self._sending.values():
             task.cancel()
         await asyncio.gather(*self._sending.values(), return_exceptions=True)
@@ -199,12 +199,12 @@ class Webhooks:
         self.pending = 0
         claim, self._claim = self._claim, None
         if claim is not None:
-            with suppress(StorageError):  # then it runs out by itself
+            with suppress(StorageError):  # then it expires
                 await self._outbox.release(claim)
 
 
 def _deliveries(endpoint: WebhookEndpoint, page: Sequence[StoredEvent], now: int) -> list[WebhookDelivery]:
-    """A delivery of each event that the endpoint wants, in their order."""
+    """A delivery of each event that the endpoint subscribes to, in their order."""
     wanted = [
         event for event in page if endpoint.event_types is None or event.announcement.type in endpoint.event_types
     ]
