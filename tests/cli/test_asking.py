@@ -122,10 +122,6 @@ def test_the_version_is_said(tmp_path: Path) -> None:
             "other.db holds no ledger; credit-service serve or migrate makes one.",
         ),
         ("keys list", "credit-service.db holds no ledger; credit-service serve or migrate makes one."),
-        (
-            "keys create --name n --scope read",
-            "credit-service.db holds no ledger; credit-service serve or migrate makes one.",
-        ),
         ("keys revoke abc", "credit-service.db holds no ledger; credit-service serve or migrate makes one."),
         (
             "migrate --database-url mysql://somebody:secret@host/db",

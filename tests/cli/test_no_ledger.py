@@ -26,6 +26,9 @@ ARGUMENTS = {
 }
 NEED_A_LEDGER = [name for name in WITH_DATABASE if name not in ("serve", "migrate", "config", "doctor")]
 
+MAKE_A_LEDGER = ("replay", "keys create")
+"""These commands make the ledger if there is no file, as a first step before `serve`."""
+
 
 def nothing(path: Path) -> None:
     """No file."""
@@ -76,11 +79,19 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_a_command_refuses_what_is_no_ledger_and_leaves_it_alone(
     asked: str, made: Callable[[Path], None], tmp_path: Path
 ) -> None:
+    if made is nothing and asked in MAKE_A_LEDGER:
+        return
     made(tmp_path / DATABASE)
     before = content(tmp_path)
     ran = command(*asked.split(), *ARGUMENTS.get(asked, ()), cwd=tmp_path)
     assert (ran.code, ran.out, ran.err) == (2, "", f"credit-service: {DATABASE} {REFUSED[made]}\n")
     assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("asked", MAKE_A_LEDGER)
+def test_a_first_command_makes_the_ledger(asked: str, tmp_path: Path) -> None:
+    assert command(*asked.split(), *ARGUMENTS.get(asked, ()), cwd=tmp_path).code == 0
+    assert command("verify", "--json", cwd=tmp_path).json == {"accounts": 0, "transactions": 0, "faults": []}
 
 
 @pytest.mark.parametrize("asked", ["migrate", "serve"])

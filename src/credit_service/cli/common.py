@@ -1,5 +1,6 @@
 """What the commands share: common options, the settings, the database that they open, and how they refuse."""
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -81,15 +82,23 @@ def settings_of(**given: Any) -> "Settings":
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: "Settings", access: "Access" = "read", instead: str = "") -> "AsyncIterator[Engine]":
-    """The engine of a ledger that exists. `instead`: what to do where a service has the file that must be `alone`."""
+async def opened(
+    settings: "Settings", access: "Access" = "read", instead: str = "", *, create: bool = False
+) -> "AsyncIterator[Engine]":
+    """The engine of a ledger. `instead`: what to do if a service has the file that must be `alone`.
+
+    `create`: make the ledger if there is no database yet.
+    """
     from credit_service.observability import configure_logs
     from credit_service.settings import database_of
     from credit_service.storage.engine import InUse, StorageError
 
     configure_logs(settings)
     try:
-        engine = await database_of(settings).opened(access)
+        database = database_of(settings)
+        if create and await database.is_absent():
+            await asyncio.to_thread(database.migrate)
+        engine = await database.opened(access)
     except InUse as error:
         raise wrong(f"{error} {instead}") from None
     except StorageError as error:

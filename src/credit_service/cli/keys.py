@@ -74,7 +74,7 @@ async def _create(settings: "Settings", name: str, scope: str, expires_at: int |
     from credit_service.doors.http.keys import new_key
     from credit_service.storage.keys import Keys
 
-    async with opened(settings, "write") as engine:
+    async with opened(settings, "write", create=True) as engine:
         kept = Keys(engine)
         now = await kept.now()
         if expires_at is not None and expires_at <= now:

@@ -137,7 +137,7 @@ async def _into_store(source: "Source", settings: "Settings", tally: Tally) -> N
     from credit_service.cli.targets import StoreTarget
     from credit_service.posting import Posting
 
-    async with opened(settings, "alone", _INSTEAD) as engine:
+    async with opened(settings, "alone", _INSTEAD, create=True) as engine:
         posting = Posting(engine, settings.policy, deadline_seconds=_POSTING_SECONDS)
         posting.start()
         try:

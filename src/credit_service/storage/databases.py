@@ -4,6 +4,7 @@ Alembic takes long to import and is rarely needed, so it is imported only where 
 """
 
 import asyncio
+import os
 import time
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -39,6 +40,10 @@ class Database(Protocol):
 
     async def exists(self) -> bool:
         """Whether it holds a ledger, of whatever release. Raises SchemaError where it holds something else."""
+        ...
+
+    async def is_absent(self) -> bool:
+        """Whether there is nothing yet where the ledger will be."""
         ...
 
     def is_migrated(self) -> bool:
@@ -85,6 +90,10 @@ class SQLiteDatabase(NamedTuple):
     async def exists(self) -> bool:
         """See `Database.exists`."""
         return revision(self.path) is not None
+
+    async def is_absent(self) -> bool:
+        """See `Database.is_absent`: an empty file may be a backup that failed, so it is not absent."""
+        return not await asyncio.to_thread(os.path.lexists, self.path)
 
     def is_migrated(self) -> bool:
         """See `Database.is_migrated`."""
@@ -139,6 +148,10 @@ class PostgresDatabase(NamedTuple):
     async def exists(self) -> bool:
         """See `Database.exists`."""
         return await self._revision() is not None
+
+    async def is_absent(self) -> bool:
+        """See `Database.is_absent`."""
+        return not await self.exists()
 
     def is_migrated(self) -> bool:
         """See `Database.is_migrated`."""
