@@ -14,7 +14,7 @@ from scripts.openapi import COMMITTED
 Operation = dict[str, Any]
 KINDS: dict[str, Callable[[str, Operation], bool]] = {
     "Every route": lambda path, operation: True,
-    "Every route under `/api/v1`": lambda path, operation: path.startswith("/api/v1/"),
+    "Every route but `/livez`": lambda path, operation: path != "/livez",
     "Every route that needs a scope": lambda path, operation: bool(operation["security"]),
     "Every route with a request body": lambda path, operation: "requestBody" in operation,
     "Every route with a scope and a request body": lambda path, operation: (

@@ -39,8 +39,14 @@ class Running:
 
     def __init__(self, directory: Path | None = None, **given: Any) -> None:
         """With these settings; the ledger is a file in `directory`, or where `database_url` says."""
-        # The server of the tests does not sync.
-        values = {"service_port": 0, "rate_limit_enabled": False, "database_allow_unsafe": True, **given}
+        # The database server of the tests does not sync, and the machine may be busy.
+        values = {
+            "service_port": 0,
+            "rate_limit_enabled": False,
+            "database_allow_unsafe": True,
+            "write_timeout_seconds": 300,
+            **given,
+        }
         if directory is not None:
             values["database_url"] = f"sqlite:///{directory / 'ledger.db'}"
         self.settings = Settings(_env_file=None, **values)  # type: ignore[call-arg]

@@ -15,7 +15,7 @@ from credit_service.storage.keys import ApiKey
 
 
 class Admission:
-    """Admits requests: `admit` before the body is read, and nothing else later."""
+    """Admits requests, before their bodies are read."""
 
     def __init__(self, settings: Settings, keyring: Keyring) -> None:
         self._keyring = keyring
@@ -27,16 +27,21 @@ class Admission:
                 RateLimit("address", settings.rate_limit_address_per_second, settings.rate_limit_address_burst),
             )
 
-    async def admit(self, call: Call, peer: str, route: Route | None) -> None:
-        """Count the request, and find the caller's key if the route needs one. Raises Problem if it is not admitted.
+    def admit_anybody(self, call: Call, peer: str, *, is_counted: bool = True) -> None:
+        """Admit a request to a public route, or to none. `peer` is the address of the connection.
 
-        `peer` is the address of the connection. Raises StorageError while a key must be looked up and cannot be.
+        Raises Problem if the address has called too often.
         """
         call.address = self._addresses.client(peer, call)
-        if route is None or route.scope is None:
-            if route is None or route.is_counted:
-                self._count(call, None)
-            return
+        if is_counted:
+            self._count(call, None)
+
+    async def admit_key(self, call: Call, peer: str, route: Route) -> None:
+        """Admit a request with an API key to a route that needs a scope.
+
+        Raises Problem if the request is not admitted, and StorageError while a key must be looked up and cannot be.
+        """
+        call.address = self._addresses.client(peer, call)
         given = credential_of(call.sent(b"authorization"))
         if given is None:
             self._count(call, None)
@@ -48,7 +53,7 @@ class Admission:
             raise unauthenticated("This API key is not valid: unknown, expired or revoked.")
         if remembered is None:
             self._pay_instead_of_address(call, key)
-        require(key, route.scope)
+        require(key, str(route.scope))
         call.key = key
 
     def _count(self, call: Call, key: ApiKey | None) -> None:
@@ -58,7 +63,7 @@ class Admission:
         keys, addresses = self._limits
         # All visitors of a page share its key of scope status, so each visitor's address pays.
         limit, caller = (addresses, call.address) if key is None or key.scope == "status" else (keys, key.id)
-        call.limit_headers = limit.headers(limit.count(caller))
+        call.rate_limit = limit, limit.count(caller)
 
     def _pay_instead_of_address(self, call: Call, key: ApiKey) -> None:
         if self._limits is not None and key.scope != "status":

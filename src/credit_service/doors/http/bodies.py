@@ -24,8 +24,6 @@ class Bodies:
         Raises Problem if the body is compressed, too large or too slow, or if the bodies in flight fill the budget.
         """
         length = call.headers.get(b"content-length", b"0")
-        if length == b"0" and b"transfer-encoding" not in call.headers and arrived:
-            return b""
         encoding = call.headers.get(b"content-encoding", b"").strip().lower()
         if encoding not in (b"", b"identity"):
             raise Problem("unsupported_media_type", "Send the body uncompressed, without Content-Encoding.")

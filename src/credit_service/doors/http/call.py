@@ -6,12 +6,13 @@ sees it.
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from random import getrandbits
+from random import randbytes
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from credit_service.doors.http.keys import require
 from credit_service.doors.http.problems import MEDIA_TYPE, Problem
+from credit_service.doors.http.rate_limits import RateLimit
 from credit_service.messages.content import Limits
 from credit_service.storage.keys import ApiKey
 
@@ -40,45 +41,48 @@ class Call:
     """One request: its path, query, headers and body, its ids, and the caller.
 
     `headers` maps each name to its last value; `sent` gives every value of a name. Both are read-only. `address` is the
-    client's, also behind a trusted proxy. `answer_headers` and `limit_headers` are added to the answer. `key` is None
-    on public routes.
+    client's, also behind a trusted proxy. `key` is None on public routes. `rate_limit` is the limit that the request
+    counted for, and the seconds until it is unused again.
     """
 
     __slots__ = (
         "_sent",
         "address",
-        "answer_headers",
         "body",
         "correlation_id",
+        "has_body",
         "headers",
         "is_head",
         "is_read",
         "is_stream",
         "key",
-        "limit_headers",
         "limits",
+        "log_names",
         "method",
         "path",
         "query",
+        "rate_limit",
         "request_id",
-        "trace_id",
     )
 
     def __init__(self, scope: Scope, limits: Limits) -> None:
-        self._sent: Headers = tuple(scope["headers"])
-        self.headers: Mapping[bytes, bytes] = MappingProxyType(dict(self._sent))
+        self._sent: Headers = scope["headers"]
+        headers = dict(self._sent)
+        self.headers: Mapping[bytes, bytes] = MappingProxyType(headers)
+        self.has_body = b"content-length" in headers or b"transfer-encoding" in headers
         self.is_head = scope["method"] == "HEAD"  # answered as GET; the server leaves out the body
         self.method: str = "GET" if self.is_head else scope["method"]
         self.path: str = scope["path"]
         self.query: bytes = scope["query_string"]
         self.limits = limits
-        self.trace_id = _trace_id(self.sent(b"traceparent")) if b"traceparent" in self.headers else None
-        request_id = _own_or_new(self.headers.get(b"x-request-id"))
-        correlation_id = _own_or_new(self.headers.get(b"x-correlation-id"), self.trace_id or request_id)
-        self.request_id = request_id.decode()
-        self.correlation_id = correlation_id.decode()
-        self.answer_headers = [(b"x-request-id", request_id), (b"x-correlation-id", correlation_id)]
-        self.limit_headers: Headers = ()  # what is left of the rate limit
+        # The id is no secret. os.urandom would release the GIL, and another thread could keep it for milliseconds.
+        self.request_id = _own(headers.get(b"x-request-id")) or randbytes(16).hex()  # noqa: S311
+        trace_id = _trace_id(self.sent(b"traceparent")) if b"traceparent" in headers else None
+        self.correlation_id = _own(headers.get(b"x-correlation-id")) or trace_id or self.request_id
+        self.log_names = {"request_id": self.request_id, "correlation_id": self.correlation_id}
+        if trace_id is not None:
+            self.log_names["trace_id"] = trace_id
+        self.rate_limit: tuple[RateLimit, float] | None = None
         self.address = ""
         self.key: ApiKey | None = None
         self.body = b""
@@ -91,10 +95,13 @@ class Call:
         return "" if self.key is None else f"key:{self.key.id}"
 
     @property
-    def names(self) -> dict[str, str]:
-        """What every log line of this request carries."""
-        names = {"request_id": self.request_id, "correlation_id": self.correlation_id}
-        return names if self.trace_id is None else {**names, "trace_id": self.trace_id.decode()}
+    def answer_headers(self) -> Headers:
+        """The headers that the answer gets, whatever it is: ids, and what is left of the rate limit."""
+        ids = [(b"x-request-id", self.request_id.encode()), (b"x-correlation-id", self.correlation_id.encode())]
+        if self.rate_limit is None:
+            return ids
+        limit, full_in_seconds = self.rate_limit
+        return [*ids, *limit.headers(full_in_seconds)]
 
     @property
     def media_type(self) -> bytes:
@@ -123,17 +130,14 @@ Handler = Callable[[Call], Awaitable[Result]]
 """Answers a request that was admitted and whose body was read."""
 
 
-def _trace_id(given: Sequence[bytes]) -> bytes | None:
+def _trace_id(given: Sequence[bytes]) -> str | None:
     """The trace id of the one `traceparent` header, if it is well formed (W3C)."""
     match = _TRACEPARENT.fullmatch(given[0])
     if match is None or len(given) > 1 or (match[1] == b"00" and match[3] is not None):  # only later versions add to it
         return None
-    return match[2]
+    return match[2].decode()
 
 
-def _own_or_new(given: bytes | None, otherwise: bytes | None = None) -> bytes:
-    """The caller's id if it is well formed, else a new one."""
-    if given is not None and _ID.fullmatch(given):
-        return given
-    # The id is no secret. os.urandom would release the GIL, and another thread could keep it for milliseconds.
-    return otherwise or b"%032x" % getrandbits(128)
+def _own(given: bytes | None) -> str | None:
+    """The caller's own id, if it is well formed."""
+    return None if given is None or not _ID.fullmatch(given) else given.decode()

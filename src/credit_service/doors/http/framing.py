@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_CODING = "The only transfer coding is chunked, once, in HTTP/1.1."
 
 
 def framing_fault(version: str, headers: Sequence[tuple[bytes, bytes]]) -> str | None:
@@ -16,16 +17,22 @@ def framing_fault(version: str, headers: Sequence[tuple[bytes, bytes]]) -> str |
 
     `version` is the version of HTTP in the request line; `headers` have lower-case names.
     """
-    if version not in ("1.0", "1.1"):
+    last = dict(headers)
+    if len(last) < len(headers):
+        names = [name for name, _ in headers]
+        if names.count(b"host") > 1:
+            return "A request has exactly one Host header."
+        if names.count(b"transfer-encoding") > 1:
+            return _CODING
+    host, coding = last.get(b"host"), last.get(b"transfer-encoding")
+    if version != "1.1" and version != "1.0":
         return "Only HTTP/1.1 and HTTP/1.0 are spoken here."
-    hosts = [value for name, value in headers if name == b"host"]
-    if len(hosts) != 1 and (hosts or version == "1.1"):
+    if host is None and version == "1.1":
         return "A request has exactly one Host header."
-    if hosts and not _is_host(hosts[0]):
+    if host is not None and not _is_host(host):
         return "The Host header is not a host name, or an address, with an optional port."
-    codings = [value for name, value in headers if name == b"transfer-encoding"]
-    if codings and (version == "1.0" or len(codings) > 1 or codings[0].strip().lower() != b"chunked"):
-        return "The only transfer coding is chunked, once, in HTTP/1.1."
+    if coding is not None and (version == "1.0" or coding.strip().lower() != b"chunked"):
+        return _CODING
     return None
 
 

@@ -164,7 +164,7 @@ def _shared(path: str, operation: Mapping[str, Any], scope: str | None) -> list[
         codes.append("validation_failed")
     if "requestBody" in operation:
         codes += _WITH_BODY
-    if path.startswith("/api/"):
+    if path != "/livez":
         codes.append("rate_limited")
     return codes
 

@@ -65,7 +65,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._overhead = 0  # bytes of this phase that are not body
         self._overhead_since = 0  # the same since the last byte of the body
         self._serving: Any = None  # the request that is being answered; `cycle` is the last one that arrived
-        self._fault: str | None = None  # what is wrong with the frame of a request
+        self._piece_bytes = 0  # of the piece that is being parsed
+        self._fault: Problem | None = None  # what is wrong with the headers of a request
         self._timer: asyncio.TimerHandle | None = None
         self._looks_at = 0.0  # when the timer fires, at `_due_at` or earlier
         self._due_at = 0.0
@@ -129,11 +130,11 @@ class LimitedProtocol(HttpToolsProtocol):
             except HttpParserUpgrade as offer:
                 data, at = self._without_offer() + piece[offer.args[0] :] + data[at:], 0
             except HttpParserError:
-                self._refuse(Problem("bad_request", self._fault or "The request is not valid HTTP/1.1."))
+                self._refuse(self._fault or Problem("bad_request", "The request is not valid HTTP/1.1."))
         self._unparsed = data[at:] if self._listening else b""
 
     def _parse_piece(self, piece: bytes) -> None:
-        phase, body_bytes = self._phase, self._body_bytes
+        phase, body_bytes, self._piece_bytes = self._phase, self._body_bytes, len(piece)
         self.parser.feed_data(piece)
         if self._phase != phase:
             self._overhead = self._overhead_since = 0
@@ -141,10 +142,9 @@ class LimitedProtocol(HttpToolsProtocol):
         body = self._body_bytes - body_bytes
         self._overhead += len(piece) - body
         self._overhead_since = 0 if body else self._overhead_since + len(piece)
-        most = 2 * self.headers_max_bytes  # the shell measures headers that have ended, exactly
+        most = 2 * self.headers_max_bytes  # headers that have ended are measured exactly
         if self._overhead_since > most or self._overhead > most + _OVERHEAD_PER_BYTE * self._body_bytes:
-            detail = f"Headers, trailers and chunk extensions may have {self.headers_max_bytes} bytes at most."
-            self._refuse(Problem("headers_too_large", detail))
+            self._refuse(self._too_large())
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -155,9 +155,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """Its headers are complete."""
         if self.parser.should_upgrade():
             return
-        self._fault = framing_fault(self.parser.get_http_version(), self.headers)
-        if self._fault is not None:
-            raise ValueError(self._fault)  # httptools makes an HttpParserError of it
+        self._check_headers()
         self._phase += 1
         self._await_nothing()
         scope: Any = self.scope
@@ -169,6 +167,21 @@ class LimitedProtocol(HttpToolsProtocol):
         self.headers = _TRAILERS
         self._in_body = True
         self._body_bytes = 0
+
+    def _check_headers(self) -> None:
+        """Raise ValueError, of which httptools makes an HttpParserError, if the headers are refused."""
+        fault = framing_fault(self.parser.get_http_version(), self.headers)
+        if fault is not None:
+            self._fault = Problem("bad_request", fault)
+        elif self._overhead + self._piece_bytes > self.headers_max_bytes:  # else they cannot be too large
+            size = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
+            self._fault = self._too_large() if size > self.headers_max_bytes else None
+        if self._fault is not None:
+            raise ValueError(self._fault)
+
+    def _too_large(self) -> Problem:
+        detail = f"Path, query, headers, trailers and chunk sizes may have {self.headers_max_bytes} bytes at most."
+        return Problem("headers_too_large", detail)
 
     def on_body(self, body: bytes) -> None:
         """A part of its body."""

@@ -14,7 +14,7 @@ from credit_service.doors.http.admission import Admission
 from credit_service.doors.http.bodies import Bodies
 from credit_service.doors.http.call import Answer, Application, Call, Message, Receive, Scope, Send, problem_answer
 from credit_service.doors.http.keys import Keyring
-from credit_service.doors.http.problems import Problem, of_exception
+from credit_service.doors.http.problems import of_exception
 from credit_service.doors.http.route_table import Route, RouteTable
 from credit_service.messages.content import Limits
 from credit_service.observability import request_names
@@ -22,7 +22,7 @@ from credit_service.settings import Settings
 from credit_service.storage.engine import OutcomeUnknown
 
 _HTML_POLICY = (b"content-security-policy", b"frame-ancestors 'none'; base-uri 'none'; form-action 'self'")
-_CLOSING = ("headers_too_large", "body_too_large", "request_timeout")
+_CLOSING = ("body_too_large", "request_timeout")
 """Problems that end the connection, whatever else arrived."""
 _log = structlog.get_logger()
 
@@ -39,8 +39,8 @@ class Reply:
     async def __call__(self, message: Message) -> None:
         """Send a part of the answer."""
         if message["type"] == "http.response.start":
-            self._begin(message["status"])
-            headers = [*message.get("headers", []), *self._call.answer_headers, *self._call.limit_headers]
+            self.status, self.begun_at = message["status"], perf_counter()
+            headers = [*message.get("headers", []), *self._call.answer_headers]
             if any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers):
                 headers.append(_HTML_POLICY)
             message["headers"] = headers
@@ -49,17 +49,14 @@ class Reply:
     async def whole(self, answer: Answer, closing: Callable[[], None] | None = None) -> None:
         """Send a complete answer. `closing` is called before its end."""
         status, body, headers, media_type = answer
-        told = [*headers, *self._call.answer_headers, *self._call.limit_headers]
-        if status != 304:
-            told = [(b"content-type", media_type), (b"content-length", b"%d" % len(body)), *told]
-        self._begin(status)
+        told = [(b"content-type", media_type), (b"content-length", b"%d" % len(body))] if status != 304 else []
+        told += headers
+        told += self._call.answer_headers
+        self.status, self.begun_at = status, perf_counter()
         await self._send({"type": "http.response.start", "status": status, "headers": told})
         if closing is not None:
             closing()
         await self._send({"type": "http.response.body", "body": body})
-
-    def _begin(self, status: int) -> None:
-        self.status, self.begun_at = status, perf_counter()
 
 
 class Shell:
@@ -78,7 +75,6 @@ class Shell:
         self._admission = Admission(settings, keyring)
         self._bodies = Bodies(settings)
         self._measured = measured
-        self._headers_max_bytes = settings.headers_max_bytes
         self._limits = Limits(
             settings.key_max_length,
             settings.metadata_max_bytes,
@@ -95,11 +91,15 @@ class Shell:
             return
         started_at = perf_counter()
         call = Call(scope, self._limits)
-        request_names.set(call.names)
+        request_names.set(call.log_names)
         route = self._routes.find(call.method, call.path)
         reply = Reply(send, call)
         try:
-            await self._answer(scope, receive, reply, call, route)
+            await self._serve(scope, receive, reply, call, route)
+        except (Exception, asyncio.CancelledError) as error:
+            if reply.status:
+                raise
+            await self._refuse(error, scope, reply, call)
         finally:
             self._bodies.release(call.body)
             # A stream is answered when it begins. The time its listener stays says nothing about speed.
@@ -110,31 +110,22 @@ class Shell:
                 milliseconds = round(seconds * 1000, 3)
                 method, status = scope["method"], reply.status
                 _log.debug("request", method=method, route=template, status=status, milliseconds=milliseconds)
-            if (traced := scope.get("credit.traced")) is not None:
-                traced(template, reply.status)
-
-    async def _answer(self, scope: Scope, receive: Receive, reply: Reply, call: Call, route: Route | None) -> None:
-        """Answer a request, with a problem if anything goes wrong before the answer has begun."""
-        try:
-            await self._serve(scope, receive, reply, call, route)
-        except (Exception, asyncio.CancelledError) as error:
-            if reply.status:
-                raise
-            # The server cancels requests when it stops and has waited long enough.
-            problem = of_exception(OutcomeUnknown() if isinstance(error, asyncio.CancelledError) else error)
-            closing = None
-            if problem.code in _CLOSING or not (call.is_read or "credit.arrived" in scope):
-                # The rest of the body is not read, so no later request of the connection can be.
-                problem.headers["Connection"] = "close"
-                closing = scope.get("credit.close_gently")
-            await reply.whole(problem_answer(problem, call.request_id), closing)
+            if "credit.traced" in scope:  # by tracing, which wants to know what became of the request
+                scope["credit.traced"](template, reply.status)
 
     async def _serve(self, scope: Scope, receive: Receive, reply: Reply, call: Call, route: Route | None) -> None:
-        self._check_size(scope)
-        await self._admission.admit(call, scope["client"][0] if scope.get("client") else "", route)
+        client = scope.get("client")
+        peer = client[0] if client else ""
         if route is None:
+            self._admission.admit_anybody(call, peer)
             raise self._routes.missing(call.method, call.path)
-        call.body = await self._bodies.read(call, receive, route.body_max_bytes, arrived="credit.arrived" in scope)
+        if route.scope is None:
+            self._admission.admit_anybody(call, peer, is_counted=route.is_counted)
+        else:
+            await self._admission.admit_key(call, peer, route)
+        has_arrived = "credit.arrived" in scope
+        if call.has_body or not has_arrived:
+            call.body = await self._bodies.read(call, receive, route.body_max_bytes, arrived=has_arrived)
         call.is_read = True
         if route.handler is None:
             await self._app({**scope, "method": call.method}, receive, reply)
@@ -145,8 +136,13 @@ class Shell:
         else:
             await result(scope, receive, reply)
 
-    def _check_size(self, scope: Scope) -> None:
-        size = sum([len(name) + len(value) + 4 for name, value in scope["headers"]])
-        if size + len(scope["raw_path"]) + len(scope["query_string"]) > self._headers_max_bytes:
-            detail = f"Path, query and headers may have {self._headers_max_bytes} bytes at most."
-            raise Problem("headers_too_large", detail)
+    async def _refuse(self, error: BaseException, scope: Scope, reply: Reply, call: Call) -> None:
+        """Answer with the problem behind an exception."""
+        # The server cancels requests when it stops and has waited long enough.
+        problem = of_exception(error if isinstance(error, Exception) else OutcomeUnknown())
+        closing = None
+        if problem.code in _CLOSING or not (call.is_read or "credit.arrived" in scope):
+            # The rest of the body is not read, so no later request of the connection can be.
+            problem.headers["Connection"] = "close"
+            closing = scope.get("credit.close_gently")
+        await reply.whole(problem_answer(problem, call.request_id), closing)
