@@ -53,7 +53,7 @@ async def _compared(
     best, fastest = max(others, key=lambda which: median(rates[which])), min(others, key=lambda w: median(p99s[w]))
     what = f"{CONNECTIONS} connections, {name}"
     return [
-        ratio(f"rate over the rate of the plain service, {what}", rates["ours"], rates[best], required=15, aim=40),
+        ratio(f"rate over the rate of the plain service, {what}", rates["ours"], rates[best], required=11, aim=40),
         ratio(
             f"p99 over the p99 of the plain service, {what}",
             p99s["ours"],

@@ -28,15 +28,17 @@ FORMATS = ("console", "json")
 BROKEN_STREAM = """
 import sys, warnings
 from credit_service.doors.http import shell
-serve = shell.Shell._serve
-async def broken(self, scope, receive, reply, call, route):
+result = shell.Shell._result
+async def broken(self, scope, receive, call, route):
     if call.path == "/warned":
         warnings.warn("something is old")
     if call.path != "/broken":
-        return await serve(self, scope, receive, reply, call, route)
-    await reply({"type": "http.response.start", "status": 200, "headers": []})
+        return await result(self, scope, receive, call, route)
+    return breaks
+async def breaks(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
     raise RuntimeError("a bug")
-shell.Shell._serve = broken
+shell.Shell._result = broken
 """
 
 

@@ -26,8 +26,8 @@ from credit_service.storage.webhooks import WebhookDelivery
 from credit_service.terminal import printable
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-request_names: ContextVar[Mapping[str, str]] = ContextVar("request_names")
-"""The ids of the request that is being served; every log line carries them."""
+request_names: ContextVar[Callable[[], Mapping[str, str]]] = ContextVar("request_names", default=dict)
+"""Gives the ids of the request that is being served; every log line carries them."""
 _SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
 
 
@@ -73,7 +73,7 @@ def _traceback(out: TextIO, info: Any) -> None:
 
 def _name_request(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Add the ids of the request."""
-    event.update(request_names.get({}))
+    event.update(request_names.get()())
     return event
 
 

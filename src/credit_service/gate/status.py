@@ -100,7 +100,7 @@ class Gate:
 
     def cached(self, merchant_id: UUID) -> StatusAnswer | None:
         """The answer, if it is cached and still good."""
-        known = self._last(merchant_id)
+        known = self._known.get(merchant_id) or self._unknown.get(merchant_id)  # `_last`, without the cost of a call
         return known if known is not None and known.until > self._clock() and known.trust == self._trust else None
 
     async def ask(self, merchant_id: UUID) -> StatusAnswer:

@@ -6,7 +6,7 @@ sees it.
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from random import randbytes
+from random import getrandbits
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -48,6 +48,7 @@ class Call:
     __slots__ = (
         "_sent",
         "address",
+        "answered_at",
         "body",
         "correlation_id",
         "has_body",
@@ -57,12 +58,13 @@ class Call:
         "is_stream",
         "key",
         "limits",
-        "log_names",
         "method",
         "path",
         "query",
         "rate_limit",
         "request_id",
+        "status",
+        "trace_id",
     )
 
     def __init__(self, scope: Scope, limits: Limits) -> None:
@@ -75,24 +77,29 @@ class Call:
         self.path: str = scope["path"]
         self.query: bytes = scope["query_string"]
         self.limits = limits
-        # The id is no secret. os.urandom would release the GIL, and another thread could keep it for milliseconds.
-        self.request_id = _own(headers.get(b"x-request-id")) or randbytes(16).hex()  # noqa: S311
         trace_id = _trace_id(self.sent(b"traceparent")) if b"traceparent" in headers else None
-        self.correlation_id = _own(headers.get(b"x-correlation-id")) or trace_id or self.request_id
-        self.log_names = {"request_id": self.request_id, "correlation_id": self.correlation_id}
-        if trace_id is not None:
-            self.log_names["trace_id"] = trace_id
+        # The id is no secret. os.urandom would release the GIL, and another thread could keep it for milliseconds.
+        self.request_id = _own_id(headers, b"x-request-id") or f"{getrandbits(128):032x}"
+        self.correlation_id = _own_id(headers, b"x-correlation-id") or trace_id or self.request_id
+        self.trace_id = trace_id
         self.rate_limit: tuple[RateLimit, float] | None = None
         self.address = ""
         self.key: ApiKey | None = None
         self.body = b""
         self.is_read = False  # whether `body` is complete
         self.is_stream = False  # whether the answer is a stream of events
+        self.status = 0  # of the answer, once it has begun
+        self.answered_at = 0.0  # when an answer in parts began
 
     @property
     def actor(self) -> str:
         """The caller, as postings record it."""
         return "" if self.key is None else f"key:{self.key.id}"
+
+    def log_names(self) -> dict[str, str]:
+        """What every log line of this request carries."""
+        names = {"request_id": self.request_id, "correlation_id": self.correlation_id}
+        return names if self.trace_id is None else {**names, "trace_id": self.trace_id}
 
     @property
     def answer_headers(self) -> Headers:
@@ -138,6 +145,6 @@ def _trace_id(given: Sequence[bytes]) -> str | None:
     return match[2].decode()
 
 
-def _own(given: bytes | None) -> str | None:
-    """The caller's own id, if it is well formed."""
-    return None if given is None or not _ID.fullmatch(given) else given.decode()
+def _own_id(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
+    """The caller's own id in a header, if it is well formed."""
+    return headers[name].decode() if name in headers and _ID.fullmatch(headers[name]) else None

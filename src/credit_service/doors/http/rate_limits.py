@@ -29,6 +29,7 @@ class RateLimit:
         self._interval = 1 / per_second
         self._per_second = per_second
         self._burst = burst
+        self._burst_seconds = burst / per_second
         self._size = size
         self._clock = clock
         self._full_at: OrderedDict[str, float] = OrderedDict()
@@ -38,15 +39,17 @@ class RateLimit:
     def count(self, caller: str) -> float:
         """Count one request; returns the seconds until the bucket is full. Raises Problem if the bucket is empty."""
         now = self._clock()
-        full_at = max(self._full_at.get(caller, now), now) + self._interval
-        wait = full_at - now - self._burst * self._interval
+        known = self._full_at.get(caller)
+        full_in = self._interval if known is None or known < now else known - now + self._interval
+        wait = full_in - self._burst_seconds
         if wait > 1e-9:
             raise self._refused(wait)
-        self._full_at[caller] = full_at
-        self._full_at.move_to_end(caller)
-        if len(self._full_at) > self._size:
+        self._full_at[caller] = now + full_in
+        if known is not None:
+            self._full_at.move_to_end(caller)
+        elif len(self._full_at) > self._size:
             self._full_at.popitem(last=False)
-        return full_at - now
+        return full_in
 
     def give_back(self, caller: str) -> None:
         """Undo one `count`: the request belongs to another caller."""

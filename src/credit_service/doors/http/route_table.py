@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import lru_cache
 from re import Pattern
 from typing import NamedTuple
 
@@ -43,7 +44,9 @@ class RouteTable:
             else:
                 self._mounted.append(route)
 
-    def find(self, method: str, path: str) -> Route | None:
+        self.find = lru_cache(10_000)(self._find)
+
+    def _find(self, method: str, path: str) -> Route | None:
         """The route of a request, None if there is none for this method and path."""
         found = self._static.get((method, path))
         if found is not None:

@@ -6,13 +6,24 @@ middleware that wraps tasks would cancel postings together with their callers.
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 
 import structlog
 
 from credit_service.doors.http.admission import Admission
 from credit_service.doors.http.bodies import Bodies
-from credit_service.doors.http.call import Answer, Application, Call, Message, Receive, Scope, Send, problem_answer
+from credit_service.doors.http.call import (
+    Answer,
+    Application,
+    Call,
+    Message,
+    Receive,
+    Result,
+    Scope,
+    Send,
+    problem_answer,
+)
 from credit_service.doors.http.keys import Keyring
 from credit_service.doors.http.problems import of_exception
 from credit_service.doors.http.route_table import Route, RouteTable
@@ -25,38 +36,6 @@ _HTML_POLICY = (b"content-security-policy", b"frame-ancestors 'none'; base-uri '
 _CLOSING = ("body_too_large", "request_timeout")
 """Problems that end the connection, whatever else arrived."""
 _log = structlog.get_logger()
-
-
-class Reply:
-    """Sends the answer to one request; it is the `send` of the application below. Adds the headers of the call."""
-
-    def __init__(self, send: Send, call: Call) -> None:
-        self._send = send
-        self._call = call
-        self.status = 0  # of the answer, once it has begun
-        self.begun_at = 0.0
-
-    async def __call__(self, message: Message) -> None:
-        """Send a part of the answer."""
-        if message["type"] == "http.response.start":
-            self.status, self.begun_at = message["status"], perf_counter()
-            headers = [*message.get("headers", []), *self._call.answer_headers]
-            if any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers):
-                headers.append(_HTML_POLICY)
-            message["headers"] = headers
-        await self._send(message)
-
-    async def whole(self, answer: Answer, closing: Callable[[], None] | None = None) -> None:
-        """Send a complete answer. `closing` is called before its end."""
-        status, body, headers, media_type = answer
-        told = [(b"content-type", media_type), (b"content-length", b"%d" % len(body))] if status != 304 else []
-        told += headers
-        told += self._call.answer_headers
-        self.status, self.begun_at = status, perf_counter()
-        await self._send({"type": "http.response.start", "status": status, "headers": told})
-        if closing is not None:
-            closing()
-        await self._send({"type": "http.response.body", "body": body})
 
 
 class Shell:
@@ -93,27 +72,32 @@ class Shell:
         call = Call(scope, self._limits)
         request_names.set(call.log_names)
         route = self._routes.find(call.method, call.path)
-        reply = Reply(send, call)
         try:
-            await self._serve(scope, receive, reply, call, route)
+            result = await self._result(scope, receive, call, route)
+            if isinstance(result, Answer):
+                await _send_answer(send, call, result)
+            else:
+                await result({**scope, "method": call.method}, receive, partial(_send_part, send, call))
         except (Exception, asyncio.CancelledError) as error:
-            if reply.status:
+            if call.status:
                 raise
-            await self._refuse(error, scope, reply, call)
+            await self._refuse(error, scope, send, call)
         finally:
-            self._bodies.release(call.body)
+            if call.body:
+                self._bodies.release(call.body)
             # A stream is answered when it begins. The time its listener stays says nothing about speed.
-            seconds = (reply.begun_at if call.is_stream else perf_counter()) - started_at
+            seconds = (call.answered_at if call.is_stream else perf_counter()) - started_at
             template = self._routes.template(call.path) if route is None else route.template
-            self._measured(scope["method"], template, reply.status, seconds)
+            self._measured(scope["method"], template, call.status, seconds)
             if self._logs_each:
                 milliseconds = round(seconds * 1000, 3)
-                method, status = scope["method"], reply.status
+                method, status = scope["method"], call.status
                 _log.debug("request", method=method, route=template, status=status, milliseconds=milliseconds)
             if "credit.traced" in scope:  # by tracing, which wants to know what became of the request
-                scope["credit.traced"](template, reply.status)
+                scope["credit.traced"](template, call.status)
 
-    async def _serve(self, scope: Scope, receive: Receive, reply: Reply, call: Call, route: Route | None) -> None:
+    async def _result(self, scope: Scope, receive: Receive, call: Call, route: Route | None) -> Result:
+        """Admit a request, read its body, and ask its handler."""
         client = scope.get("client")
         peer = client[0] if client else ""
         if route is None:
@@ -127,16 +111,9 @@ class Shell:
         if call.has_body or not has_arrived:
             call.body = await self._bodies.read(call, receive, route.body_max_bytes, arrived=has_arrived)
         call.is_read = True
-        if route.handler is None:
-            await self._app({**scope, "method": call.method}, receive, reply)
-            return
-        result = await route.handler(call)
-        if isinstance(result, Answer):
-            await reply.whole(result)
-        else:
-            await result(scope, receive, reply)
+        return self._app if route.handler is None else await route.handler(call)
 
-    async def _refuse(self, error: BaseException, scope: Scope, reply: Reply, call: Call) -> None:
+    async def _refuse(self, error: BaseException, scope: Scope, send: Send, call: Call) -> None:
         """Answer with the problem behind an exception."""
         # The server cancels requests when it stops and has waited long enough.
         problem = of_exception(error if isinstance(error, Exception) else OutcomeUnknown())
@@ -145,4 +122,27 @@ class Shell:
             # The rest of the body is not read, so no later request of the connection can be.
             problem.headers["Connection"] = "close"
             closing = scope.get("credit.close_gently")
-        await reply.whole(problem_answer(problem, call.request_id), closing)
+        await _send_answer(send, call, problem_answer(problem, call.request_id), closing)
+
+
+async def _send_answer(send: Send, call: Call, answer: Answer, closing: Callable[[], None] | None = None) -> None:
+    """Send a complete answer. `closing` is called before its end."""
+    call.status, body, headers, media_type = answer
+    told = [(b"content-type", media_type), (b"content-length", b"%d" % len(body))] if call.status != 304 else []
+    told += headers
+    told += call.answer_headers
+    await send({"type": "http.response.start", "status": call.status, "headers": told})
+    if closing is not None:
+        closing()
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _send_part(send: Send, call: Call, message: Message) -> None:
+    """Send a part of the answer of an application."""
+    if message["type"] == "http.response.start":
+        call.status, call.answered_at = message["status"], perf_counter()
+        headers = [*message.get("headers", []), *call.answer_headers]
+        if any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers):
+            headers.append(_HTML_POLICY)
+        message["headers"] = headers
+    await send(message)
