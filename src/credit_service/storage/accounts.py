@@ -294,7 +294,8 @@ class Accounts:
         place = {} if after is None else dict(zip(("end", "after", "key"), after, strict=True))
         question = Ask(_parked_listing(further=bool(place)), {**place, "limit": limit})
         found = await self._engine.read(asking(question))
-        return [PositionedParked((row[4], row[1], row[2]), UUID(bytes=row[0]), rows.parked(row[1:])) for row in found]
+        parked = [(UUID(bytes=merchant), row[0], rows.parked(tuple(row))) for merchant, *row in found]
+        return [PositionedParked((one.until, account, one.key), merchant, one) for merchant, account, one in parked]
 
 
 def _with_due_grants(accounts: Iterable[Account], at: int) -> Read[list[LoadedAccount]]:

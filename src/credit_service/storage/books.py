@@ -28,7 +28,7 @@ def books_of(row: Row, grants: Iterable[Row], history: Iterable[Row]) -> Books:
         account = rows.account(row)
     except ValueError as error:
         faults.append((None, f"the account's row cannot be read: {error}"))
-        account = rows.account((*row[: rows.BY_TYPE], "{}", "[]", *row[rows.BY_TYPE + 2 :]))
+        account = rows.account(rows.readable((*row, "{}", "[]")))
 
     def transactions() -> Iterable[Transaction]:
         for found in history:

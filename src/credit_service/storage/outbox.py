@@ -240,9 +240,9 @@ def events_from(found: Sequence[Row]) -> Read[list[StoredEvent]]:
 
 
 def _stored_event(row: Row, merchant_id: UUID, cause: Transaction | None) -> StoredEvent:
-    *announced, detail = row[3:]
+    lane, id_, account, *announced, detail = row
     details = None if detail is None else msgspec.json.decode(detail)
-    return StoredEvent(row[0], row[1], row[2], merchant_id, Announcement._make((*announced, details)), cause)
+    return StoredEvent(lane, id_, account, merchant_id, Announcement._make((*announced, details)), cause)
 
 
 def position_text(position: Position) -> str:

@@ -1,10 +1,12 @@
 """Rows of the tables and values of the ledger, each made from the other, the same for every engine."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
+from sqlalchemy import Table
 
 from credit_service.ledger.account import (
     Account,
@@ -19,10 +21,8 @@ from credit_service.ledger.account import (
     TypeTotal,
 )
 from credit_service.ledger.commands import REFUNDS
+from credit_service.storage import tables
 from credit_service.storage.questions import Row
-
-BY_TYPE: Final = Account._fields.index("by_type")
-
 
 draws: Final = msgspec.json.Decoder(tuple[Draw, ...]).decode
 _by_type: Final = msgspec.json.Decoder(dict[str, TypeTotal]).decode
@@ -33,43 +33,83 @@ def _text(value: Any) -> str:
     return _encoder.encode(value).decode()
 
 
+def by_name(given: Sequence[str], wanted: Iterable[str]) -> Callable[[Sequence[Any]], Row]:
+    """Picks the wanted names from values that stand in the order of the given names; the last one of equal names."""
+    places = {name: place for place, name in enumerate(given)}
+    return itemgetter(*[places[name] for name in wanted])
+
+
+def columns_of(table: Table) -> list[str]:
+    """The columns of a table, in their order."""
+    return [column.name for column in table.columns]
+
+
+def _part(names: Sequence[str], first: str, end: str | None = None) -> slice:
+    """The values from one name up to another, which is excluded."""
+    return slice(names.index(first), None if end is None else names.index(end))
+
+
+ACCOUNT: Final = columns_of(tables.accounts)
+ACCOUNT_CHANGES: Final = ACCOUNT[_part(ACCOUNT, "settled_at")]
+"""The columns of an account that postings change."""
+readable: Final = by_name((*ACCOUNT, "by_type", "carried"), ACCOUNT)
+"""An account's row with other JSON, which is given behind it."""
+_merchant_and_json: Final = by_name(ACCOUNT, ("merchant_id", "by_type", "carried"))
+_grant: Final = by_name(columns_of(tables.grants), Grant._fields)
+
+# Columns and fields have the same order, except for those that are named here. Slices between names take half the time
+# of picking each value by its name, and a posting makes several rows.
+_TO_JSON: Final = _part(ACCOUNT, "opened_at", "by_type")
+_FROM_JSON: Final = _part(ACCOUNT, "next_due_at")
+_TRANSACTION: Final = columns_of(tables.transactions)
+_reference_and_draws: Final = by_name(_TRANSACTION, ("reference_type", "reference_id", "draws"))
+_FIELDS: Final = [
+    _part(Transaction._fields, "sequence", "reference"),
+    _part(Transaction._fields, "metadata", "draws"),
+    _part(Transaction._fields, "reverses"),
+]
+_COLUMNS: Final = [
+    _part(_TRANSACTION, "sequence", "reference_type"),
+    _part(_TRANSACTION, "metadata", "draws"),
+    _part(_TRANSACTION, "reverses"),
+]
+
+
 def account_row(account: Account) -> Row:
     """A row of `accounts`."""
+    values: Row = account
     return (
         account.number,
         account.merchant_id.bytes,
-        *account[2:BY_TYPE],
+        *values[_TO_JSON],
         _text(account.by_type),
         _text(account.carried) if account.carried else "[]",  # nearly always empty, and encoded at each posting
-        *account[BY_TYPE + 2 :],
+        *values[_FROM_JSON],
     )
 
 
 def account(row: Row, merchant_id: UUID | None = None) -> Account:
     """An account from its row. `merchant_id` saves decoding the id if the caller has it."""
-    merchant_id = merchant_id or UUID(bytes=row[1])
-    by_type, carried = _by_type(row[BY_TYPE]), draws(row[BY_TYPE + 1])
-    return Account._make((row[0], merchant_id, *row[2:BY_TYPE], by_type, carried, *row[BY_TYPE + 2 :]))
+    id_, by_type, carried = _merchant_and_json(row)
+    merchant_id = merchant_id or UUID(bytes=id_)
+    return Account._make((row[0], merchant_id, *row[_TO_JSON], _by_type(by_type), draws(carried), *row[_FROM_JSON]))
 
 
 def transaction_row(transaction: Transaction) -> Row:
     """A row of `transactions`."""
-    reference_type, reference_id = transaction.reference or (None, None)
-    return (
-        transaction.account,
-        *transaction[2:12],
-        reference_type,
-        reference_id,
-        *transaction[13:18],
-        _text(transaction.draws),
-        *transaction[19:],
-    )
+    values: Row = transaction
+    amounts, terms, rest = _FIELDS
+    reference = transaction.reference or (None, None)
+    drawn = _text(transaction.draws)
+    return (transaction.account, *values[amounts], *reference, *values[terms], drawn, *values[rest])
 
 
 def transaction(merchant_id: UUID, row: Row) -> Transaction:
     """A transaction from its row and its account's merchant."""
-    reference = None if row[11] is None else Reference(row[11], row[12])
-    return Transaction._make((row[0], merchant_id, *row[1:11], reference, *row[13:18], draws(row[18]), *row[19:]))
+    amounts, terms, rest = _COLUMNS
+    reference_type, reference_id, drawn = _reference_and_draws(row)
+    reference = None if reference_type is None else Reference(reference_type, reference_id)
+    return Transaction._make((row[0], merchant_id, *row[amounts], reference, *row[terms], draws(drawn), *row[rest]))
 
 
 def is_open(grant: Grant) -> int:
@@ -84,14 +124,19 @@ def grant_row(account_number: int, grant: Grant) -> Row:
 
 def grant(row: Row) -> Grant:
     """A grant from its row."""
-    return Grant(*row[1:-1])
+    return Grant._make(_grant(row))
 
 
 def event_rows(announcements: Iterable[tuple[int, Announcement]], places: Iterable[tuple[int, int]]) -> list[Row]:
     """Rows of the outbox (`events`): the announcements at their places, each a lane and an id."""
     return [
-        (*place, account, *told[:-1], None if told.detail is None else _text(told.detail))
-        for place, (account, told) in zip(places, announcements, strict=True)
+        (
+            *place,
+            account,
+            *(one.number, one.type, one.sequence, one.available, one.at),
+            None if one.detail is None else _text(one.detail),
+        )
+        for place, (account, one) in zip(places, announcements, strict=True)
     ]
 
 
@@ -102,17 +147,19 @@ def given_back_row(account_number: int, given: GivenBack) -> Row:
 
 def given_back(row: Row) -> GivenBack:
     """The refunds of one order or payment so far, from their row."""
-    return GivenBack(*row[1:])
+    _, *given = row
+    return GivenBack(*given)
 
 
 def parked_row(account_number: int, parked: Parked) -> Row:
     """A row of `parked`."""
-    return (account_number, *parked[:4], *_fact_columns(parked.fact))
+    return (account_number, parked.key, parked.waits_for, parked.until, parked.arrived_at, *_fact_columns(parked.fact))
 
 
 def parked(row: Row) -> Parked:
     """A parked refund from its row."""
-    return Parked._make((*row[1:5], fact(*row[5:])))
+    _, key, waits_for, until, arrived_at, kind, text = row
+    return Parked(key, waits_for, until, arrived_at, fact(kind, text))
 
 
 def dead_letter_row(account_number: int, letter: DeadLetter) -> Row:

@@ -18,6 +18,8 @@ from credit_service.storage.outbox import Position, by_lane
 from credit_service.storage.questions import ONE, ZERO, Ask, Find, Read, Row, asked, asking, number, value
 
 _NEWEST: Final = 2**63 - 1
+_PLACE: Final = ("lane", "id", "at")
+"""The columns before a transaction in a listing of all accounts."""
 _accounts, _transactions, _events = tables.accounts, tables.transactions, tables.events
 
 ONE_TRANSACTION: Final = select(_transactions).where(
@@ -102,7 +104,7 @@ def _listing(present: frozenset[str], lanes: int, *, counted: bool = False) -> A
         return select(func.count()).select_from(joined).where(*wanted)
     pages = []
     for lane in range(lanes):
-        page = select(e.lane, e.id, e.at, _transactions).select_from(joined)
+        page = select(*[e[name] for name in _PLACE], _transactions).select_from(joined)
         page = page.where(e.lane == literal_column(str(lane)), e.id < number(f"before_{lane}"), *wanted)
         pages.append(page.order_by(e.id.desc()).limit(number("limit")))
     if lanes == 1:
@@ -277,4 +279,4 @@ def _newest_first(found: Sequence[Row], start: Position) -> Iterator[tuple[Posit
     position = list(start)
     for row in merge(*by_lane(found).values(), key=itemgetter(2), reverse=True):
         position[row[0]] = row[1]
-        yield tuple(position), row[3:]
+        yield tuple(position), row[len(_PLACE) :]

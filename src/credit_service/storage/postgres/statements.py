@@ -6,13 +6,12 @@ Whatever the size of a batch, its values go as arrays, so the number of statemen
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import count
-from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import BigInteger, ClauseElement, LargeBinary, Table
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
-from credit_service.storage import questions, tables
+from credit_service.storage import questions, rows, tables
 from credit_service.storage.questions import Statement
 
 _DIALECT: Final = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlchemy's own gap
@@ -157,9 +156,7 @@ class Part(NamedTuple):
 
 KEYS: Final = {"accounts": ("number",), "grants": ("account", "number"), "given_back": ("account", "key")}
 CHANGED: Final = {
-    "accounts": tuple(
-        column.name for column in tables.accounts.columns if column.name not in ("number", "merchant_id", "opened_at")
-    ),
+    "accounts": tuple(rows.ACCOUNT_CHANGES),
     "grants": ("remaining", "lapses", "open"),
     "given_back": ("money_micros", "by_money", "credits"),
 }
@@ -178,8 +175,7 @@ def values_of(part: Part, some: Sequence[Sequence[Any]]) -> Sequence[Any]:
 @lru_cache(maxsize=8)
 def _written(table: Table) -> Callable[[Sequence[Any]], Sequence[Any]]:
     """Picks the values of an update from a row: the columns that it changes, then the key."""
-    columns = columns_of(table)
-    return itemgetter(*[columns.index(name) for name in (*CHANGED[table.name], *KEYS[table.name])])
+    return rows.by_name(columns_of(table), (*CHANGED[table.name], *KEYS[table.name]))
 
 
 @lru_cache(maxsize=8)

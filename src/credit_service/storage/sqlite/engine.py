@@ -166,7 +166,7 @@ class SQLiteEngine:
 
         accounts = list(map(rows.account_row, writes.accounts.values()))
         many(sql.INSERT_ACCOUNT, [row for row in accounts if row[0] not in granted])
-        many(sql.UPDATE_ACCOUNT, [(*row[3:], row[0]) for row in accounts if row[0] in granted])
+        many(sql.UPDATE_ACCOUNT, [sql.of_update(row) for row in accounts if row[0] in granted])
         many(sql.INSERT_TRANSACTION, list(map(rows.transaction_row, writes.transactions)))
         new_grants, old_grants = [], []
         for (account, number), grant in writes.grants.items():

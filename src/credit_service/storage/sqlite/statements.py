@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import ClauseElement, Table, bindparam, delete, func, insert, literal_column, select, update
 from sqlalchemy.dialects import sqlite
 
-from credit_service.storage import questions, tables
+from credit_service.storage import questions, rows, tables
 from credit_service.storage.questions import Ask, Find, Row, Statement, value
 
 LANE: Final = 0
@@ -48,14 +48,15 @@ def _values(*names: str) -> dict[str, Any]:
 
 _accounts, _grants, _given_back = tables.accounts, tables.grants, tables.given_back
 _parked, _events = tables.parked, tables.events
-_account_columns = [column.name for column in _accounts.columns]
 
 # ---- writing. New rows are inserted and known ones updated, since an upsert checks each row twice (a third dearer).
 
 INSERT_ACCOUNT: Final = _sql(insert(_accounts))
 UPDATE_ACCOUNT: Final = _sql(
-    update(_accounts).where(_accounts.c.number == value("key")).values(_values(*_account_columns[3:]))
+    update(_accounts).where(_accounts.c.number == value("key")).values(_values(*rows.ACCOUNT_CHANGES))
 )
+of_update: Final = rows.by_name(rows.ACCOUNT, (*rows.ACCOUNT_CHANGES, "number"))
+"""The parameters of UPDATE_ACCOUNT, from a row of `accounts`."""
 INSERT_TRANSACTION: Final = _sql(insert(tables.transactions))
 INSERT_GRANT: Final = _sql(insert(_grants))
 UPDATE_GRANT: Final = _sql(
