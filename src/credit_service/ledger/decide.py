@@ -143,21 +143,16 @@ def decide(state: State, command: Command, policy: Policy, now: int) -> Outcome:
 
 def _seen_before(state: State, command: Command) -> Replayed | Waiting | Refused | None:
     """The outcome if this key was used before, else None (L3). A parked refund has used its key."""
-    if isinstance(command, Fact):
-        first = state.first or state.trial
-        if first is not None:
-            if first.type == command.type:
-                return Replayed(first, conflicting=not is_repeat(first, command.content, command.metadata))
-            return Refused(Refusal.KEY_REUSED)
-        if state.parked is not None:
-            return (
-                Waiting(state.parked, None) if state.parked.fact.type == command.type else Refused(Refusal.KEY_REUSED)
-            )
-    elif state.first is not None:
-        repeated = is_repeat(state.first, command.content, command.metadata)
-        return Replayed(state.first) if repeated else Refused(Refusal.KEY_REUSED)
-    elif state.parked is not None:
-        return Refused(Refusal.KEY_REUSED)
+    first, parked = state.first or state.trial, state.parked
+    if first is not None:
+        repeated = is_repeat(first, command.content, command.metadata)
+        if isinstance(command, Fact):
+            repeats = first.type == command.type
+            return Replayed(first, conflicting=not repeated) if repeats else Refused(Refusal.KEY_REUSED)
+        return Replayed(first) if repeated else Refused(Refusal.KEY_REUSED)
+    if parked is not None:
+        repeats = isinstance(command, Fact) and command.type == parked.fact.type
+        return Waiting(parked, None) if repeats else Refused(Refusal.KEY_REUSED)
     return None
 
 
@@ -187,10 +182,7 @@ def _changed_nothing(posted: Posted, account: Account) -> bool:
 
 def _post(draft: Draft, state: State, command: Post) -> Refused | None:
     if command.operation == INCREASE:
-        refused = _granted(draft, command)
-        if refused is None and command.type in REFUNDABLE:  # refunds find it if its key is the natural one
-            _apply_waiting(draft, state)
-        return refused
+        return _granted(draft, state, command)
     if draft.available < command.amount:
         detail = {"available": draft.available, "required": command.amount}
         return Refused(Refusal.INSUFFICIENT_CREDITS, detail)
@@ -200,7 +192,7 @@ def _post(draft: Draft, state: State, command: Post) -> Refused | None:
     return None
 
 
-def _granted(draft: Draft, command: Post) -> Refused | None:
+def _granted(draft: Draft, state: State, command: Post) -> Refused | None:
     terms = command.terms
     if command.type == TRIAL and draft.trial is not None:
         return Refused(Refusal.TRIAL_ALREADY_GRANTED)
@@ -209,18 +201,19 @@ def _granted(draft: Draft, command: Post) -> Refused | None:
             return Refused(Refusal.GRANT_ALREADY_EXPIRED, {"pointer": "/grant/expires_at"})
         if terms.effective_at is not None and terms.expires_at <= terms.effective_at:
             return Refused(Refusal.GRANT_NEVER_EFFECTIVE, {"pointer": "/grant/expires_at"})
-    return _increase(draft, command.type, command.amount, command, command.reference, terms)
+    return _increase(draft, state, command.type, command.amount, command, command.reference, terms)
 
 
 def _increase(
     draft: Draft,
+    state: State,
     type_: TransactionType,
     amount: int,
     command: Command,
     reference: Reference | None,
     terms: GrantTerms = DEFAULT_TERMS,
 ) -> Refused | None:
-    """Post credits as one grant, and pay the debt from it."""
+    """Post credits as one grant, pay the debt from it, and apply the refunds that waited for it."""
     if not draft.fits(INCREASE, amount):
         return Refused(Refusal.OUT_OF_RANGE)
     # Nothing can fail any more.
@@ -235,30 +228,29 @@ def _increase(
     if expired:
         # A fact whose credits have already expired posts them, and they lapse in the same commit.
         lapse(draft, draft.grant(draft.granted), draft.now)
+    if type_ in REFUNDABLE:  # its refunds find it if its key is the natural one
+        _apply_waiting(draft, state)
     return None
 
 
 def _open_account(draft: Draft, state: State, fact: OpenAccount) -> Refused | None:
     if draft.policy.trial_credits:
-        return _increase(draft, TRIAL, draft.policy.trial_credits, fact, None)
+        return _increase(draft, state, TRIAL, draft.policy.trial_credits, fact, None)
     return None
 
 
 def _trial_started(draft: Draft, state: State, fact: TrialStarted) -> Refused | None:
-    return _increase(draft, TRIAL, fact.credits, fact, Reference("trial", fact.trial_id))
+    return _increase(draft, state, TRIAL, fact.credits, fact, Reference("trial", fact.trial_id))
 
 
 def _payment_succeeded(draft: Draft, state: State, fact: PaymentSucceeded) -> Refused | None:
-    terms = GrantTerms(expires_at=fact.expires_at)
-    refused = _increase(draft, fact.type, fact.credits, fact, Reference("payment", fact.payment_id), terms)
-    if refused is None:
-        _apply_waiting(draft, state)
-    return refused
+    reference = Reference("payment", fact.payment_id)
+    return _increase(draft, state, fact.type, fact.credits, fact, reference, GrantTerms(expires_at=fact.expires_at))
 
 
 def _subscription_renewed(draft: Draft, state: State, fact: SubscriptionRenewed) -> Refused | None:
     reference = Reference("subscription", fact.subscription_id)
-    return _increase(draft, fact.type, fact.credits, fact, reference, GrantTerms(expires_at=fact.expires_at))
+    return _increase(draft, state, fact.type, fact.credits, fact, reference, GrantTerms(expires_at=fact.expires_at))
 
 
 def _order_paid(draft: Draft, state: State, fact: OrderPaid) -> Refused | None:
@@ -298,7 +290,7 @@ def _not_covered(draft: Draft, price: int) -> tuple[int, str]:
 
 def _order_refunded(draft: Draft, state: State, fact: OrderRefunded) -> Refused | None:
     if fact.order_id is None:
-        return _increase(draft, fact.type, fact.credits or 0, fact, Reference("refund", fact.refund_id))
+        return _increase(draft, state, fact.type, fact.credits or 0, fact, Reference("refund", fact.refund_id))
     return _give_back(draft, state, fact)
 
 

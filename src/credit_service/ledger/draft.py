@@ -292,7 +292,9 @@ class Draft:
         """The finished posting, as a value."""
         account = self.account
         low_threshold, when_insufficient, overdraft_limit = self.terms
-        due = next_due(self.grants, self.now) if self.dates_moved or self._was_due else account.next_due_at
+        due = account.next_due_at
+        if self.dates_moved or (due is not None and due <= self.now):
+            due = next_due(self.grants, self.now)
         after = Account(
             account.number,
             account.merchant_id,
@@ -332,10 +334,6 @@ class Draft:
             tuple(self.unparked),
             tuple(self.dead_letters),
         )
-
-    @property
-    def _was_due(self) -> bool:
-        return self.account.next_due_at is not None and self.account.next_due_at <= self.now
 
 
 def next_due(grants: list[Grant], now: int) -> int | None:

@@ -1,7 +1,7 @@
 """The envelope of an event: CloudEvents 1.0 in its JSON format, structured mode."""
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from pydantic import ConfigDict, Field, ValidationError, model_validator
@@ -45,16 +45,13 @@ class UnknownType(Invalid):
     """The event has a type that the service does not know."""
 
 
-class Read:
+class Read(NamedTuple):
     """The result of reading an event: its id, its type, and its commands or its faults."""
 
-    __slots__ = ("commands", "id", "invalid", "type")
-
-    def __init__(self, id_: str | None, type_: str, commands: list[Translated], invalid: Invalid | None = None) -> None:
-        self.id = id_
-        self.type = type_  # a type of the catalogue, or "unknown"
-        self.commands = commands
-        self.invalid = invalid
+    id: str | None
+    type: str  # a type of the catalogue, or "unknown"
+    commands: list[Translated]
+    invalid: Invalid | None = None
 
 
 def read(
@@ -81,7 +78,9 @@ def read(
         own = (event.model_extra or {}).get("correlationid")
         if isinstance(own, str) and _CORRELATION.fullmatch(own):
             correlation_id = own
-        _known(event.type)
+        if event.type not in CATALOGUE:
+            known = f"This event type is not known. Known types: {', '.join(CATALOGUE)}."
+            raise UnknownType([Fault("/type", "not_allowed", known)])
         occurred_at = None if event.time is None else parse_time(event.time)
         context = EventContext(actor, correlation_id, occurred_at, limits, authenticated)
         return Read(id_, known_type, translate(event.type, event.data, context))
@@ -112,13 +111,6 @@ def _modern(older: dict[str, Any]) -> dict[str, Any]:
     """
     event = {name: older[old] for old, name in _OLDER.items() if older.get(old) is not None}
     return {"specversion": "1.0", "id": "older", "source": "older", **event}
-
-
-def _known(type_: str) -> None:
-    if type_ not in CATALOGUE:
-        raise UnknownType(
-            [Fault("/type", "not_allowed", f"This event type is not known. Known types: {', '.join(CATALOGUE)}.")]
-        )
 
 
 class _FastEvent(msgspec.Struct, forbid_unknown_fields=True):
