@@ -1,18 +1,17 @@
-"""The one connection to NATS, shared by the door that takes events in and the outlet that publishes them.
+"""The one connection to NATS, shared by the consumer and the publishers.
 
-It comes and goes: whoever needs it asks for it each time he begins (`jetstream`), and begins again when what he does on
-it fails with one of `FAILURES`. Nobody need notice that it was lost: it is made anew for ever, also when NATS was not
-there at the start, did not answer any more (half-open: seen by pings within 6 seconds), or was started again. Every
-connection is a new client, so subscriptions made on one end with it, and nothing published on it is kept for the next.
-Bound what is done on it (`asyncio.timeout`): where much could not be sent, nats-py's own `publish` waits for ever.
+A caller asks for the connection each time it begins (`jetstream`), and begins again after one of `FAILURES`. A lost
+connection is replaced for ever: also if NATS is away at the start, restarts, or falls silent (pings notice that within
+6 seconds). Each connection is a new client: its subscriptions end with it, and unsent messages are dropped. Bound each
+use with `asyncio.timeout`, because nats-py's `publish` waits for ever while its buffer is full.
 
     broker = Broker("nats://user:password@host:4222", name="credit-service")
     broker.start()
     try:
         streams = await broker.jetstream()           # waits until there is a connection
-        await broker.ensure_stream("CREDITS", [...]) # created only where no stream carries a subject
+        await broker.ensure_stream("CREDITS", [...]) # creates it only if no stream carries a subject
         await streams.publish(subject, body, headers={"Nats-Msg-Id": id_})
-    except FAILURES: ...                             # pause, with jitter, and do it again
+    except FAILURES: ...                             # pause, with jitter, and retry
     finally:
         await broker.close()
 """
@@ -36,7 +35,7 @@ from credit_service.backoff import jittered
 from credit_service.supervision import Supervisor
 
 FAILURES: Final = (nats.errors.Error, Error, OSError, TimeoutError)
-"""What whoever uses the connection must expect: it was lost, NATS did not answer, or it refused."""
+"""The errors that a user of the connection must expect: it was lost, or NATS did not answer or refused."""
 
 _CONNECT_SECONDS: Final = 2
 _ANSWER_SECONDS: Final = 5.0
@@ -50,7 +49,7 @@ _log = structlog.get_logger()
 
 
 class StreamConflict(Exception):
-    """A stream cannot be made, or has not what we need, and is not ours to alter; one sentence for an operator."""
+    """A stream cannot be created or lacks what we need, and we may not alter it; one sentence for an operator."""
 
 
 class BrokerUnavailable(OSError):
@@ -58,7 +57,7 @@ class BrokerUnavailable(OSError):
 
 
 class _Server(NamedTuple):
-    """Where to connect, and as whom. What is shown of it is only the place."""
+    """The address and credentials of a server; its text shows only the address."""
 
     url: str
     user: str | None
@@ -69,10 +68,10 @@ class _Server(NamedTuple):
 
 
 class Broker:
-    """A connection to NATS that is made anew whenever it is lost.
+    """A connection to NATS that is replaced whenever it is lost.
 
-    `urls`: one or more, separated by commas, each with its user and password (what is special in them written as %40),
-    or a token in place of the user. `name`: how NATS' own monitoring calls us. `replicas`: of streams that we create.
+    `urls`: one or more, separated by commas, each with user and password (special characters percent-encoded) or with a
+    token in place of the user. `name`: our name in NATS' monitoring. `replicas`: of the streams that we create.
     """
 
     def __init__(self, urls: str, *, name: str, replicas: int = 1) -> None:
@@ -88,7 +87,7 @@ class Broker:
 
     @property
     def name(self) -> str:
-        """What messages call it: where it is, without user and password."""
+        """The name in messages: the addresses without user and password."""
         return f"NATS {', '.join([urlsplit(server.url).netloc for server in self._servers])}"
 
     def start(self, supervisor: Supervisor | None = None) -> None:
@@ -96,20 +95,20 @@ class Broker:
         self._task = (supervisor or Supervisor()).start("nats connection", self._keep_connected)
 
     async def close(self) -> None:
-        """Disconnect, and connect no more."""
+        """Disconnect for good."""
         if self._task is not None:
-            while not self._task.done():  # while it connects, nats-py may take this for the end of its own waiting
+            while not self._task.done():  # while it connects, nats-py may swallow a cancellation
                 self._task.cancel()
                 await asyncio.wait([self._task], timeout=_END_SECONDS)
             await asyncio.gather(self._task, return_exceptions=True)
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection, as far as is known."""
+        """Whether there is a connection, as far as known."""
         return self._connected.is_set()
 
     async def client(self) -> Client:
-        """The present connection, as soon as there is one."""
+        """The current connection; waits until there is one."""
         while True:
             await self._connected.wait()
             if (client := self._client) is not None and client.is_connected:
@@ -117,7 +116,7 @@ class Broker:
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def jetstream(self) -> JetStreamContext:
-        """JetStream on the present connection, as soon as there is one."""
+        """JetStream on the current connection; waits until there is one."""
         return (await self.client()).jetstream(timeout=_ANSWER_SECONDS)
 
     async def send(self, client: Client, commands: bytes) -> None:
@@ -142,7 +141,7 @@ class Broker:
             raise BrokerUnavailable(" ".join(self.conflicts.values()))
 
     async def carriers(self, subjects: Sequence[str]) -> dict[str, list[str]]:
-        """The streams that carry these subjects, each with those that it carries. Raises FAILURES."""
+        """The streams that carry these subjects, each with the subjects it carries. Raises FAILURES."""
         client = await self.client()
         found: dict[str, list[str]] = {}
         for subject in subjects:
@@ -156,10 +155,10 @@ class Broker:
         return found
 
     async def ensure_stream(self, name: str, subjects: Sequence[str]) -> dict[str, list[str]]:
-        """See to it that streams carry these subjects, and return which (as `carriers`).
+        """Make sure that streams carry these subjects; returns which (as `carriers`).
 
-        Those that no stream carries get one of this name; a stream that is there is never altered. Raises
-        StreamConflict where that cannot be, FAILURES where NATS does not answer.
+        Creates a stream of this name for subjects without one, and never alters an existing stream. Raises
+        StreamConflict if that is impossible, FAILURES if NATS does not answer.
         """
         carried = await self.carriers(subjects)
         missing = [subject for subject in subjects if not any(subject in some for some in carried.values())]
@@ -170,7 +169,7 @@ class Broker:
         return carried
 
     async def create_stream(self, config: StreamConfig) -> None:
-        """Create a stream, unless it is there as it should be. Raises as `ensure_stream`."""
+        """Create a stream, unless a suitable one exists. Raises as `ensure_stream`."""
         name = str(config.name)
         streams = await self.jetstream()
         try:
@@ -192,14 +191,14 @@ class Broker:
         self.agreed(name)
 
     def conflict(self, name: str, sentence: str) -> StreamConflict:
-        """What is wrong with a stream or consumer: told to the log once, and by `check` until `agreed`."""
+        """Report a fault of a stream or consumer: in the log once, and by `check` until `agreed`."""
         if self.conflicts.get(name) != sentence:
             _log.error("nats_conflict", reason=sentence)
         self.conflicts[name] = sentence
         return StreamConflict(sentence)
 
     def agreed(self, name: str) -> None:
-        """Nothing is wrong with a stream or consumer any more."""
+        """Clear the fault of a stream or consumer."""
         self.conflicts.pop(name, None)
 
     # ---- the connection
@@ -214,7 +213,7 @@ class Broker:
                 self._connected.set()
                 self._told.clear()
                 _log.info("nats_connected", server=server.url)
-                while client.is_connected:  # noqa: ASYNC110 - its end is told only after all was sent, if ever
+                while client.is_connected:  # noqa: ASYNC110 - nats-py reports the end only after it sent everything, if ever
                     await asyncio.sleep(_LOOK_SECONDS)
                 self._away("the connection was lost" if client.last_error is None else reason(client.last_error))
             except FAILURES as error:
@@ -226,7 +225,7 @@ class Broker:
 
     async def _connect(self, client: Client, server: _Server) -> None:
         async def told(error: Exception) -> None:
-            """Only this of all errors does not end the connection, whose end is told: and nobody gets an answer."""
+            """Log the only error that does not end the connection, but leaves requests without an answer."""
             if "permissions violation" in str(error).lower():
                 self._warn("nats_permission_missing", reason(error))
 
@@ -250,16 +249,16 @@ class Broker:
         self._warn("nats_unavailable", why)
 
     def _warn(self, what: str, why: str) -> None:
-        """Tell the log, once of what happens again and again."""
+        """Log a warning, once while its reason stays the same."""
         if self._told.get(what) != why:
             _log.warning(what, server=self.name, reason=why)
         self._told[what] = why
 
 
 async def _dropped(client: Client) -> None:
-    """Let go of a connection, whatever state it is in.
+    """Close a connection in whatever state it is.
 
-    Closed in order it would first send what it still has; to a server that reads no more that takes for ever.
+    An orderly close would first send the buffer, which never ends if the server no longer reads.
     """
     with contextlib.suppress(Exception):
         async with asyncio.timeout(0.5):
@@ -270,7 +269,7 @@ async def _dropped(client: Client) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, for a message. Nothing of a URL is in it: nats-py is given none with credentials."""
+    """The reason of a failure, for a message. It contains no credentials: nats-py gets URLs without them."""
     if isinstance(error, APIError) and error.description:
         return error.description
     if isinstance(error, TimeoutError):
@@ -298,7 +297,7 @@ def _with_limits(config: StreamConfig, replicas: int) -> StreamConfig:
 
 
 def _what_it_takes(config: StreamConfig) -> set[str]:
-    """All that a stream takes: subjects, and what it gets from other streams."""
+    """The inputs of a stream: subjects and sources."""
     taken = {f"the subject {subject}" for subject in config.subjects or ()}
     for source in config.sources or ():
         assert isinstance(source, StreamSource)

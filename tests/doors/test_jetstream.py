@@ -528,7 +528,7 @@ def test_unusable_consumer_is_reported(start: Callable[..., Running], broker: Na
     def reason() -> str:
         return str(running.get("/health/detailed").json()["data"]["components"]["nats"].get("reason"))
 
-    wait_until(lambda: f"The consumer {CONSUMER} of {STREAM} cannot be made: " in reason(), "what is wrong")
+    wait_until(lambda: f"The consumer {CONSUMER} of {STREAM} cannot be created: " in reason(), "what is wrong")
 
 
 @only_on("sqlite")

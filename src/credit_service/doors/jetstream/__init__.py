@@ -1,5 +1,5 @@
-"""Events that come in over NATS JetStream: the same effect as `POST /credits/events`, acknowledged after the commit.
+"""Inbound events over NATS JetStream: the same effect as `POST /credits/events`, acknowledged after the commit.
 
-`subjects` says which they are, `pull` fetches them, `reading` reads one, `taking` finds out what becomes of each, and
-`consumer` runs it all.
+`subjects` lists the subjects, `pull` fetches messages, `reading` decodes one, `taking` applies a batch, and `consumer`
+runs it all.
 """

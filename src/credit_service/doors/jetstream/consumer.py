@@ -1,7 +1,7 @@
-"""The consumer: sees to the streams and durable consumers, and takes what they deliver, as long as the service runs.
+"""The consumer keeps the streams and durable consumers in place, and takes their messages while the service runs.
 
-Whatever is lost (the connection, a stream, a consumer) is sought again, for ever and without haste; what was delivered
-and not acknowledged comes again by itself.
+A lost connection, stream or consumer is looked for again, with a pause, for ever. NATS delivers unacknowledged messages
+again by itself.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _log = structlog.get_logger()
 
 
 class _Route(NamedTuple):
-    """A durable consumer, and which subjects of which stream it delivers."""
+    """A durable consumer, its stream and its subjects."""
 
     stream: str
     consumer: str
@@ -38,7 +38,7 @@ class _Route(NamedTuple):
 
 
 class Consumer:
-    """Takes events from NATS until it is stopped. `worker` of `workers` takes its share of the partitions."""
+    """Takes events from NATS until `stop`. `worker` of `workers` takes its share of the partitions."""
 
     def __init__(
         self, broker: Broker, subjects: Subjects, taking: Taking, settings: Settings, worker: int = 0, workers: int = 1
@@ -50,7 +50,7 @@ class Consumer:
         self._batch = settings.nats_batch_size
         self._partitions = settings.nats_partitions
         self._mine = [number for number in settings.partitions_taken if number % workers == worker]
-        # Delivered again to somebody else only when the posting cannot be under way any more.
+        # Long enough that NATS does not deliver a message again while its posting is under way.
         self._ack_wait = max(30.0, 4 * settings.posting_deadline_seconds + 10)
         self._longest = settings.posting_deadline_seconds + 1
         self._stopping = asyncio.Event()
@@ -58,11 +58,11 @@ class Consumer:
         self._told: str | None = None
 
     def start(self, supervisor: Supervisor | None = None) -> None:
-        """Begin to take events, as soon as there is a connection."""
+        """Take events as soon as there is a connection."""
         self._task = (supervisor or Supervisor()).start("consumer", self._keep_consuming)
 
     async def stop(self) -> None:
-        """Finish the batch under way, give back what was fetched ahead, and take no more."""
+        """Finish the current batch, return prefetched messages to NATS, and stop."""
         self._stopping.set()
         if self._task is not None:
             if self._broker.connected:
@@ -71,28 +71,28 @@ class Consumer:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _keep_consuming(self) -> None:
-        """Take events until `stop`. What goes wrong is told to the log, once of what goes wrong again and again."""
+        """Take events until `stop`. A failure is logged, once while its reason stays the same."""
         while not self._stopping.is_set():
             try:
                 routes, again = await self._routes(await self._broker.jetstream())
                 self._told = None
                 await self._consume_all(routes, again)
             except StreamConflict:
-                await self._pause(_CONFLICT_SECONDS)  # the broker has told
+                await self._pause(_CONFLICT_SECONDS)  # the broker has logged it
             except FAILURES as error:
-                if self._broker.connected:  # else the broker has told
+                if self._broker.connected:  # otherwise the broker has logged it
                     self._warn(reason(error))
                 await self._pause(_AGAIN_SECONDS)
 
     # ---- streams and consumers
 
     async def _routes(self, streams: JetStreamContext) -> tuple[list[_Route], float | None]:
-        """The consumers to take from, all being there; and after how many seconds to look again, if at all."""
+        """The consumers to take from, all created; and after how many seconds to look again, if at all."""
         patterns = self._subjects.patterns
         again = None
         try:
             carried = await self._broker.ensure_stream(STREAM, patterns)
-        except StreamConflict:  # what is carried all the same is taken
+        except StreamConflict:  # take the subjects that are carried
             carried, again = await self._broker.carriers(patterns), _CONFLICT_SECONDS
             if not carried:
                 raise
@@ -108,7 +108,7 @@ class Consumer:
         return routes, again
 
     async def _ensure_consumer(self, streams: JetStreamContext, route: _Route) -> None:
-        """See to it that there is a durable consumer that delivers these subjects. It is ours, so it is altered."""
+        """Make sure that our durable consumer delivers these subjects; alter it if needed."""
         name = f"{route.stream} {route.consumer}"
         try:
             there = (await streams.consumer_info(route.stream, route.consumer)).config
@@ -132,7 +132,7 @@ class Consumer:
         except APIError as error:
             if error.code in (None, 503):
                 raise
-            sentence = f"The consumer {route.consumer} of {route.stream} cannot be made: {error.description}."
+            sentence = f"The consumer {route.consumer} of {route.stream} cannot be created: {error.description}."
             raise self._broker.conflict(name, sentence) from None
         self._broker.agreed(name)
 
@@ -140,7 +140,7 @@ class Consumer:
 
     async def _consume_all(self, routes: Sequence[_Route], again: float | None) -> None:
         if not routes:
-            await self._stopping.wait()  # all partitions are others'
+            await self._stopping.wait()  # other workers have all partitions
             return
         tasks = [asyncio.create_task(self._consume(route, again), name=f"consumer {route.stream}") for route in routes]
         try:
@@ -155,7 +155,7 @@ class Consumer:
         loop = asyncio.get_running_loop()
         until = None if again is None else loop.time() + again
 
-        ahead: list[Msg] = []  # read while those before them are posted
+        ahead: list[Msg] = []  # read while the messages before them are posted
 
         async def pause(seconds: float) -> bool:
             await pull.hold(ahead)
@@ -171,7 +171,7 @@ class Consumer:
                     await taking
                     taking = None
                 if self._stopping.is_set():
-                    break  # what was read ahead is given back
+                    break  # prefetched messages go back
                 ahead.clear()
                 if events:
                     taking = loop.create_task(self._taking.take(events, pause), name=f"taking from {route.stream}")
@@ -181,7 +181,7 @@ class Consumer:
             if taking is not None:
                 taking.cancel()
                 await asyncio.gather(taking, return_exceptions=True)
-            # To be delivered again at once, to whomever.
+            # NATS delivers these again at once, to any consumer.
             with contextlib.suppress(*FAILURES):
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     for message in [*ahead, *await pull.close()]:

@@ -1,6 +1,6 @@
-"""Fetches messages of a durable consumer, some ahead: while a batch is posted, the next one arrives.
+"""Fetches messages of a durable consumer ahead: while a batch is posted, the next one arrives.
 
-nats-py's own `fetch` makes two tasks for each message, and is deaf for its whole timeout when the server dies.
+nats-py's own `fetch` creates two tasks for each message, and does not notice a dead server before its timeout.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import ConnectionClosedError, Error
 
 EXPIRES_SECONDS: Final = 5.0
-"""How long NATS keeps a request for more; after that it is asked again."""
+"""How long NATS keeps a request for more messages; then the request is repeated."""
 _LOOK_SECONDS: Final = 0.25
 _MOST_BYTES: Final = 8 * 1024 * 1024
 
@@ -24,7 +24,7 @@ class PullEnded(Error):
 
 
 class Pull:
-    """What one consumer delivers, on one connection. At most two batches are under way to whoever takes them."""
+    """The messages of one consumer on one connection. At most two batches are prefetched."""
 
     def __init__(self, client: Client, stream: str, consumer: str, batch: int) -> None:
         self._client = client
@@ -43,22 +43,22 @@ class Pull:
         self._subscription = await self._client.subscribe(self._inbox, cb=self._took)
 
     async def close(self) -> list[Msg]:
-        """Listen no more; returns what had arrived and nobody took. Raises nats-py's errors."""
+        """Stop listening; returns the messages that arrived and were not taken. Raises nats-py's errors."""
         left, self._waiting = self._waiting, []
         if self._subscription is not None and not self._client.is_closed:
             await self._subscription.unsubscribe()
         return left
 
     async def hold(self, taken: Sequence[Msg] = ()) -> None:
-        """Tell NATS that what had arrived, or was `taken`, is not forgotten, or it would deliver it once more."""
+        """Tell NATS that arrived and `taken` messages are in progress, so that it does not deliver them again."""
         async with asyncio.timeout(EXPIRES_SECONDS):
             for message in [*taken, *self._waiting]:
                 await message.in_progress()
 
     async def messages(self) -> list[Msg]:
-        """The next messages, as soon as there are some, as many as there are; an empty list after a while.
+        """The next messages as soon as some arrive; an empty list after a while.
 
-        Raises nats-py's errors when the connection is lost, or the consumer gone.
+        Raises nats-py's errors if the connection is lost or the consumer is gone.
         """
         await self._ask()
         if not self._waiting:
@@ -77,11 +77,11 @@ class Pull:
     async def _ask(self) -> None:
         now = asyncio.get_running_loop().time()
         if self._asked and now - self._heard_at > 2 * EXPIRES_SECONDS:
-            self._asked = 0  # it was lost, or its answer
+            self._asked = 0  # the request or its answer was lost
         if self._asked + len(self._waiting) > self._batch:
             return
         more = 2 * self._batch - self._asked - len(self._waiting)
-        most = max(_MOST_BYTES, 2 * self._client.max_payload)  # or what is larger would never come
+        most = max(_MOST_BYTES, 2 * self._client.max_payload)  # otherwise a larger message would never arrive
         request = {"batch": more, "expires": int(EXPIRES_SECONDS * 1e9), "max_bytes": most}
         if not self._asked:
             self._heard_at = now
@@ -99,7 +99,7 @@ class Pull:
         self._arrived.set()
 
     def _told(self, headers: Any) -> None:
-        """NATS says how a request ended: it expired (408), its bytes were used up (409), or why there is no more."""
+        """Read how a request ended: expired (408), its bytes used up (409), or an error."""
         status, description = headers.get("Status", ""), headers.get("Description", "")
         if status == "408" or "Nats-Pending-Messages" in headers:
             self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", self._asked)))

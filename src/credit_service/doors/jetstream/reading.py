@@ -1,6 +1,6 @@
-"""Reads an event as it was sent to a subject: which says its type, and perhaps its merchant, and is to be believed.
+"""Decodes an event. Its subject names the type, and perhaps the merchant.
 
-Who may send to which subject is for NATS to say, so an event that says otherwise is malformed.
+NATS decides who may send to which subject, so an event that contradicts its subject is malformed.
 """
 
 from typing import Any, Final
@@ -15,11 +15,11 @@ ACTOR: Final = "jetstream"
 
 
 class TooLarge(Invalid):
-    """An event that is larger than any door takes."""
+    """An event that is larger than every door allows."""
 
 
 class EventReader:
-    """Reads what was sent to the inbound subjects; `actor` is by whom the transactions will be."""
+    """Decodes events of the inbound subjects; `actor` is the actor of their transactions."""
 
     def __init__(self, subjects: Subjects, settings: Settings, actor: str = ACTOR) -> None:
         self._subjects = subjects
@@ -29,7 +29,7 @@ class EventReader:
         self._max_bytes = settings.batch_body_max_bytes
 
     def read(self, named: Named, body: bytes) -> envelope.Read:
-        """An event, or what is wrong with it, by what its subject says."""
+        """Decode an event and check it against its subject; the result holds its faults, if any."""
         try:
             if len(body) > self._max_bytes:
                 raise TooLarge([Fault("", "too_long", f"An event may have {self._max_bytes} bytes at most.")])
@@ -43,7 +43,7 @@ class EventReader:
         return read
 
     def value(self, named: Named, body: bytes) -> Any:
-        """An event as JSON, under our name of its type also where its sender calls it like its subject."""
+        """An event as JSON; a type that is written like a remapped subject becomes our name of it."""
         value = strict_json.parse(body, self._max_depth)
         for field in ("type", "event_type"):
             if isinstance(value, dict) and value.get(field) == named.base != named.type:
@@ -52,7 +52,7 @@ class EventReader:
 
 
 def code_of(invalid: Invalid) -> str:
-    """The code of what is wrong with an event."""
+    """The code of a malformed event."""
     if isinstance(invalid, TooLarge):
         return "body_too_large"
     return "event_type_unknown" if isinstance(invalid, envelope.UnknownType) else "validation_failed"

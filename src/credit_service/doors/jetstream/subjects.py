@@ -1,7 +1,7 @@
-"""By which subjects events come in: those of the catalogue or what they were remapped to, and one more token.
+"""The inbound subjects: those of the catalogue, or their remapped names, each with an optional further token.
 
-With partitions NATS itself copies all inbound subjects into a stream whose subjects begin with the number of a
-partition, which it works out from the additional token: all events of a merchant are in one, in their order.
+With partitions, NATS copies all inbound subjects into a stream whose subjects begin with a partition number. It
+computes the number from the further token, so all events of a merchant are in one partition, in order.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ _PARTITIONED: Final = "credits.in."
 
 
 class Named(NamedTuple):
-    """What a subject says of its events: their type, what the sender calls it, and the merchant, if it names one."""
+    """The content of a subject: the event type, the subject without the further token, and the merchant, if named."""
 
     type: str
     base: str
@@ -25,27 +25,27 @@ class Named(NamedTuple):
 
 
 class Subjects:
-    """The inbound subjects; `remapped` are subjects by event type, for those that are not named like it.
+    """The inbound subjects; `remapped` holds subjects by event type, where the two differ.
 
-    Raises SettingsError for a type that there is not, and for a subject that would be of two types.
+    Raises SettingsError for an unknown type, and for a subject that would mean two types.
     """
 
     def __init__(self, remapped: Mapping[str, str]) -> None:
         self._types = {remapped.get(type_, type_): type_ for type_ in CATALOGUE}
         if unknown := sorted(set(remapped) - set(CATALOGUE)):
-            raise SettingsError(f"NATS_SUBJECTS: no event that comes in is called {unknown[0]}.")
+            raise SettingsError(f"NATS_SUBJECTS: there is no inbound event {unknown[0]}.")
         if len(self._types) != len(CATALOGUE) or any(base in self._types for base in _parents(self._types)):
             raise SettingsError(
-                "NATS_SUBJECTS: a subject, with one more token or not, would be of two kinds of events."
+                "NATS_SUBJECTS: a subject, with or without a further token, would mean two types of events."
             )
 
     @property
     def patterns(self) -> list[str]:
-        """All that is to be carried by streams: each subject, and with one more token."""
+        """The patterns that streams must carry: each subject without and with a further token."""
         return [pattern for subject in self._types for pattern in (subject, f"{subject}.*")]
 
     def named(self, subject: str) -> Named | None:
-        """What a subject says, None where it is none of ours."""
+        """Parse a subject; None if it is not ours."""
         if (type_ := self._types.get(subject)) is not None:
             return Named(type_, subject, None)
         base, _, token = subject.rpartition(".")
@@ -61,11 +61,11 @@ def _merchant(token: str) -> UUID | None:
     try:
         return UUID(token) if len(token) == 36 else None
     except ValueError:
-        return None  # some other way of partitioning
+        return None  # the sender partitions by something else
 
 
 def whole(subject: str) -> str:
-    """The subject that an event was sent to, also where it came by way of a partition."""
+    """The subject that an event was sent to, without the prefix of a partition."""
     return subject.removeprefix(_PARTITIONED).partition(".")[2] if subject.startswith(_PARTITIONED) else subject
 
 
@@ -75,9 +75,9 @@ def partition_filter(partition: int) -> str:
 
 
 def partitioned(name: str, carried: Mapping[str, Sequence[str]], partitions: int) -> StreamConfig:
-    """The stream into which NATS copies what these streams carry, divided among partitions; what was taken leaves it.
+    """The stream into which NATS copies these streams, by partition; taken messages leave it.
 
-    What has no additional token is all in the first: its order is kept, too.
+    Events without a further token are all in the first partition, so they stay in order.
     """
 
     def transform(pattern: str) -> SubjectTransform:

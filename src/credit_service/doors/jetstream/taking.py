@@ -1,8 +1,8 @@
-"""What becomes of the events of a fetched batch: all are one `submit_many`, and each is answered by its own outcome.
+"""Applies a fetched batch of events in one `submit_many`, and answers each message by its own outcome.
 
-Nothing is lost and nothing holds up what stands beside it. What the database cannot take now is tried again, held in
-its order, then given back to NATS to be delivered later. What can never be applied is put aside as a dead letter. What
-makes our own code fail is tried a few times with growing pauses, alone, and then put aside, too.
+No event is lost, and none delays the others. While the database is away, the batch is retried in order, and later
+returned to NATS. An event that can never be applied becomes a dead letter. An event that makes our code fail is retried
+alone a few times, with growing pauses, and then becomes a dead letter as well.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from credit_service.storage.engine import Conflict, OutcomeUnknown, StorageUnava
 from credit_service.storage.letters import Letters, Undeliverable
 
 TRANSIENT: Final = (StorageUnavailable, OutcomeUnknown, Conflict, Overloaded, DeadlineExceeded)
-"""What passes by itself: the same again may work."""
+"""Transient failures: a retry may work."""
 _HOLD_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0)
 _AWAY_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 10.0
@@ -44,7 +44,7 @@ _Fault = tuple[str, str]  # code and reason
 
 
 class Event:
-    """A message, what it means, and what is wrong with it."""
+    """A message, its decoded commands, and its faults."""
 
     __slots__ = ("failure", "faults", "message", "outcomes", "subject", "translated", "type")
 
@@ -63,7 +63,7 @@ class Event:
 
 
 class Ways(NamedTuple):
-    """How patient to be: pauses while the database is away, and after the first failure of our own, in seconds."""
+    """Pauses in seconds: while the database is away, and after the first failure of our code."""
 
     hold: Sequence[float] = _HOLD_SECONDS
     first_pause: float = 2.0
@@ -73,7 +73,7 @@ PATIENT: Final = Ways()
 
 
 class Taking:
-    """Takes batches of messages. `on_put_aside` is told when there are new dead letters."""
+    """Takes batches of messages. `on_put_aside` is called when there are new dead letters."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Taking:
         self._at_once = min(_COMMANDS_AT_ONCE, settings.posting_queue_size)
 
     async def read(self, messages: Sequence[Msg]) -> list[Event]:
-        """What messages mean. Others have their turn now and then, since that takes a while."""
+        """Decode messages, and let other tasks run in between."""
         events: list[Event] = []
         for start in range(0, len(messages), _READ_AT_ONCE):
             read = map(self._read, messages[start : start + _READ_AT_ONCE])
@@ -104,9 +104,9 @@ class Taking:
         return events
 
     async def take(self, events: Sequence[Event], pause: Callable[[float], Awaitable[bool]]) -> None:
-        """Apply events, and answer each to NATS when what it means is committed. Raises nats-py's errors.
+        """Apply events, and answer each message after its commit. Raises nats-py's errors.
 
-        `pause` waits so many seconds, and returns whether to go on; else what is not done yet is given back.
+        `pause` waits so many seconds and returns whether to go on; if not, the messages are returned to NATS.
         """
         for event in events:
             if _deliveries(event.message) > 1:
@@ -122,7 +122,7 @@ class Taking:
                     told = str(error) or type(error).__name__
                     _log.warning("events_wait", events=len(events), reason=told)
                 if seconds is None or not await pause(jittered(seconds)):
-                    # To whomever: another replica may have a better way to the database.
+                    # Another replica may reach the database.
                     later = None if seconds is not None else jittered(_AWAY_SECONDS)
                     await _each(event.message.nak(later) for event in events)
                     return
@@ -132,7 +132,7 @@ class Taking:
     def _read(self, message: Msg) -> Event | None:
         subject = whole(message.subject)
         named = self._subjects.named(subject)
-        if named is None:  # of a consumer that somebody else has changed: not for us, so not to be judged by us
+        if named is None:  # an operator changed the consumer; the message is not for us
             return None
         event = Event(message, subject, named.type)
         try:
@@ -147,7 +147,7 @@ class Taking:
     # ---- applying
 
     async def _apply(self, events: Sequence[Event]) -> None:
-        """Post what the events mean. Raises what is transient; any other failure stays with the event it is of."""
+        """Post the commands of events. Raises transient failures; any other failure is stored in its event."""
         told = [event for event in events if event.failure is None]
         try:
             outcomes = iter(await self._submit([command for event in told for command in event.commands]))
@@ -156,7 +156,7 @@ class Taking:
         except TRANSIENT:
             raise
         except Exception as error:
-            # One of them breaks something, and all of them were told so: each is asked for by itself.
+            # One event failed the whole batch: submit each one alone.
             _log.error("events_failed", events=len(told), exc_info=error)
             answers = await asyncio.gather(*[self._submit(event.commands) for event in told], return_exceptions=True)
             for event, answer in zip(told, answers, strict=True):
@@ -176,7 +176,7 @@ class Taking:
         return outcomes
 
     async def _put_aside(self, events: Sequence[Event]) -> None:
-        """Keep what can never be applied. Raises what is transient."""
+        """Store events that can never be applied as dead letters. Raises transient failures."""
         for event in events:
             if event.failure is not None and _deliveries(event.message) >= _DELIVERIES:
                 event.faults = [("internal", f"The service failed: {type(event.failure).__name__}.")]
@@ -189,7 +189,7 @@ class Taking:
             new = await self._letters.put_aside(letters)
         except TRANSIENT:
             raise
-        except Exception as error:  # one of them cannot be kept, and must not keep the others from it
+        except Exception as error:  # one letter cannot be stored; store the others
             _log.error("dead_letters_failed", letters=len(letters), exc_info=error)
             new = sum([await self._put_one_aside(one, letter) for one, letter in zip(lost, letters, strict=True)])
         if new:
@@ -206,7 +206,7 @@ class Taking:
             return 0
 
     async def _answer(self, event: Event) -> None:
-        """Tell NATS what became of an event."""
+        """Answer a message by the outcome of its event."""
         if event.failure is not None and not event.faults:
             delivered = _deliveries(event.message)
             _log.error("event_failed", subject=event.subject, delivered=delivered, exc_info=event.failure)
@@ -224,10 +224,10 @@ class Taking:
 
 
 def _note(event: Event, outcomes: Iterator[Outcome]) -> None:
-    """What became of each of an event's commands, which come next, and of what in it was none."""
+    """Store the outcomes of an event's commands, which are the next ones, and the faults of its malformed parts."""
     if not event.translated:
         return  # malformed as a whole
-    event.outcomes, event.faults = [], []  # what an earlier attempt came to
+    event.outcomes, event.faults = [], []  # from an earlier attempt
     for translated in event.translated:
         outcome = translated.command if isinstance(translated.command, Invalid) else next(outcomes)
         match outcome:
@@ -250,7 +250,7 @@ def _which(translated: Translated) -> str:
 
 
 def _deliveries(message: Msg) -> int:
-    """How often a message was delivered, this time included: NATS says so in the subject of the answer."""
+    """How often a message was delivered, this time included, from its reply subject."""
     tokens = message.reply.split(".")
     return int(tokens[4 if len(tokens) == 9 else 6])
 
