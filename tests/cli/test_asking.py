@@ -1,4 +1,4 @@
-"""Asking for help, and asking wrong: exit code 2 and one readable line on standard error."""
+"""Help, and wrong command lines: exit code 2 and one readable line on standard error."""
 
 import socket
 import subprocess
@@ -15,7 +15,7 @@ from tests.commands import command
 from tests.served import reaped, start
 
 WITHOUT_DATABASE = ["events tail"]
-"""Those that ask a running service, and nothing else."""
+"""The commands that need a running service only."""
 WITH_DATABASE = [
     "serve",
     "migrate",
@@ -45,12 +45,12 @@ def _all(group: Any = GROUP, *path: str) -> Iterator[tuple[str, Any]]:
             yield " ".join([*path, name]), found
 
 
-def test_the_commands_are_these() -> None:
+def test_these_commands_exist() -> None:
     assert sorted(name for name, _ in _all()) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_says_what_a_command_does_and_documents_every_option(name: str, tmp_path: Path) -> None:
+def test_help_documents_the_command_and_every_option(name: str, tmp_path: Path) -> None:
     ran = command(*name.split(), "--help", cwd=tmp_path)
     assert (ran.code, ran.err) == (0, "")
     found = dict(_all())[name]
@@ -63,25 +63,25 @@ def test_help_says_what_a_command_does_and_documents_every_option(name: str, tmp
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_that_needs_the_database_takes_it(name: str) -> None:
+def test_every_command_that_needs_a_database_has_its_option(name: str) -> None:
     options = [option for parameter in dict(_all())[name].params for option in parameter.opts]
     assert ("--database-url" in options) == (name in WITH_DATABASE)
 
 
-def test_help_is_quick_because_the_server_is_not_imported_for_it() -> None:
+def test_help_does_not_import_the_server() -> None:
     heavy = ["fastapi", "pydantic", "sqlalchemy", "uvicorn", "httpx2", "rich", "msgspec"]
     code = f"import sys, credit_service.cli; print([name for name in {heavy} if name in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"
 
 
-def test_without_a_command_help_is_shown(tmp_path: Path) -> None:
+def test_help_is_shown_without_a_command(tmp_path: Path) -> None:
     ran = command(cwd=tmp_path)
     assert (ran.code, ran.out) == (2, "")
     assert "Usage: credit-service" in ran.err
 
 
-def test_the_version_is_said(tmp_path: Path) -> None:
+def test_version_is_printed(tmp_path: Path) -> None:
     ran = command("--version", cwd=tmp_path)
     assert ran.code == 0
     assert ran.out.startswith("credit-service 0.")
@@ -133,20 +133,20 @@ def test_the_version_is_said(tmp_path: Path) -> None:
         ("serve --port 70000", "SERVICE_PORT: Input should be less than or equal to 65535."),
     ],
 )
-def test_what_is_asked_wrong_is_said_in_one_line(asked: str, said: str, tmp_path: Path) -> None:
+def test_wrong_command_line_is_refused_in_one_line(asked: str, said: str, tmp_path: Path) -> None:
     ran = command(*asked.split(), cwd=tmp_path)
     assert (ran.code, ran.out, ran.err) == (2, "", f"credit-service: {said}\n")
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
 
 
-def test_a_merchant_that_is_no_uuid_is_asked_wrong(tmp_path: Path) -> None:
+def test_merchant_must_be_a_uuid(tmp_path: Path) -> None:
     ran = command("verify", "--merchant", "17850", cwd=tmp_path)
     assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
     assert "--merchant" in ran.err
 
 
 @pytest.mark.parametrize("asked", ["migrate", "keys list", "verify", "replay events.jsonl"])
-def test_a_file_that_is_no_database_is_said_in_one_line(asked: str, tmp_path: Path) -> None:
+def test_file_that_is_no_database_is_refused_in_one_line(asked: str, tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").touch()
     (tmp_path / "notes.txt").write_text("These are notes, long enough to be taken for a header of a database. " * 3)
     ran = command(*asked.split(), cwd=tmp_path, DATABASE_URL="sqlite:///notes.txt")
@@ -154,7 +154,7 @@ def test_a_file_that_is_no_database_is_said_in_one_line(asked: str, tmp_path: Pa
     assert ran.err == "credit-service: notes.txt cannot be used: file is not a database.\n"
 
 
-def test_a_service_that_cannot_start_says_why_in_one_line(tmp_path: Path) -> None:
+def test_failed_start_is_explained_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("These are notes, long enough to be taken for a header of a database. " * 3)
     arguments = ("serve", "--port", "0", "--database-url", "sqlite:///notes.txt")
     ran = start(*arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -166,7 +166,7 @@ def test_a_service_that_cannot_start_says_why_in_one_line(tmp_path: Path) -> Non
         assert ran.returncode == 2
 
 
-def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
+def test_port_in_use_is_refused_in_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ran = command("serve", "--port", str(port), cwd=tmp_path)
@@ -174,14 +174,14 @@ def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
     assert ran.err == f"credit-service: 127.0.0.1:{port} cannot be listened on: Address already in use.\n"
 
 
-def test_an_impossible_setting_is_named(tmp_path: Path) -> None:
+def test_impossible_setting_is_named(tmp_path: Path) -> None:
     ran = command("migrate", cwd=tmp_path, TRIAL_CREDITS="many")
     assert ran.code == 2
     assert ran.err.startswith("credit-service: TRIAL_CREDITS: ")
     assert ran.err.count("\n") == 1
 
 
-def test_an_unknown_name_in_yaml_is_named(tmp_path: Path) -> None:
+def test_unknown_name_in_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "credit-service.yaml").write_text("trial_credit: 5\n")
     ran = command("migrate", cwd=tmp_path)
     assert (ran.code, ran.err) == (
@@ -190,7 +190,7 @@ def test_an_unknown_name_in_yaml_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_python_m_is_the_same_command() -> None:
+def test_python_m_runs_the_same_command() -> None:
     ran = subprocess.run([sys.executable, "-m", "credit_service", "bogus"], capture_output=True, text=True, check=False)
     assert ran.returncode == 2
     assert ran.stderr == "credit-service: No such command 'bogus'. See credit-service --help.\n"

@@ -158,7 +158,7 @@ def test_row_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     assert ran.err == "credit-service: line 3: validation_failed: The row is not UTF-8: byte 5 is not valid.\n"
 
 
-def test_columns_are_found_by_name_in_a_spreadsheets_file(tmp_path: Path) -> None:
+def test_columns_are_found_by_name(tmp_path: Path) -> None:
     content = stream(
         "paid,10.00,2010-12-01T08:26:00Z,17850,1,x", header="kind,total,timestamp,customer_id,invoice,note"
     )
@@ -225,9 +225,7 @@ def test_currency_that_is_of_no_use_is_refused(content: bytes, currency: str, sa
 
 
 @pytest.mark.parametrize("packed", [bytes, gzip.compress])
-def test_byte_order_marks_and_other_line_ends_are_no_part_of_a_line(
-    packed: Callable[[bytes], bytes], tmp_path: Path
-) -> None:
+def test_byte_order_marks_and_crlf_are_removed(packed: Callable[[bytes], bytes], tmp_path: Path) -> None:
     part = BOM + lines(paid(1)).replace(b"\n", b"\r\n")
     ran = _replay(tmp_path, packed(part + BOM + lines(paid(2)) + BOM))
     assert (ran.code, ran.err, ran.json) == (0, "", _counts(read=2, posted=2) | {"by_code": {}})
