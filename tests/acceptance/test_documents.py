@@ -87,6 +87,7 @@ def test_only_listed_commands_are_not_run() -> None:
         "js",
         "toml",
         "text",
+        "mermaid",
         "",
     }
     assert {name for name, blocks in BLOCKS.items() if "sh" in dict(blocks)} == set(OUTPUT)
