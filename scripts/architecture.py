@@ -1,6 +1,6 @@
-"""docs/architecture.md and its picture: the layers as the import rules name them, and the way of one order.
+"""Make docs/architecture.md and its picture: the layers of the import rules, and the functions that one order passes.
 
-The picture reads the layers from pyproject.toml, and each station is imported, so neither can name what is not there.
+The picture reads the layers from pyproject.toml, and the page imports each function, so neither names a missing part.
 """
 
 import importlib
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 
 class Station(NamedTuple):
-    """A function that the order passes, and what it does with it."""
+    """A function that the order passes, and its work."""
 
     module: str  # below credit_service
     function: str
@@ -22,12 +22,12 @@ class Station(NamedTuple):
 
     @property
     def layer(self) -> str:
-        """The part of the house that it belongs to."""
+        """Return the layer of the function."""
         return self.module.partition(".")[0]
 
     @property
     def path(self) -> str:
-        """Its file, after checking that the function is in it."""
+        """Return the file of the function. Raises AttributeError if the function is not in it."""
         found: object = importlib.import_module(f"credit_service.{self.module}")
         for name in self.function.split("."):
             found = getattr(found, name)
@@ -120,7 +120,7 @@ A POST takes the same way from the second function on: `doors/http` translates t
 
 
 def page() -> str:
-    """docs/architecture.md."""
+    """Return the text of docs/architecture.md."""
     rows = []
     for number, one in enumerate(STATIONS, 1):
         short = one.path.removeprefix("src/credit_service/")
@@ -149,16 +149,16 @@ _PARTS: Final = {
 
 
 def layers() -> list[str]:
-    """The parts of the picture, from top to bottom, as the import rules order them."""
+    """Return the parts of the picture from top to bottom, in the order of the import rules."""
     rules = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     ordered = next(rule["layers"] for rule in rules if rule["name"] == "Layers")
     named = [name.strip(" ()") for layer in ordered for name in layer.split("|")]
-    assert set(_PARTS) <= set(named), "the picture names a part that is not there"
+    assert set(_PARTS) <= set(named), "the picture names a missing part"
     return [name for name in named if name in _PARTS]
 
 
 def picture() -> str:
-    """docs/architecture.svg: a lane for each layer, and the functions in the order in which an order passes them."""
+    """Return the text of docs/architecture.svg: one lane for each layer, and the functions in their order."""
     lanes = {name: _MARGIN + index * _LANE for index, name in enumerate(layers())}
     width = _LEFT + len(STATIONS) * _STEP + _MARGIN
     height = len(lanes) * _LANE + 2 * _MARGIN

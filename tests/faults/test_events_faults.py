@@ -232,7 +232,7 @@ async def _check(world: World, sent: list[Sent]) -> Counter[str]:
         places = {
             "applied": 0 if one.key is None else posted[one.key],
             "parked": 0 if one.key is None else parked[one.key],
-            "put aside": originals[one.body],
+            "dead letter": originals[one.body],
         }
         assert sum(places.values()) == 1, f"{one}: {places}"
         counts.update({place: count for place, count in places.items() if count})

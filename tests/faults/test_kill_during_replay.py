@@ -29,17 +29,17 @@ LONGEST_SECONDS = 120.0
 
 def _write_stream(folder: Path, rows: int, chance: random.Random) -> Path:
     """Write orders of a few customers and refunds of some orders. Some refunds come before their order."""
-    told: list[str] = []
+    events: list[str] = []
     linked: list[tuple[str, str, str]] = []
     for number in range(rows):
         customer, total = str(chance.randrange(CUSTOMERS)), f"{chance.randrange(10_000) / 100:.2f}"
-        told.append(order(f"{number}", customer, total))
+        events.append(order(f"{number}", customer, total))
         if chance.random() < 0.2:
             linked.append((f"C{number}", f"{number}", total))
-            told.insert(len(told) - chance.randrange(2), refund(f"C{number}", customer, total))
+            events.insert(len(events) - chance.randrange(2), refund(f"C{number}", customer, total))
     (folder / "refund_links.csv").write_bytes(links(*linked))
     file = folder / "orders.csv"
-    file.write_bytes(stream(*told))
+    file.write_bytes(stream(*events))
     return file
 
 

@@ -219,7 +219,7 @@ async def test_silent_server_before_commit_is_unavailable_and_writes_nothing(pro
         assert await Transactions(engine).count(ALL) == 3
 
 
-async def test_silent_server_at_commit_is_unknown_and_retry_resolves_it(proxy: Proxy) -> None:
+async def test_silent_server_at_commit_is_unknown_until_retry(proxy: Proxy) -> None:
     async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS) as engine:
         engine.before_commit = proxy.hold
         started = time.monotonic()
@@ -235,7 +235,7 @@ async def test_silent_server_at_commit_is_unknown_and_retry_resolves_it(proxy: P
 
 
 @pytest.mark.parametrize("way", ["loaded", "recent"])
-async def test_silent_server_at_optimistic_write_is_unknown_and_retry_resolves_it(proxy: Proxy, way: str) -> None:
+async def test_silent_server_at_optimistic_write_is_unknown_until_retry(proxy: Proxy, way: str) -> None:
     async with opened(proxy.url, timeout_seconds=SILENCE_SECONDS) as engine:
         engine.way = way
         engine.before_lone_write = proxy.hold

@@ -149,8 +149,8 @@ def test_migrate_command_creates_schema_and_says_so(postgres_url: str, tmp_path:
     name = name_of(postgres_url)
     assert run(postgres_url, "migrate", cwd=tmp_path) == Ran(0, f"{name} was created with schema {head()}.\n", "")
     assert run(postgres_url, "migrate", cwd=tmp_path) == Ran(0, f"{name} is up to date (schema {head()}).\n", "")
-    told = json.loads(run(postgres_url, "migrate", "--json", cwd=tmp_path).out)
-    assert told == {"database": name, "schema": head(), "created": False, "migrated": False}
+    printed = json.loads(run(postgres_url, "migrate", "--json", cwd=tmp_path).out)
+    assert printed == {"database": name, "schema": head(), "created": False, "migrated": False}
 
 
 def test_doctor_tells_empty_from_migrated_database(postgres_url: str, tmp_path: Path):

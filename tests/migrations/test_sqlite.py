@@ -39,7 +39,7 @@ def catalogue(path: Path) -> Catalogue:
 
 
 def _clauses(text: str) -> set[str]:
-    """The clauses of a CREATE statement; their order is nobody's business, columns stand in `columns`."""
+    """Return the clauses of a CREATE statement as a set, because their order does not matter."""
     text = re.sub(r"\s+", " ", text).replace('"', "")
     opening, closing_ = text.find("("), text.rfind(")")
     clauses, depth, start = {text[:opening].strip(), text[closing_ + 1 :].strip()}, 0, opening + 1

@@ -1,7 +1,7 @@
-"""Random batches of commands for several merchants, and naive books that answer them one at a time.
+"""Random batches of commands for several merchants, and naive books that decide them one at a time.
 
-Ids and keys come from small ranges on purpose, so that replays, reused keys, refunds before their order and second
-refunds of one order are common.
+Ids and keys come from small ranges, so that replays, reused keys, refunds before their order and second refunds of one
+order are common.
 """
 
 from dataclasses import replace
@@ -26,7 +26,7 @@ MERCHANTS = [UUID(int=index) for index in (3, 1, 2)]
 
 
 class Batch(NamedTuple):
-    """Commands that arrive at once, `wait` microseconds after the batch before."""
+    """Commands that arrive together, `wait` microseconds after the previous batch."""
 
     wait: int
     commands: list[Command]
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
 
 
 _ids = st.sampled_from("1234")
-# Extremes are rare, since they leave little room for anything else.
+# Extreme values are rare, because after one of them most commands are refused.
 _credits = st.integers(0, 40).map(lambda number: MAX_CREDITS if number == 29 else number)
 _posted = _credits.map(lambda number: max(1, number))
 _money = st.none() | st.sampled_from(["0", "0.01", "9.99", "10", "20"])
@@ -78,7 +78,7 @@ _facts: st.SearchStrategy[Command] = st.one_of(
 _one: st.SearchStrategy[Command] = st.builds(of, st.sampled_from(MERCHANTS), _facts | _posts())
 _wait = st.just(0) | st.integers(0, 12 * DAY)
 _best_effort = st.builds(Batch, _wait, st.lists(_one, min_size=2, max_size=12), st.just(False))
-# So that refusals have other causes than a missing account; the last merchant may stay without one.
+# Most merchants have an account, so that refusals have other causes too. The last merchant may have none.
 _beginning = Batch(0, [of(merchant_id, telling.payment("0", 60)) for merchant_id in MERCHANTS[:2]], atomic=False)
 
 
@@ -101,13 +101,13 @@ policies: st.SearchStrategy[Policy] = st.builds(
 
 
 class _OneBook(Book):
-    """The books of one merchant, with the account number that the engine drew."""
+    """The book of one merchant, with the account number of the engine."""
 
     number = 0
 
     def state(self, command: Command) -> State:
         state = super().state(command)
-        by_arrival = attrgetter("arrived_at", "key")  # those of one instant by key
+        by_arrival = attrgetter("arrived_at", "key")  # refunds of one instant in the order of their keys
         return state._replace(
             number=self.number,
             waiting=tuple(sorted(state.waiting, key=by_arrival)),
@@ -116,13 +116,13 @@ class _OneBook(Book):
 
 
 class Shelf:
-    """The books of all merchants, against which an engine is judged."""
+    """The books of all merchants, for comparison with an engine."""
 
     def __init__(self, policy: Policy) -> None:
         self.books = {merchant_id: _OneBook(policy) for merchant_id in MERCHANTS}
 
     def answer(self, batch: Batch, now: int, numbers: dict[UUID, int]) -> list[Outcome] | RefusedAt:
-        """The expected outcomes of a batch, given the numbers of the accounts that exist after it."""
+        """Return the expected outcomes of a batch. `numbers` has the account numbers that exist after it."""
         for merchant_id, book in self.books.items():
             book.now = now
             book.number = numbers.get(merchant_id, 0)

@@ -1,7 +1,7 @@
-"""The laws of every engine. The test module of an engine says how to build one (`Harness`) and inherits the rest.
+"""The laws of every engine. The test module of an engine defines how to build one (`Harness`) and inherits the tests.
 
-Tests hand values to the engine directly if the law is the engine's own; if it needs real postings, they come through
-`Posting`, as in the service. The test of batches shows that an engine adds nothing to what the ledger decides.
+A test of a law of the engine alone passes values to the engine directly. A test that needs real postings uses
+`Posting`, as the service does. The test of batches shows that an engine stores exactly the ledger's decisions.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ SHOP = "a.myshopify.com"
 
 
 class Clock:
-    """The engine's clock, moved by tests."""
+    """The clock of the engine. A test can move it."""
 
     def __init__(self) -> None:
         self.now = T0
@@ -57,42 +57,42 @@ class Clock:
 
 
 class Harness(Protocol):
-    """How tests build an engine of one kind, and look at its rows."""
+    """Builds engines of one kind for tests, and reads their rows."""
 
     clock: Clock
 
     async def fresh(self) -> Engine:
-        """An engine without rows. It reads `clock`, and numbers new accounts 1, 2, 3 …"""
+        """Return an engine without rows. It reads `clock`, and numbers new accounts 1, 2, 3 …"""
         ...
 
     async def renewed(self, engine: Engine) -> Engine:
-        """As `fresh`, but it may empty and return this engine."""
+        """Return an engine without rows. It may be this engine, emptied."""
         ...
 
     async def reopened(self, engine: Engine) -> Engine:
-        """A new engine on the same database, after this one was closed."""
+        """Close this engine, and return a new engine on the same database."""
         ...
 
     async def rows(self, table: str) -> list[tuple[Any, ...]]:
-        """The committed rows of a table, in the order of its primary key."""
+        """Return the committed rows of a table, in the order of its primary key."""
         ...
 
     def halfway(self, engine: Engine) -> AbstractAsyncContextManager[None]:
-        """Inside, a posting halts between its last write and its commit; at the exit it commits."""
+        """Halt the next posting between its last write and its commit. It commits at the end of the block."""
         ...
 
     async def close(self) -> None:
-        """Close the harness's own connections, in their event loop."""
+        """Close the connections of the harness, in their event loop."""
         ...
 
 
 def merchant(index: int) -> UUID:
-    """One of many merchants, ordered by index."""
+    """Return one of many merchants. Their order is the order of `index`."""
     return UUID(int=index + 1)
 
 
 def need(key: str = "", merchant_id: UUID = MERCHANT, source: str | None = None, *, trial: bool = False) -> Needs:
-    """The needs of a command."""
+    """Return the needs of a command."""
     return Needs(merchant_id, key, source, awaited=False, trial=trial, overdue=False)
 
 
@@ -102,7 +102,7 @@ async def write(engine: Engine, made: Writes) -> None:
 
 
 async def load(engine: Engine, *wanted: Needs) -> Loaded:
-    """The records on which a posting with these needs is decided."""
+    """Return the records that a posting with these needs loads."""
     seen: list[Loaded] = []
 
     def work(loaded: Loaded) -> Writes:
@@ -113,22 +113,22 @@ async def load(engine: Engine, *wanted: Needs) -> Loaded:
     return seen[-1]
 
 
-async def tell(engine: Engine, *told: commands.Command, policy: Policy | None = None) -> list[Outcome]:
+async def tell(engine: Engine, *sent: commands.Command, policy: Policy | None = None) -> list[Outcome]:
     """Post commands as the service does, in one batch."""
     async with at_work(engine, policy) as posting:
-        return await posting.submit_many(told)
+        return await posting.submit_many(sent)
 
 
-async def tell_apart(engine: Engine, *told: commands.Command) -> Sequence[Any]:
-    """Post commands as the service does, each by a caller of its own; returns outcomes or errors."""
+async def tell_apart(engine: Engine, *sent: commands.Command) -> Sequence[Any]:
+    """Post commands as the service does, each by its own caller. Returns outcomes or errors."""
     async with at_work(engine) as posting:
-        outcomes: Sequence[Any] = await asyncio.gather(*map(posting.submit, told), return_exceptions=True)
+        outcomes: Sequence[Any] = await asyncio.gather(*map(posting.submit, sent), return_exceptions=True)
         return outcomes
 
 
 @asynccontextmanager
 async def at_work(engine: Engine, policy: Policy | None = None, **settings: Any) -> AsyncIterator[Posting]:
-    """A posting path in front of an engine."""
+    """Run the posting path in front of an engine."""
     posting = Posting(engine, policy or Policy(), **settings)
     posting.start()
     try:
@@ -137,10 +137,10 @@ async def at_work(engine: Engine, policy: Policy | None = None, **settings: Any)
         await posting.drain()
 
 
-async def posted(engine: Engine, *told: commands.Command, policy: Policy | None = None) -> list[Transaction]:
-    """Post commands, which must all succeed; returns their transactions."""
+async def posted(engine: Engine, *sent: commands.Command, policy: Policy | None = None) -> list[Transaction]:
+    """Post commands that must all succeed. Returns their transactions."""
     transactions = []
-    for outcome in await tell(engine, *told, policy=policy):
+    for outcome in await tell(engine, *sent, policy=policy):
         assert isinstance(outcome, Posted), outcome
         assert outcome.transaction is not None
         transactions.append(outcome.transaction)
@@ -191,9 +191,9 @@ class EngineContract:
             pass
 
         def work(loaded: Loaded) -> Writes:
-            raise Sudden("as it is")
+            raise Sudden("unchanged")
 
-        with pytest.raises(Sudden, match="as it is"):
+        with pytest.raises(Sudden, match="unchanged"):
             await engine.post([need("k")], work)
         assert await self._all_rows(harness) == {name: [] for name in TABLES}
         await write(engine, writes(account()))
@@ -206,7 +206,7 @@ class EngineContract:
             "announcements": [values.FULL_ANNOUNCEMENT],
             "given_back": [values.FULL_GIVEN_BACK],
             "parked": [values.FULL_PARKED],
-            "dead_letters": [DeadLetter("order_unknown", "It never came.", T0, values.FULL_REFUND)],
+            "dead_letters": [DeadLetter("order_unknown", "The order never came.", T0, values.FULL_REFUND)],
         }
         spoilt: dict[str, Any]
         for spoilt in (
@@ -375,10 +375,10 @@ class EngineContract:
         assert [books.grants async for books in engine.books()] == [[spent, new]]
         assert [row[1:] for row in await harness.rows("given_back")] == [("o", 1, 2, 3)]
 
-    # ---- the engine adds nothing to what the ledger decides
+    # ---- the engine stores exactly the ledger's decisions
 
     def test_L4_batches_leave_the_same_as_single_commands_in_memory(self, harness: Harness):
-        with asyncio.Runner() as runner:  # one for all examples, so that connections outlast them
+        with asyncio.Runner() as runner:  # one event loop for all examples, so that they can share connections
             engine = runner.run(harness.fresh())
 
             @given(some=batches, policy=policies)
@@ -475,15 +475,17 @@ class EngineContract:
         assert record.given_back == {paid.key: values.FULL_GIVEN_BACK}
 
     async def test_dead_letter_keeps_its_fact(self, harness: Harness, engine: Engine):
-        letter = DeadLetter("order_unknown", "It never came.", T0, values.FULL_REFUND)
+        letter = DeadLetter("order_unknown", "The order never came.", T0, values.FULL_REFUND)
         await write(engine, writes(account(), dead_letters=[letter, letter]))
         kept = await harness.rows("dead_letters")
-        assert [row[1:6] for row in kept] == [(NUMBER, "order_unknown", "It never came.", T0, "order_refunded")] * 2
+        assert [row[1:6] for row in kept] == [
+            (NUMBER, "order_unknown", "The order never came.", T0, "order_refunded")
+        ] * 2
         await write(engine, writes(account(), parked=[values.FULL_PARKED]))
         ((*_, text),) = await harness.rows("parked")
-        assert {row[6] for row in kept} == {text}  # from which a parked refund comes back exactly
+        assert {row[6] for row in kept} == {text}  # the text restores the parked refund exactly
 
-    async def test_event_row_keeps_all_that_its_transaction_does_not_say(self, harness: Harness, engine: Engine):
+    async def test_event_row_keeps_fields_that_its_transaction_lacks(self, harness: Harness, engine: Engine):
         plain = values.FULL_ANNOUNCEMENT._replace(number=1, sequence=None, detail=None)
         await write(engine, writes(account(), announcements=[values.FULL_ANNOUNCEMENT, plain]))
         first, second = await harness.rows("events")
@@ -494,14 +496,14 @@ class EngineContract:
     # ---- events
 
     async def test_events_are_numbered_without_gaps_in_commit_order(self, harness: Harness, engine: Engine):
-        told = [values.FULL_ANNOUNCEMENT._replace(number=number) for number in range(1, 8)]
+        announcements = [values.FULL_ANNOUNCEMENT._replace(number=number) for number in range(1, 8)]
         for first in (0, 2, 4):
-            await write(engine, writes(account(), announcements=told[first : first + 2]))
+            await write(engine, writes(account(), announcements=announcements[first : first + 2]))
         with pytest.raises(BadRow):
-            await write(engine, writes(account(balance=1), announcements=told[6:]))
+            await write(engine, writes(account(balance=1), announcements=announcements[6:]))
         with pytest.raises(BadRow):
-            await write(engine, writes(account(), announcements=told[:1]))  # a merchant id
-        await write(engine, writes(account(), announcements=told[6:]))
+            await write(engine, writes(account(), announcements=announcements[:1]))  # a merchant id
+        await write(engine, writes(account(), announcements=announcements[6:]))
         kept = await harness.rows("events")
         assert [row[1] for row in kept] == list(range(1, 8))
         assert len({row[0] for row in kept}) == 1  # the lane of their merchant
@@ -550,12 +552,12 @@ class EngineContract:
             for constraint in tables.metadata.tables[name].constraints
             if isinstance(constraint, CheckConstraint)
         }
-        # An engine works these out by itself; those of dead letters are tried below.
+        # An engine computes these columns itself. Another test covers the constraints of dead letters.
         derived = {"ck_grants_open", "ck_dead_letters_fact_or_event", "ck_dead_letters_hash_length"}
         assert checks - derived == {name for name in self.BROKEN if name.startswith("ck_")}
 
     @pytest.mark.parametrize("late", [2**63, -(2**63) - 1])
-    async def test_number_beyond_64_bits_is_refused_not_wrapped(self, harness: Harness, engine: Engine, late: int):
+    async def test_engine_refuses_number_beyond_64_bits(self, harness: Harness, engine: Engine, late: int):
         with pytest.raises((BadRow, OverflowError)):
             await write(engine, writes(account(), transactions=[transaction(occurred_at=late)]))
         assert await harness.rows("accounts") == []
@@ -671,7 +673,7 @@ class EngineContract:
     ]
 
     @pytest.mark.parametrize("filters", FILTERS, ids=str)
-    @pytest.mark.parametrize("number", [None, 1, 2, 3], ids=["everybody", "first", "second", "nobody"])
+    @pytest.mark.parametrize("number", [None, 1, 2, 3], ids=["all", "first", "second", "unknown"])
     async def test_transactions_are_listed_newest_first_by_filter_cursor_and_offset(
         self, engine: Engine, history: list[Transaction], number: int | None, filters: dict[str, Any]
     ):
@@ -710,7 +712,7 @@ class EngineContract:
         found = await Transactions(engine).page(query, (10**9,) * (1 if number else engine.lanes), 2, 1)
         assert [one.transaction for one in found] == expected[1:3]
 
-    async def test_transaction_of_no_account_is_a_stray_and_in_no_list(self, harness: Harness, engine: Engine):
+    async def test_transaction_without_account_is_in_no_list(self, harness: Harness, engine: Engine):
         await write(engine, writes(account(1), transactions=[transaction(1, 1)]))
         assert await Transactions(engine).strays() == []
         lost = [transaction(sequence, NUMBER, OTHER) for sequence in (1, 2)]
@@ -736,8 +738,8 @@ class EngineContract:
         for one in merchants:
             own = [event for event in everything if event.merchant_id == one]
             assert [event.announcement.number for event in own] == [1, 2, 3, 4]
-            told = ["account.created", "recharged", "plugin_status_changed", "consumed"]
-            assert [event.announcement.type for event in own] == told
+            expected = ["account.created", "recharged", "plugin_status_changed", "consumed"]
+            assert [event.announcement.type for event in own] == expected
             assert own[0].transaction is None
             assert own[3].transaction in spent
             assert own[3].announcement.available == 98
@@ -756,9 +758,7 @@ class EngineContract:
         assert await Outbox(engine).end() == tuple(position)
 
     @pytest.mark.parametrize("limit", [1, 2, 7, 16, 40, 1000])
-    async def test_outbox_pages_are_by_time_also_if_one_lane_dominates(
-        self, harness: Harness, engine: Engine, limit: int
-    ):
+    async def test_outbox_pages_are_ordered_by_time_across_lanes(self, harness: Harness, engine: Engine, limit: int):
         for number in range(30):
             harness.clock.now = days(number)
             busy = [of(merchant(0), use(1)) for _ in range(3)] if number < 20 else []
@@ -788,14 +788,14 @@ class EngineContract:
         assert taken is not None
         assert (taken.epoch, taken.position) == (2, there)
         assert await Outbox(engine).advance(on, (9,) * engine.lanes, T0 + 15_000_000, 10) is None, (
-            "who comes back late changes nothing"
+            "a late owner changes nothing"
         )
         await Outbox(engine).release(on)
         assert await Outbox(engine).claim("reader", "a", T0 + 16_000_000, 10) is None
 
         again = await Outbox(engine).claim("reader", "b", T0 + 16_000_000, 10)
         assert again is not None
-        assert again.epoch == 3, "the owner may claim again, and what it held before is worth nothing"
+        assert again.epoch == 3, "a new claim of the owner replaces its old claim"
         assert await Outbox(engine).advance(taken, there, T0 + 16_000_000, 10) is None
         await Outbox(engine).release(again)
         assert (await Outbox(engine).claim("reader", "a", T0 + 16_000_000, 10) or again).owner == "a"
@@ -820,7 +820,7 @@ class EngineContract:
     async def test_L7_past_balance_counts_expiries_from_their_instants(self, harness: Harness, engine: Engine):
         (first, *_) = await posted(engine, payment("P", 100), payment("Q", 50, expires_at=days(2)))
         harness.clock.now = days(5)
-        # It is settled only now; and of what is posted now, some lapses at once at an instant long past.
+        # The account is settled only now, and part of this posting expires at once, at an instant long past.
         await tell(engine, payment("R", 7, expires_at=days(1)), use(10))
         instants = [days(0) - 1, days(0), days(2) - 1, days(2), days(5) - 1, days(5)]
         assert [(await Accounts(engine).past(first.account, at)).balance for at in instants] == [
@@ -832,7 +832,7 @@ class EngineContract:
             90,
         ]
 
-    async def test_past_balance_is_right_at_every_transaction_of_a_long_history(self, harness: Harness, engine: Engine):
+    async def test_past_balance_is_right_throughout_a_long_history(self, harness: Harness, engine: Engine):
         balances = {}
         for day in range(37):
             harness.clock.now = days(day)
@@ -919,19 +919,19 @@ class EngineContract:
         assert await Accounts(engine).drifting(None, 10) == ([], None)
 
     DRIFTED: dict[str, Writes] = {  # noqa: RUF012 - a table, never written to
-        "a transaction that is missing": writes(account(sequence=1)),
-        "a transaction too many": writes(account(), transactions=[transaction(amount=0, balance_after=0)]),
+        "a missing transaction": writes(account(sequence=1)),
+        "an extra transaction": writes(account(), transactions=[transaction(amount=0, balance_after=0)]),
         "another balance": writes(account(sequence=1), transactions=[transaction()], grants=[grant(remaining=0)]),
         "another hash": writes(
             account(sequence=1, balance=5, total_increases=5, last_hash=b"x" * 32),
             transactions=[transaction()],
             grants=[grant()],
         ),
-        "a grant that was drawn": writes(
+        "a grant with an unrecorded draw": writes(
             account(sequence=1, balance=5, total_increases=5), transactions=[transaction()], grants=[grant(remaining=4)]
         ),
-        "a grant too many": writes(account(), grants=[grant()]),
-        "a debt that is not owed": writes(account(debt=5, pending=5), grants=[grant(remaining=0)]),
+        "an extra grant": writes(account(), grants=[grant()]),
+        "a wrong debt": writes(account(debt=5, pending=5), grants=[grant(remaining=0)]),
     }
 
     @pytest.mark.parametrize("what", DRIFTED)
@@ -982,13 +982,13 @@ class EngineContract:
         assert await Letters(engine).get(kept.id) == kept
         assert await Letters(engine).get(kept.id + 1) is None
 
-    async def test_dead_letter_of_a_parked_refund_is_read_back_with_its_fact(self, engine: Engine):
+    async def test_dead_letter_of_parked_refund_keeps_its_fact(self, engine: Engine):
         facts = (values.FULL_REFUND, values.PAYMENT_REFUND)
-        letters = [DeadLetter("order_unknown", "It never came.", T0, fact) for fact in facts]
+        letters = [DeadLetter("order_unknown", "The order never came.", T0, fact) for fact in facts]
         await write(engine, writes(account(), dead_letters=letters))
         kept = await Letters(engine).page(LetterQuery(), None, 10)
         assert [one.fact for one in reversed(kept)] == [*facts]
-        assert {one[1:4] for one in kept} == {("order_unknown", "It never came.", T0)}
+        assert {one[1:4] for one in kept} == {("order_unknown", "The order never came.", T0)}
         assert {one[5:] for one in kept} == {(None, None, None, None)}
 
     async def test_event_delivered_again_makes_no_second_dead_letter(self, engine: Engine):
@@ -1000,7 +1000,7 @@ class EngineContract:
         assert await Letters(engine).put_aside([]) == 0
         assert [one.code for one in await Letters(engine).page(LetterQuery(), None, 10)] == [first.code] * 3
 
-    async def test_event_put_aside_by_several_at_once_is_kept_once(self, engine: Engine):
+    async def test_simultaneous_copies_of_event_make_one_dead_letter(self, engine: Engine):
         events = [values.FULL_UNDELIVERABLE._replace(subject=str(number)) for number in range(5)]
         counts = await asyncio.gather(*[Letters(engine).put_aside(events) for _ in range(8)])
         assert sum(counts) == await Letters(engine).count(LetterQuery()) == 5
@@ -1011,7 +1011,7 @@ class EngineContract:
             await Letters(engine).put_aside(
                 [plain._replace(subject=f"s{number % 2}", original=b"%d" % number, code=f"c{number}")]
             )
-        letter = DeadLetter("c1", "It never came.", T0, values.FULL_REFUND)
+        letter = DeadLetter("c1", "The order never came.", T0, values.FULL_REFUND)
         await write(engine, writes(account(), dead_letters=[letter]))
         every = await Letters(engine).page(LetterQuery(), None, 10)
         assert [one.code for one in every] == ["c1", "c3", "c2", "c1", "c0"]
@@ -1048,13 +1048,13 @@ class EngineContract:
         assert not await Letters(engine).mark_replayed(kept.id + 1, T0)
 
     @pytest.mark.parametrize("wrong", [{"message_hash": bytes(15)}, {"subject": None}, {"original": None}])
-    async def test_database_refuses_a_dead_letter_that_could_not_be_replayed(self, engine: Any, wrong: Any):
+    async def test_database_refuses_unreplayable_dead_letter(self, engine: Any, wrong: Any):
         whole = {**values.FULL_UNDELIVERABLE._asdict(), "message_hash": bytes(16)}
         assert await engine.write([Ask(letters.PUT_ASIDE, whole)]) == 1
         with pytest.raises(BadRow, match="ck_dead_letters_"):
             await engine.write([Ask(letters.PUT_ASIDE, whole | {"message_hash": b"another 16 bytes"} | wrong)])
 
-    # ---- shops, and what was delivered of them
+    # ---- shops and their deliveries
 
     async def test_shop_is_linked_to_one_merchant_at_a_time(self, engine: Engine):
         assert await Shops(engine).get(SHOP) is None
@@ -1069,7 +1069,7 @@ class EngineContract:
     async def test_unlinked_shop_is_kept_and_does_not_change(self, engine: Engine):
         assert not await Shops(engine).unlink(SHOP, T0)
         await Shops(engine).link(SHOP, MERCHANT, T0)
-        assert not await Shops(engine).uninstall(SHOP, T0 - 1)  # told late, of an earlier time
+        assert not await Shops(engine).uninstall(SHOP, T0 - 1)  # an event about an earlier time arrives late
         assert await Shops(engine).unlink(SHOP, T0 + 1)
         assert not await Shops(engine).unlink(SHOP, T0 + 2)
         assert not await Shops(engine).uninstall(SHOP, T0 + 2)
@@ -1096,7 +1096,7 @@ class EngineContract:
         assert await shops.claim("gid", "period 1", MERCHANT, SHOP)
         assert await shops.claim("gid", "period 1", MERCHANT, another), "the shop may have another domain now"
         assert not await shops.claim("gid", "period 2", OTHER, another)
-        assert await shops.claim("gid", "period 2", MERCHANT, SHOP), "the refused claim left nothing"
+        assert await shops.claim("gid", "period 2", MERCHANT, SHOP), "the refused claim stored nothing"
         assert not await shops.claim("gid", "period 2", OTHER, SHOP)
         assert await shops.claim("gid", "period 3", OTHER, SHOP), "the shop may have another merchant now"
         racing = [shops.claim("raced", "raced", merchant(number), f"{number}") for number in range(8)]
@@ -1119,7 +1119,7 @@ class EngineContract:
         assert [one.received_at for one, _ in await Shops(engine).due(T0, 10)] == [T0, T0, T0 + 9]
         assert len(await due(limit=2)) == 2
         await Shops(engine).unlink(SHOP, T0)
-        assert await due() == [("r", MERCHANT)]  # whose data has to be erased is known still
+        assert await due() == [("r", MERCHANT)]  # the request to erase data still knows the merchant
         assert sorted(await due(T0)) == [("orders/paid", None), ("r", MERCHANT)]
 
     # ---- erasing
@@ -1130,7 +1130,7 @@ class EngineContract:
     ):
         monkeypatch.setattr(erasing, "AT_ONCE", at_once)
         personal: dict[str, Any] = {"metadata": '{"email":"a@b.c"}', "salt": bytes(16)}
-        told = [
+        posted_facts = [
             replace(fact, **personal)
             for fact in (
                 payment("P", 500),
@@ -1141,7 +1141,7 @@ class EngineContract:
                 told_refund("later", "4", credits=1),
             )
         ]
-        await tell(engine, *told, *[of(OTHER, fact) for fact in told])
+        await tell(engine, *posted_facts, *[of(OTHER, fact) for fact in posted_facts])
 
         async def erase(merchant_id: UUID, orders: set[str] | None) -> int:
             erasing_ = Erasing(engine)
@@ -1163,7 +1163,7 @@ class EngineContract:
                 + [one.key for one in parked if one.fact.metadata is not None]
             )
 
-        every = sorted(fact.key for fact in told)
+        every = sorted(fact.key for fact in posted_facts)
         assert await kept() == every
         assert await erase(MERCHANT, {"1", "3", "unknown"}) == 3
         left = ["billing:payment:P", "shopify:order:2", "shopify:refund:later"]
@@ -1172,8 +1172,8 @@ class EngineContract:
         assert await erase(MERCHANT, None) == 3
         assert await kept() == []
         assert await kept(OTHER) == every
-        # A repeat replays, and what waited is applied without what was erased.
-        assert all(isinstance(outcome, Replayed | Waiting) for outcome in await tell(engine, *told))
+        # A repeat replays, and a parked refund applies without the erased metadata.
+        assert all(isinstance(outcome, Replayed | Waiting) for outcome in await tell(engine, *posted_facts))
         await tell(engine, order("3", 10))
         assert await kept() == []
 
@@ -1186,7 +1186,7 @@ class EngineContract:
             assert await Letters(engine).get(letter.id) == letter
         assert (
             await Letters(engine).put_aside([values.FULL_UNDELIVERABLE]) == 1
-        )  # no hash of the old text is kept (L15)
+        )  # the database keeps no hash of the old text (L15)
 
     # ---- API keys
 
@@ -1204,7 +1204,7 @@ class EngineContract:
             await Keys(engine).add(key)
         assert [key.id for key in await Keys(engine).all()] == ["d", "a", "b", "c"]
 
-    async def test_key_id_is_unique_and_its_scope_is_one_of_four(self, engine: Engine):
+    async def test_key_id_is_unique_and_scope_is_limited(self, engine: Engine):
         await Keys(engine).add(values.FULL_KEY)
         for wrong in (
             values.FULL_KEY,

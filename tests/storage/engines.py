@@ -1,6 +1,6 @@
-"""Empty ledgers on both engines: a test that asks for `ledgers`, or for what is made of them, runs once on each.
+"""Empty ledgers on both engines. A test that uses `ledgers`, or a fixture made of it, runs once on each engine.
 
-A test that looks beneath the surface of one of them says so: `@only_on("sqlite")`.
+A test of the internals of one engine has the mark `@only_on("sqlite")`.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ from credit_service.storage.sqlite.engine import SQLiteEngine
 from tests.servers.postgres import Databases
 from tests.storage.files import new_file
 
-pytest.register_assert_rewrite("tests.storage.contract")  # so that its assertions show their values
+pytest.register_assert_rewrite("tests.storage.contract")  # so that its failed assertions show their values
 T = TypeVar("T")
 ENGINES = ("sqlite", "postgres")
 _SQLITE = "sqlite:///"
 
 
 def only_on(engine: str) -> pytest.MarkDecorator:
-    """Marks a test that is about one engine."""
+    """Mark a test for one engine only."""
     return pytest.mark.parametrize("engine_name", [engine], indirect=True)
 
 
 def template(databases: Databases) -> str:
-    """The name of an empty ledger to copy, made once in a run."""
+    """Return the name of an empty ledger to copy. The first call of a run makes it."""
 
     def migrated(url: str) -> None:
         migrate_postgres(url)
@@ -44,7 +44,7 @@ def template(databases: Databases) -> str:
 
 
 class Ledgers:
-    """Makes ledgers of one engine."""
+    """Makes empty ledgers on one engine."""
 
     def __init__(self, databases: Databases | None) -> None:
         self._databases = databases
@@ -52,7 +52,7 @@ class Ledgers:
 
     @contextmanager
     def new(self, folder: Path) -> Iterator[str]:
-        """The URL of an empty ledger: a file in this folder, or a database that lasts as long as the block."""
+        """Yield the URL of an empty ledger: a file in the folder, or a database that ends with the block."""
         if self._databases is None:
             yield f"{_SQLITE}{new_file(folder / 'ledger.db')}"
         else:
@@ -62,19 +62,19 @@ class Ledgers:
 
 @pytest.fixture(scope="session", params=ENGINES)
 def engine_name(request: pytest.FixtureRequest) -> str:
-    """Which engine a test runs on."""
+    """Return the engine of this run of the test."""
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
 def ledgers(engine_name: str, request: pytest.FixtureRequest) -> Ledgers:
-    """Makes ledgers of the engine."""
+    """Return a maker of ledgers on the engine."""
     return Ledgers(request.getfixturevalue("postgres") if engine_name == "postgres" else None)
 
 
 @pytest.fixture
 def new_ledger(ledgers: Ledgers, tmp_path: Path) -> Iterator[Callable[[], str]]:
-    """Makes ledgers for one test; returns their URLs."""
+    """Yield a function that makes a ledger for this test and returns its URL."""
     folders = (tmp_path / f"ledger {number}" for number in count(1))
     with ExitStack() as stack:
 
@@ -87,21 +87,21 @@ def new_ledger(ledgers: Ledgers, tmp_path: Path) -> Iterator[Callable[[], str]]:
 
 
 def place(url: str) -> Path | str:
-    """A ledger as `served` takes it: the file, or the URL on a server."""
+    """Return a ledger in the form that `served` takes: the path of the file, or the URL on a server."""
     return Path(url.removeprefix(_SQLITE)) if url.startswith(_SQLITE) else url
 
 
 def opened(url: str, **options: Any) -> Engine:
-    """An engine of this ledger."""
+    """Return an engine on this ledger."""
     found = place(url)
     return SQLiteEngine(found, **options) if isinstance(found, Path) else PostgresEngine(found, **options)
 
 
-# ---- straight to the database, past the service; parameters of statements are written as ?
+# ---- direct access to the database; statements write their parameters as ?
 
 
 def rows(url: str, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-    """The rows of a statement."""
+    """Return the rows of a statement."""
     if url.startswith(_SQLITE):
         with closing(sqlite3.connect(f"file:{url.removeprefix(_SQLITE)}?mode=ro", uri=True)) as connection:
             return connection.execute(statement, values).fetchall()
@@ -109,7 +109,7 @@ def rows(url: str, statement: str, *values: Any) -> list[tuple[Any, ...]]:
 
 
 def change(url: str, statement: str, *values: Any) -> None:
-    """Change one row as the service never does, also against the database's own checks."""
+    """Change one row directly, even against the database's CHECK constraints."""
     if url.startswith(_SQLITE):
         with closing(sqlite3.connect(url.removeprefix(_SQLITE))) as connection, connection:
             connection.execute("PRAGMA ignore_check_constraints = 1")
@@ -127,7 +127,7 @@ def change(url: str, statement: str, *values: Any) -> None:
 
 @contextmanager
 def on_server(url: str, *statements: str) -> Iterator[None]:
-    """Inside, a connection of its own stays open as these statements leave it."""
+    """Run statements on a separate connection, and keep it open until the end of the block."""
     with ThreadPoolExecutor(1) as thread, asyncio.Runner() as runner:
 
         def run(awaited: Coroutine[Any, Any, T]) -> T:
@@ -155,7 +155,7 @@ def _numbered(statement: str) -> str:
 
 
 def _on_server(url: str, do: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
-    """Run something on a connection of its own, also from a test with an event loop."""
+    """Run a function on a separate connection, from tests with and without an event loop."""
 
     async def connected() -> T:
         server = await _connected(url)

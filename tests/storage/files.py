@@ -1,4 +1,4 @@
-"""SQLite files for tests: migrated once, then copied, since a migration takes longer than most tests."""
+"""SQLite files for tests. The module migrates once and then copies, because a migration is slower than most tests."""
 
 import sqlite3
 from contextlib import closing
@@ -15,12 +15,12 @@ def _migrated() -> bytes:
         path = Path(folder) / "template.db"
         migrate(path)
         with closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")  # as an engine would at its first start
+            connection.execute("PRAGMA journal_mode = WAL")  # as an engine does at its first start
         return path.read_bytes()
 
 
 def new_file(path: Path) -> Path:
-    """An empty ledger at `path`."""
+    """Make an empty ledger at `path`."""
     path.touch(0o600)
     path.write_bytes(_migrated())
     return path

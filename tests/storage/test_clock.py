@@ -1,4 +1,4 @@
-"""The clock of postings: a reading that jumps is refused, and estimates never jump."""
+"""The clock of postings refuses a reading after a jump, and its estimates never jump."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ T0 = 1_800_000_000 * SECOND
 
 
 class Machine:
-    """A machine whose wall clock can be set, while its steady clock cannot."""
+    """A machine with a steady clock and a wall clock. A test can set the wall clock only."""
 
     def __init__(self) -> None:
         self.steady = 5_000 * SECOND
@@ -123,9 +123,9 @@ def test_fixed_clock_of_tests_is_not_checked(machine: Machine) -> None:
     assert [clock.read(), clock.read(), clock.estimate()] == [T0, T0 + YEAR, T0]
 
 
-def test_database_clock_is_known_for_ten_seconds_after_a_quick_answer(machine: Machine) -> None:
+def test_quick_answer_gives_database_clock_for_ten_seconds(machine: Machine) -> None:
     clock = DatabaseClock("the database")
-    ahead = 3 * SECOND  # of the database's clock, which is another machine's
+    ahead = 3 * SECOND  # the database runs on another machine, with another clock
     assert clock.measured(T0 + ahead, machine.steady - 49_999) == T0 + ahead
     known = [clock.is_known]
     machine.passes(9 * SECOND)
@@ -136,7 +136,7 @@ def test_database_clock_is_known_for_ten_seconds_after_a_quick_answer(machine: M
     assert known == [True, True, False]
 
 
-def test_slow_answer_of_the_database_is_checked_but_not_used_for_estimates(machine: Machine) -> None:
+def test_slow_database_answer_is_checked_but_gives_no_estimate(machine: Machine) -> None:
     clock = DatabaseClock("the database")
     clock.measured(T0, machine.steady)
     machine.passes(20 * SECOND)

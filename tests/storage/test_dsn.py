@@ -1,4 +1,4 @@
-"""The URL of a PostgreSQL database: its options, and the driver's arguments made of them."""
+"""The URL of a PostgreSQL database: its options, and the arguments for the driver."""
 
 from typing import Any
 
@@ -23,14 +23,14 @@ SEVERAL = "postgresql://u:p%40ss@h1,h2:5433/credits"
         ("postgresql:///credits?host=h1,h2&port=1,2", "PostgreSQL h1,h2:1,2/credits", [("h1", 1), ("h2", 2)]),
     ],
 )
-def test_hosts_are_read_wherever_they_stand(url: str, name: str, hosts: list[Any]) -> None:
+def test_hosts_are_read_from_every_part_of_the_url(url: str, name: str, hosts: list[Any]) -> None:
     found = dsn.parse(url)
     assert found.name == name
     assert [(attempt["host"], attempt["port"]) for attempt in found.attempts] == hosts
     assert "p%40ss" not in repr(found)
 
 
-def test_of_several_hosts_the_primary_is_looked_for_unless_the_url_says_otherwise() -> None:
+def test_several_hosts_mean_primary_unless_url_overrides() -> None:
     wanted = {"target_session_attrs": "primary"}
     assert dsn.parse(SEVERAL).attempts == [
         {"host": "h1", "port": None} | wanted,
@@ -40,7 +40,7 @@ def test_of_several_hosts_the_primary_is_looked_for_unless_the_url_says_otherwis
     assert dsn.parse("postgresql://h/db").attempts == [{"host": "h", "port": None}]
 
 
-def test_driver_reads_the_options_that_it_knows() -> None:
+def test_driver_reads_its_own_options() -> None:
     found = dsn.parse("postgresql://u:p%40@h:1/db?connect_timeout=3&application_name=a%20b&sslmode=disable")
     assert found.url == "postgresql://u:p%40@/db?application_name=a%20b&sslmode=disable"
     assert found.connect_seconds == 3
@@ -68,7 +68,7 @@ def test_driver_reads_the_options_that_it_knows() -> None:
         ("h", "must be a URL like postgresql://"),
     ],
 )
-def test_options_that_are_not_supported_are_refused_by_name(rest: str, said: str) -> None:
+def test_unsupported_options_are_refused_by_name(rest: str, said: str) -> None:
     with pytest.raises(ValueError, match=r"^(has|says|must) ") as error:
         dsn.parse(f"postgresql://{rest}")
     assert said in str(error.value)
@@ -88,5 +88,5 @@ def test_options_that_are_not_supported_are_refused_by_name(rest: str, said: str
         ("rediss://u:hunter2@h?ssl_password=hunter2", "rediss://u:***@h?ssl_password=masked"),
     ],
 )
-def test_passwords_are_masked_wherever_they_stand(url: str, shown: str) -> None:
+def test_passwords_are_masked_in_every_part_of_the_url(url: str, shown: str) -> None:
     assert dsn.masked(url) == shown

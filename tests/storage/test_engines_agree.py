@@ -31,17 +31,17 @@ def url(postgres: Databases) -> Iterator[str]:
 
 
 class Side:
-    """One harness and its engine, for all examples, which run in one event loop."""
+    """One harness and its engine. All examples use it in one event loop."""
 
     def __init__(self, harness: Harness) -> None:
         self.harness = harness
         self.engine: Engine | None = None
 
-    async def told(self, some: list[Batch], policy: Policy) -> list[Any]:
-        """Post these batches to an empty ledger; returns outcomes, rows, and the answers of reads."""
+    async def post(self, some: list[Batch], policy: Policy) -> list[Any]:
+        """Post batches to an empty ledger. Returns outcomes, rows, and the answers of reads."""
         harness = self.harness
         engine = self.engine = await (harness.fresh() if self.engine is None else harness.renewed(self.engine))
-        # One command at a time, so that both engines draw the same numbers: PostgreSQL splits a batch by streams.
+        # Post one command at a time, because PostgreSQL splits a batch by streams and would draw other numbers.
         posting = Posting(engine, policy)
         posting.start()
         outcomes: list[list[Outcome] | RefusedAt] = []
@@ -68,7 +68,7 @@ class Side:
     async def _read(self, engine: Engine) -> list[Any]:
         now = self.harness.clock.now
         held = await Accounts(engine).load(MERCHANTS, now)
-        # Reads are asked at the current time, as callers would.
+        # Read at the current time, as callers do.
         read: list[Any] = [
             held,
             *[await Accounts(engine).past(one.account.number, now - 1) for _, one in sorted(held.items())],
@@ -83,7 +83,7 @@ class Side:
                     ]
         for status in (None, "ACTIVE", "LOW", "EXHAUSTED"):
             read.append(await Accounts(engine).page(AccountQuery(now, 5, status, max_balance=1_000), None, 10))
-        *counts, _ = await Accounts(engine).summary(now, 5)  # each engine rounds averages in its own way
+        *counts, _ = await Accounts(engine).summary(now, 5)  # the engines round averages differently
         read += [counts, await Accounts(engine).due(days(100), 10)]
         read.append(sorted(await Accounts(engine).due_accounts(days(9)), key=lambda one: one.account.number))
         return [
@@ -106,7 +106,7 @@ def test_same_commands_leave_the_same_rows_on_both_engines(url: str, tmp_path: P
         @given(some=batches, policy=policies)
         @settings(max_examples=max(10, settings().max_examples // 3))
         def agree(some: list[Batch], policy: Policy) -> None:
-            sqlite, server = [runner.run(side.told(some, policy)) for side in sides]
+            sqlite, server = [runner.run(side.post(some, policy)) for side in sides]
             assert len(sqlite) == len(server)
             assert [(one, other) for one, other in zip(sqlite, server, strict=True) if one != other] == []
 

@@ -1,4 +1,4 @@
-"""The PostgreSQL engine: the contract, both ways to post, and what else only PostgreSQL has."""
+"""The PostgreSQL engine: the contract, both ways to post, and features of PostgreSQL only."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ from tests.storage.values import of
 
 
 class HaltingEngine(PostgresEngine):
-    """An engine whose next posting can be halted before its commit."""
+    """An engine that can halt its next posting before the commit."""
 
     goes_on: asyncio.Event | None = None
     has_stopped = asyncio.Event()
@@ -66,7 +66,7 @@ class PostgresHarness:
         self.url = url
         self.optimistic = optimistic
         self.clock = Clock()
-        self._beneath: Any = None  # one connection, since opening one takes longer than most tests
+        self._beneath: Any = None  # one shared connection, because a new connection takes longer than most tests
 
     async def fresh(self) -> HaltingEngine:
         await self._empty()
@@ -101,7 +101,10 @@ class PostgresHarness:
         assert isinstance(engine, HaltingEngine)
         engine.has_stopped = asyncio.Event()
         engine.goes_on = asyncio.Event()
-        optimistic, engine.optimistic = engine.optimistic, None  # it would commit in the statement that writes
+        optimistic, engine.optimistic = (
+            engine.optimistic,
+            None,
+        )  # the optimistic way would commit in the statement that writes
         try:
             yield
             await engine.has_stopped.wait()
@@ -110,7 +113,7 @@ class PostgresHarness:
             engine.goes_on.set()
 
     async def beneath(self) -> Any:
-        """A connection to the database, besides those of the engine."""
+        """Return a separate connection to the database."""
         if self._beneath is None:
             self._beneath = await asyncpg.connect(self.url)
         return self._beneath
@@ -121,7 +124,7 @@ class PostgresHarness:
             self._beneath = None
 
     async def _empty(self) -> None:
-        # TRUNCATE makes new files, which takes far longer for a few rows.
+        # TRUNCATE makes new files, which is much slower for a few rows.
         await (await self.beneath()).execute("".join([f"DELETE FROM {name};" for name in tables.metadata.tables]))
         self.clock.now = Clock().now
 
@@ -140,11 +143,11 @@ async def harness(database: str) -> AsyncIterator[PostgresHarness]:
 
 
 class TestPostgres(EngineContract):
-    """The contract, with the optimistic way on."""
+    """The contract, with the optimistic way."""
 
 
 class TestPostgresLocked(EngineContract):
-    """The contract, with the locked way alone."""
+    """The contract, with only the locked way."""
 
     @pytest.fixture
     async def harness(self, database: str) -> AsyncIterator[PostgresHarness]:
@@ -174,7 +177,7 @@ INSERT INTO api_keys SELECT n::text, 'n', 'read', {zero}, n FROM generate_series
 
 @pytest.fixture(scope="module")
 def large(postgres: Databases) -> Iterator[str]:
-    """The URL of a ledger that is large enough for realistic plans."""
+    """Yield the URL of a ledger that is large enough for realistic plans."""
     with postgres.database(template(postgres)) as url, on_server(url, LARGE, "VACUUM ANALYZE"):
         yield url
 
@@ -198,7 +201,7 @@ OFTEN: dict[str, tuple[ClauseElement, dict[str, Any]]] = {
 
 
 async def plan(url: str, statement: str, *values: Any, **settings: str) -> str:
-    """The server's plan for a statement."""
+    """Return the server's plan for a statement."""
     connection = await asyncpg.connect(url, server_settings={"jit": "off", **settings})
     try:
         return "\n".join([row[0] for row in await connection.fetch(f"EXPLAIN {statement}", *values)])
@@ -210,9 +213,11 @@ async def plan(url: str, statement: str, *values: Any, **settings: str) -> str:
 async def test_frequent_questions_neither_scan_nor_sort_a_table(large: str, name: str):
     statement, given = OFTEN[name]
     made = sql.compiled(statement)
-    told = await plan(large, made.sql, *made.bound(given))
-    assert "Seq Scan" not in told, told
-    assert "Sort" not in told or name == "an account's grants", told  # a few rows, which are read by the key at once
+    text = await plan(large, made.sql, *made.bound(given))
+    assert "Seq Scan" not in text, text
+    assert "Sort" not in text or name == "an account's grants", (
+        text
+    )  # the server finds a few rows by their key and sorts them
 
 
 @pytest.mark.parametrize(
@@ -233,8 +238,8 @@ async def test_frequent_questions_neither_scan_nor_sort_a_table(large: str, name
 async def test_places_are_looked_up_by_an_index_however_many(
     large: str, table: Any, columns: tuple[str, ...], place: tuple[Any, ...], condition: str, places: int
 ):
-    told = await plan(large, sql.rows_at(table, columns, condition), *[[value] * places for value in place])
-    assert "Seq Scan" not in told, told
+    text = await plan(large, sql.rows_at(table, columns, condition), *[[value] * places for value in place])
+    assert "Seq Scan" not in text, text
 
 
 @pytest.mark.parametrize("with_all", [False, True])
@@ -242,15 +247,15 @@ async def test_posting_is_loaded_by_indexes_alone(postgres: Databases, large: st
     places: list[list[Any]] = [[bytes(16)], [3], [bytes(16)], ["a key"]]
     if with_all:
         places += [[bytes(16)], ["a key"], [bytes(16)]]
-    with postgres.database(template(postgres)) as empty:  # where the planner prefers a scan
+    with postgres.database(template(postgres)) as empty:  # the planner prefers a scan of an empty table
         for url in (empty, large):
-            told = await plan(url, sql.load(with_all, with_all), *places, **sql.POSTING_SETTINGS)
-            assert "Seq Scan" not in told, told
+            text = await plan(url, sql.load(with_all, with_all), *places, **sql.POSTING_SETTINGS)
+            assert "Seq Scan" not in text, text
 
 
 @pytest.fixture
 def skewed(postgres: Databases) -> Iterator[str]:
-    """The URL of a ledger in which one merchant has 200 transactions, and each other has one."""
+    """Yield the URL of a ledger with 200 transactions of one merchant and one of each other merchant."""
     one_each = LARGE.partition("INSERT INTO grants")[0].replace("ELSE 8", "ELSE 1").replace("THEN 3000", "THEN 200")
     with postgres.database(template(postgres)) as url, on_server(url, one_each, "ANALYZE"):
         yield url
@@ -265,13 +270,13 @@ async def test_transaction_is_found_by_its_index_in_a_skewed_ledger(skewed: str,
     try:
         asked = sql.rows_at(tables.transactions, ("account", column), "true")
         await connection.execute(f"PREPARE asked {types} AS {asked}")
-        told = "\n".join([row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE asked ({values})")])
+        text = "\n".join([row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE asked ({values})")])
     finally:
         await connection.close()
-    assert f"{column} = " in told.partition("Index Cond:")[2].partition("\n")[0], told
+    assert f"{column} = " in text.partition("Index Cond:")[2].partition("\n")[0], text
 
 
-async def test_deep_pages_of_a_long_history_read_no_more_than_the_first(large: str):
+async def test_deep_pages_read_no_more_than_the_first(large: str):
     made = sql.compiled(transactions._history(frozenset()))
     connection = await asyncpg.connect(large)
     try:
@@ -323,8 +328,8 @@ async def test_two_engines_on_the_same_accounts_post_each_key_once(
             for number in range(12):
                 some = chance.sample(merchants, 4)
                 amounts = [chance.randint(1, 9) for _ in some]
-                told = [of(one, use(amount, f"{caller} {number}")) for one, amount in zip(some, amounts, strict=True)]
-                for outcome in await postings[caller % 2].submit_many(told):
+                spends = [of(one, use(amount, f"{caller} {number}")) for one, amount in zip(some, amounts, strict=True)]
+                for outcome in await postings[caller % 2].submit_many(spends):
                     assert isinstance(outcome, Posted)
                 expected.update(dict(zip(some, amounts, strict=True)))
 
@@ -373,7 +378,7 @@ def _spy(engine: PostgresEngine, seen: list[Exception]) -> None:
 
 
 class Interrupted(PostgresEngine):
-    """An engine that counts loads and decisions, and can be interrupted between a load and its decision."""
+    """An engine that counts loads and decisions. A test can interrupt it between a load and its decision."""
 
     interruption: Callable[[], Awaitable[object]] | None = None
     loads = 0
@@ -410,7 +415,7 @@ class Interrupted(PostgresEngine):
 async def alone(
     harness: PostgresHarness, kind: type[Interrupted] = Interrupted, **more: Any
 ) -> AsyncIterator[Interrupted]:
-    """The only engine of an empty database. The clock stands still, so that a busy machine delays no decision."""
+    """Open the only engine of an empty database. Its clock stands still, so that a busy machine delays no decision."""
     await (await harness.fresh()).close()
     engine = kind(harness.url, timeout_seconds=20, **{"clock": harness.clock, **more})
     try:
@@ -420,7 +425,7 @@ async def alone(
 
 
 async def books_are_right(harness: PostgresHarness, engine: PostgresEngine) -> None:
-    """Every account verifies, and the event ids of each lane have no gap."""
+    """Check that every account verifies and the event ids of each lane have no gap."""
     async for one in engine.books():
         assert [*one.faults, *verify(one.account, one.grants, list(one.transactions))] == []
     for _, lane in groupby(await harness.rows("events"), key=itemgetter(0)):
@@ -439,7 +444,7 @@ OTHERS = [
 
 @pytest.mark.parametrize("others", OTHERS)
 @pytest.mark.parametrize("recent", [False, True], ids=["loaded", "recent"])
-async def test_posting_is_decided_again_if_another_process_was_faster(
+async def test_posting_is_decided_again_after_another_process_wrote(
     harness: PostgresHarness, others: list[Any], recent: bool
 ):
     other = await harness.fresh()
@@ -454,20 +459,20 @@ async def test_posting_is_decided_again_if_another_process_was_faster(
         (outcome,) = await tell(engine, use(3, "mine"))
         replayed = others[0].key == "mine"
         assert isinstance(outcome, Replayed if replayed else Posted)
-        again = recent and replayed  # a replay is no conflict
-        assert _locked_next(engine) == ([] if again else [100]), "the next postings go the locked way"
+        again = recent and replayed  # a replay is not a conflict
+        assert _locked_next(engine) == ([] if again else [100]), "the next postings use the locked way"
         await books_are_right(harness, engine)
         account = (await Accounts(engine).load([MERCHANT], 0))[MERCHANT].account
         assert account.balance == 100 - 3 - (5 if others[0].key == "other" else 0)
         await tell(engine, use(1))
-        assert _locked_next(engine) == ([] if again else [99]), "the failed batch is forgotten"
+        assert _locked_next(engine) == ([] if again else [99]), "the engine forgets the failed batch"
     finally:
         await engine.close()
         await other.close()
 
 
 def _locked_next(engine: Interrupted) -> list[int]:
-    """How many more postings of each stream go the locked way, of those that do."""
+    """Return for each stream the number of next postings that use the locked way, without zeros."""
     return [stream.locked_next for stream in engine.layer.streams if stream.locked_next]
 
 
@@ -481,7 +486,7 @@ async def test_recent_accounts_are_not_loaded(harness: PostgresHarness):
         assert engine.loads == 0
         outcomes = await tell(engine, of(merchants[0], use(1)), of(UUID(int=99), payment("P", 9)))
         assert all(isinstance(outcome, Posted) for outcome in outcomes)
-        assert engine.loads == 1, "only the new merchant is loaded"
+        assert engine.loads == 1, "the engine loads only the new merchant"
         held = await Accounts(engine).load(merchants, 0)
         assert [held[merchant].account.balance for merchant in merchants] == [93, *[95] * 39]
         assert _locked_next(engine) == []
@@ -498,7 +503,7 @@ async def test_recent_accounts_replay_and_refuse_only_by_the_database(harness: P
         used = [of(merchant, use(1, "key")) for merchant in merchants]
         await tell(engine, *used)
         assert [type(one) for one in await tell(engine, *used)] == [Replayed] * many
-        assert _locked_next(engine) == [], "a replay is no conflict"
+        assert _locked_next(engine) == [], "a replay is not a conflict"
         await tell(other, of(merchants[0], payment("Q", 90)))
         assert [type(one) for one in await tell(engine, of(merchants[0], use(99, "all")))] == [Posted]
         await tell(other, of(merchants[0], use(1, "last")), *[of(one, use(9, "last")) for one in merchants[1:]])
@@ -509,8 +514,8 @@ async def test_recent_accounts_replay_and_refuse_only_by_the_database(harness: P
         await other.close()
 
 
-async def test_version_given_out_again_after_a_failover_is_noticed(harness: PostgresHarness):
-    """After a failover the new server may lack the last postings, and give out their row versions again."""
+async def test_engine_detects_reused_row_version_after_failover(harness: PostgresHarness):
+    """After a failover the new server may lack the last postings, and use their row versions for other rows."""
     other = await harness.fresh()
     engine = Interrupted(harness.url, timeout_seconds=20, clock=harness.clock)
     try:
@@ -533,7 +538,7 @@ async def test_version_given_out_again_after_a_failover_is_noticed(harness: Post
 
 @asynccontextmanager
 async def lane_locked(harness: PostgresHarness) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Inside, the merchant's lane is locked; yields a function that waits until a posting waits for it."""
+    """Lock the merchant's lane until the end of the block. Yields a function that waits for a blocked posting."""
     beneath = await harness.beneath()
 
     async def a_posting_waits() -> None:
@@ -547,7 +552,7 @@ async def lane_locked(harness: PostgresHarness) -> AsyncIterator[Callable[[], Aw
 
 @pytest.fixture
 def in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two waiting commands become two batches, the second decided ahead."""
+    """Split two pending commands into two batches, so that the second is decided ahead."""
     monkeypatch.setattr(queue, "AHEAD", 1)
 
 
@@ -558,10 +563,10 @@ async def test_batch_is_decided_ahead_while_the_one_before_is_written(harness: P
         await tell(engine, *[of(one, payment("P", 100)) for one in (MERCHANT, SAME_LANE)])
         engine.loads = engine.decisions = 0
         async with lane_locked(harness) as a_posting_waits:
-            told = asyncio.create_task(tell_apart(engine, use(1, "first"), of(second, use(1, "second"))))
+            posting_both = asyncio.create_task(tell_apart(engine, use(1, "first"), of(second, use(1, "second"))))
             await a_posting_waits()
             assert engine.decisions == 2
-        assert [type(outcome) for outcome in await told] == [Posted, Posted]
+        assert [type(outcome) for outcome in await posting_both] == [Posted, Posted]
         assert (engine.decisions, engine.loads, _locked_next(engine)) == (2, 0, [])
         await books_are_right(harness, engine)
 
@@ -596,7 +601,7 @@ async def test_lane_with_an_unknown_last_event_gets_no_gap(harness: PostgresHarn
 
 
 @pytest.mark.usefixtures("in_halves")
-async def test_batch_decided_ahead_is_decided_again_if_its_turn_came_late(harness: PostgresHarness):
+async def test_batch_decided_ahead_is_decided_again_if_late(harness: PostgresHarness):
     class Late(Interrupted):
         def __init__(self, url: str, **options: Any) -> None:
             super().__init__(url, **options)
@@ -624,7 +629,7 @@ async def test_batch_decided_ahead_is_decided_again_if_its_turn_came_late(harnes
 
 
 @pytest.mark.usefixtures("in_halves")
-async def test_batch_behind_a_broken_constraint_leaves_no_gap_of_events(
+async def test_batch_after_a_broken_constraint_leaves_no_event_gap(
     harness: PostgresHarness,
 ):
     beneath = await harness.beneath()
@@ -669,16 +674,16 @@ async def test_L7_posting_that_waited_for_its_lane_is_decided_again(harness: Pos
         if not recent:
             engine.layer.recent.clear()
         async with lane_locked(harness) as a_posting_waits:
-            told = asyncio.create_task(tell(engine, use(1)))
+            waiting = asyncio.create_task(tell(engine, use(1)))
             await a_posting_waits()
             await beneath.execute("SELECT pg_sleep(0.2)")
             free_at = await beneath.fetchval(sql.NOW)
-        (outcome,) = await told
+        (outcome,) = await waiting
         assert isinstance(outcome, Posted)
         assert outcome.transaction is not None
         assert outcome.transaction.created_at >= free_at
         assert abs(await engine.now() - await beneath.fetchval(sql.NOW)) < 100_000, (
-            "that answer is no measurement of the clock"
+            "the engine does not measure the clock by that answer"
         )
 
 
@@ -749,7 +754,7 @@ async def test_replay_and_refusal_wait_for_no_lock(harness: PostgresHarness):
 async def test_batches_of_opposite_merchant_order_do_not_deadlock(
     harness: PostgresHarness,
 ):
-    """With one stream, so that a batch has many lanes."""
+    """The engine has one stream, so that a batch has many lanes."""
     await (await harness.fresh()).close()
     engines = [PostgresEngine(harness.url, timeout_seconds=20, streams=1) for _ in range(2)]
     merchants = [UUID(int=number) for number in range(1, 33)]
@@ -757,8 +762,8 @@ async def test_batches_of_opposite_merchant_order_do_not_deadlock(
 
         async def post(engine: PostgresEngine, order: list[UUID], name: str) -> None:
             for number in range(15):
-                told = [of(merchant, add(1, f"{name} {number}")) for merchant in order]
-                await tell(engine, *told)
+                commands = [of(merchant, add(1, f"{name} {number}")) for merchant in order]
+                await tell(engine, *commands)
 
         await tell(engines[0], *[of(merchant, payment("P", 1)) for merchant in merchants])
         await asyncio.gather(post(engines[0], merchants, "there"), post(engines[1], merchants[::-1], "back"))
@@ -768,11 +773,11 @@ async def test_batches_of_opposite_merchant_order_do_not_deadlock(
             await engine.close()
 
 
-# ---- behind a pooler
+# ---- through a pooler
 
 
 @pytest.mark.parametrize("real", [False, True], ids=["simulated", "PgBouncer"])
-async def test_everything_works_behind_a_pooler(harness: PostgresHarness, pooled: Any, real: bool):
+async def test_postings_and_reads_work_through_a_pooler(harness: PostgresHarness, pooled: Any, real: bool):
     await (await harness.fresh()).close()
     url = (await asyncio.to_thread(pooled, harness.url)).url if real else harness.url
     engines = [PostgresEngine(url, timeout_seconds=20, pooled=True) for _ in range(2)]
@@ -782,8 +787,8 @@ async def test_everything_works_behind_a_pooler(harness: PostgresHarness, pooled
 
         async def post(engine: PostgresEngine, name: str) -> None:
             for number in range(8):
-                told = [of(merchant, use(1, f"{name} {number}")) for merchant in merchants]
-                await tell(engine, *told, of(merchants[0], refund(f"{name} {number}", f"{name}", credits=1)))
+                commands = [of(merchant, use(1, f"{name} {number}")) for merchant in merchants]
+                await tell(engine, *commands, of(merchants[0], refund(f"{name} {number}", f"{name}", credits=1)))
                 await Accounts(engine).load(merchants, T0)
                 await Transactions(engine).page(TransactionQuery(), None, 5)
 

@@ -1,4 +1,4 @@
-"""A short form of the posting tests, with a real PostgreSQL behind the queue, both ways to post."""
+"""The main posting tests on a real PostgreSQL, with both ways to post."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -47,7 +47,7 @@ async def posting(engine: PostgresEngine) -> AsyncIterator[Posting]:
 
 
 async def balances(engine: PostgresEngine) -> dict[UUID, int]:
-    """The balances of all accounts, whose books must verify."""
+    """Verify the books of all accounts, and return their balances."""
     found = {}
     async for books in engine.books():
         assert [*books.faults, *verify(books.account, books.grants, list(books.transactions))] == []

@@ -1,4 +1,4 @@
-"""Opening a PostgreSQL database: refusals come in one line, in time, and without a secret."""
+"""The service opens a PostgreSQL database, or refuses it in one line, in time and without a secret."""
 
 import asyncio
 import time
@@ -32,7 +32,7 @@ CANARY = "Canary-in-the-mine"
 
 @pytest.fixture
 def url(postgres: Databases) -> Iterator[str]:
-    """An empty ledger."""
+    """Yield the URL of an empty ledger."""
     with postgres.database(template(postgres)) as url:
         yield url
 
@@ -42,7 +42,7 @@ def database(url: str, **given: Any) -> Database:
 
 
 async def refused(url: str, **given: Any) -> str:
-    """The one line that explains why this database cannot be opened."""
+    """Return the one line that explains why the service cannot open this database."""
     with pytest.raises(StorageError) as error:
         await database(url, **given).opened()
     assert "\n" not in str(error.value)
@@ -75,7 +75,7 @@ async def test_server_with_a_wrong_clock_is_refused_unless_allowed(
     await (await database(url, database_allow_unsafe=not well).opened()).close()
 
 
-async def test_default_server_is_accepted_and_an_unsafe_one_is_not(
+async def test_default_server_is_accepted_and_unsafe_server_refused(
     new_postgres: Callable[..., Postgres],
 ):
     server = await asyncio.to_thread(new_postgres, fsync=True)
@@ -119,7 +119,7 @@ def _several(url: str, *first: str, query: str = "") -> str:
     return parts._replace(netloc=f"{credentials}@{','.join([*first, host])}", query=query).geturl()
 
 
-async def test_next_host_is_tried_when_one_refuses_or_does_not_answer(url: str, proxied: Callable[[str], Proxy]):
+async def test_service_tries_next_host_after_failure_or_silence(url: str, proxied: Callable[[str], Proxy]):
     silent = proxied(url)
     silent.hold()
     first = ("127.0.0.1:1", urlsplit(silent.url).netloc.rpartition("@")[2])
@@ -132,7 +132,7 @@ async def test_next_host_is_tried_when_one_refuses_or_does_not_answer(url: str, 
         await engine.close()
 
 
-async def test_host_that_takes_no_postings_is_refused(url: str):
+async def test_read_only_host_is_refused(url: str):
     connection = await asyncpg.connect(url)
     await connection.execute(f'ALTER DATABASE "{urlsplit(url).path[1:]}" SET default_transaction_read_only = on')
     await connection.close()
@@ -142,7 +142,7 @@ async def test_host_that_takes_no_postings_is_refused(url: str):
 
 
 @pytest.mark.parametrize(("query", "name"), [("", "credit-service"), ("application_name=ours%20too", "ours too")])
-async def test_application_name_of_the_url_wins(query: str, name: str, url: str):
+async def test_application_name_of_the_url_overrides_the_default(query: str, name: str, url: str):
     connection = await connector(_with(url, query=query), timeout_seconds=5)()
     assert await connection.fetchval("SELECT current_setting('application_name')") == name
     await connection.close()
@@ -177,8 +177,8 @@ WRONG: dict[str, tuple[Callable[[str], str], str]] = {
 }
 
 
-def told_by(error: BaseException) -> str:
-    """The texts of an exception and of all its causes."""
+def text_of_error(error: BaseException) -> str:
+    """Return the texts of an exception and of all its causes."""
     said, left = [], [error]
     while left:
         one = left.pop()
@@ -188,7 +188,7 @@ def told_by(error: BaseException) -> str:
 
 
 @pytest.mark.parametrize("what", WRONG)
-async def test_wrong_part_of_the_url_gives_one_line_without_the_password(what: str, url: str):
+async def test_wrong_url_gives_one_line_without_the_password(what: str, url: str):
     made, said = WRONG[what]
     wrong = made(url)
     for asked in (database(wrong).opened, database(wrong).exists):
@@ -198,7 +198,7 @@ async def test_wrong_part_of_the_url_gives_one_line_without_the_password(what: s
         assert str(error.value).count("\n") == 0
         assert logs == []
         for secret in (CANARY, urlsplit(url).password or ""):
-            assert secret not in told_by(error.value)
+            assert secret not in text_of_error(error.value)
 
 
 @pytest.mark.parametrize("what", ["password", "database", "option's value", "TLS"])
@@ -227,10 +227,10 @@ def test_every_command_prints_that_line_and_exits_with_2(what: str, url: str, tm
         f"postgresql://u@h/d?{CANARY}=1",
     ],
 )
-def test_wrong_url_is_refused_without_being_shown(wrong: str):
+def test_refusal_does_not_show_wrong_url(wrong: str):
     with pytest.raises(SettingsError, match=r"^DATABASE_URL: (must be|has)") as error:
         load(database_url=wrong)
-    assert CANARY not in told_by(error.value)
+    assert CANARY not in text_of_error(error.value)
 
 
 async def test_no_part_of_an_engine_shows_the_password(url: str):
@@ -249,7 +249,7 @@ async def test_no_part_of_an_engine_shows_the_password(url: str):
 
 
 class Ticking:
-    """Checks that the event loop kept running."""
+    """Checks that nothing blocked the event loop."""
 
     async def __aenter__(self) -> "Ticking":
         self.longest = 0.0
@@ -268,7 +268,7 @@ class Ticking:
 
 
 async def in_time(asked: Coroutine[Any, Any, Any]) -> str:
-    """The message, which must come soon and without blocking the event loop."""
+    """Return the error message. It must come in time and without blocking the event loop."""
     began = time.monotonic()
     async with Ticking() as ticking:
         with pytest.raises(StorageUnavailable) as error:
@@ -278,7 +278,7 @@ async def in_time(asked: Coroutine[Any, Any, Any]) -> str:
     return str(error.value)
 
 
-async def test_server_that_never_answers_is_given_up_in_time(
+async def test_service_gives_up_a_silent_server_in_time(
     url: str, proxied: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(migrations, "_CONNECT_SECONDS", 0.3)
@@ -294,7 +294,7 @@ async def test_server_that_never_answers_is_given_up_in_time(
         assert (await in_time(asked)).endswith(" cannot be used: it did not answer in time.")
 
 
-async def test_server_that_falls_silent_is_given_up_in_time(new_postgres: Callable[..., Postgres]):
+async def test_service_gives_up_a_server_that_stops_answering(new_postgres: Callable[..., Postgres]):
     server = await asyncio.to_thread(new_postgres)
     url = server.url("postgres")
     await asyncio.to_thread(migrations.migrate_postgres, url)
@@ -306,7 +306,7 @@ async def test_server_that_falls_silent_is_given_up_in_time(new_postgres: Callab
             assert "in time" in await in_time(asked())
         server.resume()
         async with asyncio.timeout(30):
-            while True:  # it is not called again at once
+            while True:  # the service does not retry at once
                 with suppress(StorageUnavailable):
                     assert await Keys(engine).all() == []
                     break

@@ -1,4 +1,4 @@
-"""Recent accounts: those that an engine wrote last and need not load again."""
+"""Recent accounts: the engine wrote them last, so it does not load them again."""
 
 from typing import Any
 from uuid import UUID
@@ -18,7 +18,7 @@ COMMIT = CommitState(7)
 
 
 def record(merchant: UUID = MERCHANT) -> Record:
-    """The record of an account that has bought something."""
+    """Return the record of an account with a purchase."""
     posted = decide(State(None, (), merchant.int), payment("P", 100), Policy(), T0)
     assert isinstance(posted, Posted)
     made = Record(posted.account, posted.account.number)
@@ -27,7 +27,7 @@ def record(merchant: UUID = MERCHANT) -> Record:
 
 
 def kept(made: Record, *, size: int = 10, written: bool = True) -> RecentAccounts:
-    """The recent accounts after this was committed."""
+    """Return the recent accounts after a commit of this record."""
     recent = RecentAccounts(size)
     assert made.account is not None
     recent.note([(MERCHANT, made)], {made.number: made.account} if written else {}, COMMIT)
@@ -44,13 +44,13 @@ def test_written_account_is_found_with_its_grants_and_its_version(command: Any):
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(refund("R", "O", credits=1), id="what it refunds"),
+        pytest.param(refund("R", "O", credits=1), id="refunded order"),
         pytest.param(opening(), id="the trial"),
-        pytest.param(trial(5), id="the trial, which was agreed"),
-        pytest.param(Settle(merchant_id=MERCHANT, key="sweep"), id="what is overdue"),
+        pytest.param(trial(5), id="trial with its terms"),
+        pytest.param(Settle(merchant_id=MERCHANT, key="sweep"), id="overdue refunds"),
     ],
 )
-def test_merchant_for_whom_more_must_be_loaded_is_not_found(command: Any):
+def test_merchant_that_needs_more_rows_is_not_found(command: Any):
     assert kept(record()).find([needs(use(1)), needs(command), needs(use(1))]) == {}
 
 

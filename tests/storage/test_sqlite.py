@@ -1,4 +1,4 @@
-"""The SQLite engine: the contract, and what else only SQLite has."""
+"""The SQLite engine: the contract, and features of SQLite only."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ from tests.storage.files import new_file
 
 
 class HaltingEngine(SQLiteEngine):
-    """An engine whose next posting can be halted before its commit."""
+    """An engine that can halt its next posting before the commit."""
 
     goes_on: threading.Event | None = None
     has_stopped = threading.Event()
@@ -58,7 +58,7 @@ class SQLiteHarness:
     def open(self) -> HaltingEngine:
         numbers = count(1)
         engine = HaltingEngine(self.path, clock=self.clock, draw_number=lambda: next(numbers))
-        engine._writer.execute("PRAGMA synchronous = OFF")  # no test here cuts the power
+        engine._writer.execute("PRAGMA synchronous = OFF")  # these tests need no safety against a power failure
         return engine
 
     async def renewed(self, engine: Engine) -> HaltingEngine:
@@ -106,7 +106,7 @@ async def engine(harness: SQLiteHarness) -> AsyncIterator[HaltingEngine]:
 
 
 def below(harness: SQLiteHarness, *statements: str) -> None:
-    """Change the file past the engine, as a database tool would."""
+    """Change the file without the engine, as a database tool does."""
     with closing(sqlite3.connect(harness.path, isolation_level=None)) as connection:
         connection.execute("PRAGMA ignore_check_constraints = 1")
         for statement in statements:
@@ -117,7 +117,7 @@ def below(harness: SQLiteHarness, *statements: str) -> None:
 
 
 def _asked() -> dict[str, str]:
-    """The statements whose cost must not grow with the ledger."""
+    """Return the statements whose cost must not grow with the ledger."""
     asked = {
         f"{table.name} by {', '.join(columns)}": sql._rows_at(table, columns, condition, 2)
         for table, columns, condition in (
@@ -164,7 +164,7 @@ async def test_frequent_questions_scan_no_table(harness: SQLiteHarness, engine: 
     assert not any("TEMP B-TREE" in step for step in plan)
 
 
-async def test_deep_pages_of_a_long_history_read_no_more_than_the_first(harness: SQLiteHarness, engine: HaltingEngine):
+async def test_deep_pages_read_no_more_than_the_first(harness: SQLiteHarness, engine: HaltingEngine):
     statement = sql._compiled(transactions._history(frozenset()))
     long = values.writes(values.account(1), transactions=[values.transaction(n, 1) for n in range(1, 2_001)])
     await engine.post([], lambda loaded: long)
@@ -179,7 +179,7 @@ async def test_deep_pages_of_a_long_history_read_no_more_than_the_first(harness:
             )
             assert len(found.fetchall()) == 5
             steps.append(len(seen))
-    assert steps[1] == steps[2]  # the first read also reads the schema
+    assert steps[1] == steps[2]  # the first read also loads the schema
 
 
 async def test_read_of_several_statements_sees_one_commit(
@@ -264,7 +264,7 @@ async def test_cancelled_reader_of_books_releases_the_database(engine: HaltingEn
         ("UPDATE accounts SET carried = '{'", (None, "the account's row cannot be read")),
     ],
 )
-async def test_books_report_a_row_that_cannot_be_right_and_go_on(
+async def test_books_report_an_impossible_row_and_continue(
     harness: SQLiteHarness, engine: HaltingEngine, change: str, fault: tuple[int | None, str]
 ):
     made = values.writes(values.account(1), transactions=[values.transaction(n, 1) for n in (1, 2, 3)])
@@ -280,7 +280,7 @@ async def test_books_report_a_row_that_cannot_be_right_and_go_on(
 # ---- one process
 
 
-async def test_second_engine_on_the_same_file_is_refused_in_one_line(harness: SQLiteHarness, engine: HaltingEngine):
+async def test_second_engine_on_a_file_is_refused_in_one_line(harness: SQLiteHarness, engine: HaltingEngine):
     with pytest.raises(StorageUnavailable, match=rf"is in use by another credit-service process \(pid {os.getpid()}\)"):
         SQLiteEngine(harness.path)
 
@@ -292,7 +292,7 @@ async def test_link_to_a_ledger_is_refused(harness: SQLiteHarness, engine: Halti
         SQLiteEngine(link)
 
 
-async def test_another_path_to_the_folder_leads_to_the_same_lock(
+async def test_another_path_to_the_folder_uses_the_same_lock(
     harness: SQLiteHarness, engine: HaltingEngine, tmp_path: Path
 ):
     (tmp_path / "folder").symlink_to(harness.path.parent)
@@ -300,7 +300,7 @@ async def test_another_path_to_the_folder_leads_to_the_same_lock(
         SQLiteEngine(tmp_path / "folder" / harness.path.name)
 
 
-async def test_closed_engine_leaves_the_file_to_the_next(harness: SQLiteHarness):
+async def test_closed_engine_releases_the_file(harness: SQLiteHarness):
     first = await harness.fresh()
     await first.close()
     second = harness.open()
@@ -316,7 +316,7 @@ async def test_missing_file_is_an_error_and_is_not_created(tmp_path: Path):
         SQLiteEngine(tmp_path / "no folder" / "none.db")
 
 
-async def test_path_may_hold_any_character(tmp_path: Path):
+async def test_path_may_contain_any_character(tmp_path: Path):
     path = new_file(tmp_path / "a?b#c %41&mode=memory.db")
     engine = SQLiteEngine(path)
     await Keys(engine).add(values.FULL_KEY)

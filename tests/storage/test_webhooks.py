@@ -37,7 +37,7 @@ async def engine(url: str, clock: Clock) -> AsyncIterator[Engine]:
 
 
 async def registered(engine: Engine, id_: str = "one", **more: Any) -> WebhookEndpoint:
-    """An endpoint for the events from now on."""
+    """Register an endpoint for the events from now on."""
     plain = WebhookEndpoint(id_, f"https://{id_}.example/", None, T0, await Outbox(engine).end())
     endpoint = plain._replace(**more)
     await WebhookEndpoints(engine).add(endpoint, SECRET)
@@ -49,7 +49,7 @@ def a_test(number: int, endpoint: str = "one", **more: Any) -> WebhookDelivery:
 
 
 async def made(engine: Engine, *some: WebhookDelivery) -> None:
-    """These deliveries, in the order of their numbers."""
+    """Create these deliveries, in the order of their numbers."""
     for one in some:
         endpoint = await WebhookEndpoints(engine).get(one.endpoint)
         assert endpoint is not None
@@ -104,13 +104,13 @@ async def test_secrets_are_only_in_due_deliveries(engine: Engine):
     found = await WebhookEndpoints(engine).due_deliveries("one", T0, 10)
     assert found is not None
     assert found.secrets == (SECRET,)
-    told = [
+    shown = [
         await WebhookEndpoints(engine).all(),
         await WebhookEndpoints(engine).get("one"),
         await WebhookEndpoints(engine).deliveries("one", None, 9),
         found,
     ]
-    assert SECRET not in repr(told) + str(told)
+    assert SECRET not in repr(shown) + str(shown)
 
 
 async def test_older_secrets_sign_until_their_end_after_the_newest(engine: Engine):
@@ -125,10 +125,10 @@ async def test_older_secrets_sign_until_their_end_after_the_newest(engine: Engin
     assert await in_use(T0 + DAY - 1) == ("second", SECRET)
     assert await in_use(T0 + DAY) == ("second",)
     assert await WebhookEndpoints(engine).rotate("one", "third", T0 + 5, T0 + DAY + 5, 4)
-    assert await in_use(T0 + 6) == ("third", "second", SECRET), "whose answer was lost may rotate again"
+    assert await in_use(T0 + 6) == ("third", "second", SECRET), "a caller that lost the answer may rotate again"
     assert await in_use(T0 + DAY) == ("third", "second")
     assert await WebhookEndpoints(engine).rotate("one", "fourth", T0 + DAY + 1, T0 + 2 * DAY, 2)
-    assert await in_use(T0 + DAY + 2) == ("fourth", "third"), "at most so many"
+    assert await in_use(T0 + DAY + 2) == ("fourth", "third"), "the number of valid secrets has a limit"
     assert not await WebhookEndpoints(engine).rotate("two", "x", T0, T0, 4)
 
 
@@ -144,7 +144,7 @@ async def test_simultaneous_rotations_lose_no_secret(engine: Engine):
 # ---- creating deliveries
 
 
-async def test_deliveries_and_position_are_kept_together_or_not_at_all(engine: Engine):
+async def test_deliveries_and_position_are_stored_together_or_not_at_all(engine: Engine):
     read = await registered(engine)
     there = tuple(range(1, engine.lanes + 1))
     many = [a_test(number) for number in range(1, 148)]
@@ -153,7 +153,9 @@ async def test_deliveries_and_position_are_kept_together_or_not_at_all(engine: E
     assert found == read._replace(deliveries=147, position=there)
     assert await WebhookEndpoints(engine).deliveries("one", None, 1000) == many[::-1]
     for late in (read, read._replace(deliveries=147), read._replace(position=there)):
-        assert not await WebhookEndpoints(engine).add_deliveries(late, [a_test(148)], there), "another was faster"
+        assert not await WebhookEndpoints(engine).add_deliveries(late, [a_test(148)], there), (
+            "another process was first"
+        )
     assert await WebhookEndpoints(engine).get("one") == found
     assert len(await WebhookEndpoints(engine).deliveries("one", None, 1000)) == 147
     assert not await WebhookEndpoints(engine).add_deliveries(found._replace(id="two"), [])
@@ -169,7 +171,7 @@ async def test_one_of_many_processes_creates_the_deliveries(engine: Engine):
     assert [one.number for one in await WebhookEndpoints(engine).deliveries("one", None, 10)] == [2, 1]
 
 
-async def test_delivery_that_breaks_a_check_leaves_the_position_unmoved(engine: Engine):
+async def test_refused_delivery_leaves_the_position_unchanged(engine: Engine):
     read = await registered(engine)
     broken = [a_test(1, state="lost"), a_test(1, account=1), a_test(1, next_at=None), a_test(1, state="failed")]
     for one in broken:
@@ -226,13 +228,13 @@ async def test_due_deliveries_come_longest_due_first_with_their_events(engine: E
     assert await WebhookEndpoints(engine).due_deliveries("two", T0, 1) is None
 
 
-async def test_attempt_is_noted_once(engine: Engine):
+async def test_attempt_is_recorded_once(engine: Engine):
     await registered(engine)
     await made(engine, a_test(1))
     retry = a_test(1, attempts=1, next_at=T0 + 9, status=500, error="It answered 500.")
     await WebhookEndpoints(engine).note_attempts([retry])
     await WebhookEndpoints(engine).note_attempts([a_test(1, attempts=1, state="delivered", next_at=None, ended_at=T0)])
-    assert await WebhookEndpoints(engine).delivery("one", 1) == retry, "who comes back late changes nothing"
+    assert await WebhookEndpoints(engine).delivery("one", 1) == retry, "a late sender changes nothing"
     done = a_test(1, attempts=2, state="delivered", next_at=None, status=204, ended_at=T0 + 9)
     await WebhookEndpoints(engine).note_attempts(
         [done, a_test(7, attempts=1, state="failed", next_at=None, ended_at=T0)]
@@ -259,7 +261,7 @@ async def test_disabled_endpoint_is_sent_only_requested_deliveries(engine: Engin
     found = await WebhookEndpoints(engine).get("one")
     assert found is not None
     assert (found.disabled_at, found.disabled_reason, found.failing_since) == (None, None, None)
-    assert await due(engine, T0 + 5) == [1, 2, 3, 4], "what waited for its next attempt is due at once"
+    assert await due(engine, T0 + 5) == [1, 2, 3, 4], "deliveries that waited for a retry are due at once"
     assert await due(engine, days(9), "two", requested=True) == []
     assert not await WebhookEndpoints(engine).enable("three", T0)
 
@@ -278,7 +280,7 @@ async def test_ended_deliveries_are_pruned_by_age_in_steps(engine: Engine):
     assert [one.number for one in await WebhookEndpoints(engine).deliveries("one", None, 9)] == [6, 5, 4]
     assert not await WebhookEndpoints(engine).prune(T0 + 9, 9)
     assert [one.number for one in await WebhookEndpoints(engine).deliveries("one", None, 9)] == [5], (
-        "what is pending stays"
+        "pending deliveries stay"
     )
 
 

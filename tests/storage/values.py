@@ -1,4 +1,4 @@
-"""Rows as the ledger would write them, and extreme ones, for tests that hand an engine its writes directly."""
+"""Usual and extreme rows of a ledger, for tests that pass writes to an engine directly."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -33,7 +33,7 @@ from tests.ledger.telling import MERCHANT, T0
 
 OTHER = UUID("00000000-0000-0000-0000-000000000001")
 NUMBER = 2**62 - 1
-"""The largest number an account can have."""
+"""The largest account number."""
 
 LARGEST_MONEY = 10**12 * 10**6 - 1
 """999999999999.999999, in millionths."""
@@ -43,18 +43,18 @@ C = TypeVar("C", bound=Command)
 
 
 def of(merchant_id: UUID, command: C) -> C:
-    """The same command of another merchant."""
+    """Return the same command for another merchant."""
     key = trial_key(merchant_id) if isinstance(command, OpenAccount | TrialStarted) else command.key
     return replace(command, merchant_id=merchant_id, key=key)
 
 
 def account(number: int = NUMBER, merchant_id: UUID = MERCHANT, **more: Any) -> Account:
-    """An account just opened."""
+    """Return a new account."""
     return Account(number, merchant_id, **({"opened_at": T0, "settled_at": T0} | more))
 
 
 def transaction(sequence: int = 1, number: int = NUMBER, merchant_id: UUID = MERCHANT, **more: Any) -> Transaction:
-    """A payment of 5 credits with only the required fields."""
+    """Return a payment of 5 credits with only the required fields."""
     plain = Transaction(
         account=number,
         merchant_id=merchant_id,
@@ -86,13 +86,13 @@ def transaction(sequence: int = 1, number: int = NUMBER, merchant_id: UUID = MER
 
 
 def grant(number: int = 1, **more: Any) -> Grant:
-    """A grant of 5 credits, effective at once, without expiry."""
+    """Return a grant of 5 credits, effective at once, without expiry."""
     plain = Grant(number, 1, "paid", 100, T0, None, 5, 5)
     return plain._replace(**more)
 
 
 def refund(**more: Any) -> OrderRefunded:
-    """A refund in money."""
+    """Return a refund in money."""
     known: dict[str, Any] = {"merchant_id": MERCHANT, "key": "shopify:refund:1", "refund_id": "1", "order_id": "1"}
     return OrderRefunded(**(known | more))
 
@@ -195,7 +195,7 @@ def writes(
     unparked: Iterable[str] = (),
     dead_letters: Iterable[DeadLetter] = (),
 ) -> Writes:
-    """Writes of these accounts; other rows belong to the first account, or to `NUMBER`."""
+    """Return writes of these accounts. Other rows belong to the first account, or to `NUMBER`."""
     number = accounts[0].number if accounts else NUMBER
     made = Writes()
     made.accounts = {account.number: account for account in accounts}
