@@ -6,6 +6,7 @@ No message shows the value, since it may hold a secret. `settings` lists the set
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any
@@ -55,9 +56,19 @@ def numbers_of(text: str) -> list[int]:
     return sorted(found)
 
 
-def _is_url(pattern: re.Pattern[str], text: str) -> bool:
-    found = pattern.fullmatch(text)
-    return found is not None and int(found["port"] or 0) < 65_536
+def _each(pattern: re.Pattern[str]) -> Callable[[str], bool]:
+    """Checks a list separated by commas, which may be empty: each entry fits, and a port is one."""
+
+    def fits(text: str) -> bool:
+        found = [pattern.fullmatch(entry.strip()) for entry in text.split(",")] if text else []
+        return all(one is not None and int(one.groupdict().get("port") or 0) < 65_536 for one in found)
+
+    return fits
+
+
+def _are_pairs(text: str) -> bool:
+    pairs = pairs_of(text)
+    return all(map(_SUBJECT.fullmatch, sum(pairs, ()))) and len(dict(pairs)) == len(pairs)
 
 
 def _database_url(text: str) -> str:
@@ -77,76 +88,6 @@ def _database_url(text: str) -> str:
     )
 
 
-def _nats_url(text: str) -> str:
-    servers = [server.strip() for server in text.split(",")]
-    if text and not all(_is_url(_NATS, server) for server in servers):
-        raise ValueError(
-            "must be the URL of NATS, like nats://user:password@host:4222, or several separated by commas (special "
-            "characters of the password written as %40)"
-        )
-    return ",".join(servers)
-
-
-def _redis_url(text: str) -> str:
-    if text and not _is_url(_REDIS, text):
-        raise ValueError(
-            "must be a URL like redis://user:password@host:6379/0, or rediss:// with TLS (special characters of the "
-            "password written as %40)"
-        )
-    return text
-
-
-def _webhook_secret(text: str) -> str:
-    if not _SECRET.fullmatch(text):
-        raise ValueError("must be printable ASCII characters without white space")
-    return text
-
-
-def _plain_url(text: str) -> str:
-    if not _PLAIN_URL.fullmatch(text):
-        example = "http://127.0.0.1:4318/v1/traces"
-        raise ValueError(f"must be a URL like {example}; credentials go into OTEL_EXPORTER_OTLP_HEADERS")
-    return text
-
-
-def _origins(text: str) -> str:
-    origins = [origin.strip() for origin in text.split(",")]
-    if text and not all(map(_ORIGIN.fullmatch, origins)):
-        raise ValueError("must be origins like https://shop.example.com, separated by commas, or *")
-    return ",".join(origins)
-
-
-def _networks(text: str) -> str:
-    try:
-        networks_of(text)
-    except ValueError:
-        raise ValueError("must be networks like 10.1.0.0/16, or public, separated by commas") from None
-    return text
-
-
-def _proxy_networks(text: str) -> str:
-    try:
-        _, has_public = networks_of(text) if text else ([], False)
-    except ValueError:
-        has_public = True
-    if has_public:
-        raise ValueError("must be networks like 10.1.0.0/16, separated by commas")
-    return text
-
-
-def _subjects(text: str) -> str:
-    pairs = pairs_of(text)
-    if not all(map(_SUBJECT.fullmatch, sum(pairs, ()))) or len(dict(pairs)) < len(pairs):
-        raise ValueError("must be pairs like evt.shopify.webhook.order_paid=shop.orders.paid, separated by commas")
-    return text
-
-
-def _partitions(text: str) -> str:
-    if text and not all(map(_RANGE.fullmatch, map(str.strip, text.split(",")))):
-        raise ValueError("must be numbers of partitions like 0-3,8")
-    return text
-
-
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) < len(pairs):
         raise ValueError
@@ -164,9 +105,31 @@ def _price_list(value: Any) -> Any:
     return value
 
 
+def _must_be(words: str, check: Callable[[str], object]) -> Callable[[str], str]:
+    """A validator of texts: `check` returns whether a text is valid, or raises ValueError."""
+
+    def valid(text: str) -> str:
+        with suppress(ValueError):
+            if check(text):
+                return text
+        raise ValueError(f"must be {words}")
+
+    return valid
+
+
 def _secret(check: Callable[[str], str]) -> AfterValidator:
     return AfterValidator(lambda secret: SecretStr(check(secret.get_secret_value())))
 
+
+def _text(words: str, check: Callable[[str], object]) -> AfterValidator:
+    return AfterValidator(_must_be(words, check))
+
+
+_ESCAPED = "(special characters of the password written as %40)"
+_A_NATS = f"the URL of NATS, like nats://user:password@host:4222, or several separated by commas {_ESCAPED}"
+_A_REDIS = f"a URL like redis://user:password@host:6379/0, or rediss:// with TLS {_ESCAPED}"
+_A_COLLECTOR = "a URL like http://127.0.0.1:4318/v1/traces; credentials go into OTEL_EXPORTER_OTLP_HEADERS"
+_SUBJECTS = "pairs like evt.shopify.webhook.order_paid=shop.orders.paid, separated by commas"
 
 Credits = Annotated[int, Field(ge=0, le=MAX_CREDITS)]
 Share = Annotated[Decimal, Field(ge=0, le=1_000_000, max_digits=12, decimal_places=6)]
@@ -175,12 +138,14 @@ Days = Annotated[int, Field(ge=1, le=3650)]
 Rate = Annotated[float, Field(gt=0, le=1_000_000)]
 PriceList = Annotated[dict[Annotated[str, Field(min_length=1)], Credits], NoDecode, BeforeValidator(_price_list)]
 DatabaseUrl = Annotated[SecretStr, _secret(_database_url)]
-NatsUrl = Annotated[SecretStr, _secret(_nats_url)]
-RedisUrl = Annotated[SecretStr, _secret(_redis_url)]
-WebhookSecret = Annotated[SecretStr, _secret(_webhook_secret)]
-PlainUrl = Annotated[str, AfterValidator(_plain_url)]
-Origins = Annotated[str, AfterValidator(_origins)]
-Networks = Annotated[str, AfterValidator(_networks)]
-ProxyNetworks = Annotated[str, AfterValidator(_proxy_networks)]
-Subjects = Annotated[str, AfterValidator(_subjects)]
-Partitions = Annotated[str, AfterValidator(_partitions)]
+NatsUrl = Annotated[SecretStr, _secret(_must_be(_A_NATS, _each(_NATS)))]
+RedisUrl = Annotated[SecretStr, _secret(_must_be(_A_REDIS, lambda text: "," not in text and _each(_REDIS)(text)))]
+WebhookSecret = Annotated[SecretStr, _secret(_must_be("printable ASCII without white space", _SECRET.fullmatch))]
+PlainUrl = Annotated[str, _text(_A_COLLECTOR, _PLAIN_URL.fullmatch)]
+Origins = Annotated[str, _text("origins like https://shop.example.com, separated by commas, or *", _each(_ORIGIN))]
+Networks = Annotated[str, _text("networks like 10.1.0.0/16, or public, separated by commas", networks_of)]
+ProxyNetworks = Annotated[
+    str, _text("networks like 10.1.0.0/16, separated by commas", lambda text: not text or not networks_of(text)[1])
+]
+Subjects = Annotated[str, _text(_SUBJECTS, _are_pairs)]
+Partitions = Annotated[str, _text("numbers of partitions like 0-3,8", _each(_RANGE))]
