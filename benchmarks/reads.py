@@ -25,6 +25,7 @@ PATHS = {
     "balance": "/api/v1/credits/accounts/{merchant}/balance",
     "grants": "/api/v1/credits/accounts/{merchant}/grants",
     "one transaction": "/api/v1/credits/transactions/{transaction}",
+    "first page of 10": "/api/v1/credits/transactions?merchant_id={merchant}&limit=10",
     "first page of 50": "/api/v1/credits/transactions?merchant_id={merchant}",
 }
 OURS_ALONE = {"grants"}

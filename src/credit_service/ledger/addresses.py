@@ -44,6 +44,12 @@ def text(account: int, kind: int, number: int) -> str:
     return f"{prefix(account, kind)}{number:012x}"
 
 
+@lru_cache(maxsize=4096)
+def account_text(account: int) -> str:
+    """The id of an account, as text."""
+    return text(account, ACCOUNT, 0)
+
+
 def parse(identifier: UUID) -> Address | None:
     """The address in an id, or None if this service never creates such an id."""
     value = identifier.int

@@ -16,34 +16,75 @@ from credit_service.storage.shops import Shop
 encode = msgspec.json.Encoder().encode
 
 
-def transaction(value: Transaction) -> dict[str, Any]:
+class ReferenceJson(msgspec.Struct, gc=False):
+    """The subject of a transaction."""
+
+    type: str
+    id: str
+
+
+class DrawJson(msgspec.Struct, gc=False):
+    """A change of a grant."""
+
+    grant_id: str
+    amount: int
+
+
+class TransactionJson(msgspec.Struct, gc=False):
+    """A transaction. A struct is made and encoded in half the time of a dict, and pages have many of these."""
+
+    id: str
+    merchant_id: str
+    account_id: str
+    sequence: int
+    operation_type: str
+    transaction_type: str
+    amount: int
+    shortfall: int
+    balance_before: int
+    balance_after: int
+    debt_after: int
+    idempotency_key: str
+    reference: ReferenceJson | None
+    metadata: msgspec.Raw | None
+    draws: list[DrawJson]
+    reverses: str | None
+    actor: str
+    correlation_id: str | None
+    occurred_at: str
+    created_at: str
+    hash: str
+
+
+def transaction(value: Transaction) -> TransactionJson:
     """A transaction."""
     account = value.account
     ids = addresses.prefix(account, addresses.TRANSACTION)
     grants = addresses.prefix(account, addresses.GRANT)
-    return {
-        "id": f"{ids}{value.sequence:012x}",
-        "merchant_id": addresses.merchant_text(value.merchant_id.int),
-        "account_id": addresses.text(account, addresses.ACCOUNT, 0),
-        "sequence": value.sequence,
-        "operation_type": value.operation,
-        "transaction_type": value.type,
-        "amount": value.amount,
-        "shortfall": value.shortfall,
-        "balance_before": value.balance_before,
-        "balance_after": value.balance_after,
-        "debt_after": value.debt_after,
-        "idempotency_key": value.key,
-        "reference": None if value.reference is None else value.reference._asdict(),
-        "metadata": None if value.metadata is None else msgspec.Raw(value.metadata.encode()),
-        "draws": [{"grant_id": f"{grants}{number:012x}", "amount": change} for number, change in value.draws],
-        "reverses": None if value.reverses is None else f"{ids}{value.reverses:012x}",
-        "actor": value.actor,
-        "correlation_id": value.correlation_id,
-        "occurred_at": format_time(value.occurred_at),
-        "created_at": format_time(value.created_at),
-        "hash": value.hash.hex(),
-    }
+    created_at = format_time(value.created_at)
+    return TransactionJson(
+        f"{ids}{value.sequence:012x}",
+        addresses.merchant_text(value.merchant_id.int),
+        addresses.account_text(account),
+        value.sequence,
+        value.operation,
+        value.type,
+        value.amount,
+        value.shortfall,
+        value.balance_before,
+        value.balance_after,
+        value.debt_after,
+        value.key,
+        None if value.reference is None else ReferenceJson(*value.reference),
+        None if value.metadata is None else msgspec.Raw(value.metadata.encode()),
+        [DrawJson(f"{grants}{number:012x}", change) for number, change in value.draws],
+        None if value.reverses is None else f"{ids}{value.reverses:012x}",
+        value.actor,
+        value.correlation_id,
+        created_at if value.occurred_at == value.created_at else format_time(value.occurred_at),
+        created_at,
+        value.hash.hex(),
+    )
 
 
 def account(standing: Standing, policy: Policy, updated_at: int) -> dict[str, Any]:
@@ -51,7 +92,7 @@ def account(standing: Standing, policy: Policy, updated_at: int) -> dict[str, An
     value = standing.account
     last = value.sequence
     return {
-        "id": addresses.text(value.number, addresses.ACCOUNT, 0),
+        "id": addresses.account_text(value.number),
         "merchant_id": str(value.merchant_id),
         "balance": value.balance,
         "held": value.held,

@@ -45,6 +45,12 @@ OVERDUE: Final = (
     .order_by(_parked.c.until)
     .limit(number("limit"))
 )
+# One statement, so that account and grants are of one snapshot.
+WITH_GRANTS: Final = (
+    select(_accounts, _grants)
+    .select_from(_accounts.outerjoin(_grants, (_grants.c.account == _accounts.c.number) & (_grants.c.open == ONE)))
+    .where(_accounts.c.merchant_id == value("merchant_id"))
+)
 PARKED_COUNT: Final = select(func.count()).select_from(_parked)
 
 
@@ -220,15 +226,13 @@ class Accounts:
     async def with_grants(self, merchant_id: UUID) -> LoadedAccount | None:
         """A merchant's account with its open grants, None if there is none."""
 
-        def read() -> Read[LoadedAccount | None]:
-            found = yield Find(_accounts, ("merchant_id",), [(merchant_id.bytes,)])
-            if not found:
-                return None
-            account = rows.account(found[0], merchant_id)
-            grants = open_grants((yield Find(_grants, ("account",), [(account.number,)], tables.OPEN)))
-            return LoadedAccount(account, grants.get(account.number, ()))
-
-        return await self._engine.read(read)
+        found = await self._engine.read(asking(Ask(WITH_GRANTS, {"merchant_id": merchant_id.bytes})))
+        if not found:
+            return None
+        width = len(_accounts.columns)
+        account = rows.account(found[0][:width], merchant_id)
+        grants = open_grants([row[width:] for row in found if row[width] is not None])
+        return LoadedAccount(account, grants.get(account.number, ()))
 
     async def past(self, account: int, at: int) -> Past:
         """An account at an instant before its last posting: each expiry counts from its own instant (L7)."""

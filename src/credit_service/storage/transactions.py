@@ -15,16 +15,22 @@ from credit_service.ledger.announcements import OF_A_TRANSACTION
 from credit_service.storage import rows, tables
 from credit_service.storage.engine import Engine
 from credit_service.storage.outbox import Position, by_lane
-from credit_service.storage.questions import ONE, ZERO, Ask, Find, Read, Row, asked, asking, number, value
+from credit_service.storage.questions import ONE, ZERO, Ask, Read, Row, asked, asking, number, value
 
 _NEWEST: Final = 2**63 - 1
 _PLACE: Final = ("lane", "id", "at")
 """The columns before a transaction in a listing of all accounts."""
 _accounts, _transactions, _events = tables.accounts, tables.transactions, tables.events
 
-ONE_TRANSACTION: Final = select(_transactions).where(
-    _transactions.c.account == value("account"), _transactions.c.sequence == value("sequence")
+# Each transaction is read with its merchant: a second question for that costs as much as the first.
+_owned: Final = _transactions.join(_accounts, _accounts.c.number == _transactions.c.account)
+_with_merchant: Final = (_transactions, _accounts.c.merchant_id)
+ONE_TRANSACTION: Final = (
+    select(*_with_merchant)
+    .select_from(_owned)
+    .where(_transactions.c.account == value("account"), _transactions.c.sequence == value("sequence"))
 )
+NUMBER: Final = select(_accounts.c.number).where(_accounts.c.merchant_id == value("merchant_id"))
 LAST_SEQUENCE: Final = select(func.coalesce(func.max(_transactions.c.sequence), ZERO)).where(
     _transactions.c.account == value("account")
 )
@@ -74,16 +80,20 @@ def _matching(present: frozenset[str]) -> list[Any]:
 def _history(present: frozenset[str], *, counted: bool = False) -> Select[Any]:
     """The statement that lists (or counts) an account's transactions by these conditions, the newest first.
 
+    With `merchant_id` the account is found by its merchant, else by its number.
     Those between two sequences, `after` and `before`; without a condition on their content an offset is arithmetic,
     since sequences have no gaps.
     """
-    t = _transactions.c
+    t, a = _transactions.c, _accounts.c
     wanted = _matching(present)
     end, offset = number("before"), number("offset")
-    inside = [t.account == value("account"), t.sequence > number("after"), *wanted]
+    is_owner = a.merchant_id == value("merchant_id") if "merchant_id" in present else a.number == value("account")
+    # Subqueries, because with a join PostgreSQL sorts the whole history: it does not know that only one account joins.
+    inside = [t.account == select(a.number).where(is_owner).scalar_subquery(), t.sequence > number("after"), *wanted]
     if counted:
         return select(func.count()).select_from(_transactions).where(*inside, t.sequence < end)
-    page = select(_transactions).order_by(t.sequence.desc()).limit(number("limit"))
+    owner = select(a.merchant_id).where(is_owner).scalar_subquery()
+    page = select(_transactions, owner).order_by(t.sequence.desc()).limit(number("limit"))
     if wanted:
         return page.where(*inside, t.sequence < end).offset(offset)
     return page.where(*inside, t.sequence < end - offset)
@@ -104,7 +114,8 @@ def _listing(present: frozenset[str], lanes: int, *, counted: bool = False) -> A
         return select(func.count()).select_from(joined).where(*wanted)
     pages = []
     for lane in range(lanes):
-        page = select(*[e[name] for name in _PLACE], _transactions).select_from(joined)
+        page = select(*[e[name] for name in _PLACE], *_with_merchant)
+        page = page.select_from(joined.join(_accounts, _accounts.c.number == t.account))
         page = page.where(e.lane == literal_column(str(lane)), e.id < number(f"before_{lane}"), *wanted)
         pages.append(page.order_by(e.id.desc()).limit(number("limit")))
     if lanes == 1:
@@ -125,9 +136,13 @@ TOTALS: Final = _totals()
 
 
 class TransactionQuery(NamedTuple):
-    """Which transactions to list; newest first. `start_at` is inclusive, `end_at` exclusive."""
+    """Which transactions to list; newest first. `start_at` is inclusive, `end_at` exclusive.
+
+    An account is given by its number, or for a page by its merchant; without either the query is of all accounts.
+    """
 
     account: int | None = None
+    merchant_id: UUID | None = None
     operation: str | None = None
     type: str | None = None
     start_at: int | None = None
@@ -163,11 +178,10 @@ class Transactions:
         """One transaction by its address."""
         values = {"account": address.account, "sequence": address.number}
 
-        def read() -> Read[Transaction | None]:
-            found = yield Ask(ONE_TRANSACTION, values)
-            return next((yield from _with_merchants(found)), None)
-
-        return await self._engine.read(read) if address.kind == TRANSACTION else None
+        if address.kind != TRANSACTION:
+            return None
+        found = await self._engine.read(asking(Ask(ONE_TRANSACTION, values)))
+        return _transaction(found[0]) if found else None
 
     async def page(
         self, query: TransactionQuery, before: Position | None, limit: int, offset: int = 0
@@ -177,12 +191,16 @@ class Transactions:
         Of all accounts: those of one lane come in the order of their commits, and lanes are merged by time.
         """
         values = asked(query) | {"limit": limit, "offset": offset}
+        merchant = {} if query.merchant_id is None else {"merchant_id": query.merchant_id.bytes}
 
         def of_account() -> Read[list[PositionedTransaction]]:
-            between = yield from _between(query, None if before is None else before[0], counting=offset > 0)
-            found = yield Ask(_history(_filters(query)), values | between)
-            transactions = yield from _with_merchants(found)
-            return [PositionedTransaction((one.sequence,), one) for one in transactions]
+            by, account = merchant, query.account
+            if account is None and (query.start_at is not None or query.end_at is not None or offset):
+                by = {}
+                ((account,),) = (yield Ask(NUMBER, merchant)) or [(0,)]
+            between = yield from _between(query, account, None if before is None else before[0], counting=offset > 0)
+            found = yield Ask(_history(_filters(query).union(by)), values | between | {"account": account} | by)
+            return [PositionedTransaction((row[1],), _transaction(row)) for row in found]
 
         def of_all() -> Read[list[PositionedTransaction]]:
             start = before or (_NEWEST,) * self._engine.lanes
@@ -190,23 +208,16 @@ class Transactions:
             question = _listing(frozenset(asked(query)), self._engine.lanes)
             found = yield Ask(question, values | places | {"limit": limit + offset})
             page = list(_newest_first(found, start))[offset : offset + limit]
-            transactions = {
-                (one.account, one.sequence): one for one in (yield from _with_merchants([row for _, row in page]))
-            }
-            return [
-                PositionedTransaction(position, transactions[row[0], row[1]])
-                for position, row in page
-                if (row[0], row[1]) in transactions
-            ]
+            return [PositionedTransaction(position, _transaction(row)) for position, row in page]
 
-        return await self._engine.read(of_all if query.account is None else of_account)
+        return await self._engine.read(of_account if merchant or query.account is not None else of_all)
 
     async def count(self, query: TransactionQuery) -> int:
         """How many transactions match."""
         values = asked(query)
 
         def of_account() -> Read[int]:
-            between = yield from _between(query, None, counting=True)
+            between = yield from _between(query, query.account, None, counting=True)
             if not _filters(query):
                 return between["before"] - between["after"] - 1
             ((found,),) = yield Ask(_history(_filters(query), counted=True), values | between)
@@ -222,7 +233,7 @@ class Transactions:
         """The sums of the matching transactions of an account, by transaction type."""
 
         def read() -> Read[dict[str, PeriodTotal]]:
-            between = yield from _between(query, None)
+            between = yield from _between(query, query.account, None)
             found = yield Ask(TOTALS, between | {"account": query.account})
             return {type_: PeriodTotal(*map(int, sums)) for type_, *sums in found}
 
@@ -235,40 +246,43 @@ class Transactions:
 
 def _filters(query: TransactionQuery) -> frozenset[str]:
     """The conditions of a query on the content of a transaction; sequences answer the others (account and time)."""
-    return frozenset(asked(query)) - {"account", "start_at", "end_at"}
+    return frozenset(asked(query)) - {"account", "merchant_id", "start_at", "end_at"}
 
 
-def _between(query: TransactionQuery, before: int | None, *, counting: bool = False) -> Read[dict[str, int]]:
+def _between(
+    query: TransactionQuery, account: int | None, before: int | None, *, counting: bool = False
+) -> Read[dict[str, int]]:
     """The sequences between which an account's transactions of a query lie, both exclusive.
 
     `counting`: the upper one must be the sequence of a transaction, or the next one after the last.
     """
-    assert query.account is not None
     after, end = 0, _NEWEST if before is None else before
     if query.start_at is not None:
-        after, _ = yield from last_by(query.account, query.start_at - 1)
+        after, _ = yield from last_by(account, query.start_at - 1)
     if query.end_at is not None:
-        last, _ = yield from last_by(query.account, query.end_at - 1)
+        last, _ = yield from last_by(account, query.end_at - 1)
         end = min(end, last + 1)
     elif counting:
-        ((last,),) = yield Ask(LAST_SEQUENCE, {"account": query.account})
+        ((last,),) = yield Ask(LAST_SEQUENCE, {"account": account})
         end = min(end, last + 1)
     return {"after": after, "before": max(end, after + 1)}
 
 
-def last_by(account: int, at: int) -> Read[tuple[int, int]]:
+def last_by(account: int | None, at: int) -> Read[tuple[int, int]]:
     """The sequence of an account's last transaction up to an instant, and the balance after it; (0, 0) if none."""
     found = yield Ask(LAST_BY, {"account": account, "at": at})
     return (found[0][0], found[0][1]) if found else (0, 0)
 
 
-def _with_merchants(found: Sequence[Row]) -> Read[Iterator[Transaction]]:
-    """The transactions of these rows; `strays` tells those of no account, which are left out."""
-    if not found:
-        return iter(())
-    accounts = yield Find(tables.accounts, ("number",), [(account,) for account in {row[0] for row in found}])
-    merchants = {row[0]: UUID(bytes=row[1]) for row in accounts}
-    return (rows.transaction(merchants[row[0]], row) for row in found if row[0] in merchants)
+def _transaction(row: Row) -> Transaction:
+    """A transaction from its row, which ends with its merchant."""
+    return rows.transaction(_merchant(row[-1]), row[:-1])
+
+
+@lru_cache(maxsize=1024)
+def _merchant(merchant_id: bytes) -> UUID:
+    """A merchant's id; cached, because a page has mostly one."""
+    return UUID(bytes=merchant_id)
 
 
 def _newest_first(found: Sequence[Row], start: Position) -> Iterator[tuple[Position, Row]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from hashlib import blake2b
 from typing import Annotated, Any, TypeVar
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import unquote
 
 from fastapi import Query
 from pydantic import BaseModel, BeforeValidator, Field, create_model
@@ -135,12 +135,12 @@ class Pager:
         return self.page(now, found, shape, lambda _: following, has_previous=start > 0)
 
     def _link(self, **changed: str) -> str:
-        """The path and query of the call, changed."""
-        call = self._call
-        query = dict(parse_qsl(call.query.decode("latin-1"), keep_blank_values=True)) | changed
-        if "page" in changed:
-            query.pop("cursor", None)
-        return f"{call.path}?{urlencode(query)}" if query else call.path
+        """The path and query of the call, changed. `changed` needs no escapes."""
+        query = self._call.query.decode("latin-1")
+        if changed:
+            kept = [one for one in query.split("&") if one and unquote(one.partition("=")[0]) not in changed]
+            query = "&".join([*kept, *[f"{name}={value}" for name, value in changed.items()]])
+        return f"{self._call.path}?{query}" if query else self._call.path
 
 
 def cursor_of(place: Place, **bound: Any) -> str:

@@ -223,5 +223,5 @@ def _result(event_id: str | None, outcome: Outcome) -> dict[str, Any]:
             return _refused(event_id, of_refusal(outcome))
 
 
-def _shape(event_id: str | None, outcome: str, transactions: list[dict[str, Any]]) -> dict[str, Any]:
+def _shape(event_id: str | None, outcome: str, transactions: list[shapes.TransactionJson]) -> dict[str, Any]:
     return {"event_id": event_id, "outcome": outcome, "transactions": transactions}

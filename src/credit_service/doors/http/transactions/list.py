@@ -14,7 +14,7 @@ from credit_service.doors.http.transactions.shared import TRANSACTIONS, Transact
 from credit_service.ledger.types import Operation, TransactionType
 from credit_service.messages import patterns, shapes
 from credit_service.messages.faults import Fault
-from credit_service.messages.fields import MAX_KEY, parse_time
+from credit_service.messages.fields import MAX_KEY, parse_time, uuid
 from credit_service.storage.transactions import TransactionQuery
 
 PageNumber = Annotated[int, Field(ge=1, le=10**9), WHOLE]
@@ -56,20 +56,18 @@ async def list_transactions(
     transactions = ledger.transactions
     before = pager.place(cursor, 1 if merchant_id else transactions.lanes)
     now = await ledger.now()
-    sequence = 0
-    if merchant_id is not None:
-        account = (await ledger.load(merchant_id, now)).account
-        filters["account"], sequence = account.number, account.sequence
-    query = TransactionQuery(**filters)
+    query = TransactionQuery(merchant_id=None if merchant_id is None else uuid(merchant_id), **filters)
     total, offset = None, 0
-    if page is not None:
-        skipped = (page - 1) * pager.limit
-        if query == TransactionQuery(account=query.account):
+    if merchant_id is not None and page is not None:
+        account, skipped = (await ledger.load(merchant_id, now)).account, (page - 1) * pager.limit
+        if all(one is None for one in filters.values()):
             # Sequences have no gaps, so the start of a page is arithmetic, and the last page costs what the first does.
-            total, before = sequence, (sequence + 1 - skipped,)
+            total, before = account.sequence, (account.sequence + 1 - skipped,)
         else:
-            total, offset = await transactions.count(query), skipped
+            total, offset = await transactions.count(query._replace(account=account.number)), skipped
     found = await transactions.page(query, before, pager.limit + 1, offset)
+    if merchant_id is not None and not found:
+        await ledger.load(merchant_id, now)  # raises Problem if there is no account
     return pager.page(
         now,
         found,
