@@ -1,9 +1,9 @@
-"""What can happen to the file or the process, and that it loses nothing.
+"""Faults of the SQLite file and of the process. No fault loses an answered posting.
 
-In order: a database that is busy, read-only, full, not one, or damaged; a commit that fails; a second process; a
-process that is killed; a log that was cut off.
+The order is: a busy, read-only, full, foreign or damaged database; a failed commit; a second process; a killed process;
+a truncated write-ahead log.
 """
-# ruff: noqa: ASYNC240 - no one else waits in these loops
+# ruff: noqa: ASYNC240 - no other task runs in these event loops
 
 import asyncio
 import os
@@ -48,7 +48,7 @@ def path(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def at_work(path: Path, deadline_seconds: float = 5) -> AsyncIterator[tuple[SQLiteEngine, Posting]]:
-    """A store, and a posting on it."""
+    """Open a store and the posting path in front of it."""
     store = SQLiteEngine(path, busy_seconds=0.01)
     posting = Posting(store, Policy(), deadline_seconds=deadline_seconds)
     posting.start()
@@ -60,7 +60,7 @@ async def at_work(path: Path, deadline_seconds: float = 5) -> AsyncIterator[tupl
 
 
 async def books(store: SQLiteEngine) -> dict[UUID, list[str]]:
-    """The keys of each merchant's transactions in their order, from books that verify."""
+    """Verify the books, and return the keys of each merchant's transactions in order."""
     found = {}
     async for one in store.books():
         transactions = list(one.transactions)
@@ -72,16 +72,16 @@ async def books(store: SQLiteEngine) -> dict[UUID, list[str]]:
 
 
 async def keys(store: SQLiteEngine) -> list[str]:
-    """The keys of the one merchant's transactions."""
+    """Return the keys of the merchant's transactions in order."""
     return (await books(store)).get(MERCHANT, [])
 
 
-# ---- a database that cannot be used for a while
+# ---- a database that is unusable for a while
 
 
 @contextmanager
 def locked(store: SQLiteEngine, path: Path) -> Iterator[None]:
-    """Another program is writing."""
+    """Let another program hold the write lock."""
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -90,7 +90,7 @@ def locked(store: SQLiteEngine, path: Path) -> Iterator[None]:
 
 @contextmanager
 def read_only(store: SQLiteEngine, path: Path) -> Iterator[None]:
-    """The disk became read-only. (File modes would not stop root.)"""
+    """Make the database read-only. File modes would not stop root."""
     store._writer.execute("PRAGMA query_only = 1")
     yield
     store._writer.execute("PRAGMA query_only = 0")
@@ -98,7 +98,7 @@ def read_only(store: SQLiteEngine, path: Path) -> Iterator[None]:
 
 @contextmanager
 def full(store: SQLiteEngine, path: Path) -> Iterator[None]:
-    """The disk is full."""
+    """Make the disk full."""
     (pages,) = store._writer.execute("PRAGMA page_count").fetchone()
     store._writer.execute(f"PRAGMA max_page_count = {pages}")
     yield
@@ -106,7 +106,7 @@ def full(store: SQLiteEngine, path: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("trouble", [locked, read_only])
-async def test_reads_go_on_while_nothing_can_be_written(path: Path, trouble: Any):
+async def test_reads_work_while_writes_fail(path: Path, trouble: Any):
     async with at_work(path) as (store, posting):
         await posting.submit(payment("P", 9))
         with trouble(store, path):
@@ -115,7 +115,7 @@ async def test_reads_go_on_while_nothing_can_be_written(path: Path, trouble: Any
             assert await keys(store) == ["billing:payment:P"]
 
 
-async def test_a_locked_database_is_a_conflict_until_the_deadline_and_is_then_given_up(path: Path):
+async def test_locked_database_is_a_conflict_until_the_deadline(path: Path):
     async with at_work(path, deadline_seconds=0.2) as (store, posting):
         await posting.submit(payment("P", 9))
         with locked(store, path):
@@ -123,16 +123,18 @@ async def test_a_locked_database_is_a_conflict_until_the_deadline_and_is_then_gi
                 await store.check()
             with pytest.raises(Conflict):
                 await Keys(store).add(FULL_KEY)
-            # At the deadline it stands between two attempts, or is in one, of which nobody knows yet what it did.
+            # At the deadline the posting is between two attempts, or in an attempt with an unknown outcome.
             with pytest.raises((StorageUnavailable, OutcomeUnknown), match=r"locked|did not answer"):
                 await posting.submit(use(1, "a"))
             assert await keys(store) == ["billing:payment:P"]
         await store.check()
-        assert isinstance(await posting.submit(use(1, "a")), Posted | Replayed)  # the attempt may have had the lock yet
+        assert isinstance(
+            await posting.submit(use(1, "a")), Posted | Replayed
+        )  # the last attempt may have got the lock
         assert await keys(store) == ["billing:payment:P", "a"]
 
 
-async def test_a_lock_that_is_let_go_of_in_time_is_not_noticed(path: Path):
+async def test_posting_waits_for_a_briefly_locked_database(path: Path):
     async with at_work(path) as (store, posting):
         await posting.submit(payment("P", 9))
         with locked(store, path):
@@ -142,7 +144,7 @@ async def test_a_lock_that_is_let_go_of_in_time_is_not_noticed(path: Path):
         assert isinstance(await waiting, Posted)
 
 
-async def test_a_read_only_database_is_unavailable_and_loses_nothing(path: Path):
+async def test_read_only_database_is_unavailable_and_loses_nothing(path: Path):
     async with at_work(path) as (store, posting):
         await posting.submit(payment("P", 9))
         with read_only(store, path):
@@ -157,13 +159,13 @@ async def test_a_read_only_database_is_unavailable_and_loses_nothing(path: Path)
         assert await keys(store) == ["billing:payment:P", "a"]
 
 
-async def test_a_full_disk_is_unavailable_and_what_was_answered_is_there(path: Path):
+async def test_full_disk_is_unavailable_and_keeps_answered_postings(path: Path):
     async with at_work(path) as (store, posting):
         await posting.submit(payment("P", 10_000))
         answered = ["billing:payment:P"]
         with full(store, path):
             with pytest.raises(StorageUnavailable, match=r"database or disk is full"):
-                await _spend_for_ever(posting, answered)
+                await _spend_until_error(posting, answered)
             assert not store._writer.in_transaction
             with pytest.raises(StorageUnavailable):
                 await posting.submit_many([use(1, f"m{index}") for index in range(500)])
@@ -172,26 +174,26 @@ async def test_a_full_disk_is_unavailable_and_what_was_answered_is_there(path: P
         assert await keys(store) == [*answered, "after"]
 
 
-async def _spend_for_ever(posting: Posting, answered: list[str]) -> None:
+async def _spend_until_error(posting: Posting, answered: list[str]) -> None:
     while True:
         key = f"k{len(answered)}"
         await posting.submit(use(1, key))
         answered.append(key)
 
 
-# ---- a file that is not what it should be
+# ---- foreign and damaged files
 
 
-async def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path):
+async def test_file_that_is_not_a_database_is_refused_unchanged(path: Path):
     path.write_bytes(b"Dear diary, " * 1_000)
-    for _ in range(2):  # the second time says the same, so the first let go of the lock
+    for _ in range(2):  # the second attempt gives the same error, so the first released the lock
         with pytest.raises(StorageUnavailable, match=r"^The database cannot be used: file is not a database\.$"):
             SQLiteEngine(path)
     assert path.read_bytes() == b"Dear diary, " * 1_000
 
 
 @pytest.mark.parametrize("table", ["accounts", "transactions", "grants", "events"])
-async def test_a_damaged_page_is_unavailable_and_loses_nothing_of_what_can_be_repaired(path: Path, table: str):
+async def test_damaged_page_is_unavailable_and_repair_restores_all(path: Path, table: str):
     async with at_work(path) as (store, posting):
         await posting.submit_many([payment("P", 9), use(1, "a")])
     with closing(sqlite3.connect(path)) as connection:
@@ -219,7 +221,7 @@ async def test_a_damaged_page_is_unavailable_and_loses_nothing_of_what_can_be_re
 
 
 class Faulty:
-    """A connection on which a statement fails, before or after it is carried out."""
+    """A connection on which one statement fails once, before or after its execution."""
 
     def __init__(self, connection: sqlite3.Connection, statement: str, code: int, *, done: bool = False) -> None:
         self.connection = connection
@@ -239,7 +241,7 @@ class Faulty:
     def _run(self, run: Any, statement: str, *parameters: Any) -> Any:
         if not statement.startswith(self.statement):
             return run(statement, *parameters)
-        self.statement = "once is enough"
+        self.statement = "never again"
         if self.done:
             run(statement, *parameters)
         error = sqlite3.OperationalError(f"{statement.split()[0]} failed")
@@ -248,11 +250,11 @@ class Faulty:
 
 
 def make_faulty(store: SQLiteEngine, statement: str, code: int, *, done: bool = False) -> None:
-    store._writer = Faulty(store._writer, statement, code, done=done)  # type: ignore[assignment]  # all it uses is there
+    store._writer = Faulty(store._writer, statement, code, done=done)  # type: ignore[assignment]  # it has every method that the engine uses
 
 
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE])
-async def test_a_commit_that_cannot_be_written_did_nothing(path: Path, code: int):
+async def test_unwritable_commit_changes_nothing(path: Path, code: int):
     async with at_work(path) as (store, posting):
         await posting.submit(payment("P", 9))
         make_faulty(store, "COMMIT", code)
@@ -264,7 +266,7 @@ async def test_a_commit_that_cannot_be_written_did_nothing(path: Path, code: int
 
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_ERROR])
 @pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
-async def test_the_next_attempt_finds_out_whether_a_failed_commit_was_done(path: Path, code: int, done: bool):
+async def test_next_attempt_resolves_the_outcome_of_a_failed_commit(path: Path, code: int, done: bool):
     async with at_work(path) as (store, posting):
         await posting.submit(payment("P", 9))
         make_faulty(store, "COMMIT", code, done=done)
@@ -278,7 +280,7 @@ async def test_the_next_attempt_finds_out_whether_a_failed_commit_was_done(path:
         assert await keys(store) == ["billing:payment:P", "a"]
 
 
-async def test_a_commit_that_finds_the_database_busy_did_nothing(path: Path):
+async def test_commit_on_a_busy_database_changes_nothing(path: Path):
     async with at_work(path) as (store, posting):
         await posting.submit(payment("P", 9))
         make_faulty(store, "COMMIT", sqlite3.SQLITE_BUSY)
@@ -291,7 +293,7 @@ async def test_a_commit_that_finds_the_database_busy_did_nothing(path: Path):
 
 
 @pytest.mark.parametrize("statement", ["BEGIN", "WITH", "INSERT INTO transactions", "INSERT INTO events"])
-async def test_a_statement_that_fails_takes_its_batch_with_it_and_nothing_else(path: Path, statement: str):
+async def test_failed_statement_rolls_back_only_its_batch(path: Path, statement: str):
     async with at_work(path) as (store, posting):
         await posting.submit(payment("P", 9))
         make_faulty(store, statement, sqlite3.SQLITE_IOERR)
@@ -302,7 +304,7 @@ async def test_a_statement_that_fails_takes_its_batch_with_it_and_nothing_else(p
         assert await keys(store) == ["billing:payment:P", "a", "b"]
 
 
-async def test_a_failure_after_which_sqlite_has_rolled_back_by_itself_is_what_the_caller_hears_of(path: Path):
+async def test_caller_gets_the_error_after_sqlites_own_rollback(path: Path):
     async with at_work(path) as (store, posting):
         await posting.submit(payment("P", 9))
 
@@ -323,7 +325,7 @@ async def test_a_failure_after_which_sqlite_has_rolled_back_by_itself_is_what_th
 
 @contextmanager
 def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A Python process that does not outlive this one."""
+    """Run a Python process, and kill it at the end of the block."""
     process = subprocess.Popen(
         [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
@@ -344,7 +346,7 @@ sys.stdin.read()
 """
 
 
-def test_a_second_process_is_refused_in_one_line_until_the_first_is_gone(path: Path):
+def test_second_process_is_refused_until_the_first_ends(path: Path):
     with started("-c", HOLD, str(path)) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "open\n"
@@ -356,14 +358,14 @@ def test_a_second_process_is_refused_in_one_line_until_the_first_is_gone(path: P
         asyncio.run(SQLiteEngine(path).close())
 
 
-def _told(lines: Iterable[str]) -> tuple[set[str], set[str]]:
-    """The keys that a poster asked for, and those that it was answered, from what it could still say."""
+def _keys_of(lines: Iterable[str]) -> tuple[set[str], set[str]]:
+    """Return the keys that a poster submitted and the keys that it got answers for, from its output."""
     asked: set[str] = set()
     answered: set[str] = set()
     for line in lines:
         words = line.split()
         if not line.endswith("\n"):
-            words.pop()  # it may be half of one
+            words.pop()  # the kill may have cut this word
         if words[:1] == ["asks"]:
             asked |= set(words[1:])
         else:
@@ -372,7 +374,7 @@ def _told(lines: Iterable[str]) -> tuple[set[str], set[str]]:
 
 
 @pytest.mark.slow
-def test_L4_a_process_that_is_killed_again_and_again_loses_nothing_that_was_answered_and_halves_nothing(path: Path):
+def test_L4_killed_process_keeps_answered_postings_and_posts_no_halves(path: Path):
     seed = int(os.environ.get("CRASH_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
     print(f"CRASH_SEED={seed}")
     chance = random.Random(seed)
@@ -382,7 +384,7 @@ def test_L4_a_process_that_is_killed_again_and_again_loses_nothing_that_was_answ
             assert process.stdout is not None
             beginning = process.stdout.readline()
             threading.Timer(chance.uniform(0.05, 0.4), process.kill).start()
-            now_asked, now_answered = _told([beginning, *process.stdout])
+            now_asked, now_answered = _keys_of([beginning, *process.stdout])
             process.wait()
             assert process.returncode == -signal.SIGKILL
         asked = asked | now_asked
@@ -417,7 +419,7 @@ async def _check_after_crash(path: Path, asked: set[str], answered: set[str]) ->
 
 
 async def _repeat_all(path: Path, asked: set[str]) -> None:
-    """A caller who never heard repeats with the same keys: then each is there once, or was refused."""
+    """Repeat all keys, as callers without an answer do. Each command then has one posting or a refusal."""
     async with at_work(path) as (store, posting):
         before = await books(store)
         owners = {key: merchant_id for merchant_id, found in before.items() for key in found}
@@ -432,10 +434,10 @@ async def _repeat_all(path: Path, asked: set[str]) -> None:
             assert after[merchant_id][: len(found)] == found
 
 
-# ---- a log that was cut off
+# ---- a truncated write-ahead log
 
 
-async def test_a_log_cut_off_anywhere_leaves_whole_postings_up_to_there(path: Path, tmp_path: Path):
+async def test_truncated_log_leaves_whole_postings(path: Path, tmp_path: Path):
     copy = tmp_path / "copy.db"
     wal = Path(f"{path}-wal")
     async with at_work(path) as (store, posting):
