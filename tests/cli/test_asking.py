@@ -29,6 +29,7 @@ WITH_DATABASE = [
     "dead-letters replay",
     "parked list",
     "verify",
+    "backup",
     "erase",
     "config",
     "doctor",

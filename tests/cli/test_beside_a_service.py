@@ -45,6 +45,7 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beside]:
         ("parked list", ""),
         ("migrate", f"{DATABASE} is up to date (schema {REVISION})."),
         ("config", "DATABASE_URL=sqlite:///credit-service.db"),
+        ("backup b.db", "b.db: 1 accounts, 1 transactions, "),
         ("doctor", f"ok   database: {DATABASE}, schema {REVISION}"),
     ],
 )

@@ -22,6 +22,7 @@ ARGUMENTS = {
     "events reconcile": ("--nats-url", "nats://127.0.0.1:1"),
     "dead-letters show": ("1",),
     "dead-letters replay": ("--all",),
+    "backup": ("b.db",),
     "erase": ("6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11",),
 }
 NEED_A_LEDGER = [name for name in WITH_DATABASE if name not in ("serve", "migrate", "config", "doctor")]

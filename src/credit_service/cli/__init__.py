@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from credit_service.cli.backup import backup
 from credit_service.cli.common import say
 from credit_service.cli.config import config
 from credit_service.cli.dead_letters import dead_letters
@@ -36,6 +37,7 @@ app.command()(replay)
 events.command()(reconcile)
 app.add_typer(events, name="events")
 app.command()(verify)
+app.command()(backup)
 app.command()(erase)
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(parked, name="parked")
