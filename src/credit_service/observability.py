@@ -115,7 +115,7 @@ class Metrics:
         self._exhausted = gauge("credits_merchants_zero_balance", "Merchants with nothing available")
         self._low = gauge("credits_merchants_low_balance", "Merchants at or below their threshold, but not at zero")
         self._parked = gauge("credits_parked_events", "Refunds that wait for their order or payment")
-        self._storage_up = gauge("credits_storage_up", "1 where the database answered just now, 0 where it is away")
+        self._storage_up = gauge("credits_storage_up", "1 if the database could be read and written just now")
         self._lag = gauge("credits_outbox_lag_seconds", "How long the oldest event waits that NATS does not have yet")
         self.balances: list[tuple[str, int]] = []  # by merchant, asked for at each scrape and only where it is set
         self.answers: dict[tuple[str, str, int], Durations] = {}  # by method, route and status
@@ -185,7 +185,7 @@ class Metrics:
         self._storage_up.set(1)
 
     def storage_away(self) -> None:
-        """Note that the store was asked just now, and cannot be used; what it told before stands."""
+        """Note that the database cannot be read or written now; what it answered before stands."""
         self._storage_up.set(0)
 
     def gauge(self, name: str, what: str, value: Callable[[], float]) -> None:

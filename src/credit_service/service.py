@@ -51,6 +51,7 @@ from credit_service.storage.policies import FailPolicies
 from credit_service.storage.shops import Shops
 from credit_service.storage.transactions import Transactions
 from credit_service.storage.webhooks import WebhookEndpoints
+from credit_service.storage.write_check import WriteCheck
 from credit_service.supervision import Supervisor
 
 if TYPE_CHECKING:
@@ -88,11 +89,13 @@ class Service:
             render=render,
             on_heard=self.wake.committed_elsewhere,
         )
+        self.write_check = WriteCheck(engine)
         self.posting = Posting(
             engine,
             policy,
             on_committed=self._committed,
             on_measured=self._measured,
+            on_failed=self.write_check.doubt,
             deadline_seconds=settings.posting_deadline_seconds,
             max_queue=settings.posting_queue_size,
         )
@@ -139,7 +142,7 @@ class Service:
             sender=self.webhooks,
             follow=self.stream.follow,
             is_stopping=self._is_stopping,
-            check_storage=engine.check,
+            check_storage=self.write_check.check,
             check_redis=None if self.redis is None else self.redis.check,
             broker=self.broker,
             publishing=self.publishing,

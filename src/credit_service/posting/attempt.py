@@ -33,7 +33,8 @@ class Attempts:
 
     `on_committed` receives each commit before the callers are answered; what it raises goes to the loop's exception
     handler, since nothing can undo the commit. `on_decided` then receives the outcomes and the deadlines of their
-    callers. `watch` is called with each deadline that must be observed while a batch is in the store.
+    callers. `on_failed` is called if the database cannot take a batch, `watch` with each deadline that must be
+    observed while a batch is in the store.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class Attempts:
         policy: Policy,
         on_committed: Callable[[Committed], None],
         on_decided: Callable[[Sequence[Outcome], Sequence[float]], None],
+        on_failed: Callable[[], None],
         watch: Callable[[float], None],
     ) -> None:
         self._engine = engine
         self._policy = policy
         self._on_committed = on_committed
         self._on_decided = on_decided
+        self._on_failed = on_failed
         self._watch = watch
         self.in_store: list[list[Unit]] = []
 
@@ -79,6 +82,7 @@ class Attempts:
                 failure = StorageUnavailable(str(error)) if lost is None else OutcomeUnknown(str(error))
                 units = in_time(units, failure, for_good=True)
             except StorageUnavailable as error:
+                self._notify(self._on_failed)
                 for unit in units:
                     unit.submission.given_up = True
                     unit.submission.fail(error if lost is None else OutcomeUnknown(str(error)))

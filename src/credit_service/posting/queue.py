@@ -59,8 +59,9 @@ class Posting:
     """The one way in.
 
     `on_committed` receives each commit in the event loop, before the callers are answered. `on_measured` receives the
-    outcomes of each batch, and for each unit how many seconds it took since it was submitted. `max_queue` and
-    `max_batch` count commands. Start it with `start` inside a running loop, stop it with `drain`.
+    outcomes of each batch, and for each unit how many seconds it took since it was submitted. `on_failed` is called if
+    the database cannot take a batch. `max_queue` and `max_batch` count commands. Start it with `start` inside a running
+    loop, stop it with `drain`.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Posting:
         *,
         on_committed: Callable[[Committed], None] = lambda committed: None,
         on_measured: Callable[[Sequence[Outcome], Sequence[float]], None] = lambda outcomes, seconds: None,
+        on_failed: Callable[[], None] = lambda: None,
         deadline_seconds: float = 5.0,
         max_batch: int = 1_000,
         max_queue: int = 20_000,
@@ -80,7 +82,7 @@ class Posting:
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._streams = [_Stream() for _ in range(engine.streams)]
-        self._attempts = Attempts(engine, policy, on_committed, self._measured, self._watch)
+        self._attempts = Attempts(engine, policy, on_committed, self._measured, on_failed, self._watch)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # not after any deadline; uvloop's timer cannot tell its time once it is due
         self._queued = 0

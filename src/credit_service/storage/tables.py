@@ -340,3 +340,6 @@ gate_policies = _table(
     _check("fail", "fail IN ('closed', 'open')"),
     _check("id_length", "length(merchant_id) = 16"),
 )
+
+# What the service notes of itself; readiness writes a row here, and removes it, to find out whether it can.
+service_state = _table("service_state", Column("name", Text, primary_key=True), _text("value"))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Follow = Callable[[int | None, Position], AsyncGenerator[bytes]]
 """Lines of events after a position, of one account or of all, as they come; empty if there were none for a while."""
 Check = Callable[[], Awaitable[object]]
-"""Raises StorageError or OSError while a part is away."""
+"""Raises StorageError or OSError while a part is away, or cannot do its work."""
 
 
 class Publishing(Protocol):

@@ -12,9 +12,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Final
 
+import structlog
+
 from credit_service.storage.engine import BadRow, Conflict, InUse, SchemaError, StorageUnavailable
 from credit_service.storage.tables import REVISION, metadata
 
+_log = structlog.get_logger()
 _BUSY: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 _AWAY: Final = {
     sqlite3.SQLITE_READONLY,
@@ -136,13 +139,19 @@ class Watch:
         self._path = path
         self._paths = [f"{path}{suffix}" for suffix in ("", "-wal", "-shm")]
         self._opened = self._found()
+        self._was_in_place = True
 
     def check(self) -> None:
         """Raise StorageUnavailable where one of the files is gone, or is another one. Takes microseconds."""
-        if self._found() != self._opened:
+        is_in_place = self._found() == self._opened
+        if is_in_place != self._was_in_place:
+            self._was_in_place = is_in_place
+            tell = _log.warning if is_in_place else _log.error
+            tell("ledger_file_is_back" if is_in_place else "ledger_file_replaced", path=str(self._path))
+        if not is_in_place:
             raise StorageUnavailable(
-                f"{self._path} was moved away or replaced while the service runs. "
-                "Nothing is posted until it is back in its place, or the service is started again."
+                "The ledger file was moved away or replaced while it is in use. "
+                "Nothing is read or posted until it is back in its place, or the service is started again."
             )
 
     def _found(self) -> list[tuple[int, int]] | None:

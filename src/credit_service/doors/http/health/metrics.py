@@ -8,7 +8,7 @@ from credit_service.doors.http.call import Answer
 from credit_service.doors.http.endpoints import endpoint
 from credit_service.doors.http.health.alive import TAG
 from credit_service.doors.http.ledger import Ledger
-from credit_service.doors.http.parts import Publishing
+from credit_service.doors.http.parts import Check, Publishing
 from credit_service.doors.http.problems import Problem
 from credit_service.doors.http.single_flight import single_flight
 from credit_service.gate.status import Gate
@@ -31,18 +31,28 @@ _EXAMPLE = "# TYPE credits_posting_queue_depth gauge\ncredits_posting_queue_dept
     response_class=PlainTextResponse,
 )
 async def get_metrics(
-    metrics: Metrics, gate: Gate, ledger: Ledger, publishing: Publishing | None, settings: Settings
+    metrics: Metrics,
+    gate: Gate,
+    ledger: Ledger,
+    publishing: Publishing | None,
+    check_storage: Check,
+    settings: Settings,
 ) -> Answer:
     """The metrics, in the text format of Prometheus."""
     if not settings.metrics_enabled:
         raise Problem("not_found", "Metrics are turned off (METRICS_ENABLED).")
-    body = await _scrape(metrics, gate, ledger, publishing, settings)
+    body = await _scrape(metrics, gate, ledger, publishing, check_storage, settings)
     return Answer(200, body, media_type=b"text/plain; version=0.0.4; charset=utf-8")
 
 
 @single_flight
 async def _scrape(
-    metrics: Metrics, gate: Gate, ledger: Ledger, publishing: Publishing | None, settings: Settings
+    metrics: Metrics,
+    gate: Gate,
+    ledger: Ledger,
+    publishing: Publishing | None,
+    check_storage: Check,
+    settings: Settings,
 ) -> bytes:
     """All metrics, read once for all callers that wait."""
     balances: list[tuple[str, int]] = []
@@ -52,6 +62,7 @@ async def _scrape(
             metrics.lagging(await publishing.lag_seconds())
         if settings.metrics_balance_per_merchant:
             balances = [balance async for balance in _balances(ledger)]
+        await check_storage()
     except StorageError:
         metrics.storage_away()
     metrics.balances = balances

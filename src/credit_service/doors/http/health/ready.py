@@ -7,9 +7,10 @@ from credit_service.doors.http.endpoints import endpoint
 from credit_service.doors.http.health.alive import OK, TAG, named
 from credit_service.doors.http.parts import Check
 from credit_service.doors.http.problems import Problem
-from credit_service.doors.http.single_flight import single_flight
 from credit_service.messages.shapes import encode
 from credit_service.posting import Posting
+from credit_service.storage.clock import ClockMoved
+from credit_service.storage.engine import StorageError
 from credit_service.supervision import Supervisor
 
 
@@ -22,11 +23,10 @@ async def readyz(
         raise Problem("overloaded", "The service is stopping.")
     if dead := supervisor.critical_faults:
         raise Problem("overloaded", f"A background task died and is being restarted: {named(dead)}.")
-    await _check(supervisor, check_storage)
+    try:
+        await check_storage()
+    except ClockMoved:
+        raise
+    except StorageError as error:
+        raise Problem("storage_unavailable", str(error)) from None
     return Answer(200, encode({"status": "ok"}))
-
-
-@single_flight
-async def _check(supervisor: Supervisor, check_storage: Check) -> None:
-    """Check the storage, once for all probes of a service that wait."""
-    await check_storage()

@@ -197,5 +197,6 @@ def upgrade() -> None:
             "disabled_for_a_reason": "(disabled_at IS NULL) = (disabled_reason IS NULL)",
         },
     )
+    table("service_state", "name:text value:text", "name", checks={})
     if op.get_bind().dialect.name == "postgresql":  # docs/decisions/0032
         op.execute("ALTER TABLE transactions ALTER COLUMN account SET (n_distinct = -0.1)")
