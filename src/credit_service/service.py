@@ -26,12 +26,9 @@ from credit_service.doors.http.plugin_status.shared import render
 from credit_service.doors.http.server import MetricsServer, Server, listen
 from credit_service.doors.shopify_inbox import Inbox
 from credit_service.erasure import Erasure
-from credit_service.gate.levels import Channel
-from credit_service.gate.postgres import PostgresChannel
 from credit_service.gate.status import Gate
 from credit_service.jobs.auditor import Auditor
 from credit_service.jobs.sweeper import keep_sweeping
-from credit_service.ledger.account import MICROSECONDS
 from credit_service.ledger.decide import Outcome
 from credit_service.observability import Metrics
 from credit_service.outlets.reader import OutboxReader
@@ -41,7 +38,7 @@ from credit_service.outlets.wake import Wake
 from credit_service.outlets.webhooks import Webhooks
 from credit_service.posting import Posting
 from credit_service.rounds import keep_doing
-from credit_service.settings import Settings, database_of
+from credit_service.settings import Settings, channel_of, database_of, redis_of
 from credit_service.storage.accounts import Accounts
 from credit_service.storage.engine import Committed, Engine, StorageError
 from credit_service.storage.keys import Keys
@@ -57,7 +54,6 @@ from credit_service.supervision import Supervisor
 if TYPE_CHECKING:
     from credit_service.broker import Broker
     from credit_service.doors.http.tracing import Tracing
-    from credit_service.gate.redis import RedisLevel
 
 _KEY_USE_SECONDS = 60
 """How often the last uses of API keys are written down."""
@@ -74,7 +70,7 @@ class Service:
         faults = "Background tasks that died and are not healthy again"
         self.metrics.gauge("credits_background_tasks_failing", faults, lambda: len(self.supervisor.faults))
         self.wake = Wake()
-        self.redis = _redis_of(settings)
+        self.redis = redis_of(settings)
         self.gate = Gate(
             Accounts(engine),
             FailPolicies(engine),
@@ -82,7 +78,7 @@ class Service:
             ttl_seconds=settings.plugin_status_cache_ttl,
             stale_seconds=settings.gate_stale_seconds,
             shared=self.redis,
-            channel=self.redis or _channel_of(settings),
+            channel=self.redis or channel_of(settings, engine),
             fail=settings.gate_fail,
             size=settings.plugin_status_cache_size,
             clock=lambda: engine.clock.estimate(),
@@ -242,22 +238,6 @@ class Service:
     async def _keep_key_uses(self) -> bool:
         await self.keyring.flush()
         return False
-
-
-def _redis_of(settings: Settings) -> "RedisLevel | None":
-    """The Redis of the settings, where they name one."""
-    if not (url := settings.redis_url.get_secret_value()):
-        return None
-    from credit_service.gate.redis import RedisLevel  # takes long to import
-
-    return RedisLevel(url, name=settings.service_source, ttl=int(settings.plugin_status_cache_ttl * MICROSECONDS))
-
-
-def _channel_of(settings: Settings) -> Channel | None:
-    """How processes without a Redis tell each other of changes. A pooler forgets who wanted to listen."""
-    if not settings.is_postgres or settings.database_pooled:
-        return None
-    return PostgresChannel(settings.database_url.get_secret_value(), timeout_seconds=settings.database_timeout_seconds)
 
 
 def key_file(settings: Settings) -> Path:

@@ -16,11 +16,15 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from credit_service import setting_types as types
+from credit_service.ledger.account import MICROSECONDS
 from credit_service.ledger.policy import Policy
 from credit_service.setting_types import Credits, Days, PriceList, Rate, Seconds, Share
 
 if TYPE_CHECKING:
+    from credit_service.gate.levels import Channel
+    from credit_service.gate.redis import RedisLevel
     from credit_service.storage.databases import Database
+    from credit_service.storage.engine import Engine
 
 YAML_FILE = "credit-service.yaml"
 _WORD = re.compile(r"\w{1,64}")
@@ -363,6 +367,27 @@ def database_of(settings: Settings) -> "Database":
             settings.database_allow_unsafe,
         )
     return databases.SQLiteDatabase(settings.database_path)
+
+
+def redis_of(settings: Settings) -> "RedisLevel | None":
+    """The Redis of the settings, if they name one."""
+    if not (url := settings.redis_url.get_secret_value()):
+        return None
+    from credit_service.gate.redis import RedisLevel  # takes long to import
+
+    return RedisLevel(url, name=settings.service_source, ttl=int(settings.plugin_status_cache_ttl * MICROSECONDS))
+
+
+def channel_of(settings: Settings, engine: "Engine") -> "Channel | None":
+    """How processes without a Redis hear of changes of plugin status. A pooler forgets which connection listens."""
+    from credit_service.gate.postgres import PostgresChannel
+    from credit_service.gate.sqlite import FileChannel
+    from credit_service.storage.sqlite.engine import SQLiteEngine
+
+    if isinstance(engine, SQLiteEngine):
+        return FileChannel(engine.data_version)
+    url = settings.database_url.get_secret_value()
+    return None if settings.database_pooled else PostgresChannel(url, timeout_seconds=settings.database_timeout_seconds)
 
 
 def _is_installed(module: str) -> bool:

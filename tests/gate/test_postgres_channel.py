@@ -10,8 +10,7 @@ import pytest
 
 from credit_service.gate.answers import StatusAnswer, line_of, of_unknown
 from credit_service.gate.postgres import PostgresChannel
-from credit_service.service import _channel_of
-from credit_service.settings import Settings
+from credit_service.settings import Settings, channel_of
 from tests.servers.proxy import Proxy
 
 
@@ -21,7 +20,7 @@ def some(number: int) -> list[StatusAnswer]:
 
 @asynccontextmanager
 async def listening(url: str, heard: asyncio.Queue[str]) -> AsyncIterator[tuple[PostgresChannel, asyncio.Task[None]]]:
-    channel = PostgresChannel(url, timeout_seconds=5)
+    channel = PostgresChannel(url, timeout_seconds=1)
     joined = asyncio.Event()
     task = asyncio.create_task(channel.listen(joined.set, heard.put_nowait))
     await joined.wait()
@@ -42,7 +41,7 @@ async def test_all_processes_receive_messages_in_order(postgres_url: str) -> Non
 
 
 async def test_sending_without_a_connection_fails(postgres_url: str) -> None:
-    channel = PostgresChannel(postgres_url, timeout_seconds=5)
+    channel = PostgresChannel(postgres_url, timeout_seconds=0.1)
     with pytest.raises(ConnectionError):
         await channel.tell(some(1))
 
@@ -78,8 +77,8 @@ async def test_silent_connection_is_noticed(
     [
         ({"database_url": "postgresql://host/credits"}, True),
         ({"database_url": "postgresql://host/credits", "database_pooled": True}, False),  # forgets who listens
-        ({"database_url": "sqlite:///a.db"}, False),  # one process
     ],
 )
 def test_channel_is_used_with_postgresql_without_a_pooler(given: dict[str, object], is_one: bool) -> None:
-    assert (_channel_of(Settings(_env_file=None, **given)) is not None) is is_one  # type: ignore[call-arg, arg-type]
+    settings, engine = Settings(_env_file=None, **given), None  # type: ignore[call-arg, arg-type]
+    assert (channel_of(settings, engine) is not None) is is_one  # type: ignore[arg-type]

@@ -152,6 +152,7 @@ BESIDE = (
     "api_keys",
     "event_cursors",
     "gate_policies",
+    "service_state",
     "shops",
     "shopify_claims",
     "shopify_deliveries",

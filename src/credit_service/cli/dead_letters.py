@@ -31,14 +31,12 @@ if TYPE_CHECKING:
     from credit_service.doors.shopify_inbox import Inbox
     from credit_service.posting import Posting
     from credit_service.settings import Settings
-    from credit_service.storage.engine import Engine
     from credit_service.storage.letters import Letter, LetterQuery, Letters
 
 dead_letters = typer.Typer(
     help="Events that came in and could not be applied: look at them, and replay them.", rich_markup_mode=None
 )
 _PATIENCE_SECONDS = 60.0
-_POSTING_SECONDS = 60.0
 _PAGE = 200
 
 Code = Annotated[str | None, typer.Option(help="Only those with this code, like validation_failed.")]
@@ -141,7 +139,7 @@ async def _replay(
     settings: "Settings", ids: list[int], query: "LetterQuery", url: str | None, key: str, tally: Tally
 ) -> None:
     from credit_service.cli.sources import ACTOR, Entry
-    from credit_service.cli.targets import Stopped
+    from credit_service.cli.targets import Stopped, posting_into
     from credit_service.doors.jetstream.reading import EventReader
     from credit_service.doors.jetstream.subjects import Subjects
     from credit_service.doors.shopify_inbox import SUBJECT, Inbox
@@ -154,7 +152,7 @@ async def _replay(
     reader = EventReader(subjects, settings, ACTOR)
     async with (
         opened(settings, "write") as engine,
-        _posting(engine, settings) as posting,
+        posting_into(engine, settings) as posting,
         _target(posting, url, key) as target,
     ):
         letters = Letters(engine)
@@ -183,19 +181,6 @@ async def _every(letters: "Letters", query: "LetterQuery") -> list[int]:
     while page := await letters.page(query, found[-1] if found else None, _PAGE):
         found += [letter.id for letter in page]
     return found[::-1]
-
-
-@asynccontextmanager
-async def _posting(engine: "Engine", settings: "Settings") -> AsyncIterator["Posting"]:
-    """The posting path, straight into the database."""
-    from credit_service.posting import Posting
-
-    posting = Posting(engine, settings.policy, deadline_seconds=_POSTING_SECONDS)
-    posting.start()
-    try:
-        yield posting
-    finally:
-        await posting.drain()
 
 
 @asynccontextmanager

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 _BATCH = 1_000
 _BATCH_BYTES = 900_000  # the service takes 1 MiB at once
-_POSTING_SECONDS = 60.0
 _INSTEAD = "Replay into that one: --url http://… --key cs_…"
 
 
@@ -134,16 +133,13 @@ def replay(
 
 
 async def _into_store(source: "Source", settings: "Settings", tally: Tally) -> None:
-    from credit_service.cli.targets import StoreTarget
-    from credit_service.posting import Posting
+    from credit_service.cli.targets import StoreTarget, posting_into
 
-    async with opened(settings, "alone", _INSTEAD, create=True) as engine:
-        posting = Posting(engine, settings.policy, deadline_seconds=_POSTING_SECONDS)
-        posting.start()
-        try:
-            await _run(source, settings.policy, StoreTarget(posting), tally)
-        finally:
-            await posting.drain()
+    async with (
+        opened(settings, "alone", _INSTEAD, create=True) as engine,
+        posting_into(engine, settings) as posting,
+    ):
+        await _run(source, settings.policy, StoreTarget(posting), tally)
 
 
 async def _over_http(source: "Source", url: str, key: str, patience: float, tally: Tally) -> None:

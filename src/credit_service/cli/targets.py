@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any, Final, Literal, NoReturn, Protocol
 
@@ -11,17 +12,22 @@ import msgspec
 
 from credit_service.cli.common import say, wrong
 from credit_service.cli.sources import Entry, Result, refused
+from credit_service.gate.status import Gate
 from credit_service.ledger.decide import Outcome, Replayed, Waiting
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.refusals import Refused
 from credit_service.messages.envelope import BATCH_MEDIA_TYPE
 from credit_service.messages.faults import Invalid
 from credit_service.posting import DeadlineExceeded, Overloaded, Posting
-from credit_service.storage.engine import StorageError
+from credit_service.settings import Settings, channel_of, redis_of
+from credit_service.storage.accounts import Accounts
+from credit_service.storage.engine import Committed, Engine, StorageError
+from credit_service.storage.policies import FailPolicies
 
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 60.0
+_POSTING_SECONDS: Final = 60.0
 TRANSIENT: Final = frozenset({408, 429, 502, 503, 504})
 """Status codes after which the same request may be sent again."""
 _TOO_MUCH: Final = frozenset({413, 422})
@@ -29,6 +35,34 @@ _TOO_MUCH: Final = frozenset({413, 422})
 
 class Stopped(Exception):
     """The events could not be sent, and the rest would fail, too; the message is one sentence."""
+
+
+@asynccontextmanager
+async def posting_into(engine: Engine, settings: Settings) -> AsyncIterator[Posting]:
+    """The posting path into an open ledger; services that run on it receive the changes of plugin status."""
+
+    def committed(done: Committed) -> None:
+        gate.committed(done.writes.accounts.values(), done.writes.announcements)
+
+    redis = redis_of(settings)
+    gate = Gate(
+        Accounts(engine),
+        FailPolicies(engine),
+        settings.policy,
+        channel=redis or channel_of(settings, engine),
+        clock=lambda: engine.clock.estimate(),
+        ttl_seconds=settings.plugin_status_cache_ttl,
+    )
+    posting = Posting(engine, settings.policy, on_committed=committed, deadline_seconds=_POSTING_SECONDS)
+    await gate.start()
+    posting.start()
+    try:
+        yield posting
+    finally:
+        await posting.drain()
+        await gate.close()
+        if redis is not None:
+            await redis.close()
 
 
 class Target(Protocol):

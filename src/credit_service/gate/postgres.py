@@ -25,6 +25,7 @@ class PostgresChannel:
         self._connect = connector(url, timeout_seconds=timeout_seconds)
         self._timeout = timeout_seconds
         self._connection: Any = None
+        self._joined = asyncio.Event()
         self._turn = asyncio.Lock()
 
     async def tell(self, answers: Collection[StatusAnswer]) -> None:
@@ -39,6 +40,7 @@ class PostgresChannel:
         try:
             await connection.add_listener(_CHANNEL, lambda _connection, _process, _channel, line: heard(str(line)))
             self._connection = connection
+            self._joined.set()
             joined()
             while not lost.is_set():
                 with suppress(TimeoutError):
@@ -47,9 +49,13 @@ class PostgresChannel:
                 await self._execute("SELECT 1")
         finally:
             self._connection = None
+            self._joined.clear()
             connection.terminate()
 
     async def _execute(self, statement: str, *values: object) -> None:
+        with suppress(TimeoutError):  # a process that has just started is connected in a moment
+            async with asyncio.timeout(self._timeout):
+                await self._joined.wait()
         async with self._turn:
             if self._connection is None:
                 raise ConnectionError("There is no connection to PostgreSQL at the moment.")
