@@ -24,9 +24,10 @@ from credit_service.service import quieten_garbage_collection
 from credit_service.storage import tables
 from credit_service.storage.engine import Committed
 from credit_service.storage.postgres import statements as sql
-from credit_service.storage.postgres.batch import DecidedBatch, TableRows
+from credit_service.storage.postgres.batch import DecidedBatch
 from credit_service.storage.postgres.engine import PostgresEngine
 from credit_service.storage.questions import Row
+from credit_service.storage.rows import TableRows, columns_of
 from tests.servers.postgres import Databases
 
 BATCH = 1_000
@@ -201,7 +202,7 @@ async def _copied(connections: "asyncpg.Pool[Any]", batches: Sequence[Written]) 
                 for table, how, some in batch:
                     part = sql.Part(table, how)
                     if how == "insert":
-                        columns = sql.columns_of(part.table)
+                        columns = columns_of(part.table)
                         await connection.copy_records_to_table(table.name, records=some, columns=columns)
                     else:
                         await connection.execute(sql.write((part,)), *sql.values_of(part, some))

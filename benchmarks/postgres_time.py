@@ -18,8 +18,8 @@ from benchmarks.ledger import Ledger
 from benchmarks.measure import Figure, figure
 from benchmarks.postgres import open_ledger, server
 from credit_service.ledger.commands import Post
+from credit_service.storage import rows
 from credit_service.storage.engine import Committed, Work
-from credit_service.storage.postgres import batch
 
 T = TypeVar("T")
 BATCH = 1_000
@@ -104,7 +104,7 @@ class _Watch:
 
         with (
             patch.object(self._store, "post", post),
-            patch.object(batch, "_parts", self._timed("making rows", batch._parts)),
+            patch.object(rows, "all_rows", self._timed("making rows", rows.all_rows)),
             patch.object(self._line, "fetch_one", asked),
             patch.object(self._line, "raw", _Connection(connection, self)),
         ):

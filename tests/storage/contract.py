@@ -804,11 +804,6 @@ class EngineContract:
             ("other reader", "b"),
             ("reader", "a"),
         ]
-        await Outbox(engine).drop_cursor("reader")
-        assert [one.reader for one in await Outbox(engine).cursors()] == ["other reader"]
-        fresh = await Outbox(engine).claim("reader", "b", T0, 10)
-        assert fresh is not None
-        assert fresh.position == (0,) * engine.lanes
 
     async def test_one_of_many_simultaneous_claims_wins(self, engine: Engine):
         for now in (T0, T0 + 10_000_000):

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Select, delete, func, insert, literal_column, or_, select, union_all, update
+from sqlalchemy import Select, func, insert, literal_column, or_, select, union_all, update
 
 from credit_service.ledger.account import Announcement, Transaction
 from credit_service.storage import rows, tables
@@ -68,7 +68,6 @@ CLAIM: Final = (
 )
 ADVANCE: Final = update(_cursors).where(*_still).values(position=value("reached"), leased_until=value("until"))
 RELEASE: Final = update(_cursors).where(*_still).values(leased_until=ZERO)
-DROP_CURSOR: Final = delete(_cursors).where(_mine)
 
 
 class StoredEvent(NamedTuple):
@@ -200,10 +199,6 @@ class Outbox:
     async def cursors(self) -> list[Claim]:
         """The claims of all readers, by name."""
         return list(map(_claim, await self._engine.read(asking(Ask(CURSORS)))))
-
-    async def drop_cursor(self, reader: str) -> None:
-        """Forget a reader; if it claims again, it begins at the start."""
-        await self._engine.write([Ask(DROP_CURSOR, {"of": reader})])
 
 
 def merged(lanes: Iterable[Iterable[T]], at: Callable[[T], int], limit: int) -> list[T]:

@@ -1,8 +1,9 @@
 """Rows of the tables and values of the ledger, each made from the other, the same for every engine."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -22,7 +23,10 @@ from credit_service.ledger.account import (
 )
 from credit_service.ledger.commands import REFUNDS
 from credit_service.storage import tables
+from credit_service.storage.engine import Writes
 from credit_service.storage.questions import Row
+
+T = TypeVar("T")
 
 draws: Final = msgspec.json.Decoder(tuple[Draw, ...]).decode
 _by_type: Final = msgspec.json.Decoder(dict[str, TypeTotal]).decode
@@ -39,9 +43,10 @@ def by_name(given: Sequence[str], wanted: Iterable[str]) -> Callable[[Sequence[A
     return itemgetter(*[places[name] for name in wanted])
 
 
-def columns_of(table: Table) -> list[str]:
-    """The columns of a table, in their order."""
-    return [column.name for column in table.columns]
+@lru_cache(maxsize=16)
+def columns_of(table: Table) -> tuple[str, ...]:
+    """The columns of the rows that postings write to a table, in their order."""
+    return tables.LEDGERS_LETTER if table is tables.dead_letters else tuple([one.name for one in table.columns])
 
 
 def _part(names: Sequence[str], first: str, end: str | None = None) -> slice:
@@ -50,12 +55,19 @@ def _part(names: Sequence[str], first: str, end: str | None = None) -> slice:
 
 
 ACCOUNT: Final = columns_of(tables.accounts)
-ACCOUNT_CHANGES: Final = ACCOUNT[_part(ACCOUNT, "settled_at")]
-"""The columns of an account that postings change."""
 readable: Final = by_name((*ACCOUNT, "by_type", "carried"), ACCOUNT)
 """An account's row with other JSON, which is given behind it."""
 _merchant_and_json: Final = by_name(ACCOUNT, ("merchant_id", "by_type", "carried"))
 _grant: Final = by_name(columns_of(tables.grants), Grant._fields)
+
+KEYS: Final = {"accounts": ("number",), "grants": ("account", "number"), "given_back": ("account", "key")}
+"""The keys of the tables whose rows postings change."""
+CHANGES: Final = {
+    "accounts": ACCOUNT[_part(ACCOUNT, "settled_at")],
+    "grants": ("remaining", "lapses", "open"),
+    "given_back": ("money_micros", "by_money", "credits"),
+}
+"""The columns that postings change."""
 
 # Columns and fields have the same order, except for those that are named here. Slices between names take half the time
 # of picking each value by its name, and a posting makes several rows.
@@ -179,3 +191,46 @@ def fact_text(fact: Any) -> str:
 def fact(kind: str, text: str) -> Any:
     """A fact from its kind and its text."""
     return msgspec.json.decode(text, type=REFUNDS[kind])
+
+
+class TableRows(NamedTuple):
+    """Rows that a posting writes to a table, and how: insert, update or upsert."""
+
+    table: Table
+    how: str
+    rows: Sequence[Row]
+
+
+def of_update(table: Table) -> Callable[[Sequence[Any]], Row]:
+    """Picks the values of an update from a row: the columns that it changes, then the key."""
+    return by_name(columns_of(table), (*CHANGES[table.name], *KEYS[table.name]))
+
+
+def all_rows(writes: Writes, granted: Mapping[int, int], places: Iterable[tuple[int, int]]) -> list[TableRows]:
+    """The rows of each table that a posting writes, the accounts first.
+
+    `granted`: the accounts that existed before, with the number of their last grant. `places`: those of the
+    announcements in the outbox, each a lane and an id.
+    """
+    accounts = [account_row(account) for account in writes.accounts.values()]
+    old_grants: list[Row] = []
+    new_grants: list[Row] = []
+    for (account, number), grant in writes.grants.items():
+        (new_grants if number > granted.get(account, 0) else old_grants).append(grant_row(account, grant))
+    # New rows are inserted and known ones updated: an upsert checks each row twice, which costs a third more.
+    parts = [
+        TableRows(tables.accounts, "insert", [row for row in accounts if row[0] not in granted]),
+        TableRows(tables.accounts, "update", [row for row in accounts if row[0] in granted]),
+        TableRows(tables.transactions, "insert", [transaction_row(one) for one in writes.transactions]),
+        TableRows(tables.grants, "insert", new_grants),
+        TableRows(tables.grants, "update", old_grants),
+        TableRows(tables.events, "insert", event_rows(writes.announcements, places)),
+        TableRows(tables.given_back, "upsert", [given_back_row(*one) for one in _owned(writes.given_back)]),
+        TableRows(tables.parked, "insert", [parked_row(*one) for one in _owned(writes.parked)]),
+        TableRows(tables.dead_letters, "insert", [dead_letter_row(*one) for one in writes.dead_letters]),
+    ]
+    return [part for part in parts if part.rows]
+
+
+def _owned(values: Mapping[tuple[int, str], T]) -> list[tuple[int, T]]:
+    return [(account, value) for (account, _), value in values.items()]

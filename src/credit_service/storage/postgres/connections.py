@@ -1,4 +1,4 @@
-"""Connections to a PostgreSQL server: how they are made, a pool for reads, and those for postings.
+"""Connections to a PostgreSQL server: how they are made, a pool for reads, those for postings, and their answers.
 
 Both pools are our own: asyncpg's costs a read twice the time, and a connection that it takes back loses its prepared
 statements (docs/decisions/0009).
@@ -6,16 +6,20 @@ statements (docs/decisions/0009).
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 
 from credit_service.storage import dsn
 from credit_service.storage.engine import Conflict, OutcomeUnknown, StorageError, StorageUnavailable
+from credit_service.storage.postgres import statements as sql
 from credit_service.storage.postgres.errors import AWAY, kind_of, translated
-from credit_service.storage.questions import Row
+from credit_service.storage.questions import Find, Question, Row
+
+T = TypeVar("T")
+Q = TypeVar("Q", bound=Question)
 
 Connection = Any
 """An asyncpg connection."""
@@ -255,3 +259,27 @@ async def _close(connection: Connection) -> None:
         await connection.close(timeout=2)
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
         connection.terminate()
+
+
+async def answer(connection: Connection, question: Question) -> list[Row]:
+    """The rows of a question."""
+    if isinstance(question, Find):
+        table, columns, places, condition = question
+        if not places:
+            return []
+        arrays = sql.by_column(list(places))
+        return list(map(tuple, await connection.fetch(sql.rows_at(table, columns, condition), *arrays)))
+    made = sql.compiled(question.statement)
+    # PostgreSQL refuses a NUL, also in a text to look for. \1 finds nothing either: no text here contains it.
+    values = [one.replace("\0", "\1") if isinstance(one, str) else one for one in made.bound(question.values)]
+    return list(map(tuple, await connection.fetch(made.sql, *values)))
+
+
+async def answered(connection: Connection, steps: Generator[Q, list[Row], T]) -> T:
+    """Run a generator of questions to its end."""
+    try:
+        question = next(steps)
+        while True:
+            question = steps.send(await answer(connection, question))
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]  # what the generator returned

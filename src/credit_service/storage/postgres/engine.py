@@ -26,6 +26,8 @@ from credit_service.storage.postgres.connections import (
     ConnectThrottle,
     PostingConnection,
     ReadPool,
+    answer,
+    answered,
     connector,
     name_of,
 )
@@ -33,7 +35,6 @@ from credit_service.storage.postgres.errors import translated
 from credit_service.storage.postgres.lanes import LANES, lane_of
 from credit_service.storage.postgres.locked import LockedPosting
 from credit_service.storage.postgres.optimistic import AHEAD, OptimisticPosting
-from credit_service.storage.postgres.questions import answer, answered
 from credit_service.storage.questions import Ask, Find, Read, Row
 
 T = TypeVar("T")

@@ -17,13 +17,13 @@ from credit_service.storage.clock import steady_micros
 from credit_service.storage.engine import Committed, Conflict, Work
 from credit_service.storage.loading import Loading
 from credit_service.storage.postgres import statements as sql
-from credit_service.storage.postgres.batch import DecidedBatch, LastEvent, TableRows, stored_events
+from credit_service.storage.postgres.batch import DecidedBatch, LastEvent, stored_events
 from credit_service.storage.postgres.clock import DatabaseClock
-from credit_service.storage.postgres.connections import Connection
+from credit_service.storage.postgres.connections import Connection, answer, answered
 from credit_service.storage.postgres.errors import outcome_unknown
 from credit_service.storage.postgres.lanes import lanes_of
-from credit_service.storage.postgres.questions import answer, answered
 from credit_service.storage.recent import CommitState
+from credit_service.storage.rows import TableRows, columns_of
 
 FEW: Final = 4
 """Up to so many merchants are loaded by one statement: it is slower for each merchant, but waits only once."""
@@ -124,7 +124,7 @@ class LockedPosting:
         rest: list[TableRows] = []
         for part in batch.parts:
             if len(part.rows) > _COPIED and part.how == "insert":
-                columns = sql.columns_of(part.table)
+                columns = columns_of(part.table)
                 await connection.copy_records_to_table(part.table.name, records=part.rows, columns=columns)
             else:
                 rest.append(part)

@@ -5,10 +5,8 @@ from itertools import count
 from typing import Final
 
 from credit_service.storage.postgres.statements import (
-    CHANGED,
     CHECKED,
     CLOCK,
-    KEYS,
     LAST_EVENT,
     LOCKS,
     LOOK_UP,
@@ -16,6 +14,7 @@ from credit_service.storage.postgres.statements import (
     Part,
     part_text,
 )
+from credit_service.storage.rows import CHANGES, KEYS
 
 LAG_MICROS: Final = 100_000
 """The most that may pass between a decision and its writing: credits may expire meanwhile (L7)."""
@@ -83,7 +82,7 @@ def write_alone_unless_changed(parts: tuple[Part, ...]) -> str:
     of the decision, and the key. A lone caller waits for each node of a plan, and this plan has fewer: it has no
     arrays, and every other part depends on the first, which checks the account as it writes it.
     """
-    version = len(CHANGED["accounts"]) + len(KEYS["accounts"]) + 1
+    version = len(CHANGES["accounts"]) + len(KEYS["accounts"]) + 1
     account, settled, number = version - 1, version + 1, count(version + 2)
     ready = f"(SELECT ready FROM locked) AND old.settled_at = ${settled}::bigint"
     texts = [part_text(parts[0], count(1), only=ready)]

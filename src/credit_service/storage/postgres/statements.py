@@ -3,7 +3,7 @@
 Whatever the size of a batch, its values go as arrays, so the number of statements does not grow.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import count
 from typing import Any, Final, NamedTuple
@@ -11,8 +11,9 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import BigInteger, ClauseElement, LargeBinary, Table
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
-from credit_service.storage import questions, rows, tables
+from credit_service.storage import questions, tables
 from credit_service.storage.questions import Statement
+from credit_service.storage.rows import CHANGES, KEYS, columns_of, of_update
 
 _DIALECT: Final = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlchemy's own gap
 LOCKS: Final = 0x63726564
@@ -154,12 +155,7 @@ class Part(NamedTuple):
     many: bool = True
 
 
-KEYS: Final = {"accounts": ("number",), "grants": ("account", "number"), "given_back": ("account", "key")}
-CHANGED: Final = {
-    "accounts": tuple(rows.ACCOUNT_CHANGES),
-    "grants": ("remaining", "lapses", "open"),
-    "given_back": ("money_micros", "by_money", "credits"),
-}
+_of_update: Final = lru_cache(maxsize=8)(of_update)
 
 
 def values_of(part: Part, some: Sequence[Sequence[Any]]) -> Sequence[Any]:
@@ -169,19 +165,7 @@ def values_of(part: Part, some: Sequence[Sequence[Any]]) -> Sequence[Any]:
     """
     if part.many:
         return by_column(some) if part.table is tables.dead_letters else (some,)
-    return _written(part.table)(some[0]) if part.how in ("update", CHECKED) else some[0]
-
-
-@lru_cache(maxsize=8)
-def _written(table: Table) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    """Picks the values of an update from a row: the columns that it changes, then the key."""
-    return rows.by_name(columns_of(table), (*CHANGED[table.name], *KEYS[table.name]))
-
-
-@lru_cache(maxsize=8)
-def columns_of(table: Table) -> tuple[str, ...]:
-    """The columns of the rows that postings write to a table, in their order."""
-    return tables.LEDGERS_LETTER if table is tables.dead_letters else tuple(column.name for column in table.columns)
+    return _of_update(part.table)(some[0]) if part.how in ("update", CHECKED) else some[0]
 
 
 @lru_cache(maxsize=256)
@@ -208,7 +192,7 @@ def part_text(part: Part, number: "count[int]", only: str | None = None) -> str:
         source = f"SELECT * FROM unnest({places})" if many else f"SELECT {places}"
     text = f"INSERT INTO {name} ({', '.join(columns)}) {source}{f' WHERE {only}' if only else ''}"
     if how == "upsert":
-        changes = ", ".join([f"{column} = excluded.{column}" for column in CHANGED[name]])
+        changes = ", ".join([f"{column} = excluded.{column}" for column in CHANGES[name]])
         text += f" ON CONFLICT ({', '.join(KEYS[name])}) DO UPDATE SET {changes}"
     return text
 
@@ -216,7 +200,7 @@ def part_text(part: Part, number: "count[int]", only: str | None = None) -> str:
 def _update(part: Part, number: "count[int]", only: str | None) -> str:
     table, how, many = part
     name, columns = table.name, columns_of(table)
-    changed, keys = CHANGED[name], KEYS[name]
+    changed, keys = CHANGES[name], KEYS[name]
     if many:
         new = {column: f"new.{column}" for column in (*changed, *keys)}
         arrays = f"${next(number)}::{name}[]"

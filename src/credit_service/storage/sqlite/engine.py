@@ -160,35 +160,14 @@ class SQLiteEngine:
         `granted`: the accounts that existed before, with the number of their last grant.
         """
 
-        def many(statement: str, new: Sequence[Row]) -> None:
-            if new:
-                self._writer.executemany(statement, new)
-
-        accounts = list(map(rows.account_row, writes.accounts.values()))
-        many(sql.INSERT_ACCOUNT, [row for row in accounts if row[0] not in granted])
-        many(sql.UPDATE_ACCOUNT, [sql.of_update(row) for row in accounts if row[0] in granted])
-        many(sql.INSERT_TRANSACTION, list(map(rows.transaction_row, writes.transactions)))
-        new_grants, old_grants = [], []
-        for (account, number), grant in writes.grants.items():
-            if number > granted.get(account, 0):
-                new_grants.append(rows.grant_row(account, grant))
-            else:
-                old_grants.append((grant.remaining, grant.lapses, rows.is_open(grant), account, number))
-        many(sql.INSERT_GRANT, new_grants)
-        many(sql.UPDATE_GRANT, old_grants)
         places: list[tuple[int, int]] = []
         if writes.announcements:
             (last,) = self._writer.execute(sql.LAST_EVENT, (sql.LANE,)).fetchone()
             places = [(sql.LANE, last + place) for place in range(1, len(writes.announcements) + 1)]
-            many(sql.INSERT_EVENT, rows.event_rows(writes.announcements, places))
-        many(
-            sql.UPSERT_GIVEN_BACK,
-            [rows.given_back_row(account, given) for (account, _), given in writes.given_back.items()],
-        )
-        # A refund may be parked again under the key of one that was given up.
-        many(sql.DELETE_PARKED, writes.unparked)
-        many(sql.INSERT_PARKED, [rows.parked_row(account, parked) for (account, _), parked in writes.parked.items()])
-        many(sql.INSERT_DEAD_LETTER, [rows.dead_letter_row(account, letter) for account, letter in writes.dead_letters])
+        self._writer.executemany(sql.DELETE_PARKED, writes.unparked)
+        for table, how, written in rows.all_rows(writes, granted, places):
+            values = map(sql.of_update(table), written) if how == "update" else written
+            self._writer.executemany(sql.write(table, how), values)
         return places
 
     # ---- reads

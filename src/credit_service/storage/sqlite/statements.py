@@ -1,7 +1,4 @@
-"""How SQLite is asked: its dialect, the statements that write rows, and how rows are looked up by the thousand.
-
-What they mean is said where they are used.
-"""
+"""The statements of SQLite: its dialect, the statements that write rows, and those that look up thousands of rows."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -9,7 +6,7 @@ from functools import lru_cache
 from itertools import chain, repeat
 from typing import Any, Final
 
-from sqlalchemy import ClauseElement, Table, bindparam, delete, func, insert, literal_column, select, update
+from sqlalchemy import ClauseElement, Table, delete, func, literal_column, select, update
 from sqlalchemy.dialects import sqlite
 
 from credit_service.storage import questions, rows, tables
@@ -25,7 +22,7 @@ _ZERO: Final[Any] = literal_column("0")
 
 
 def _sql(statement: ClauseElement) -> str:
-    """The text of a statement whose parameters are all named, and given in the order in which they stand."""
+    """The text of a statement that takes its parameters in the order of the text."""
     made = questions.compiled(statement, _DIALECT)
     assert all(value is None for value in made.constants.values()), made.constants
     return made.sql
@@ -37,45 +34,32 @@ def _compiled(statement: ClauseElement) -> Statement:
 
 
 def ask(connection: sqlite3.Connection, question: Ask) -> sqlite3.Cursor:
-    """Put a question to SQLite."""
+    """The rows of a question, or the number of rows that a statement changed."""
     made = _compiled(question.statement)
     return connection.execute(made.sql, made.bound(question.values))
 
 
-def _values(*names: str) -> dict[str, Any]:
-    return {name: bindparam(name) for name in names}
+# ---- writing
 
 
-_accounts, _grants, _given_back = tables.accounts, tables.grants, tables.given_back
-_parked, _events = tables.parked, tables.events
+def _write(table: Table, how: str) -> str:
+    """The statement that writes a row; an update takes what `rows.of_update` picks."""
+    if how == "update":
+        # Parameters have names of their own: a column's name would mean its new value.
+        keyed = [table.c[name] == value(f"key_{name}") for name in rows.KEYS[table.name]]
+        return _sql(update(table).where(*keyed).values({name: value(name) for name in rows.CHANGES[table.name]}))
+    inserting = sqlite.insert(table).values({name: value(name) for name in rows.columns_of(table)})
+    if how == "upsert":
+        changes = {name: inserting.excluded[name] for name in rows.CHANGES[table.name]}
+        inserting = inserting.on_conflict_do_update(index_elements=rows.KEYS[table.name], set_=changes)
+    return _sql(inserting)
 
-# ---- writing. New rows are inserted and known ones updated, since an upsert checks each row twice (a third dearer).
 
-INSERT_ACCOUNT: Final = _sql(insert(_accounts))
-UPDATE_ACCOUNT: Final = _sql(
-    update(_accounts).where(_accounts.c.number == value("key")).values(_values(*rows.ACCOUNT_CHANGES))
-)
-of_update: Final = rows.by_name(rows.ACCOUNT, (*rows.ACCOUNT_CHANGES, "number"))
-"""The parameters of UPDATE_ACCOUNT, from a row of `accounts`."""
-INSERT_TRANSACTION: Final = _sql(insert(tables.transactions))
-INSERT_GRANT: Final = _sql(insert(_grants))
-UPDATE_GRANT: Final = _sql(
-    update(_grants)
-    .where(_grants.c.account == value("a"), _grants.c.number == value("n"))
-    .values(_values("remaining", "lapses", "open"))
-)
+write: Final = lru_cache(maxsize=16)(_write)
+of_update: Final = lru_cache(maxsize=8)(rows.of_update)
+_events, _parked = tables.events, tables.parked
 LAST_EVENT: Final = _sql(select(func.coalesce(func.max(_events.c.id), _ZERO)).where(_events.c.lane == value("lane")))
-INSERT_EVENT: Final = _sql(insert(_events))
-_given = sqlite.insert(_given_back)
-UPSERT_GIVEN_BACK: Final = _sql(
-    _given.on_conflict_do_update(
-        index_elements=["account", "key"],
-        set_={name: _given.excluded[name] for name in ("money_micros", "by_money", "credits")},
-    )
-)
-INSERT_PARKED: Final = _sql(insert(_parked))
 DELETE_PARKED: Final = _sql(delete(_parked).where(_parked.c.account == value("a"), _parked.c.key == value("k")))
-INSERT_DEAD_LETTER: Final = _sql(insert(tables.dead_letters).values(_values(*tables.LEDGERS_LETTER)))
 
 # ---- looking up
 
@@ -85,7 +69,7 @@ def _rows_at(table: Table, columns: tuple[str, ...], condition: str, count: int)
     names = ", ".join(columns)
     places = ",".join([f"({','.join('?' * len(columns))})"] * count)
     wanted = ", ".join([str(column) for column in table.columns])
-    # CROSS JOIN is how SQLite is told to walk through the places and look up each; left to itself it scans the table.
+    # CROSS JOIN makes SQLite walk through the places and look up each; without it, it scans the table.
     source = f"place CROSS JOIN {table.name} USING ({names})"
     return f"WITH place({names}) AS (VALUES {places}) SELECT {wanted} FROM {source} WHERE {condition}"
 
