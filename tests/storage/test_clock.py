@@ -29,7 +29,7 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine()
-    monkeypatch.setattr(clocks, "steady_micros", lambda: machine.steady)
+    monkeypatch.setattr("time.clock_gettime_ns", lambda _: machine.steady * 1000)
     monkeypatch.setattr(clocks, "wall_micros", lambda: machine.wall)
     return machine
 
