@@ -1,4 +1,4 @@
-"""A running service: a real uvicorn with our protocol and uvloop in a thread of its own, and a real database."""
+"""A running service: uvicorn with our protocol and uvloop in its own thread, and a real database."""
 
 import asyncio
 import hmac
@@ -30,15 +30,15 @@ SCOPES = ("read", "write", "admin")
 
 
 def new_merchant() -> str:
-    """A merchant that nobody knows yet."""
+    """A new merchant id."""
     return str(uuid4())
 
 
 class Running:
-    """A service that runs, and how to talk to it: by HTTP, over a bare socket, or with its parts."""
+    """A running service. Talk to it by HTTP, over a raw socket, or call its parts."""
 
     def __init__(self, directory: Path | None = None, **given: Any) -> None:
-        """With these settings; the ledger is a file in `directory`, or where `database_url` says."""
+        """With these settings. The ledger is a file in `directory`, or at `database_url`."""
         # The database server of the tests does not sync, and the machine may be busy.
         values = {
             "service_port": 0,
@@ -99,15 +99,15 @@ class Running:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """The base URL."""
         return f"http://127.0.0.1:{self.port}"
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run something in the service's own event loop."""
+        """Run a coroutine in the event loop of the service."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(10)
 
     def call(self, method: str, path: str, scope: str | None = "admin", **more: Any) -> httpx2.Response:
-        """Call a route below the prefix, with a key of a scope, None for none."""
+        """Call a route below the prefix, with the key of a scope; None sends no key."""
         headers = {} if scope is None else {"authorization": f"Bearer {self.keys[scope]}"}
         headers |= more.pop("headers", {})
         answer = self.client.request(method, API + path, headers=headers, **more)
@@ -120,13 +120,13 @@ class Running:
         return self.call("GET", path, scope, **more)
 
     def post(self, path: str, body: Any, scope: str | None = "write", **more: Any) -> httpx2.Response:
-        """POST JSON to a route below the prefix; bytes go as they are."""
+        """POST JSON to a route below the prefix; bytes are sent unchanged."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"content-type": "application/json", **more.pop("headers", {})}
         return self.call("POST", path, scope, content=content, headers=headers, **more)
 
     def open(self, merchant_id: str | None = None) -> str:
-        """Open an account with the trial; returns its merchant."""
+        """Open an account with the trial, and return its merchant."""
         merchant_id = merchant_id or new_merchant()
         assert self.post("/credits/accounts", {"merchant_id": merchant_id}).status_code == 201
         return merchant_id
@@ -136,7 +136,7 @@ class Running:
         return self.transact(posting(merchant_id, amount=amount, **more), key)
 
     def transact(self, body: Any, key: str | None = None, **more: Any) -> httpx2.Response:
-        """POST one transaction, under a key of its own if none is given."""
+        """POST one transaction, with a new idempotency key if none is given."""
         headers = {"idempotency-key": key or uuid4().hex, **more.pop("headers", {})}
         return self.post("/credits/transactions", body, headers=headers, **more)
 
@@ -155,24 +155,24 @@ class Running:
 
     @contextmanager
     def connection(self) -> "Iterator[Connection]":
-        """A bare connection."""
+        """A raw connection."""
         with closing(socket.create_connection(("127.0.0.1", self.port), timeout=5)) as connected:
             yield Connection(connected)
 
 
 class Connection:
-    """A bare connection, for what no HTTP client would send."""
+    """A raw connection, for bytes that no HTTP client would send."""
 
     def __init__(self, connected: socket.socket) -> None:
         self.socket = connected
         self._received = b""
 
     def send(self, data: bytes) -> None:
-        """Send bytes as they are."""
+        """Send bytes unchanged."""
         self.socket.sendall(data)
 
     def send_until_answered(self, pieces: Iterable[bytes], pause: float = 0) -> None:
-        """Send piece after piece until there is something to read."""
+        """Send piece after piece until an answer arrives."""
         for piece in pieces:
             if select.select([self.socket], [], [], pause)[0]:
                 return
@@ -197,7 +197,7 @@ class Connection:
         return head.decode("latin-1")
 
     def problem(self) -> str:
-        """Read one answer, which must be a problem that ends the connection; returns its code."""
+        """Read one answer, check that it is a problem that ends the connection, and return its code."""
         status, headers, body = self.answer()
         told = json.loads(body)
         check_codes(told)
@@ -207,7 +207,7 @@ class Connection:
         return str(told["code"])
 
     def is_closed(self) -> bool:
-        """Wait for the end of the connection; False where more came, or it stays open."""
+        """Wait for the end of the connection. False if more arrives, or the connection stays open."""
         try:
             return self._received == b"" and self.socket.recv(1) == b""
         except ConnectionResetError:
@@ -223,7 +223,7 @@ class Connection:
 
 
 def check_codes(told: Any) -> None:
-    """Every problem told anywhere has a code of the list, and its status and title."""
+    """Check that every problem in an answer has a known code, with its status and title."""
     if isinstance(told, dict):
         if {"type", "title", "status", "code"} <= set(told):
             assert (told["status"], told["title"]) == CODES[told["code"]], told
@@ -236,7 +236,7 @@ def check_codes(told: Any) -> None:
 
 
 def posting(merchant_id: str, **more: Any) -> dict[str, Any]:
-    """The body of a USAGE of 1, changed as told; what is None is left out."""
+    """The body of a USAGE of 1 with changes; fields that are None are left out."""
     body = {
         "merchant_id": merchant_id,
         "operation_type": "DECREASE",
@@ -248,7 +248,7 @@ def posting(merchant_id: str, **more: Any) -> dict[str, Any]:
 
 
 def head(running: Running, path: str = "/credits/transactions", **more: Any) -> bytes:
-    """The head of a POST, but for the empty line at its end. Headers that are None are left out."""
+    """The head of a POST without its last empty line. Headers that are None are left out."""
     headers = {
         "host": "a",
         "authorization": f"Bearer {running.keys['write']}",
@@ -261,19 +261,19 @@ def head(running: Running, path: str = "/credits/transactions", **more: Any) -> 
 
 
 def request(running: Running, body: Any, **more: Any) -> bytes:
-    """A whole POST of a transaction."""
+    """A complete POST of a transaction."""
     content = json.dumps(body).encode()
     return head(running, content_length=len(content), **more) + b"\r\n" + content
 
 
 def cloud_event(type_: str, data: Any, **more: Any) -> dict[str, Any]:
-    """A CloudEvent, changed as told; what is None is left out."""
+    """A CloudEvent with changes; fields that are None are left out."""
     event = {"specversion": "1.0", "id": uuid4().hex, "source": "tests", "type": type_, "data": data, **more}
     return {name: value for name, value in event.items() if value is not None}
 
 
 def delivery(topic: str | None, body: bytes, secret: str, shop: str | None = None) -> dict[str, str]:
-    """The headers of a delivery that Shopify has signed."""
+    """The headers of a delivery that Shopify signed."""
     signature = b64encode(hmac.digest(secret.encode(), body, "sha256")).decode()
     headers = {"x-shopify-topic": topic, "x-shopify-hmac-sha256": signature, "x-shopify-shop-domain": shop}
     return {name: value for name, value in headers.items() if value is not None}

@@ -1,4 +1,4 @@
-"""API keys over HTTP, and who may do what."""
+"""API keys over HTTP, and the scope of each route."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ def authorized(running: Running, key: str) -> int:
     return running.get("/health/detailed", None, headers={"authorization": f"Bearer {key}"}).status_code
 
 
-def test_a_key_is_shown_once_and_works_at_once(running: Running) -> None:
+def test_new_key_is_shown_once_and_works_at_once(running: Running) -> None:
     answer = running.post("/api-keys", {"name": "till", "scope": "write"}, "admin")
     assert answer.status_code == 201
     assert answer.headers["cache-control"] == "no-store"
@@ -49,7 +49,7 @@ def test_keys_are_listed_newest_first(running: Running) -> None:
     assert all(list(key) == KEY for key in listed["data"])
 
 
-def test_a_revoked_key_is_refused_at_once_and_stays_listed(running: Running) -> None:
+def test_revoked_key_is_refused_at_once_and_stays_listed(running: Running) -> None:
     made = make(running)
     assert authorized(running, made["key"]) == 200
     answer = running.call("DELETE", f"/api-keys/{made['id']}")
@@ -63,7 +63,7 @@ def test_a_revoked_key_is_refused_at_once_and_stays_listed(running: Running) -> 
 
 
 @pytest.mark.parametrize("identifier", ["aaaaaaaaaaaa", "x", "AAAAAAAAAAAA", "aaaaaaaaaaaa%0A", "%00"])
-def test_a_key_that_is_not_there_cannot_be_revoked(running: Running, identifier: str) -> None:
+def test_unknown_key_cannot_be_revoked(running: Running, identifier: str) -> None:
     answer = running.call("DELETE", f"/api-keys/{identifier}")
     assert (answer.status_code, answer.json()["code"]) == (404, "key_not_found")
 
@@ -80,26 +80,26 @@ def test_a_key_that_is_not_there_cannot_be_revoked(running: Running, identifier:
         ({"name": "x", "scope": "read", "key": "cs_mine"}, "/key"),
     ],
 )
-def test_a_key_that_cannot_be_is_not_made(running: Running, body: Any, pointer: str) -> None:
+def test_invalid_key_is_not_created(running: Running, body: Any, pointer: str) -> None:
     answer = running.post("/api-keys", body, "admin")
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
     assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
 
 
-def test_a_key_tells_when_it_was_last_used(running: Running) -> None:
+def test_key_shows_its_last_use(running: Running) -> None:
     made = make(running)
     assert authorized(running, made["key"]) == 200
     running.run(running.service.keyring.flush())
     assert made["created_at"] <= last_used(running, made["id"])
 
 
-def test_a_key_is_rotated_without_a_moment_in_which_nobody_may_call(running: Running) -> None:
+def test_key_can_be_rotated_without_a_gap(running: Running) -> None:
     first = make(running, "write", name="till")
     assert authorized(running, first["key"]) == 200
     running.run(running.service.keyring.flush())
     second = make(running, "write", name="till, second")
     assert [authorized(running, key["key"]) for key in (first, second)] == [200, 200]
-    # The callers are switched over: only the second is used from now on, and the first stands still.
+    # Callers switch over: from now on only the second key is used.
     running.run(running.service.keyring.flush())
     uses = last_used(running, first["id"])
     assert authorized(running, second["key"]) == 200
@@ -121,9 +121,7 @@ def routes() -> list[tuple[str, str, str | None]]:
 
 
 @pytest.mark.parametrize(("method", "path", "needed"), [r for r in routes() if r[2] is not None])
-def test_a_route_answers_those_of_its_scope_and_nobody_else(
-    running: Running, method: str, path: str, needed: str
-) -> None:
+def test_route_requires_its_scope(running: Running, method: str, path: str, needed: str) -> None:
     path = path.format(
         merchant_id=new_merchant(),
         transaction_id=new_merchant(),
@@ -144,9 +142,9 @@ def test_a_route_answers_those_of_its_scope_and_nobody_else(
             assert answer.status_code in (200, 404, 422), answer.text
 
 
-def test_the_routes_that_anybody_may_call_are_these(running: Running) -> None:
+def test_public_routes_are_these(running: Running) -> None:
     public = {(method, path) for method, path, needed in routes() if needed is None}
-    delivery = ("POST", "/webhooks/shopify")  # which is signed
+    delivery = ("POST", "/webhooks/shopify")  # it checks a signature instead
     assert public == {("GET", "/health"), ("GET", "/credits/plugin-status/{merchant_id}"), delivery}
     for _, path in public - {delivery}:
         assert running.get(path.format(merchant_id=new_merchant()), None).status_code == 200
@@ -171,14 +169,14 @@ def test_the_routes_that_anybody_may_call_are_these(running: Running) -> None:
         "Bearer " + "x" * 5000,
     ],
 )
-def test_any_other_credential_is_no_credential(running: Running, credential: str) -> None:
+def test_other_credentials_are_refused(running: Running, credential: str) -> None:
     key = running.keys["admin"]
     forged = key[:-1] + ("A" if key[-1] != "A" else "B")
     value = credential.format(key=key, other=key.upper(), forged=forged)
     with running.connection() as connection:
         connection.send(f"GET /api/v1/api-keys HTTP/1.1\r\nhost: a\r\nauthorization: {value}\r\n\r\n".encode())
         status, headers, body = connection.answer()
-    if credential == "Bearer {key} ":  # white space around a header's value is none of it
+    if credential == "Bearer {key} ":  # HTTP strips white space around a header value
         assert status == 200
         return
     assert status == 401
@@ -187,7 +185,7 @@ def test_any_other_credential_is_no_credential(running: Running, credential: str
     assert key.encode() not in body
 
 
-def test_two_credentials_are_none(running: Running) -> None:
+def test_two_credentials_are_refused(running: Running) -> None:
     line = f"authorization: Bearer {running.keys['read']}\r\n"
     with running.connection() as connection:
         connection.send(f"GET /api/v1/health/detailed HTTP/1.1\r\nhost: a\r\n{line}{line}\r\n".encode())
@@ -195,19 +193,19 @@ def test_two_credentials_are_none(running: Running) -> None:
 
 
 @pytest.mark.parametrize("place", ["?key={key}", "?access_token={key}", "?authorization=Bearer%20{key}"])
-def test_a_key_in_the_url_is_none(running: Running, place: str) -> None:
+def test_key_in_the_url_is_refused(running: Running, place: str) -> None:
     answer = running.get("/health/detailed" + place.format(key=running.keys["admin"]), None)
     assert answer.status_code == 401
 
 
-def test_who_calls_is_asked_before_what_was_sent_is_judged(running: Running) -> None:
+def test_credentials_are_checked_before_the_body(running: Running) -> None:
     for path in ("/credits/transactions", "/credits/transactions/batch", "/credits/events", "/credits/accounts"):
         assert running.post(path, b"{", None).status_code == 401
         assert running.post(path, b"{", "read").status_code == 403
         assert running.post(path + "?x=1", b"{", None).status_code == 401
 
 
-def test_with_the_database_away_nobody_can_be_known(
+def test_unknown_key_answers_503_while_the_database_is_away(
     start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = start()

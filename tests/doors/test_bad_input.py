@@ -1,4 +1,4 @@
-"""Bad input, through the whole stack: each fault has its answer, none is our fault, and none posts anything."""
+"""Bad input through the whole stack: every fault has its code, none is an internal error, and none posts anything."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from credit_service.doors.http.endpoints import Endpoint
 from credit_service.doors.http.problems import CODES
 from tests.doors.running import API, Running, cloud_event, new_merchant, posting
 
-# What stands in place of the amount, as raw JSON, and the faults that are told.
+# Raw JSON in place of the amount, and the expected faults.
 AMOUNTS = {
     "NaN": ("", "not_json"),
     "Infinity": ("", "not_json"),
@@ -52,7 +52,7 @@ AMOUNTS = {
 
 
 def refused(running: Running, merchant: str, body: bytes, **more: Any) -> list[tuple[str, str]]:
-    """Send a posting that must be found invalid; the faults, after making sure that nothing was posted."""
+    """Send an invalid posting, check that nothing was posted, and return the faults."""
     answer = running.transact(body, **more)
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed"), answer.text
     assert answer.headers["content-type"] == "application/problem+json"
@@ -61,7 +61,7 @@ def refused(running: Running, merchant: str, body: bytes, **more: Any) -> list[t
 
 
 @pytest.mark.parametrize("amount", AMOUNTS, ids=lambda amount: amount[:12])
-def test_an_amount_that_is_no_whole_number_in_range_is_not_valid(running: Running, amount: str) -> None:
+def test_amount_must_be_a_whole_number_in_range(running: Running, amount: str) -> None:
     merchant = running.open()
     one = json.dumps(posting(merchant, amount="HERE")).replace('"HERE"', amount)
     assert refused(running, merchant, one.encode()) == [AMOUNTS[amount]]
@@ -116,7 +116,7 @@ MERCHANT = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
         ({"idempotency_key": "k"}, ("/idempotency_key", "unknown_field")),
     ],
 )
-def test_a_field_that_cannot_be_is_named(running: Running, changed: dict[str, Any], fault: tuple[str, str]) -> None:
+def test_invalid_field_is_named(running: Running, changed: dict[str, Any], fault: tuple[str, str]) -> None:
     merchant = running.open()
     body = json.dumps(posting(merchant) | changed).encode()
     assert refused(running, merchant, body) == [fault]
@@ -124,7 +124,7 @@ def test_a_field_that_cannot_be_is_named(running: Running, changed: dict[str, An
 
 @pytest.mark.parametrize("endpoint", [one for one in ENDPOINTS if one.takes_body], ids=lambda one: one.name)
 @pytest.mark.parametrize("body", [b"1.0", b"1", b"[]", b'"{}"', b"null", b"true"])
-def test_a_body_must_be_an_object(running: Running, endpoint: Endpoint, body: bytes) -> None:
+def test_body_must_be_an_object(running: Running, endpoint: Endpoint, body: bytes) -> None:
     path = re.sub("{[^}]+}", MERCHANT, endpoint.path.removeprefix(API)).replace(
         f"shops/{MERCHANT}", "shops/a.myshopify.com"
     )
@@ -181,9 +181,7 @@ def test_all_faults_are_listed(running: Running) -> None:
     ],
     ids=lambda value: str(value)[:24],
 )
-def test_json_that_two_readers_could_understand_differently_is_refused(
-    running: Running, old: str, new: str, fault: tuple[str, str]
-) -> None:
+def test_ambiguous_json_is_refused(running: Running, old: str, new: str, fault: tuple[str, str]) -> None:
     merchant = running.open()
     plain = json.dumps(posting(merchant, reference={"type": "job", "id": "1"}, metadata={"n": 1}))
     assert old in plain
@@ -200,7 +198,7 @@ def test_json_may_be_nested_32_levels(running: Running) -> None:
 
 
 @pytest.mark.parametrize("atomic", ["", '"atomic": false, ', '"atomic": true, '])
-def test_a_duplicate_key_in_an_item_of_a_batch_is_refused(running: Running, atomic: str) -> None:
+def test_duplicate_key_in_a_batch_item_is_refused(running: Running, atomic: str) -> None:
     merchant = running.open()
     one = json.dumps({**posting(merchant), "idempotency_key": "k"})
     twice = one.replace('"amount": 1', '"amount": 1, "amount": 100')
@@ -211,7 +209,7 @@ def test_a_duplicate_key_in_an_item_of_a_batch_is_refused(running: Running, atom
     assert running.sequence(merchant) == 1
 
 
-def test_a_duplicate_key_in_an_event_is_refused(running: Running) -> None:
+def test_duplicate_key_in_an_event_is_refused(running: Running) -> None:
     merchant = running.open()
     event = json.dumps(
         cloud_event("evt.shopify.webhook.order_paid", {"merchant_id": merchant, "order_id": 1, "credits": 1})
@@ -223,7 +221,7 @@ def test_a_duplicate_key_in_an_event_is_refused(running: Running) -> None:
         ('"data": ', '"data": 1, "data": '),
         ('"data": ', '"data": {}, "data": '),
     ):
-        answer = running.tell(json.loads(event))  # as it is, it is fine
+        answer = running.tell(json.loads(event))  # without the duplicate key it is valid
         assert answer.status_code == 200
         body = event.replace(old, new)
         assert body != event
@@ -285,10 +283,10 @@ ROUTES = {
 
 @pytest.mark.parametrize("path", ROUTES)
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-def test_no_body_is_our_fault(running: Running, path: str, body: bytes) -> None:
+def test_no_body_causes_an_internal_error(running: Running, path: str, body: bytes) -> None:
     headers = {"content-type": ROUTES[path], "idempotency-key": "k"}
     answer = running.post(path.strip(), body, "admin", headers=headers)
-    if path.endswith(" ") and body in (b"[[]]", b"[1, 2]"):  # a batch of events tells of each
+    if path.endswith(" ") and body in (b"[[]]", b"[1, 2]"):  # a batch of events has one result for each
         assert {result["outcome"] for result in answer.json()["data"]["results"]} == {"refused"}
         return
     told = answer.json()
@@ -321,7 +319,7 @@ def test_no_body_is_our_fault(running: Running, path: str, body: bytes) -> None:
         "\xe9",
     ],
 )
-def test_another_media_type_is_refused(running: Running, path: str, media_type: str | None) -> None:
+def test_other_media_types_are_refused(running: Running, path: str, media_type: str | None) -> None:
     headers = [(b"authorization", f"Bearer {running.keys['admin']}".encode())]
     if media_type is not None:
         headers.append((b"content-type", media_type.encode("latin-1")))
@@ -331,7 +329,7 @@ def test_another_media_type_is_refused(running: Running, path: str, media_type: 
 
 @pytest.mark.parametrize("path", [path for path in ROUTES if "events" not in path])
 @pytest.mark.parametrize("media_type", ["application/cloudevents+json", "application/cloudevents-batch+json"])
-def test_an_events_media_type_is_an_events_alone(running: Running, path: str, media_type: str) -> None:
+def test_media_type_of_events_is_refused_elsewhere(running: Running, path: str, media_type: str) -> None:
     merchant = running.open()
     headers = {"content-type": media_type, "idempotency-key": "k"}
     answer = running.post(path, posting(merchant), "admin", headers=headers)
@@ -340,14 +338,14 @@ def test_an_events_media_type_is_an_events_alone(running: Running, path: str, me
 
 
 @pytest.mark.parametrize("media_type", ["application/json; charset=utf-8", "Application/JSON", "application/json ;x"])
-def test_a_media_type_may_have_parameters_and_capitals(running: Running, media_type: str) -> None:
+def test_media_type_may_have_parameters_and_capitals(running: Running, media_type: str) -> None:
     merchant = running.open()
     headers = {"content-type": media_type, "idempotency-key": "k"}
     assert running.post("/credits/transactions", posting(merchant), headers=headers).status_code == 201
 
 
 @pytest.mark.parametrize("path", ["/", "/api", "/api/v1", "/api/v1/", "/api/v1/credits", "/api/v2/health", "/redoc"])
-def test_an_unknown_route_is_not_found(running: Running, path: str) -> None:
+def test_unknown_route_is_not_found(running: Running, path: str) -> None:
     for method in ("GET", "POST", "DELETE"):
         answer = running.client.request(method, path)
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
@@ -355,7 +353,7 @@ def test_an_unknown_route_is_not_found(running: Running, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["%00", "%ff", "%E2%80%AE", "%0d%0aX:1", "..%2f..", "%2e%2e/x", "a%3Fb", "%"])
-def test_a_strange_path_is_not_found(running: Running, path: str) -> None:
+def test_strange_path_is_not_found(running: Running, path: str) -> None:
     for prefix in ("", "api/v1/credits/", "api/v1/credits/accounts/x/y/"):
         with running.connection() as connection:
             connection.send(f"GET /{prefix}{path} HTTP/1.1\r\nhost: a\r\n\r\n".encode())
@@ -387,15 +385,13 @@ def test_malformed_host_is_refused_on_every_route(running: Running, host: str) -
         ("POST", "/docs/errors", "GET"),
     ],
 )
-def test_another_method_is_refused_with_those_that_are_allowed(
-    running: Running, method: str, path: str, allowed: str
-) -> None:
+def test_wrong_method_is_refused_with_the_allowed_ones(running: Running, method: str, path: str, allowed: str) -> None:
     answer = running.client.request(method, path)
     assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
     assert answer.headers["allow"] == allowed
 
 
-def test_a_merchant_of_bad_input_can_still_post(running: Running) -> None:
+def test_merchant_can_post_after_bad_input(running: Running) -> None:
     merchant = new_merchant()
     running.open(merchant)
     for body in BODIES.values():

@@ -1,4 +1,4 @@
-"""What happens below a request: size, time, framing, pipelines; with small limits, over bare sockets."""
+"""Limits below a request, over raw sockets: size, time, framing, pipelines, connections."""
 
 import json
 import re
@@ -21,7 +21,7 @@ HEALTH = b"GET /api/v1/health HTTP/1.1\r\nhost: a\r\n\r\n"
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A service with small limits of size."""
+    """A service with small size limits."""
     limits = {"headers_max_bytes": 1024, "body_max_bytes": 1024, "batch_body_max_bytes": 4096}
     with Running(tmp_path_factory.mktemp("small"), **limits) as running:
         yield running
@@ -29,7 +29,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def hurried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A service with small limits of time."""
+    """A service with short timeouts."""
     limits = {"header_timeout_seconds": 0.2, "body_timeout_seconds": 0.2}
     with Running(tmp_path_factory.mktemp("hurried"), **limits) as running:
         yield running
@@ -55,14 +55,14 @@ def test_many_headers_above_the_limit_are_refused(small: Running) -> None:
         assert connection.problem() == "headers_too_large"
 
 
-def test_headers_within_the_limit_are_not(small: Running) -> None:
+def test_headers_within_the_limit_are_accepted(small: Running) -> None:
     with small.connection() as connection:
         connection.send(HEALTH[:-2] + b"x-long: " + b"x" * 900 + b"\r\n\r\n")
         assert connection.answer()[0] == 200
 
 
 @pytest.mark.parametrize("target", [b"/" + b"x" * 1100, b"/api/v1/health?" + b"x" * 1100])
-def test_an_address_counts_with_the_headers(small: Running, target: bytes) -> None:
+def test_path_and_query_count_with_the_headers(small: Running, target: bytes) -> None:
     with small.connection() as connection:
         connection.send(b"GET %s HTTP/1.1\r\nhost: a\r\n\r\n" % target)
         assert connection.problem() == "headers_too_large"
@@ -77,12 +77,12 @@ def test_headers_without_an_end_are_refused(small: Running, endless: bytes) -> N
         assert connection.is_closed()
 
 
-def test_headers_that_grow_slowly_are_refused_at_the_limit(small: Running) -> None:
+def test_slowly_growing_headers_are_refused_at_the_limit(small: Running) -> None:
     with small.connection() as connection:
         connection.send(HEALTH[:-2])
         for number in range(24):
             connection.send(b"x%d: %s\r\n" % (number, b"y" * 100))
-            time.sleep(0.001)  # so that they do not arrive as one
+            time.sleep(0.001)  # else they would arrive together
         assert connection.problem() == "headers_too_large"
 
 
@@ -95,7 +95,7 @@ def test_headers_of_a_later_request_have_the_same_limit(small: Running) -> None:
         assert connection.problem() == "headers_too_large"
 
 
-def test_a_large_body_before_them_is_not_counted_with_the_headers(small: Running) -> None:
+def test_body_of_the_previous_request_does_not_count_as_headers(small: Running) -> None:
     merchant = small.open()
     items = [{**posting(merchant), "idempotency_key": str(number)} for number in range(20)]
     content = json.dumps({"items": items}).encode()
@@ -118,7 +118,7 @@ def test_a_large_body_before_them_is_not_counted_with_the_headers(small: Running
         ("/credits/plugin-status/batch", 4096),
     ],
 )
-def test_a_body_above_the_limit_is_refused(small: Running, path: str, limit: int) -> None:
+def test_body_above_the_limit_is_refused(small: Running, path: str, limit: int) -> None:
     for size, chunked in ((limit + 1, False), (limit + 1, True), (500_000, False), (500_000, True)):
         with small.connection() as connection:
             if chunked:
@@ -131,27 +131,27 @@ def test_a_body_above_the_limit_is_refused(small: Running, path: str, limit: int
     assert fits.status_code in (404, 403, 422)
 
 
-def test_a_body_that_says_it_is_too_large_is_not_waited_for(small: Running) -> None:
+def test_body_with_a_too_large_content_length_is_refused_at_once(small: Running) -> None:
     with small.connection() as connection:
         connection.send(head(small, content_length=10**9) + b"\r\n")
         assert connection.problem() == "body_too_large"
 
 
-def test_a_body_without_an_end_is_refused_at_the_limit(small: Running) -> None:
+def test_endless_body_is_refused_at_the_limit(small: Running) -> None:
     with small.connection() as connection:
         connection.send(head(small, transfer_encoding="chunked") + b"\r\n")
         connection.send_until_answered(repeat(b"400\r\n" + b" " * 1024 + b"\r\n", 100_000))
         assert connection.problem() == "body_too_large"
 
 
-def test_the_refusal_of_a_large_body_can_be_read_by_those_who_send_all_of_it_first(running: Running) -> None:
+def test_client_that_sends_all_first_can_read_the_refusal(running: Running) -> None:
     for _ in range(5):
         answer = running.post("/credits/transactions", b" " * 5_000_000)
         assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
         assert answer.headers["connection"] == "close"
 
 
-def test_who_asks_before_sending_a_body_is_told_to_go_on_or_that_it_is_too_large(small: Running) -> None:
+def test_expect_100_continue_is_answered(small: Running) -> None:
     merchant = small.open()
     content = json.dumps(posting(merchant)).encode()
     with small.connection() as connection:
@@ -164,11 +164,11 @@ def test_who_asks_before_sending_a_body_is_told_to_go_on_or_that_it_is_too_large
         assert connection.problem() == "body_too_large"
 
 
-# ---- what is neither headers nor body
+# ---- trailers and chunk extensions
 
 
 def chunked(running: Running, content: bytes, **more: Any) -> bytes:
-    """A POST whose body is one chunk, but for the end of the body."""
+    """A POST whose body is one chunk, without the line that ends the body."""
     return head(running, transfer_encoding="chunked", **more) + b"\r\n%x\r\n%b\r\n0\r\n" % (len(content), content)
 
 
@@ -196,7 +196,7 @@ def test_endless_trailers_are_cut_off_and_fill_no_memory(running: Running, line:
     with running.connection() as connection:
         connection.send(chunked(running, b"{}"))
         wait_until(lambda: bool(running.server.server_state.tasks))  # the request is being served
-        with suppress(ConnectionError):  # it is closed while the client still sends
+        with suppress(ConnectionError):  # the server closes while the client still sends
             connection.send_until_answered(repeat(line * (100_000 // len(line)), 380))
     assert resident_bytes() - before < 20_000_000
     assert answers_still(running)
@@ -264,7 +264,7 @@ def test_connections_beyond_the_limit_are_refused(start: Callable[..., Running])
         assert again.answer()[0] == 200
 
 
-def test_connections_of_an_address_are_limited_unless_it_is_a_trusted_proxy(start: Callable[..., Running]) -> None:
+def test_connections_of_an_address_are_limited_except_for_trusted_proxies(start: Callable[..., Running]) -> None:
     for trusted, status in (("", 503), ("127.0.0.0/8", 200)):
         running = start(connections_max_per_address=2, trusted_proxies=trusted)
         with ExitStack() as stack:
@@ -290,7 +290,7 @@ def test_idle_connection_stays_open_longer_than_proxies_keep_it(running: Running
 
 
 def protocols(running: Running) -> list[Any]:
-    """The connections of a service, of which its client has one."""
+    """The open connections of a service; its client has one."""
     assert answers_still(running)
     return list(running.server.server_state.connections)
 
@@ -299,7 +299,7 @@ def protocols(running: Running) -> list[Any]:
 
 
 @pytest.mark.parametrize("sent", [b"", b"G", HEALTH[:-2], b"\r\n"])
-def test_headers_that_do_not_arrive_in_time_end_the_connection(hurried: Running, sent: bytes) -> None:
+def test_late_headers_end_the_connection(hurried: Running, sent: bytes) -> None:
     with hurried.connection() as connection:
         connection.send(sent)
         assert connection.problem() == "request_timeout"
@@ -315,7 +315,7 @@ def test_headers_of_a_later_request_have_the_same_time(hurried: Running, sent: b
         assert connection.problem() == "request_timeout"
 
 
-def test_headers_that_drip_do_not_gain_time(hurried: Running) -> None:
+def test_dripping_headers_gain_no_time(hurried: Running) -> None:
     with hurried.connection() as connection:
         connection.send(HEALTH[:-2])
         connection.send_until_answered(repeat(b"x: y\r\n", 500), pause=0.01)
@@ -331,26 +331,26 @@ def test_headers_that_drip_do_not_gain_time(hurried: Running) -> None:
         ({"transfer_encoding": "chunked"}, b"2\r\n{}\r\n"),
     ],
 )
-def test_a_body_that_does_not_arrive_in_time_is_refused(hurried: Running, framing: dict[str, Any], sent: bytes) -> None:
+def test_late_body_is_refused(hurried: Running, framing: dict[str, Any], sent: bytes) -> None:
     with hurried.connection() as connection:
         connection.send(head(hurried, **framing) + b"\r\n" + sent)
         assert connection.problem() == "request_timeout"
         assert connection.is_closed()
 
 
-def test_a_body_that_drips_does_not_gain_time(hurried: Running) -> None:
+def test_dripping_body_gains_no_time(hurried: Running) -> None:
     with hurried.connection() as connection:
         connection.send(head(hurried, content_length=1000) + b"\r\n")
         connection.send_until_answered(repeat(b" ", 500), pause=0.01)
         assert connection.problem() == "request_timeout"
 
 
-def test_the_time_for_headers_is_over_when_they_have_arrived(hurried: Running) -> None:
+def test_connection_may_rest_longer_than_headers_may_take(hurried: Running) -> None:
     with hurried.connection() as connection:
         for _ in range(3):
             connection.send(HEALTH)
             assert connection.answer()[0] == 200
-            time.sleep(0.25)  # longer than headers may take, shorter than an idle connection is kept
+            time.sleep(0.25)  # longer than the header timeout, shorter than the keep-alive
 
 
 # ---- framing
@@ -396,7 +396,7 @@ def test_the_time_for_headers_is_over_when_they_have_arrived(hurried: Running) -
         b"GET /livez HTTP/1.1\r\nhost: a:port\r\n\r\n",
     ],
 )
-def test_what_is_not_http_is_told_so_and_the_connection_ends(running: Running, sent: bytes) -> None:
+def test_invalid_http_is_refused_and_ends_the_connection(running: Running, sent: bytes) -> None:
     with running.connection() as connection:
         connection.send(sent)
         assert connection.problem() == "bad_request"
@@ -420,9 +420,7 @@ def test_broken_chunks_after_good_ones_post_nothing(running: Running) -> None:
     assert running.sequence(merchant) == 1
 
 
-def test_a_client_that_goes_away_in_the_middle_of_its_body_posts_nothing(
-    running: Running, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_client_that_leaves_within_its_body_posts_nothing(running: Running, capfd: pytest.CaptureFixture[str]) -> None:
     merchant = running.open()
     content = json.dumps(posting(merchant)).encode()
     for framing, sent in (
@@ -436,7 +434,7 @@ def test_a_client_that_goes_away_in_the_middle_of_its_body_posts_nothing(
     assert "rror" not in capfd.readouterr().err
 
 
-def test_chunks_make_up_a_body(running: Running) -> None:
+def test_chunked_body_is_read(running: Running) -> None:
     merchant = running.open()
     content = json.dumps(posting(merchant)).encode()
     with running.connection() as connection:
@@ -447,7 +445,7 @@ def test_chunks_make_up_a_body(running: Running) -> None:
         assert connection.answer()[0] == 201
 
 
-def test_an_old_client_gets_its_answer_and_the_end_of_the_connection(running: Running) -> None:
+def test_http_1_0_is_answered_and_closed(running: Running) -> None:
     with running.connection() as connection:
         connection.send(b"GET /api/v1/health HTTP/1.0\r\n\r\n")
         status, headers, _ = connection.answer()
@@ -456,7 +454,7 @@ def test_an_old_client_gets_its_answer_and_the_end_of_the_connection(running: Ru
 
 
 @pytest.mark.parametrize("path", ["/livez", "/api/v1/credits/plugin-status/6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"])
-def test_HEAD_is_answered_as_GET_but_without_a_body(running: Running, path: str) -> None:
+def test_HEAD_is_answered_as_GET_without_a_body(running: Running, path: str) -> None:
     with running.connection() as connection:
         for _ in range(2):
             connection.send(f"HEAD {path} HTTP/1.1\r\nhost: a\r\n\r\n".encode())
@@ -467,7 +465,7 @@ def test_HEAD_is_answered_as_GET_but_without_a_body(running: Running, path: str)
         assert connection.answer()[2] == b'{"data":{"status":"ok"}}'
 
 
-def test_an_offer_of_another_protocol_is_passed_over(running: Running) -> None:
+def test_offer_of_another_protocol_is_ignored(running: Running) -> None:
     offers = (
         b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n",
         b"connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: eA==\r\n",
@@ -488,7 +486,7 @@ def test_an_offer_of_another_protocol_is_passed_over(running: Running) -> None:
 # ---- pipelines
 
 
-def test_requests_sent_at_once_are_answered_in_their_order(running: Running) -> None:
+def test_pipelined_requests_are_answered_in_order(running: Running) -> None:
     merchant = running.open()
     with running.connection() as connection:
         connection.send(b"".join(request(running, posting(merchant), idempotency_key=number) for number in range(50)))
@@ -506,9 +504,7 @@ def test_requests_sent_at_once_are_answered_in_their_order(running: Running) -> 
     ],
 )
 @pytest.mark.parametrize("before", [1, 3])
-def test_what_is_broken_is_told_after_the_answers_to_what_came_before(
-    running: Running, broken: bytes, before: int
-) -> None:
+def test_invalid_http_is_refused_after_earlier_answers(running: Running, broken: bytes, before: int) -> None:
     merchant = running.open()
     with running.connection() as connection:
         requests = [request(running, posting(merchant), idempotency_key=number) for number in range(before)]
@@ -520,7 +516,7 @@ def test_what_is_broken_is_told_after_the_answers_to_what_came_before(
     assert running.sequence(merchant) == 1 + before
 
 
-def test_a_slow_request_behind_another_is_told_after_it(hurried: Running) -> None:
+def test_late_request_is_refused_after_earlier_answers(hurried: Running) -> None:
     merchant = hurried.open()
     with hurried.connection() as connection:
         connection.send(request(hurried, posting(merchant)) + HEALTH[:20])
@@ -528,17 +524,17 @@ def test_a_slow_request_behind_another_is_told_after_it(hurried: Running) -> Non
         assert connection.problem() == "request_timeout"
 
 
-def test_a_pipeline_does_not_pile_up(running: Running) -> None:
+def test_pipeline_is_bounded(running: Running) -> None:
     path = f"/api/v1/credits/plugin-status/{running.open()}"
     one = f"GET {path} HTTP/1.1\r\nhost: a\r\nx: {'y' * 4000}\r\n\r\n".encode()
     with running.connection() as connection:
         connection.socket.setblocking(False)
-        # What the kernel holds for either side is not ours, and can be tens of megabytes.
+        # Keep the socket buffers of the kernel small; they can be tens of megabytes.
         connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
         most = 200_000_000
         sent = 0
         flood = one * 500
-        # Nobody reads the answers, so at some time no more is taken.
+        # The client does not read, so after some time the server does not read either.
         stuck_since = time.monotonic()
         longest = 0
         while time.monotonic() - stuck_since < 0.3 and sent < most:
@@ -549,10 +545,10 @@ def test_a_pipeline_does_not_pile_up(running: Running) -> None:
                 time.sleep(0.005)
             connections: list[Any] = list(running.server.server_state.connections)
             longest = max([longest, *(len(protocol.pipeline) for protocol in connections)])
-        # What was read at once, and no more: 256 KiB.
+        # At most the requests of one read (256 KiB) wait.
         assert 1 <= longest <= 256 * 1024 // len(one) + 1
         assert sent < most
-        # And all of it is answered to those who read.
+        # Every request that was sent is answered once the client reads.
         connection.socket.settimeout(5)
         answered, token, tail = 0, b'"reason":"available"', b""
         while answered < sent // len(one):
@@ -562,11 +558,11 @@ def test_a_pipeline_does_not_pile_up(running: Running) -> None:
     assert answers_still(running)
 
 
-# ---- answers that do not wait for the request
+# ---- bodies that no route reads
 
 
 @pytest.mark.parametrize("path", ["/credits/plugin-status/6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11", "/health"])
-def test_a_GET_with_a_body_is_answered_and_the_connection_goes_on(running: Running, path: str) -> None:
+def test_GET_with_a_body_is_answered_and_the_connection_stays_open(running: Running, path: str) -> None:
     with running.connection() as connection:
         for _ in range(2):
             connection.send(f"GET /api/v1{path} HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{{}}".encode())

@@ -1,4 +1,4 @@
-"""How HTTP is spoken: HEAD, CORS, rate limits, metrics, pages that need nothing from elsewhere, the older envelope."""
+"""HEAD, CORS, rate limits, metrics, documentation pages, and the older event envelope."""
 
 import re
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from tests.doors.running import Running, new_merchant
 Start = Callable[..., Running]
 
 
-def test_head_is_get_without_its_body(running: Running) -> None:
+def test_head_has_the_headers_of_get(running: Running) -> None:
     merchant = running.open()
     for path in (f"/credits/accounts/{merchant}", f"/credits/plugin-status/{merchant}", "/health"):
         got, headed = running.get(path), running.call("HEAD", path, "read")
@@ -22,7 +22,7 @@ def test_head_is_get_without_its_body(running: Running) -> None:
     assert running.call("HEAD", f"/credits/accounts/{new_merchant()}", "read").status_code == 404
 
 
-def test_pages_of_other_origins_may_call_only_where_it_is_set(running: Running, start: Start) -> None:
+def test_pages_of_other_origins_may_call_only_by_setting(running: Running, start: Start) -> None:
     asked = {"origin": "https://shop.example", "access-control-request-method": "GET"}
     path = f"/api/v1/credits/plugin-status/{new_merchant()}"
     assert "access-control-allow-origin" not in running.client.options(path, headers=asked).headers
@@ -74,7 +74,7 @@ def test_request_that_is_given_back_does_not_count() -> None:
     limit.give_back("b")
 
 
-def test_too_many_requests_of_one_key_are_refused_until_they_may_be_made(start: Start) -> None:
+def test_requests_of_a_key_are_limited(start: Start) -> None:
     running = start(rate_limit_enabled=True, rate_limit_key_per_second=0.001, rate_limit_key_burst=2)
     merchant = running.open()  # with the key of scope write
     assert running.spend(merchant).headers["ratelimit"] == '"key";r=0;t=2000'
@@ -97,10 +97,10 @@ def test_requests_without_a_key_are_limited_by_address(start: Start) -> None:
         for other in ("/api/v1/credits/accounts", "/api/v1/health/detailed", path, "/metrics"):
             answer = running.client.get(other, headers={"authorization": wrong})
             assert answer.status_code == 429, (wrong, other)
-    assert running.spend(merchant).status_code == 201  # a key that was used lately is not held up by its address
+    assert running.spend(merchant).status_code == 201  # a cached key does not pay from its address
 
 
-def test_the_limits_can_be_turned_off(start: Start) -> None:
+def test_rate_limits_can_be_turned_off(start: Start) -> None:
     running = start(rate_limit_enabled=False, rate_limit_key_burst=1, rate_limit_key_per_second=0.001)
     merchant = running.open()
     answer = running.spend(merchant)
@@ -116,7 +116,7 @@ def _metric(running: Running, name: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-def test_metrics_count_what_happened(start: Start) -> None:
+def test_metrics_count_postings_events_and_answers(start: Start) -> None:
     running = start()
     merchant = running.open()
     running.spend(merchant, 30)
@@ -161,10 +161,10 @@ def test_metrics_can_be_turned_off(start: Start) -> None:
     assert start(metrics_enabled=False).client.get("/metrics").status_code == 404
 
 
-# ---- pages, and the older envelope
+# ---- documentation pages, and the older envelope
 
 
-def test_the_page_of_routes_needs_nothing_from_elsewhere(running: Running) -> None:
+def test_docs_page_needs_no_other_host(running: Running) -> None:
     page = running.client.get("/docs")
     assert page.status_code == 200
     linked = re.findall(r'(?:src|href)="([^"]+)"', page.text)
@@ -174,7 +174,7 @@ def test_the_page_of_routes_needs_nothing_from_elsewhere(running: Running) -> No
         assert running.client.get(link).status_code == 200
 
 
-def test_the_older_envelope_is_understood(running: Running) -> None:
+def test_older_envelope_is_accepted(running: Running) -> None:
     merchant = running.open()
     older = {
         "event_type": "evt.billing.payment_succeeded",
@@ -192,10 +192,10 @@ def test_the_older_envelope_is_understood(running: Running) -> None:
     assert [error["pointer"] for error in malformed.json()["errors"]] == ["/data/payment_id"]
 
 
-def test_a_problem_of_the_service_always_says_when_to_try_again() -> None:
+def test_problems_with_status_503_carry_retry_after() -> None:
     assert Problem("overloaded", "…").headers["Retry-After"] == "1"
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/openapi.json"])
-def test_what_machines_ask_needs_no_key(running: Running, path: str) -> None:
+def test_machine_routes_need_no_key(running: Running, path: str) -> None:
     assert running.client.get(path).status_code == 200

@@ -1,4 +1,4 @@
-"""The metrics that were promised, by their names, and with the values of what happened."""
+"""The promised metrics, their names and their values."""
 
 from collections.abc import Callable
 from typing import Any
@@ -58,7 +58,7 @@ def value(samples: Samples, name: str, **labels: str) -> float:
     return samples[name, frozenset(labels.items())]
 
 
-def test_what_happened_is_what_prometheus_is_told(start: Start) -> None:
+def test_prometheus_gets_every_metric(start: Start) -> None:
     running = start(trial_credits=100)
     merchant, poor = running.open(), running.open()
     running.spend(merchant, 85)  # to below the threshold
@@ -116,7 +116,7 @@ def test_what_happened_is_what_prometheus_is_told(start: Start) -> None:
     assert told(http, method="GET", route="none", status="404") == 1
 
 
-def test_balances_of_merchants_are_told_only_where_it_is_set(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_balances_of_merchants_are_metrics_only_by_setting(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("credit_service.doors.http.health.metrics._AT_ONCE", 2)
     running = start(metrics_balance_per_merchant=True)
     merchants = [running.open() for _ in range(5)]
@@ -128,7 +128,7 @@ def test_balances_of_merchants_are_told_only_where_it_is_set(start: Start, monke
     assert sum(name == "credits_balance_total" for name, _ in samples) == 5
 
 
-def test_metrics_are_told_also_while_the_database_is_away(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_answer_while_the_database_is_away(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     running = start(metrics_balance_per_merchant=True)
     running.open()
 
@@ -144,6 +144,6 @@ def test_metrics_are_told_also_while_the_database_is_away(start: Start, monkeypa
     assert value(scraped(running), "credits_storage_up") == 1
 
 
-def test_the_balance_of_a_merchant_is_no_metric_by_default(running: Running) -> None:
+def test_balance_of_a_merchant_is_no_metric_by_default(running: Running) -> None:
     running.open()
     assert "credits_balance_total" not in {name for name, _ in scraped(running)}

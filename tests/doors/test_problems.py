@@ -1,4 +1,4 @@
-"""Errors: one shape, and a closed list of codes that says what each means."""
+"""Problems: one shape, and a closed list of codes with an explanation of each."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ from credit_service.messages.faults import Fault
 from credit_service.settings import Settings
 from tests.doors.running import Running, posting
 
-# Every code there may ever be, with its status. A new one is a change of what the service promises.
+# Every code and its status. A new code changes the contract of the service.
 PROMISED = {
     "bad_request": 400,
     "idempotency_key_missing": 400,
@@ -60,7 +60,7 @@ PROMISED = {
 }
 
 
-def test_every_code_is_one_that_was_promised_with_its_status() -> None:
+def test_codes_and_statuses_are_the_promised_ones() -> None:
     assert {code: meaning.status for code, meaning in CODES.items()}.items() <= PROMISED.items()
 
 
@@ -71,7 +71,7 @@ def test_every_refusal_of_the_ledger_has_a_code(refusal: Refusal) -> None:
     assert problem.detail == refusal.sentence
 
 
-def test_every_code_that_the_doors_name_is_in_the_list() -> None:
+def test_every_code_in_the_source_is_in_the_list() -> None:
     (package,) = doors.__path__
     named = set()
     for file in Path(package).rglob("*.py"):
@@ -84,12 +84,12 @@ def test_every_code_that_the_doors_name_is_in_the_list() -> None:
     assert named <= set(CODES)
 
 
-def test_a_code_that_is_not_in_the_list_cannot_be_told() -> None:
+def test_problem_with_an_unknown_code_cannot_be_made() -> None:
     with pytest.raises(KeyError):
         Problem("something_else", "There is no such code.")
 
 
-def test_every_code_says_what_happened_and_what_to_do_and_nothing_else_does() -> None:
+def test_every_code_has_advice_and_no_other_advice_exists() -> None:
     assert list(ADVICE) == list(CODES)
     for code, (happened, do) in ADVICE.items():
         assert len(happened) + len(do) > 90, code
@@ -102,7 +102,7 @@ def test_every_code_says_what_happened_and_what_to_do_and_nothing_else_does() ->
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_the_type_of_a_problem_leads_to_what_its_code_means(running: Running, code: str) -> None:
+def test_type_of_a_problem_links_to_its_explanation(running: Running, code: str) -> None:
     page, _, anchor = Problem(code, "").shape(None)["type"].partition("#")
     answer = running.client.get(page)
     assert answer.status_code == 200
@@ -113,13 +113,13 @@ def test_the_type_of_a_problem_leads_to_what_its_code_means(running: Running, co
         assert text.replace("`", "") in told
 
 
-def test_the_page_of_errors_needs_nothing_else(running: Running) -> None:
+def test_page_of_errors_needs_no_other_file(running: Running) -> None:
     page = running.client.get("/docs/errors").text
     assert re.findall(r'<h2 id="([a-z_]+)"', page) == list(CODES)
     assert re.findall(r"https?:|src=|href=|@import|url\(", page) == []
 
 
-def test_the_examples_are_what_is_answered(running: Running) -> None:
+def test_examples_are_real_answers(running: Running) -> None:
     merchant = running.open()
     answers = {
         "validation_failed": running.transact(posting(merchant, amount="1", memo="x")),
@@ -130,7 +130,7 @@ def test_the_examples_are_what_is_answered(running: Running) -> None:
         assert answer.json() == EXAMPLES[code].shape(answer.headers["x-request-id"])
 
 
-def test_a_problem_has_one_shape() -> None:
+def test_problem_has_one_shape() -> None:
     problem = Problem("insufficient_credits", "No.", errors=[Fault("/a", "b", "c")], available=1, required=2)
     assert problem.shape("r") == {
         "type": "/docs/errors#insufficient_credits",
@@ -146,18 +146,18 @@ def test_a_problem_has_one_shape() -> None:
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_whoever_may_come_again_is_told_when(code: str) -> None:
-    # Of a rate limit its own door knows how long it takes.
+def test_temporary_problems_carry_retry_after(code: str) -> None:
+    # A rate limit computes its own Retry-After.
     assert ("Retry-After" in Problem(code, "").headers) == (CODES[code].status == 503)
 
 
-def test_one_fault_is_the_detail_and_many_are_counted() -> None:
+def test_detail_is_the_one_fault_or_their_number() -> None:
     first, second = Fault("/a", "x", "A is wrong."), Fault("/b", "x", "B is wrong.")
     assert of_faults([first]).detail == "A is wrong."
     assert of_faults([first, second]).detail.startswith("2 things are wrong")
 
 
-def test_a_refusal_of_an_item_points_at_it() -> None:
+def test_refusal_of_an_item_points_at_the_item() -> None:
     refused = Refused(Refusal.GRANT_ALREADY_EXPIRED, {"pointer": "/grant/expires_at"})
     told = of_refusal(refused, "/items/3").shape(None)
     assert told["pointer"] == "/items/3"

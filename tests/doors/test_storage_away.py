@@ -1,4 +1,4 @@
-"""A database that is locked, read-only, full or gone: 503, with nothing lost and nothing posted twice."""
+"""A database that is locked, read-only, full or gone: the service answers 503, loses nothing and posts nothing twice."""
 
 import asyncio
 import sqlite3
@@ -31,7 +31,7 @@ def pragma(running: Running, statement: str) -> Any:
 
 @contextmanager
 def locked(running: Running) -> Iterator[None]:
-    """Somebody else writes, and takes their time."""
+    """Another process holds the write lock."""
     with closing(sqlite3.connect(running.settings.database_path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -56,7 +56,7 @@ def full(running: Running) -> Iterator[None]:
 
 
 def every_writing_route(running: Running, merchant: str) -> dict[str, Callable[[], httpx2.Response]]:
-    large = {"large": "x" * 8000}  # does not fit into the pages that are there
+    large = {"large": "x" * 8000}  # does not fit into the free pages
     one = posting(merchant, metadata=large)
     items = [{**one, "idempotency_key": f"batch-{number}"} for number in range(20)]
     data = {"merchant_id": merchant, "order_id": 1, "credits": 1, "metadata": large}
@@ -72,7 +72,7 @@ def every_writing_route(running: Running, merchant: str) -> dict[str, Callable[[
 
 
 def held_up(running: Running, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
-    """Let postings wait in the store: set once one has begun there, and to be set for them to go on."""
+    """Hold postings in the store. The first event is set when one has begun; set the second to let them go on."""
     store: Any = running.service.engine
     post = store.post
     begun, gate = asyncio.Event(), asyncio.Event()
@@ -89,7 +89,7 @@ def held_up(running: Running, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.
 
 @only_on("sqlite")
 @pytest.mark.parametrize("away", [locked, read_only, full], ids=lambda away: away.__name__)
-def test_a_database_that_cannot_be_written_answers_503_and_loses_nothing(
+def test_unwritable_database_answers_503_and_loses_nothing(
     start: Callable[..., Running], away: Callable[[Running], Any]
 ) -> None:
     running = start(sweep_seconds=3600)
@@ -102,13 +102,13 @@ def test_a_database_that_cannot_be_written_answers_503_and_loses_nothing(
     with away(running):
         for name, call in calls.items():
             if away is full and name in ("events", "account"):
-                continue  # small enough to fit into the pages that are there
+                continue  # small enough for the free pages
             answer = call()
             assert (answer.status_code, answer.json()["code"]) in TOLD[away], name
             assert answer.headers["retry-after"] == "1"
             assert answer.headers["content-type"] == "application/problem+json"
         let_go_of(running)
-        # What is there can still be read, and nothing was posted.
+        # Reads still work, and nothing was posted.
         assert (running.balance(merchant), running.sequence(merchant)) == (balance, sequence)
         assert running.get(f"/credits/plugin-status/{merchant}", None).json()["data"]["status"] == "enabled"
         if away is not full:
@@ -118,7 +118,7 @@ def test_a_database_that_cannot_be_written_answers_503_and_loses_nothing(
             assert (detailed["status"], detailed["components"]["database"]["status"]) == ("degraded", "unavailable")
         assert running.client.get("/livez").status_code == 200
     hurry(running, 10)
-    # The same again, now that it can be written: each once.
+    # The same requests again, now that the database can be written: each is posted once.
     assert [call().status_code for call in calls.values()] == [201, 200, 200, 200, 200, 201]
     assert running.balance(merchant) == balance - 1 - 20 - 1
     assert running.client.get("/readyz").status_code == 200
@@ -126,14 +126,14 @@ def test_a_database_that_cannot_be_written_answers_503_and_loses_nothing(
 
 @contextmanager
 def table_locked(url: str) -> Iterator[None]:
-    """Somebody else has a table that every posting writes."""
+    """Another transaction locks a table that every posting writes."""
     with on_server(url, "BEGIN", "LOCK TABLE accounts IN EXCLUSIVE MODE"):
         yield
 
 
 @contextmanager
 def made_read_only(url: str) -> Iterator[None]:
-    """The server is one that can only be read, as after a failover."""
+    """The server is read-only, as after a failover."""
     database = urlsplit(url).path[1:]
     others = f"datname = '{database}' AND pid <> pg_backend_pid()"
     reconnect = f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE {others}"
@@ -143,7 +143,7 @@ def made_read_only(url: str) -> Iterator[None]:
         pass
 
 
-# Whoever waits for a lock when the deadline passes may yet get it; and others wait behind them.
+# A posting that waits for a lock when its deadline passes may still get it, and others wait behind it.
 WAITING = {(503, "outcome_unknown"), (503, "deadline_exceeded")}
 TOLD: dict[Any, set[tuple[int, str]]] = {
     away: {(503, "storage_unavailable")} | (WAITING if away in (locked, table_locked) else set())
@@ -152,7 +152,7 @@ TOLD: dict[Any, set[tuple[int, str]]] = {
 
 
 def let_go_of(running: Running) -> None:
-    """Wait until the store has none of the postings whose callers were answered."""
+    """Wait until no posting of an answered caller is left in the store."""
     until = time.monotonic() + 30
     while any(stream.batches or stream.queue for stream in running.service.posting._streams):
         assert time.monotonic() < until
@@ -161,7 +161,7 @@ def let_go_of(running: Running) -> None:
 
 @only_on("postgres")
 @pytest.mark.parametrize("away", [table_locked, made_read_only], ids=lambda away: away.__name__)
-def test_a_server_that_cannot_be_written_answers_503_and_loses_nothing(
+def test_unwritable_server_answers_503_and_loses_nothing(
     start: Callable[..., Running], away: Callable[[str], Any]
 ) -> None:
     running = start(sweep_seconds=3600, database_timeout_seconds=0.5)
@@ -179,7 +179,7 @@ def test_a_server_that_cannot_be_written_answers_503_and_loses_nothing(
         assert (running.balance(merchant), running.sequence(merchant)) == (balance, sequence)
         assert running.get(f"/credits/plugin-status/{merchant}", None).json()["data"]["status"] == "enabled"
         ready = running.client.get("/readyz").status_code
-        assert ready == (503 if away is made_read_only else 200)  # of a lock only who needs it knows
+        assert ready == (503 if away is made_read_only else 200)  # readiness does not need the lock
     hurry(running, 10)
     assert [call().status_code for call in calls.values()] == [201, 200, 200, 200, 200, 201]
     assert running.balance(merchant) == balance - 1 - 20 - 1
@@ -187,17 +187,17 @@ def test_a_server_that_cannot_be_written_answers_503_and_loses_nothing(
 
 
 def hurry(running: Running, seconds: float) -> None:
-    """Give postings this long from now on."""
+    """Change the deadline of postings."""
     running.service.posting._deadline_seconds = seconds
 
 
 def fill(running: Running, merchant: str) -> None:
-    """Use up what room there is in the file's free pages."""
+    """Fill the free pages of the file."""
     for number in range(3):
         assert running.transact(posting(merchant, metadata={"large": "x" * 8000}), f"fill-{number}").status_code == 201
 
 
-def test_a_lost_answer_of_the_database_is_told_as_unknown_and_the_key_finds_out(
+def test_lost_answer_of_the_database_is_outcome_unknown(
     start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = start()
@@ -222,7 +222,7 @@ def test_a_lost_answer_of_the_database_is_told_as_unknown_and_the_key_finds_out(
     assert running.balance(merchant) == 90
 
 
-def test_a_full_queue_and_a_passed_deadline_are_told_as_what_they_are(
+def test_full_queue_and_passed_deadline_have_their_codes(
     start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = start(posting_queue_size=2, posting_deadline_seconds=1)
@@ -240,7 +240,7 @@ def test_a_full_queue_and_a_passed_deadline_are_told_as_what_they_are(
                 )
 
             first = spend("first")
-            await asyncio.to_thread(running.run, begun.wait())  # the store has it
+            await asyncio.to_thread(running.run, begun.wait())  # the store has begun it
             waiting = [spend("second"), spend("third")]
             while running.service.posting.queued < 2:  # noqa: ASYNC110 - in another thread's loop
                 await asyncio.sleep(0.005)
@@ -250,7 +250,7 @@ def test_a_full_queue_and_a_passed_deadline_are_told_as_what_they_are(
             return [await first, *late, refused]
 
     first, second, third, fourth = asyncio.run(four())
-    # The store has the first, and may yet post it: its key finds out.
+    # The store may still post the first one; a repeat with its key finds out.
     assert (first.status_code, first.json()["code"]) == (503, "outcome_unknown")
     assert running.spend(merchant, 1, "first").status_code == 200
     assert (fourth.status_code, fourth.json()["code"]) == (503, "overloaded")
@@ -258,10 +258,10 @@ def test_a_full_queue_and_a_passed_deadline_are_told_as_what_they_are(
         assert (late.status_code, late.json()["code"]) == (503, "deadline_exceeded")
     assert {answer.headers["retry-after"] for answer in (first, second, third, fourth)} == {"1"}
     assert running.balance(merchant) == 99
-    assert running.spend(merchant, 1, "second").status_code == 201  # its key stayed free
+    assert running.spend(merchant, 1, "second").status_code == 201  # its key is still free
 
 
-def test_a_bug_of_ours_is_told_without_a_word_about_its_inside(
+def test_internal_error_says_nothing_about_its_cause(
     start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     running = start()
@@ -292,7 +292,7 @@ def test_a_bug_of_ours_is_told_without_a_word_about_its_inside(
     assert running.spend(merchant).status_code == 201
 
 
-def test_a_caller_that_gives_up_does_not_cancel_its_posting(
+def test_caller_that_leaves_does_not_cancel_its_posting(
     start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = start()

@@ -1,4 +1,4 @@
-"""Traces: a span for each request and each batch of postings, sent to a collector; nothing where it is off."""
+"""Traces: a span for each request and each batch of postings, sent to a collector."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ SAMPLED = f"00-{TRACE}-{PARENT}-01"
 
 
 class Collector(ThreadingHTTPServer):
-    """Takes traces as a collector does, and keeps what it was told."""
+    """A collector that keeps the traces it receives."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, ExportTraceServiceRequest]] = []
@@ -36,7 +36,7 @@ class Collector(ThreadingHTTPServer):
 
     @property
     def spans(self) -> list[Span]:
-        """All spans, in the order in which they began."""
+        """All spans, in the order of their start times."""
         found = [
             span
             for _, request in self.told
@@ -82,13 +82,13 @@ def attributes(span: Span) -> dict[str, Any]:
 
 @pytest.fixture
 def traced(tmp_path: Path, collector: Collector) -> Callable[[Callable[[Running], None]], list[Span]]:
-    """Does something with a service that is traced, and returns the spans of it."""
+    """Runs a function against a traced service, and returns the spans."""
 
     def run(do: Callable[[Running], None], **given: Any) -> list[Span]:
         traces = {"tracing_enabled": True, "tracing_endpoint": collector.url}
         with Running(tmp_path, **traces, **given) as running:
             do(running)
-        return collector.spans  # the end of the service sent what there was
+        return collector.spans  # the service has sent all spans when it stopped
 
     return run
 
@@ -96,11 +96,11 @@ def traced(tmp_path: Path, collector: Collector) -> Callable[[Callable[[Running]
 Traced = Callable[..., list[Span]]
 
 
-def test_each_request_is_a_span_named_by_its_routes_template(traced: Traced, collector: Collector) -> None:
+def test_each_request_is_a_span_named_after_its_route(traced: Traced, collector: Collector) -> None:
     def call(running: Running) -> None:
         merchant = running.open()
         running.spend(merchant, 1000)
-        for _ in range(2):  # from the store, and from memory
+        for _ in range(2):  # first from the store, then from memory
             running.get(f"/credits/plugin-status/{merchant}", None)
         running.call("HEAD", f"/credits/accounts/{merchant}?secret=x", "read")
         running.client.get("/nothing")
@@ -129,7 +129,7 @@ def test_each_request_is_a_span_named_by_its_routes_template(traced: Traced, col
     assert named["service.name"] == "credit-service"
 
 
-def test_a_span_is_the_child_of_the_traceparent_and_the_correlation_id_its_trace(traced: Traced) -> None:
+def test_span_is_the_child_of_the_traceparent(traced: Traced) -> None:
     seen: list[str] = []
 
     def call(running: Running) -> None:
@@ -142,9 +142,7 @@ def test_a_span_is_the_child_of_the_traceparent_and_the_correlation_id_its_trace
     assert seen == [TRACE, roots[0].trace_id.hex(), "own", roots[2].trace_id.hex()]
 
 
-def test_a_request_that_breaks_is_a_span_with_an_error_and_without_its_words(
-    traced: Traced, collector: Collector
-) -> None:
+def test_span_of_an_internal_error_hides_its_message(traced: Traced, collector: Collector) -> None:
     def call(running: Running) -> None:
         async def broken() -> Any:
             raise RuntimeError("the words")
@@ -168,7 +166,7 @@ def test_each_batch_of_postings_is_a_span(traced: Traced) -> None:
     assert all(span.end_time_unix_nano >= span.start_time_unix_nano for span in spans)
 
 
-def test_the_share_of_traces_that_are_sent_can_be_set_and_callers_decide_about_theirs(traced: Traced) -> None:
+def test_share_of_sent_traces_is_a_setting(traced: Traced) -> None:
     def call(running: Running) -> None:
         for headers in ({}, {"traceparent": SAMPLED}, {"traceparent": f"{SAMPLED[:-1]}0"}):
             running.get("/health", None, headers=headers)
@@ -177,7 +175,7 @@ def test_the_share_of_traces_that_are_sent_can_be_set_and_callers_decide_about_t
     assert span.parent_span_id.hex() == PARENT
 
 
-def test_a_collector_that_is_away_stops_nothing(traced: Traced, collector: Collector, tmp_path: Path) -> None:
+def test_service_works_while_the_collector_is_away(traced: Traced, collector: Collector, tmp_path: Path) -> None:
     away = {"TRACING_ENABLED": "true", "TRACING_ENDPOINT": "http://127.0.0.1:9/v1/traces"}
     with served(tmp_path / "b.db", settings=away) as service, service.client() as client:
         assert client.get("/health").status_code == 200
@@ -189,8 +187,8 @@ def test_a_collector_that_is_away_stops_nothing(traced: Traced, collector: Colle
 # ---- off, and not installed
 
 
-def test_where_it_is_off_nothing_of_it_is_imported_and_nothing_sent(tmp_path: Path, collector: Collector) -> None:
-    # What FastAPI brings for traces must not wake up by itself either: it would tell whole queries.
+def test_tracing_that_is_off_imports_and_sends_nothing(tmp_path: Path, collector: Collector) -> None:
+    # The telemetry of FastAPI must stay off as well: it would export whole queries.
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}"}
     environment["FASTAPI_OTEL_AUTO_CONFIGURE"] = "true"
     with served(tmp_path / "a.db", settings=environment) as service:
@@ -203,9 +201,7 @@ def test_where_it_is_off_nothing_of_it_is_imported_and_nothing_sent(tmp_path: Pa
     assert ran.stdout == "False\n"
 
 
-def test_without_what_it_needs_the_start_is_refused_with_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_start_without_the_extra_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_FOR_TRACING", ("opentelemetry.not_there", "not_there.at_all"))
     ran = command("serve", cwd=tmp_path, TRACING_ENABLED="true")
     assert ran.code == 2
@@ -219,7 +215,7 @@ def test_without_what_it_needs_the_start_is_refused_with_what_to_install(
     "url",
     ["collector:4318", "grpc://collector", "http://user:hunter2@c/v1/traces", "http://c/?token=hunter2", "http:///"],
 )
-def test_a_collector_is_a_plain_url_so_that_it_can_be_logged(url: str) -> None:
+def test_collector_url_has_no_credentials(url: str) -> None:
     with pytest.raises(SettingsError, match="TRACING_ENDPOINT: must be a URL like") as refused:
         load(tracing_endpoint=url)
     assert "hunter2" not in str(refused.value)
