@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -18,7 +19,7 @@ from credit_service.messages.content import Limits
 from credit_service.setting_types import networks_of
 from credit_service.settings import SettingsError, load
 from credit_service.storage.engine import StorageUnavailable
-from tests.doors.running import API, Running, head, new_merchant, posting
+from tests.doors.running import API, Running, head, new_merchant, posting, request
 from tests.doors.test_framing import resident_bytes, wait_until
 
 Start = Callable[..., Running]
@@ -336,3 +337,22 @@ def paused(running: Running) -> bool:
     """Whether a client does not read what was written to it."""
     connections: list[Any] = list(running.server.server_state.connections)
     return any(protocol.flow.write_paused for protocol in connections)
+
+
+def test_stopping_server_answers_outcome_unknown(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = start(posting_deadline_seconds=0.1)
+    merchant = running.open()
+    begun = threading.Event()
+
+    async def never(command: Any) -> Any:
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(running.service.posting, "submit", never)
+    with running.connection() as connection:
+        connection.send(request(running, posting(merchant)))
+        assert begun.wait(5)
+        running.server.should_exit = True
+        status, headers, body = connection.answer()
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert b"outcome_unknown" in body

@@ -154,7 +154,7 @@ def test_temporary_problems_carry_retry_after(code: str) -> None:
 def test_detail_is_the_one_fault_or_their_number() -> None:
     first, second = Fault("/a", "x", "A is wrong."), Fault("/b", "x", "B is wrong.")
     assert of_faults([first]).detail == "A is wrong."
-    assert of_faults([first, second]).detail.startswith("2 things are wrong")
+    assert of_faults([first, second]).detail.startswith("The request has 2 faults")
 
 
 def test_refusal_of_an_item_points_at_the_item() -> None:

@@ -1,4 +1,4 @@
-"""A database that is locked, read-only, full or gone: the service answers 503, loses nothing and posts nothing twice."""
+"""A database that is locked, read-only, full or gone: the answer is 503, and nothing is lost or posted twice."""
 
 import asyncio
 import sqlite3

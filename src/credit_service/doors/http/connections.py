@@ -1,10 +1,7 @@
-"""Limits on connections: how many at once, in all and of each address, and how long a client may read nothing."""
+"""How many connections may be open at once, in all and of each address."""
 
-import asyncio
-import time
 from collections import Counter
-from collections.abc import Callable, Collection
-from typing import Protocol
+from collections.abc import Callable
 
 from credit_service.doors.http.addresses import bucket
 
@@ -45,34 +42,3 @@ class Connections:
     def may_tell(self) -> bool:
         """Whether a connection without room is told so, which takes a moment."""
         return self._open <= self._most + _TOLD
-
-
-class Writing(Protocol):
-    """A connection, as far as `close_unread` looks at it."""
-
-    def unsent_bytes(self) -> int:
-        """Bytes that wait for the client to read, 0 unless the server waits for it."""
-        ...
-
-    def abort(self) -> None:
-        """Close the connection and drop what was not sent."""
-        ...
-
-
-async def close_unread(connections: Collection[Writing], seconds: float) -> None:
-    """Abort each connection whose client reads nothing for `seconds` while the server waits for it; until cancelled."""
-    waiting: dict[Writing, tuple[int, float]] = {}  # bytes, and since when they are so many
-    while True:
-        await asyncio.sleep(seconds / 4)
-        now = time.monotonic()
-        before, waiting = waiting, {}
-        for connection in list(connections):
-            unsent = connection.unsent_bytes()
-            if not unsent:
-                continue
-            known, since = before.get(connection, (0, now))
-            if unsent != known:
-                since = now
-            if now - since >= seconds:
-                connection.abort()
-            waiting[connection] = (unsent, since)

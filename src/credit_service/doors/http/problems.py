@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problems. `CODES` is the closed list of codes; a test fails on any other."""
+"""Errors as RFC 9457 problems. `CODES` is the closed list of codes; a test fails on any other code."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,8 +16,7 @@ from credit_service.storage.engine import Conflict, OutcomeUnknown, StorageError
 
 MEDIA_TYPE = b"application/problem+json"
 ERRORS = "/docs/errors"
-"""The page of the service that says what each code means; `type` of a problem links to it."""
-
+"""The page that explains each code; the `type` of a problem links to it."""
 
 SELDOM_SECONDS = 10.0
 """Least time between two warnings of one kind, for warnings that every request would cause."""
@@ -25,7 +24,7 @@ _log = structlog.get_logger()
 
 
 class Code(NamedTuple):
-    """What a code means: the status it is answered with, and its title."""
+    """The status and the title of a code."""
 
     status: int
     title: str
@@ -33,26 +32,26 @@ class Code(NamedTuple):
 
 CODES: dict[str, Code] = {
     # the request
-    "bad_request": Code(400, "The request is not HTTP"),
+    "bad_request": Code(400, "The request is not valid HTTP"),
     "validation_failed": Code(422, "The request is not valid"),
-    "cursor_invalid": Code(422, "The cursor is not of this query"),
+    "cursor_invalid": Code(422, "The cursor belongs to another query"),
     "event_type_unknown": Code(422, "The event type is unknown"),
     "idempotency_key_missing": Code(400, "The Idempotency-Key is missing"),
     "idempotency_key_invalid": Code(400, "The Idempotency-Key is not valid"),
     "unauthenticated": Code(401, "A valid API key is required"),
     "scope_missing": Code(403, "The API key lacks the scope"),
-    "not_found": Code(404, "There is nothing here"),
+    "not_found": Code(404, "The route does not exist"),
     "method_not_allowed": Code(405, "The method is not allowed"),
     "request_timeout": Code(408, "The request arrived too slowly"),
     "body_too_large": Code(413, "The body is too large"),
     "unsupported_media_type": Code(415, "The media type is not supported"),
     "headers_too_large": Code(431, "The headers are too large"),
     # what was asked of the ledger
-    "account_not_found": Code(404, "There is no such account"),
-    "transaction_not_found": Code(404, "There is no such transaction"),
-    "endpoint_not_found": Code(404, "There is no such webhook endpoint"),
-    "key_not_found": Code(404, "There is no such API key"),
-    "shop_not_found": Code(404, "There is no such shop"),
+    "account_not_found": Code(404, "The account does not exist"),
+    "transaction_not_found": Code(404, "The transaction does not exist"),
+    "endpoint_not_found": Code(404, "The webhook endpoint does not exist"),
+    "key_not_found": Code(404, "The API key does not exist"),
+    "shop_not_found": Code(404, "The shop is not linked"),
     "idempotency_key_reused": Code(422, "The Idempotency-Key was used before"),
     "trial_already_granted": Code(409, "The trial was granted before"),
     "currency_mismatch": Code(422, "The currencies differ"),
@@ -63,15 +62,15 @@ CODES: dict[str, Code] = {
     # the service
     "rate_limited": Code(429, "Too many requests"),
     "overloaded": Code(503, "The service is busy"),
-    "storage_unavailable": Code(503, "The database is away"),
+    "storage_unavailable": Code(503, "The database is unavailable"),
     "deadline_exceeded": Code(503, "The deadline has passed"),
     "outcome_unknown": Code(503, "The outcome is unknown"),
-    "internal": Code(500, "Something broke on our side"),
+    "internal": Code(500, "Internal error"),
 }
 
 
 class Problem(Exception):
-    """A request that is answered with an error. `detail` is one sentence, `more` what a program may want to read."""
+    """The error that answers a request. `detail` is one sentence; `more` are fields for programs."""
 
     def __init__(
         self,
@@ -106,12 +105,12 @@ class Problem(Exception):
         }
 
     def body(self, request_id: str | None) -> bytes:
-        """The problem as the bytes of its answer."""
+        """The problem as the body of an answer."""
         return encode(self.shape(request_id))
 
 
 def of_refusal(refused: Refused, prefix: str = "") -> Problem:
-    """The problem that tells of a refusal by the ledger; `prefix` points at the item it was, in a batch."""
+    """The problem for a refusal by the ledger. `prefix` points at the item of a batch."""
     refusal = refused.refusal
     detail = dict(refused.detail)
     pointer = detail.pop("pointer", None)
@@ -121,9 +120,9 @@ def of_refusal(refused: Refused, prefix: str = "") -> Problem:
 
 
 def of_faults(faults: Sequence[Fault]) -> Problem:
-    """The problem that lists what is wrong with a request."""
+    """The problem that lists the faults of a request."""
     count = len(faults)
-    detail = faults[0].message if count == 1 else f"{count} things are wrong with this request; errors lists them."
+    detail = faults[0].message if count == 1 else f"The request has {count} faults; errors lists them."
     return Problem("validation_failed", detail, errors=faults)
 
 
@@ -160,10 +159,12 @@ def of_exception(error: Exception) -> Problem:
         case Overloaded():
             return Problem("overloaded", "Too many postings are waiting. Try again in a moment.")
         case DeadlineExceeded():
-            return Problem("deadline_exceeded", "It waited too long for its turn. Repeat it with the same key.")
+            return Problem(
+                "deadline_exceeded", "The posting waited too long in the queue. Repeat it with the same key."
+            )
         case OutcomeUnknown():
             _seldom.warn("outcome_unknown", str(error))
-            detail = "Whether it was posted is not known. Repeat the request with the same key to find out."
+            detail = "It is unknown whether this was posted. Repeat the request with the same key to find out."
             return Problem("outcome_unknown", detail)
         case ClockMoved():  # logged where it was noticed
             detail = "The clock of the ledger jumped, and nothing is posted until it is back. Repeat it later."
@@ -172,7 +173,7 @@ def of_exception(error: Exception) -> Problem:
             _seldom.warn("storage_unavailable", str(error))
             return Problem(
                 "storage_unavailable",
-                "The database cannot be used right now. Repeat it later, a posting with the same key.",
+                "The database cannot be used now. Repeat the request later, a posting with the same key.",
             )
     _log.error("internal_error", exc_info=error)
-    return Problem("internal", "Something broke on our side. The log names this request.")
+    return Problem("internal", "The service failed. Its log has this request_id.")

@@ -9,8 +9,9 @@ when it pauses reading. So pyproject.toml pins both libraries to the versions it
 """
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Collection, Sized
 from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -82,7 +83,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(Problem("overloaded", no_room))
         else:
             self._listening = False
-            self.abort()
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client went away."""
@@ -95,15 +96,6 @@ class LimitedProtocol(HttpToolsProtocol):
             self._serving.disconnected = True
             self._serving.message_event.set()
         super().connection_lost(exc)
-
-    def unsent_bytes(self) -> int:
-        """Bytes that wait for the client to read, 0 unless the server waits for it."""
-        waits = self.flow.write_paused or self.transport.is_closing()
-        return self.transport.get_write_buffer_size() if waits else 0
-
-    def abort(self) -> None:
-        """Close the connection and drop what was not sent."""
-        self.transport.abort()
 
     # ---- parsing
 
@@ -308,3 +300,23 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._late = None
         late()
+
+
+async def close_unread(connections: Collection[LimitedProtocol], seconds: float) -> None:
+    """Abort each connection whose client reads nothing for `seconds` while the server waits for it; until cancelled."""
+    waiting: dict[LimitedProtocol, tuple[int, float]] = {}  # unsent bytes, and since when they are so many
+    while True:
+        await asyncio.sleep(seconds / 4)
+        now = time.monotonic()
+        before, waiting = waiting, {}
+        for connection in list(connections):
+            transport = connection.transport
+            if not (connection.flow.write_paused or transport.is_closing()):
+                continue
+            unsent = transport.get_write_buffer_size()
+            known, since = before.get(connection, (0, now))
+            if not unsent:
+                continue
+            if unsent == known and now - since >= seconds:
+                transport.abort()
+            waiting[connection] = (unsent, since if unsent == known else now)

@@ -66,7 +66,7 @@ class RouteTable:
         """The problem for a request without a route."""
         allowed = {route.method for route in self._at(path)}
         if not allowed:
-            return Problem("not_found", f"There is nothing at {path}.")
+            return Problem("not_found", f"No route has the path {path}.")
         names = ", ".join(sorted(allowed))
         detail = f"{method} is not allowed here; {names} is."
         return Problem("method_not_allowed", detail, headers={"Allow": names})

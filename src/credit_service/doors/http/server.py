@@ -13,8 +13,8 @@ import uvicorn
 
 from credit_service.doors.http.addresses import Addresses
 from credit_service.doors.http.call import Application, Receive, Scope, Send
-from credit_service.doors.http.connections import Connections, close_unread
-from credit_service.doors.http.protocol import LimitedProtocol
+from credit_service.doors.http.connections import Connections
+from credit_service.doors.http.protocol import LimitedProtocol, close_unread
 from credit_service.settings import Settings
 from credit_service.storage.engine import StorageError
 

@@ -1,6 +1,6 @@
-"""Traces of requests and postings, sent to a collector of OpenTelemetry (OTLP over HTTP).
+"""Traces of requests and postings, sent to an OpenTelemetry collector (OTLP over HTTP).
 
-Imported only where tracing is turned on, since what it needs is not always installed (`credit-service[tracing]`).
+Imported only if tracing is on, because it needs the extra `credit-service[tracing]`.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _EXPORT_SECONDS = 5
 
 
 class Tracing:
-    """Spans of this service on their way to the collector of the settings. `close` sends what is left."""
+    """Makes spans and sends them to the collector of the settings. `close` sends the rest."""
 
     def __init__(self, settings: Settings) -> None:
         resource = Resource.create({"service.name": settings.service_source, "service.version": __version__})
@@ -58,7 +58,7 @@ class Tracing:
                 if status >= 500:
                     span.set_status(StatusCode.ERROR)
 
-            # What the application does belongs to this span, whatever the caller's was; so does what it logs.
+            # The application and its log lines belong to this span, and not to the span of the caller.
             own = span.get_span_context()
             traceparent = b"00-%032x-%016x-%02x" % (own.trace_id, own.span_id, own.trace_flags)
             headers = [*(pair for pair in scope["headers"] if pair[0] not in _CONTEXT), (_CONTEXT[0], traceparent)]
@@ -70,12 +70,12 @@ class Tracing:
         return traced
 
     def posted(self, outcomes: Sequence[Outcome], seconds: Sequence[float]) -> None:
-        """A span for a batch of postings: from the arrival of its first command (`seconds` ago each) until now."""
+        """Make a span for a batch of postings. `seconds`: how long ago each of its commands arrived."""
         now = time.time_ns()
         begun = now - int(max(seconds, default=0) * 1e9)
         attributes = {"credits.commands": len(outcomes)}
         self._tracer.start_span("posting batch", attributes=attributes, start_time=begun).end(now)
 
     async def close(self) -> None:
-        """Send what was not sent yet; a collector that does not answer is waited for some seconds."""
+        """Send the remaining spans. Waits some seconds for a collector that does not answer."""
         await asyncio.to_thread(self._provider.shutdown)
