@@ -15,8 +15,8 @@ from scripts.examples import example
 
 _SCHEMAS: Final = "#/components/schemas/"
 _DESCRIPTION: Final = """The events that credit-service receives and sends. Each event is a CloudEvent 1.0 in JSON \
-(structured mode). On NATS its subject is its type. Over HTTP, GET /api/v1/credits/events returns sent events in pages \
-or as a stream of server-sent events, and POST /api/v1/credits/events receives events."""
+(structured mode). On NATS its subject is its type. Over HTTP, GET /api/v1/credits/events returns outgoing events in \
+pages or as a stream of server-sent events, and POST /api/v1/credits/events receives incoming events."""
 _HEADERS: Final = {
     "type": "object",
     "properties": {"Nats-Msg-Id": {"type": "string", "description": "The id of the event, on NATS."}},

@@ -1,4 +1,4 @@
-"""Events over JetStream: each counts once and delays no other, whatever is lost on the way."""
+"""Events over JetStream: each event counts once and delays no other event, even after failures."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ ADJUSTMENT = {"adjustment_id": "a", "operation_type": "DECREASE", "credits": 1, 
 
 ONE_OF_EACH: dict[str, tuple[dict[str, Any], int]] = {
     CREATED: ({}, 100),
-    "evt.billing.trial_started": ({"trial_id": "t", "credits": 40}, 0),  # there was one
+    "evt.billing.trial_started": ({"trial_id": "t", "credits": 40}, 0),  # the merchant has had its trial
     PAID: ({"order_id": 2**60, "total": "9.99", "currency": "EUR"}, -1),
     REFUNDED: ({"refund_id": "r", "order_id": str(2**60), "refund_amount": 9.99, "currency": "EUR"}, 1),
     "evt.billing.payment_succeeded": ({"payment_id": 1, "credits": 50}, 50),
@@ -41,19 +41,19 @@ ONE_OF_EACH: dict[str, tuple[dict[str, Any], int]] = {
     ADJUSTED: ({**ADJUSTMENT, "credits": 3}, -3),
     "evt.credits.manual_adjustment": ({**ADJUSTMENT, "adjustment_id": "b", "operation_type": "INCREASE"}, 1),
 }
-"""An event of each type, in an order that makes sense, and by how much it changes the balance."""
+"""One event of each type in a realistic order, and its change of the balance."""
 
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[Nats]:
-    """The NATS of tests that leave it alone."""
+    """A NATS server for tests that do not stop it."""
     with Nats() as server:
         yield server
 
 
 @pytest.fixture
 def peer(broker: Nats) -> Iterator[Peer]:
-    """Somebody else on a NATS without streams."""
+    """Another client of the NATS server, which has no streams yet."""
 
     async def clean(streams: JetStreamContext) -> None:
         for stream in await streams.streams_info():
@@ -120,7 +120,7 @@ async def _keys(running: Running, merchant: str) -> list[str]:
     return [t.key async for books in running.service.engine.books() for t in books.transactions]
 
 
-# ---- what can never be applied
+# ---- events that can never be applied
 
 
 OTHER = new_merchant()
@@ -173,7 +173,7 @@ def test_malformed_event_is_a_dead_letter_and_delays_nothing(
     )
     assert all(subject == f"dlq.credits.{body['subject']}" for subject, body, _ in told)
     assert {id_ for *_, id_ in told} == {f"dlq-{one.id}" for one in letters(running)}
-    wait_until(lambda: all(one.published_at is not None for one in letters(running)), "what NATS acknowledged")
+    wait_until(lambda: all(one.published_at is not None for one in letters(running)), "published dead letters")
     assert sum(count for (_, outcome), count in consumed(running).items() if outcome == "refused") == len(bad)
 
 
@@ -236,7 +236,7 @@ def test_too_large_dead_letter_is_published_without_its_original(
     assert [told["original"] is None for _, told, _ in peer.published(2)] == [True, False]
 
 
-def test_header_of_a_message_is_not_taken_for_a_status(running: Running, peer: Peer) -> None:
+def test_message_with_a_status_header_is_consumed(running: Running, peer: Peer) -> None:
     merchant = new_merchant()
     wait_until(lambda: peer.has(STREAM), "the stream")
     body = event(CREATED, {"merchant_id": merchant})
@@ -247,11 +247,11 @@ def test_header_of_a_message_is_not_taken_for_a_status(running: Running, peer: P
     assert running.balance(merchant) == 100
 
 
-# ---- whatever is lost
+# ---- failures and restarts
 
 
 def failing(running: Running, monkeypatch: pytest.MonkeyPatch, name: str, *errors: Exception | None) -> list[float]:
-    """The next calls of a method of the posting end with these errors, None for none; when it was called."""
+    """Let the next calls of a posting method post, then raise these errors (if not None). Return the call times."""
     original: Any = getattr(running.service.posting, name)
     left, calls = list(errors), []
 
@@ -266,7 +266,7 @@ def failing(running: Running, monkeypatch: pytest.MonkeyPatch, name: str, *error
     return calls
 
 
-def test_unacknowledged_posting_replays(running: Running, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_event_with_unknown_outcome_is_replayed(running: Running, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     failing(running, monkeypatch, "submit_many", OutcomeUnknown("The answer was lost."))
     merchant = new_merchant()
     peer.send((CREATED, event(CREATED, {"merchant_id": merchant})))
@@ -339,7 +339,7 @@ def test_event_that_fails_in_posting_ends_as_a_dead_letter(
     (letter,) = letters(running)
     assert (letter.code, letter.reason) == ("internal", "The service failed: BadRow.")
     assert total(running, "credits_events_redelivered_total") == 4
-    # Those beside it were posted before it was known whose fault it was, and asked for once more.
+    # The service may submit the other 99 events twice, until it knows which event fails. Each of them counts once.
     found = consumed(running)
     assert found.pop((PAID, "refused")) == 1
     assert sum(found.values()) == 99
@@ -397,7 +397,7 @@ def test_consuming_continues_after_a_restart_of_nats(
             peer.send(*orders(merchant, range(round_ * 10, round_ * 10 + 10)))
             getattr(server, end)()
             server.start()
-    # What NATS had delivered and was not told of comes again later, behind what was sent meanwhile, and is known.
+    # NATS redelivers unacknowledged events after newer ones. The ledger knows their keys and posts each event once.
     every = sorted(f"shopify:order:{one}" for one in range(20))
     wait_until(lambda: sorted(running.run(_keys(running, merchant))) == every, "orders")
     assert running.balance(merchant) == -20
@@ -407,7 +407,7 @@ def test_consuming_continues_after_a_restart_of_nats(
 def test_consuming_survives_an_absent_and_a_silent_nats(
     start: Callable[..., Running], new_nats: Callable[..., Nats], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("credit_service.broker._PING_SECONDS", 0.5)  # tests/test_broker.py has its usual patience
+    monkeypatch.setattr("credit_service.broker._PING_SECONDS", 0.5)  # tests/test_broker.py uses the real value
     server = new_nats()
     server.stop()
     running = start(nats_url=server.url)
@@ -415,7 +415,7 @@ def test_consuming_survives_an_absent_and_a_silent_nats(
     assert running.spend(merchant).status_code == 201
     told = running.get("/health/detailed").json()["data"]
     assert (told["status"], told["components"]["nats"]["status"]) == ("degraded", "unavailable")
-    assert running.client.get("/readyz").status_code == 200  # HTTP does not need it
+    assert running.client.get("/readyz").status_code == 200  # HTTP does not need NATS
     server.start()
     with Peer(server.url) as peer:
         peer.send(*orders(merchant, range(5)))
@@ -443,7 +443,7 @@ def test_fetched_messages_are_returned_when_the_service_stops(
     with Running(database_url=url, nats_url=broker.url) as other:
         began = time.monotonic()
         peer.settle()
-        assert time.monotonic() - began < other.service.consumer._ack_wait / 2  # not only when NATS gave us up
+        assert time.monotonic() - began < other.service.consumer._ack_wait / 2  # NATS did not wait for a timeout
         assert other.balance(merchant) == -100
 
 
@@ -461,7 +461,7 @@ def test_deleted_consumer_or_stream_is_created_again(running: Running, peer: Pee
     assert running.balance(merchant) == -3
 
 
-# ---- streams and subjects that are there already
+# ---- existing streams and subjects
 
 
 @only_on("sqlite")
@@ -486,7 +486,7 @@ def test_foreign_streams_are_consumed_and_never_altered(
 
 
 @only_on("sqlite")
-def test_conflict_shows_in_log_and_health_while_the_rest_is_consumed(
+def test_stream_conflict_is_reported_and_other_subjects_are_consumed(
     start: Callable[..., Running], broker: Nats, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("credit_service.doors.jetstream.consumer._CONFLICT_SECONDS", 0.2)
@@ -512,7 +512,7 @@ def test_conflict_shows_in_log_and_health_while_the_rest_is_consumed(
 
     peer.ask(mend)
     peer.send((CREATED, event(CREATED, {"merchant_id": merchant})))
-    wait_until(lambda: running.balance(merchant) == 99, "what is carried now")
+    wait_until(lambda: running.balance(merchant) == 99, "the event on the added subject")
     wait_until(lambda: running.get("/health/detailed").json()["data"]["status"] == "ok", "health")
 
 
@@ -528,7 +528,7 @@ def test_unusable_consumer_is_reported(start: Callable[..., Running], broker: Na
     def reason() -> str:
         return str(running.get("/health/detailed").json()["data"]["components"]["nats"].get("reason"))
 
-    wait_until(lambda: f"The consumer {CONSUMER} of {STREAM} cannot be created: " in reason(), "what is wrong")
+    wait_until(lambda: f"The consumer {CONSUMER} of {STREAM} cannot be created: " in reason(), "the reason in health")
 
 
 @only_on("sqlite")
@@ -569,11 +569,11 @@ def test_replicas_share_partitions_and_keep_order(start: Callable[..., Running],
     found: dict[str, list[str]] = {}
     for running in (one, other):
         for merchant, keys in running.run(_by_merchant(running)).items():
-            assert merchant not in found or merchant == merchants[0]  # whose creation named no merchant in its subject
+            assert merchant not in found or merchant == merchants[0]  # its created event has no merchant in its subject
             found.setdefault(merchant, []).extend(key for key in keys if "order" in key)
         assert any(outcome == "posted" and count > 1 for (_, outcome), count in consumed(running).items())
     assert found == {merchant: [f"shopify:order:{number}" for number in range(40)] for merchant in merchants}
-    assert [letter.subject for letter in letters(one)] == [PAID]  # without a merchant it is in the first partition
+    assert [letter.subject for letter in letters(one)] == [PAID]  # without a merchant, partition 0 takes the event
     for number in range(4):
         peer.settle(f"{STREAM}_4", f"{CONSUMER}-{number}")
 
@@ -585,7 +585,7 @@ async def _by_merchant(running: Running) -> dict[str, list[str]]:
     }
 
 
-# ---- what is set
+# ---- settings
 
 
 @only_on("sqlite")

@@ -35,7 +35,7 @@ def test_L5_a_posted_fact_leaves_one_transaction_of_its_own(policy: Policy, stor
         assert told.pop(step.tell.key, 0) == (0 if nothing else 1)
         assert (outcome.transaction is None) == nothing
         assert outcome.transaction is None or outcome.transaction.key == step.tell.key
-        # Besides it, the posting has only the refunds that waited for it.
+        # All other transactions of the posting are refunds that waited for this fact.
         assert set(told) <= waiting
         assert all(done.amount >= 0 and done.shortfall >= 0 for done in outcome.transactions)
 
@@ -59,7 +59,7 @@ def test_L5_a_spend_posts_everything_or_is_refused(policy: Policy, story: list[S
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40))
 @example(have=0, owe=0, price=1)
 def test_L5_an_uncovered_order_follows_the_policy(have: int, owe: int, price: int) -> None:
-    """The posted amount of each policy, for any available credits, also negative."""
+    """Each policy posts its expected amount, even if the available credits are negative."""
     available = have - owe
     for policy, expected in (
         ("overdraft", price),

@@ -50,7 +50,7 @@ def test_account_created_is_the_first_announcement() -> None:
     ]
 
 
-def test_an_uncovered_first_order_announces_low_and_exhausted_only() -> None:
+def test_first_order_without_credits_announces_low_and_exhausted() -> None:
     assert told(Book(NO_TRIAL).tell(order("1", 5))) == [
         ("account.created", None, 0),
         ("consumed", 1, -5),
@@ -94,7 +94,7 @@ def test_announcement_numbers_continue_across_postings() -> None:
     assert book.account.announced == 7
 
 
-def test_level_announcements_have_their_threshold_status_and_reason() -> None:
+def test_level_announcements_have_a_threshold_or_status_and_reason() -> None:
     book = Book(Policy(trial_credits=10))
     book.tell(opening(), use(10), add(10))
     assert [(said.type, said.detail) for said in book.announcements if said.detail] == [

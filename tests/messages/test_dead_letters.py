@@ -20,7 +20,7 @@ OF_EVENT = Letter(7, "validation_failed", "No.", T0, None, "evt.x", b"\xff{", No
 
 
 def told(event: dict[str, object]) -> OrderRefunded | PaymentRefunded:
-    """The command of an event, as every door reads it."""
+    """Return the command that every door reads from this event."""
     (translated,) = read(event, "someone", None).commands
     assert isinstance(translated.command, OrderRefunded | PaymentRefunded)
     return translated.command
@@ -41,7 +41,7 @@ def _event(type_: str, **data: object) -> dict[str, object]:
     ],
     ids=str,
 )
-def test_the_event_of_a_dead_fact_gives_the_same_fact(event: dict[str, object]):
+def test_event_built_from_a_dead_fact_reads_as_the_same_fact(event: dict[str, object]):
     fact = told(event)
     letter = Letter(7, "order_unknown", "It never came.", T0, fact)
     again = parse(dead_letters.original_of(letter), 32)
@@ -72,13 +72,13 @@ def test_the_first_fault_gives_the_code_of_a_letter():
     assert letter == ("s", b"x", "a", "One.; Two.", T0)
 
 
-def test_a_reason_is_storable_and_has_a_limit():
+def test_reason_is_escaped_and_shortened():
     letter = dead_letters.undeliverable("s", b"x", [("a", "\0\ud800" + "n" * 10_000)], T0)
     assert letter.reason.startswith("\\0\\ud800nnn")
     assert len(letter.reason) == 2_000
 
 
-def test_a_dead_fact_is_found_by_its_events_subject():
+def test_a_dead_fact_is_found_by_the_subject_of_its_event():
     assert dead_letters.about("c", REFUNDED) == LetterQuery("c", REFUNDED, "order_refunded")
     assert dead_letters.about(None, "evt.merchant.created") == LetterQuery(None, "evt.merchant.created", None)
     assert dead_letters.about(None, None, unreplayed=True) == LetterQuery(unreplayed=True)

@@ -24,7 +24,7 @@ _HMAC = "hMTq0K2x7oyOjoBwGYeTj5oxfnaVYXzbanUG9aajpKI="
 
 
 class TakenShape(BaseModel):
-    """The result of a delivery; unless it is an error, Shopify need not send the delivery again."""
+    """The result of a delivery that the service received. Shopify need not send the delivery again."""
 
     outcome: Annotated[
         Literal["posted", "replayed", "parked", "refused", "noted", "ignored"], Field(examples=["posted"])
@@ -38,14 +38,14 @@ def _header(name: str, description: str, example: str, **schema: str) -> dict[st
     return {"name": name, "in": "header", "required": True, "description": description, "schema": described}
 
 
-# The function reads these headers itself: the answer to an unsigned request must not name any other fault.
+# The endpoint checks the signature before these headers: the answer to an unsigned request names no other fault.
 _DELIVERED = {
     "parameters": [
         _header("X-Shopify-Hmac-Sha256", "HMAC-SHA256 of the body, in base64.", _HMAC),
-        _header("X-Shopify-Topic", "How to read the body.", "orders/paid"),
+        _header("X-Shopify-Topic", "The topic. It tells the service how to read the body.", "orders/paid"),
         _header(
             "X-Shopify-Shop-Domain",
-            "The shop, should the body not name it.",
+            "The shop, for a body that does not name it.",
             "example.myshopify.com",
             pattern=patterns.SHOP,
         ),
@@ -54,7 +54,7 @@ _DELIVERED = {
         "required": True,
         "content": {
             "application/json": {
-                "schema": {"type": "object", "description": "What Shopify signed, byte for byte."},
+                "schema": {"type": "object", "description": "The body that Shopify signed, byte for byte."},
                 "examples": {"order_paid": {"summary": "An order was paid", "value": _ORDER}},
             }
         },
@@ -74,7 +74,7 @@ _DELIVERED = {
     is_large=True,
 )
 async def take_shopify_delivery(call: Call, inbox: Inbox, ledger: Ledger, settings: Settings) -> Answer:
-    """Take a delivery that Shopify signed. The answer is 200 once it is posted, kept or put aside."""
+    """Take a delivery that Shopify signed. The service answers 200 after it has posted, kept or put it aside."""
     _check_signature(call, settings)
     topic, shop = _single(call, b"x-shopify-topic"), _single(call, b"x-shopify-shop-domain")
     if topic is None:
@@ -84,16 +84,16 @@ async def take_shopify_delivery(call: Call, inbox: Inbox, ledger: Ledger, settin
 
 
 def _single(call: Call, name: bytes) -> str | None:
-    """The value of a header that came once."""
+    """Return the value of a header that the request has exactly once, else None."""
     sent = call.sent(name)
     return sent[0].decode("latin-1") if len(sent) == 1 else None
 
 
 def _check_signature(call: Call, settings: Settings) -> None:
     if settings.shopify_webhook_secret is None:
-        raise Problem("not_found", "Shopify's webhooks are not taken here: SHOPIFY_WEBHOOK_SECRET is not set.")
+        raise Problem("not_found", "This service takes no Shopify webhooks, because SHOPIFY_WEBHOOK_SECRET is not set.")
     valid = (settings.shopify_webhook_secret, settings.shopify_webhook_secret_previous)
     secrets = [secret.get_secret_value() for secret in valid if secret is not None]
     if not is_signed(call.body, call.sent(_SIGNATURE), secrets):
-        detail = "X-Shopify-Hmac-Sha256 is missing, or was not made of this body with the secret of the settings."
+        detail = "X-Shopify-Hmac-Sha256 is missing, or does not match the body and SHOPIFY_WEBHOOK_SECRET."
         raise Problem("unauthenticated", detail, headers=_CHALLENGE)
