@@ -5,17 +5,128 @@ if another process was faster. So each event becomes one delivery, also after cr
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import takewhile
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import msgspec
+from sqlalchemy import (
+    Insert,
+    Select,
+    Update,
+    case,
+    delete,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
 from credit_service.storage import tables
-from credit_service.storage import webhook_statements as sql
 from credit_service.storage.engine import Engine
 from credit_service.storage.outbox import Position, StoredEvent, events_from, position_of, position_text
-from credit_service.storage.questions import Ask, Find, Read, Row, asking
+from credit_service.storage.questions import Ask, Find, Read, Row, asking, number, value
+
+_endpoints, _deliveries = tables.webhook_endpoints, tables.webhook_deliveries
+_e, _d = _endpoints.c, _deliveries.c
+_PENDING: Final[Any] = literal_column("'pending'")
+
+
+# ---- endpoints. A deleted endpoint exists only for `prune`, which removes what is left of it.
+
+_alive = _e.deleted_at.is_(None)
+_one = (_e.id == value("of"), _alive)
+_told = [column for column in _endpoints.columns if column.name not in ("secrets", "deleted_at")]
+
+INSERT_ENDPOINT: Final = insert(_endpoints)
+ENDPOINTS: Final = select(*_told).where(_alive).order_by(_e.created_at.desc(), _e.id)
+ENDPOINT: Final = select(*_told).where(*_one)
+SECRETS: Final = select(_e.url, _e.secrets).where(*_one)
+ROTATE: Final = update(_endpoints).where(*_one, _e.secrets == value("signed_so_far")).values(secrets=value("signed"))
+DELETE: Final = update(_endpoints).where(*_one).values(deleted_at=value("at"), secrets=value("signed"))
+HURRY: Final = (
+    update(_deliveries)
+    .where(_d.endpoint == value("of"), _d.state == _PENDING, _d.next_at > value("at"))
+    .values(next_at=value("at"))
+)
+MAKE: Final = (
+    update(_endpoints)
+    .where(*_one, _e.position == value("stood"), _e.deliveries == value("had"))
+    .values(position=value("reached"), deliveries=value("have"))
+)
+
+
+@lru_cache(maxsize=64)
+def _change(names: tuple[str, ...]) -> Update:
+    """The statement that changes these fields of an endpoint."""
+    return update(_endpoints).where(*_one).values({name: value(f"new_{name}") for name in names})
+
+
+# ---- deliveries
+
+
+@lru_cache(maxsize=8)
+def _insert_deliveries(count: int) -> Insert:
+    """The statement that inserts so many deliveries; the parameters of each end with its place: number_0, number_1."""
+    names = [column.name for column in _deliveries.columns]
+    return insert(_deliveries).values([{name: value(f"{name}_{place}") for name in names} for place in range(count)])
+
+
+_of = _d.endpoint == value("of")
+_pending = _d.state == _PENDING
+# An operator requested it: a test, or a redelivery.
+_requested = or_(_d.account.is_(None), _d.redelivers.is_not(None))
+_sendable = or_(_e.disabled_at.is_(None), _requested)
+_both = _deliveries.join(_endpoints, _d.endpoint == _e.id)
+
+DELIVERY: Final = select(_deliveries).where(_of, _d.number == value("number"))
+DELIVERIES: Final = (
+    select(_deliveries).where(_of, _d.number < value("before")).order_by(_d.number.desc()).limit(number("limit"))
+)
+DUE: Final = (
+    select(_deliveries)
+    .where(_of, _pending, _d.next_at <= value("at"))
+    .order_by(_d.next_at, _d.number)
+    .limit(number("limit"))
+)
+DUE_REQUESTED: Final = DUE.where(_requested)
+BACKLOGS: Final = (
+    select(_d.endpoint, func.count(), func.min(case((_sendable, _d.next_at))))
+    .select_from(_both)
+    .where(_pending, _alive)
+    .group_by(_d.endpoint)
+)
+NOTED: Final = ("state", "attempts", "next_at", "status", "error", "ended_at")
+NOTE: Final = (
+    update(_deliveries)
+    .where(_of, _d.number == value("which"), _pending, _d.attempts == value("attempts_so_far"))
+    .values({name: value(f"new_{name}") for name in NOTED})
+)
+REPLACE: Final = (
+    update(_deliveries)
+    .where(_of, _d.number == value("which"), _pending)
+    .values(state=literal_column("'failed'"), next_at=None, error=value("why"), ended_at=value("at"))
+)
+
+# ---- pruning
+
+EVERY_ENDPOINT: Final = select(_e.id, _e.deleted_at)
+
+
+def _oldest(*where: Any) -> Select[Any]:
+    columns = (_d.number, _d.created_at)
+    return select(*columns).where(_of, *where).order_by(_d.number).limit(number("limit"))
+
+
+OLDEST: Final = _oldest()
+OLDEST_ENDED: Final = _oldest(_d.state != _PENDING)
+DELETE_OLD: Final = delete(_deliveries).where(_of, _d.number <= value("last"))
+DELETE_OLD_ENDED: Final = DELETE_OLD.where(_d.state != _PENDING)
+DELETE_OLD_ENDPOINT: Final = delete(_endpoints).where(_e.id == value("of"), _e.deleted_at.is_not(None))
+
 
 _AT_ONCE: Final = (64, 8, 1)
 """How many deliveries one statement inserts: few sizes, so that few different statements are prepared."""
@@ -89,26 +200,26 @@ class WebhookEndpoints:
     async def add(self, endpoint: WebhookEndpoint, secret: str) -> None:
         """Keep a new webhook endpoint, and the secret that signs its deliveries."""
         values = {"secrets": _text([(secret, None)]), "deleted_at": None}
-        await self._engine.write([Ask(sql.INSERT_ENDPOINT, _columns(endpoint._asdict()) | values)])
+        await self._engine.write([Ask(INSERT_ENDPOINT, _columns(endpoint._asdict()) | values)])
 
     async def all(self) -> list[WebhookEndpoint]:
         """All webhook endpoints, newest first."""
-        return list(map(_endpoint, await self._engine.read(asking(Ask(sql.ENDPOINTS)))))
+        return list(map(_endpoint, await self._engine.read(asking(Ask(ENDPOINTS)))))
 
     async def get(self, endpoint_id: str) -> WebhookEndpoint | None:
         """One webhook endpoint."""
-        return next(map(_endpoint, await self._engine.read(asking(Ask(sql.ENDPOINT, {"of": endpoint_id})))), None)
+        return next(map(_endpoint, await self._engine.read(asking(Ask(ENDPOINT, {"of": endpoint_id})))), None)
 
     async def change(self, endpoint_id: str, **changed: Any) -> bool:
         """Change fields of an endpoint. False if there is none with this id."""
         values = {f"new_{name}": value for name, value in _columns(changed).items()}
-        return await self._engine.write([Ask(sql.change(tuple(sorted(changed))), {"of": endpoint_id, **values})]) == 1
+        return await self._engine.write([Ask(_change(tuple(sorted(changed))), {"of": endpoint_id, **values})]) == 1
 
     async def enable(self, endpoint_id: str, now: int) -> bool:
         """Enable a disabled endpoint; its pending deliveries are due at once. False if there is none with this id."""
         nothing = dict.fromkeys(("new_disabled_at", "new_disabled_reason", "new_failing_since"))
-        enable = sql.change(("disabled_at", "disabled_reason", "failing_since"))
-        asks = [Ask(enable, {"of": endpoint_id, **nothing}), Ask(sql.HURRY, {"of": endpoint_id, "at": now})]
+        enable = _change(("disabled_at", "disabled_reason", "failing_since"))
+        asks = [Ask(enable, {"of": endpoint_id, **nothing}), Ask(HURRY, {"of": endpoint_id, "at": now})]
         return await self._engine.write(asks, guarded=True) > 0
 
     async def rotate(self, endpoint_id: str, secret: str, now: int, until: int, most: int) -> bool:
@@ -116,22 +227,19 @@ class WebhookEndpoints:
 
         `until`: the end of use of the current secret. False if there is no endpoint with this id.
         """
-
-        def read() -> Read[str | None]:
-            return next((text for _, text in (yield Ask(sql.SECRETS, {"of": endpoint_id}))), None)
-
-        while (so_far := await self._engine.read(read)) is not None:
+        while found := await self._engine.read(asking(Ask(SECRETS, {"of": endpoint_id}))):
+            ((_, so_far),) = found
             (newest, _), *older = _signed(so_far)
             kept = [(newest, until), *[one for one in older if _is_in_use(one[1], now)]]
             text = _text([(secret, None), *kept][:most])
             values = {"of": endpoint_id, "signed_so_far": so_far, "signed": text}
-            if await self._engine.write([Ask(sql.ROTATE, values)]):
+            if await self._engine.write([Ask(ROTATE, values)]):
                 return True
         return False
 
     async def delete(self, endpoint_id: str, now: int) -> bool:
         """Send nothing more to an endpoint, and delete its secrets; `prune` removes the rest. False if it is gone."""
-        return await self._engine.write([Ask(sql.DELETE, {"of": endpoint_id, "at": now, "signed": "[]"})]) == 1
+        return await self._engine.write([Ask(DELETE, {"of": endpoint_id, "at": now, "signed": "[]"})]) == 1
 
     async def add_deliveries(
         self, endpoint: WebhookEndpoint, made: Sequence[WebhookDelivery], position: Position | None = None
@@ -144,22 +252,22 @@ class WebhookEndpoints:
         reached = endpoint.position if position is None else position
         so_far = {"of": endpoint.id, "stood": position_text(endpoint.position), "had": endpoint.deliveries}
         counted = {"reached": position_text(reached), "have": endpoint.deliveries + len(made)}
-        asks = [Ask(sql.MAKE, so_far | counted), *_inserts(made)]
+        asks = [Ask(MAKE, so_far | counted), *_inserts(made)]
         for one in made:
             if one.redelivers is not None:
                 values = {"which": one.redelivers, "why": f"It is sent again as {one.number}.", "at": one.created_at}
-                asks.append(Ask(sql.REPLACE, {"of": endpoint.id, **values}))
+                asks.append(Ask(REPLACE, {"of": endpoint.id, **values}))
         return await self._engine.write(asks, guarded=True) > 0
 
     async def deliveries(self, endpoint_id: str, before: int | None, limit: int) -> list[WebhookDelivery]:
         """Deliveries of an endpoint, newest first, from the one before a number."""
         values = {"of": endpoint_id, "before": 2**63 - 1 if before is None else before, "limit": limit}
-        return list(map(_delivery, await self._engine.read(asking(Ask(sql.DELIVERIES, values)))))
+        return list(map(_delivery, await self._engine.read(asking(Ask(DELIVERIES, values)))))
 
     async def delivery(self, endpoint_id: str, number: int) -> WebhookDelivery | None:
         """One delivery."""
         return next(
-            map(_delivery, await self._engine.read(asking(Ask(sql.DELIVERY, {"of": endpoint_id, "number": number})))),
+            map(_delivery, await self._engine.read(asking(Ask(DELIVERY, {"of": endpoint_id, "number": number})))),
             None,
         )
 
@@ -170,10 +278,10 @@ class WebhookEndpoints:
 
         `requested`: only those that an operator requested (tests and redeliveries).
         """
-        statement = sql.DUE_REQUESTED if requested else sql.DUE
+        statement = DUE_REQUESTED if requested else DUE
 
         def read() -> Read[DueDeliveries | None]:
-            signing = yield Ask(sql.SECRETS, {"of": endpoint_id})
+            signing = yield Ask(SECRETS, {"of": endpoint_id})
             if not signing:
                 return None
             ((url, secrets),) = signing
@@ -188,11 +296,11 @@ class WebhookEndpoints:
 
     async def note_attempts(self, noted: Sequence[WebhookDelivery]) -> None:
         """Note one more attempt of each, unless another process noted that attempt already."""
-        await self._engine.write([Ask(sql.NOTE, _noted(one)) for one in noted])
+        await self._engine.write([Ask(NOTE, _noted(one)) for one in noted])
 
     async def backlogs(self) -> dict[str, Backlog]:
         """The backlogs of endpoints with pending deliveries; of a disabled one, only requested ones can be sent."""
-        found = await self._engine.read(asking(Ask(sql.BACKLOGS)))
+        found = await self._engine.read(asking(Ask(BACKLOGS)))
         return {endpoint: Backlog(*counted) for endpoint, *counted in found}
 
     async def prune(self, before: int, limit: int) -> bool:
@@ -201,22 +309,18 @@ class WebhookEndpoints:
         Also deleted endpoints with all their deliveries. Returns whether there may be more.
         """
         found = [
-            (of, deleted_at is not None) for of, deleted_at in await self._engine.read(asking(Ask(sql.EVERY_ENDPOINT)))
+            (of, deleted_at is not None) for of, deleted_at in await self._engine.read(asking(Ask(EVERY_ENDPOINT)))
         ]
         return any([await self._prune(of, None if deleted else before, limit) for of, deleted in found])
 
     async def _prune(self, endpoint_id: str, before: int | None, limit: int) -> bool:
         """Delete some old deliveries of an endpoint; without `before` all of them, and then the endpoint itself."""
-        oldest, forget = (sql.OLDEST, sql.FORGET) if before is None else (sql.OLDEST_ENDED, sql.FORGET_ENDED)
-
-        def read() -> Read[list[int]]:
-            found = yield Ask(oldest, {"of": endpoint_id, "limit": limit})
-            return [number for number, _ in takewhile(lambda row: before is None or row[1] < before, found)]
-
-        numbers = await self._engine.read(read)
-        asks = [Ask(forget, {"of": endpoint_id, "last": numbers[-1]})] if numbers else []
+        oldest, delete_old = (OLDEST, DELETE_OLD) if before is None else (OLDEST_ENDED, DELETE_OLD_ENDED)
+        found = await self._engine.read(asking(Ask(oldest, {"of": endpoint_id, "limit": limit})))
+        numbers = [number for number, _ in takewhile(lambda row: before is None or row[1] < before, found)]
+        asks = [Ask(delete_old, {"of": endpoint_id, "last": numbers[-1]})] if numbers else []
         if before is None and len(numbers) < limit:
-            asks.append(Ask(sql.FORGET_ENDPOINT, {"of": endpoint_id}))
+            asks.append(Ask(DELETE_OLD_ENDPOINT, {"of": endpoint_id}))
         if asks:
             await self._engine.write(asks)
         return len(numbers) == limit
@@ -260,10 +364,10 @@ def _inserts(made: Sequence[WebhookDelivery]) -> Iterator[Ask]:
         count = next(size for size in _AT_ONCE if size <= len(made) - start)
         some = made[start : start + count]
         values = {f"{name}_{place}": value for place, one in enumerate(some) for name, value in one._asdict().items()}
-        yield Ask(sql.insert_deliveries(count), values)
+        yield Ask(_insert_deliveries(count), values)
         start += count
 
 
 def _noted(one: WebhookDelivery) -> dict[str, Any]:
-    changed = {f"new_{name}": getattr(one, name) for name in sql.NOTED}
+    changed = {f"new_{name}": getattr(one, name) for name in NOTED}
     return {"of": one.endpoint, "which": one.number, "attempts_so_far": one.attempts - 1, **changed}
