@@ -1,11 +1,11 @@
 """uvicorn's HTTP protocol, with limits on everything that is not a body: connections, headers, trailers, chunk sizes.
 
-uvicorn has no such limits. It also reads on while answers are owed, keeps trailers as if they were headers, keeps a
-connection whose request was answered before it had arrived, drops the body of a request that offers another protocol,
-and answers broken framing in plain text, if need be in the middle of another answer. The shell does the rest.
+uvicorn has no such limits. This class also mends five things: uvicorn reads on while answers are owed, takes trailers
+as headers, keeps a connection whose request was answered before it had arrived, drops the body of a request that offers
+another protocol, and answers invalid HTTP in plain text, even in the middle of another answer.
 
-This module relies on how `HttpToolsProtocol` works inside: its attributes, the order in which httptools calls it, and
-when it pauses reading. So pyproject.toml pins both libraries to the versions it was read for.
+The class relies on the inside of `HttpToolsProtocol`: its attributes, the order in which httptools calls it, and when
+it pauses reading. So pyproject.toml pins both libraries to the versions that were read.
 """
 
 import asyncio
