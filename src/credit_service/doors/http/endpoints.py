@@ -12,6 +12,7 @@ import inspect
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import fields
+from types import ModuleType
 from typing import Any, NamedTuple, get_args
 from urllib.parse import parse_qsl
 
@@ -215,6 +216,11 @@ def endpoint(
         )
 
     return declared
+
+
+def declared_in(*modules: ModuleType) -> list[Endpoint]:
+    """The endpoints that modules declare, in their order."""
+    return [one for module in modules for one in vars(module).values() if isinstance(one, Endpoint)]
 
 
 def read_json(call: Call, media_types: Sequence[str]) -> Any:

@@ -5,32 +5,31 @@ from typing import Annotated
 from fastapi import Query
 from pydantic import BaseModel
 
+from credit_service.doors.http import api
 from credit_service.doors.http.accounts.shared import ACCOUNT, MISSING, Left, MerchantId
-from credit_service.doors.http.answers import Instant, MerchantText, answer, one
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import endpoint
-from credit_service.doors.http.ledger import Ledger
 from credit_service.messages.fields import Time, format_time, parse_time
 
 
 class BalanceShape(BaseModel):
     """The credits of an account: available = balance - held - pending."""
 
-    merchant_id: MerchantText
+    merchant_id: api.MerchantText
     balance: Left
     held: int
     pending: int
     available: Left
-    as_of: Instant
+    as_of: api.Instant
 
 
-@endpoint("GET", ACCOUNT + "/balance", scope="read", tag="accounts", answers=one(BalanceShape), problems=MISSING)
+@api.endpoint(
+    "GET", ACCOUNT + "/balance", scope="read", tag="accounts", answers=api.one(BalanceShape), problems=MISSING
+)
 async def get_balance(
     merchant_id: MerchantId,
-    call: Call,
-    ledger: Ledger,
+    call: api.Call,
+    ledger: api.Ledger,
     at: Annotated[Time | None, Query(description="At this instant (RFC 3339), past or future.")] = None,
-) -> Answer:
+) -> api.Answer:
     """Read a balance. With `at`: as it was at a past instant, or as it will be if nothing is posted."""
     now = await ledger.now()
     instant = now if at is None else parse_time(at)
@@ -49,4 +48,4 @@ async def get_balance(
         "available": balance - held - pending,
         "as_of": format_time(instant),
     }
-    return answer(call, now, shape)
+    return api.answer(call, now, shape)

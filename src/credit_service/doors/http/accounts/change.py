@@ -4,13 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict
 
+from credit_service.doors.http import api
 from credit_service.doors.http.accounts.shared import ACCOUNT, MISSING, AccountShape, MerchantId, answer_account
-from credit_service.doors.http.answers import one
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import changes, endpoint
-from credit_service.doors.http.ledger import Ledger
-from credit_service.doors.http.openapi import QUEUED, examples
-from credit_service.doors.http.problems import of_refusal
 from credit_service.ledger.commands import ChangeTerms
 from credit_service.ledger.refusals import Refused
 from credit_service.messages.fields import Body, Credits, uuid
@@ -27,22 +22,24 @@ class TermsBody(Body):
     overdraft_limit: Credits | None = None
 
 
-_TERMS = examples(
+_TERMS = api.examples(
     warn_sooner={"low_threshold": 50},
     no_debt={"when_insufficient": "reject"},
     some_debt={"when_insufficient": "overdraft", "overdraft_limit": 500},
 )
 
 
-@endpoint("PATCH", ACCOUNT, scope="admin", tag="accounts", answers=one(AccountShape), problems=(*MISSING, *QUEUED))
+@api.endpoint(
+    "PATCH", ACCOUNT, scope="admin", tag="accounts", answers=api.one(AccountShape), problems=(*MISSING, *api.QUEUED)
+)
 async def change_terms(
-    merchant_id: MerchantId, body: Annotated[TermsBody, _TERMS], call: Call, posting: Posting, ledger: Ledger
-) -> Answer:
+    merchant_id: MerchantId, body: Annotated[TermsBody, _TERMS], call: api.Call, posting: Posting, ledger: api.Ledger
+) -> api.Answer:
     """Change an account's own low threshold, policy for orders that it cannot cover, and overdraft limit."""
     command = ChangeTerms(
-        merchant_id=uuid(merchant_id), key="", actor=call.actor, correlation_id=call.correlation_id, **changes(body)
+        merchant_id=uuid(merchant_id), key="", actor=call.actor, correlation_id=call.correlation_id, **api.changes(body)
     )
     outcome = await posting.submit(command)
     if isinstance(outcome, Refused):
-        raise of_refusal(outcome)
+        raise api.of_refusal(outcome)
     return await answer_account(ledger, call, merchant_id)

@@ -4,11 +4,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
+from credit_service.doors.http import api
 from credit_service.doors.http.accounts.shared import ACCOUNT, MISSING, MerchantId
-from credit_service.doors.http.answers import MerchantText, answer, one
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import endpoint
-from credit_service.doors.http.ledger import Ledger
 from credit_service.erasure import Erasure
 from credit_service.messages.fields import uuid
 
@@ -18,17 +15,17 @@ Found = Annotated[int, Field(ge=0, examples=[1])]
 class ErasedShape(BaseModel):
     """How much personal data an erasure found and erased, by the place that kept it."""
 
-    merchant_id: MerchantText
+    merchant_id: api.MerchantText
     transactions: Found
     parked: Found
     dead_letters: Found
     deliveries: Found
 
 
-@endpoint("POST", ACCOUNT + "/erase", scope="admin", tag="accounts", answers=one(ErasedShape), problems=MISSING)
-async def erase_merchant(merchant_id: MerchantId, call: Call, ledger: Ledger, erasure: Erasure) -> Answer:
+@api.endpoint("POST", ACCOUNT + "/erase", scope="admin", tag="accounts", answers=api.one(ErasedShape), problems=MISSING)
+async def erase_merchant(merchant_id: MerchantId, call: api.Call, ledger: api.Ledger, erasure: Erasure) -> api.Answer:
     """Erase a merchant's personal data for good; balances, hashes and idempotency keys stay. Again finds nothing."""
     now = await ledger.now()
     await ledger.load(merchant_id, now)
     erased = await erasure.erase(uuid(merchant_id))
-    return answer(call, now, {"merchant_id": merchant_id.lower(), **erased._asdict()})
+    return api.answer(call, now, {"merchant_id": merchant_id.lower(), **erased._asdict()})

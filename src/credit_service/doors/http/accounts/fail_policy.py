@@ -4,12 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from credit_service.doors.http import api
 from credit_service.doors.http.accounts.shared import ACCOUNT, MISSING, MerchantId
-from credit_service.doors.http.answers import MerchantText, answer, one
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import endpoint
-from credit_service.doors.http.ledger import Ledger
-from credit_service.doors.http.openapi import examples
 from credit_service.gate.status import FailPolicy, Gate
 from credit_service.messages.fields import Body, uuid
 from credit_service.settings import Settings
@@ -29,57 +25,57 @@ class FailBody(Body):
 class FailShape(BaseModel):
     """The fail policy of an account. `own`: it is the account's own, not the default."""
 
-    merchant_id: MerchantText
+    merchant_id: api.MerchantText
     fail: Fail
     own: bool
 
 
-_answers = one(FailShape, "FailPolicy")
-_POLICY = examples(keep_running={"fail": "open"}, stop={"fail": "closed"})
+_answers = api.one(FailShape, "FailPolicy")
+_POLICY = api.examples(keep_running={"fail": "open"}, stop={"fail": "closed"})
 
 
-@endpoint("GET", PATH, scope="admin", tag=TAG, answers=_answers, problems=MISSING)
+@api.endpoint("GET", PATH, scope="admin", tag=TAG, answers=_answers, problems=MISSING)
 async def get_fail_policy(
-    merchant_id: MerchantId, call: Call, ledger: Ledger, fail_policies: FailPolicies, settings: Settings
-) -> Answer:
+    merchant_id: MerchantId, call: api.Call, ledger: api.Ledger, fail_policies: FailPolicies, settings: Settings
+) -> api.Answer:
     """Read an account's fail policy: its plugin status while it is unknown."""
     now = await ledger.now()
     await ledger.load(merchant_id, now)
     own = (await fail_policies.all()).get(uuid(merchant_id))
     shape = {"merchant_id": merchant_id.lower(), "fail": own or settings.gate_fail, "own": own is not None}
-    return answer(call, now, shape)
+    return api.answer(call, now, shape)
 
 
-@endpoint("PUT", PATH, scope="admin", tag=TAG, answers=_answers, problems=MISSING)
+@api.endpoint("PUT", PATH, scope="admin", tag=TAG, answers=_answers, problems=MISSING)
 async def set_fail_policy(
     merchant_id: MerchantId,
     body: Annotated[FailBody, _POLICY],
-    call: Call,
-    ledger: Ledger,
+    call: api.Call,
+    ledger: api.Ledger,
     fail_policies: FailPolicies,
     gate: Gate,
-) -> Answer:
+) -> api.Answer:
     """Give an account a fail policy of its own. It is in force everywhere within 10 seconds."""
     now = await _set(merchant_id, body.fail, ledger, fail_policies, gate)
-    return answer(call, now, {"merchant_id": merchant_id.lower(), "fail": body.fail, "own": True})
+    return api.answer(call, now, {"merchant_id": merchant_id.lower(), "fail": body.fail, "own": True})
 
 
-@endpoint("DELETE", PATH, scope="admin", tag=TAG, answers=_answers, problems=MISSING)
+@api.endpoint("DELETE", PATH, scope="admin", tag=TAG, answers=_answers, problems=MISSING)
 async def drop_fail_policy(
     merchant_id: MerchantId,
-    call: Call,
-    ledger: Ledger,
+    call: api.Call,
+    ledger: api.Ledger,
     fail_policies: FailPolicies,
     gate: Gate,
     settings: Settings,
-) -> Answer:
+) -> api.Answer:
     """Put an account back to the default fail policy."""
     now = await _set(merchant_id, None, ledger, fail_policies, gate)
-    return answer(call, now, {"merchant_id": merchant_id.lower(), "fail": settings.gate_fail, "own": False})
+    return api.answer(call, now, {"merchant_id": merchant_id.lower(), "fail": settings.gate_fail, "own": False})
 
 
 async def _set(
-    merchant_id: str, fail: FailPolicy | None, ledger: Ledger, fail_policies: FailPolicies, gate: Gate
+    merchant_id: str, fail: FailPolicy | None, ledger: api.Ledger, fail_policies: FailPolicies, gate: Gate
 ) -> int:
     """Set the fail policy of an account; returns the time."""
     now = await ledger.now()

@@ -5,30 +5,29 @@ from uuid import UUID
 
 from pydantic import Field
 
+from credit_service.doors.http import api
 from credit_service.doors.http.accounts.shared import ACCOUNTS, AccountShape, account_shape
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import endpoint
-from credit_service.doors.http.ledger import Ledger
-from credit_service.doors.http.pages import WHOLE, Cursor, Limit, Pager, Place, page_of
 from credit_service.ledger.account import MAX_CREDITS, Status
 from credit_service.storage.accounts import AccountQuery
 
-Balance = Annotated[int, Field(ge=-MAX_CREDITS, le=MAX_CREDITS), WHOLE]
+Balance = Annotated[int, Field(ge=-MAX_CREDITS, le=MAX_CREDITS), api.WHOLE]
 _BITS = 44  # of each of the three numbers in the place of a merchant
 
 
-@endpoint("GET", ACCOUNTS, scope="read", tag="accounts", answers=page_of(AccountShape), problems=("cursor_invalid",))
+@api.endpoint(
+    "GET", ACCOUNTS, scope="read", tag="accounts", answers=api.page_of(AccountShape), problems=("cursor_invalid",)
+)
 async def list_accounts(
-    call: Call,
-    ledger: Ledger,
+    call: api.Call,
+    ledger: api.Ledger,
     status: Status | None = None,
     min_balance: Balance | None = None,
     max_balance: Balance | None = None,
-    limit: Limit = None,
-    cursor: Cursor = None,
-) -> Answer:
+    limit: api.Limit = None,
+    cursor: api.Cursor = None,
+) -> api.Answer:
     """List accounts by merchant_id."""
-    pager = Pager(call, limit, list="accounts", status=status, min=min_balance, max=max_balance)
+    pager = api.Pager(call, limit, list="accounts", status=status, min=min_balance, max=max_balance)
     place = pager.place(cursor, 3)
     after = None if place is None else _merchant(place)
     now = await ledger.now()
@@ -52,11 +51,11 @@ def _matches(shape: dict[str, Any], query: AccountQuery) -> bool:
     )
 
 
-def _place(shape: dict[str, Any]) -> Place:
+def _place(shape: dict[str, Any]) -> api.Place:
     merchant = UUID(shape["merchant_id"]).int
     return tuple([merchant >> shift & (1 << _BITS) - 1 for shift in (2 * _BITS, _BITS, 0)])
 
 
-def _merchant(place: Place) -> UUID | None:
+def _merchant(place: api.Place) -> UUID | None:
     high, middle, low = place
     return UUID(int=(high << 2 * _BITS | middle << _BITS | low) & (1 << 128) - 1)

@@ -5,12 +5,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
+from credit_service.doors.http import api
 from credit_service.doors.http.accounts.shared import ACCOUNT, MISSING, MerchantId
-from credit_service.doors.http.answers import Instant, MerchantText, answer, one
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import endpoint
-from credit_service.doors.http.ledger import Ledger
-from credit_service.doors.http.pages import Since, Until
 from credit_service.ledger.account import Account, TypeTotal
 from credit_service.messages.fields import format_time, parse_time
 from credit_service.storage.transactions import TransactionQuery
@@ -27,11 +23,11 @@ class TypeTotalShape(BaseModel):
 class StatsShape(BaseModel):
     """Sums of credits, and the number of transactions."""
 
-    merchant_id: MerchantText
+    merchant_id: api.MerchantText
     total_increases: Annotated[int, Field(examples=[100])]
     total_decreases: Annotated[int, Field(examples=[25])]
     transaction_count: Annotated[int, Field(examples=[2])]
-    last_transaction_at: Instant | None
+    last_transaction_at: api.Instant | None
     by_type: Annotated[
         dict[str, TypeTotalShape],
         Field(
@@ -45,10 +41,14 @@ class StatsShape(BaseModel):
     ]
 
 
-@endpoint("GET", ACCOUNT + "/stats", scope="read", tag="accounts", answers=one(StatsShape), problems=MISSING)
+@api.endpoint("GET", ACCOUNT + "/stats", scope="read", tag="accounts", answers=api.one(StatsShape), problems=MISSING)
 async def get_stats(
-    merchant_id: MerchantId, call: Call, ledger: Ledger, start_date: Since = None, end_date: Until = None
-) -> Answer:
+    merchant_id: MerchantId,
+    call: api.Call,
+    ledger: api.Ledger,
+    start_date: api.Since = None,
+    end_date: api.Until = None,
+) -> api.Answer:
     """Read the sums of credits by direction and transaction type, of the whole history or of a period."""
     now = await ledger.now()
     loaded = await ledger.load(merchant_id, now)
@@ -68,11 +68,11 @@ async def get_stats(
             for type_, (count, added, taken) in sorted(by_type.items())
         },
     }
-    return answer(call, now, shape)
+    return api.answer(call, now, shape)
 
 
 async def _period(
-    ledger: Ledger, stored: Account, standing: Account, now: int, start_date: str | None, end_date: str | None
+    ledger: api.Ledger, stored: Account, standing: Account, now: int, start_date: str | None, end_date: str | None
 ) -> tuple[Mapping[str, TypeTotal], int | None]:
     """The sums of a period. Expiries that no posting has settled yet count as if one settled them now (L7)."""
     start_at = None if start_date is None else parse_time(start_date)

@@ -5,10 +5,9 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, Field
 
-from credit_service.doors.http.answers import Instant, Unset
-from credit_service.doors.http.endpoints import PREFIX
+from credit_service.doors.http import api
 
-KEYS: Final = PREFIX + "/api-keys"
+KEYS: Final = api.PREFIX + "/api-keys"
 TAG: Final = "api keys"
 KEY_ID: Final = "vzphnrglpgkp"
 """The id of the key of every example."""
@@ -22,7 +21,7 @@ class KeyShape(BaseModel):
     id: Annotated[str, Field(pattern=f"^{ID.pattern}$", examples=[KEY_ID])]
     name: Annotated[str, Field(examples=["billing"])]
     scope: Annotated[Scope, Field(examples=["write"])]
-    created_at: Instant
-    expires_at: Annotated[Instant | None, Unset]
-    revoked_at: Annotated[Instant | None, Unset]
-    last_used_at: Annotated[Instant | None, Unset]
+    created_at: api.Instant
+    expires_at: Annotated[api.Instant | None, api.Unset]
+    revoked_at: Annotated[api.Instant | None, api.Unset]
+    last_used_at: Annotated[api.Instant | None, api.Unset]

@@ -1,6 +1,6 @@
 """The endpoints of events: those that come in, and the announcements that go out."""
 
-from credit_service.doors.http.events.list import list_events
-from credit_service.doors.http.events.post import post_events
+from credit_service.doors.http.endpoints import declared_in
+from credit_service.doors.http.events import list, post
 
-ENDPOINTS = (post_events, list_events)
+ENDPOINTS = declared_in(post, list)

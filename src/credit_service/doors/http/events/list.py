@@ -6,16 +6,10 @@ from uuid import UUID
 from fastapi import Header, Query
 from pydantic import BaseModel, Field
 
-from credit_service.doors.http.answers import MERCHANT, Instant, MerchantText, RequestId
-from credit_service.doors.http.call import Call, Result
-from credit_service.doors.http.endpoints import endpoint
+from credit_service.doors.http import api
 from credit_service.doors.http.events.post import EVENTS
 from credit_service.doors.http.events.stream import STREAM, Start, event_stream
 from credit_service.doors.http.keys import Keyring
-from credit_service.doors.http.ledger import Ledger
-from credit_service.doors.http.pages import WHOLE, Cursor, Limit, Pager, Place, cursor_of, page_of
-from credit_service.doors.http.parts import Follow
-from credit_service.doors.http.problems import of_faults
 from credit_service.ledger.account import MAX_CREDITS
 from credit_service.messages import patterns
 from credit_service.messages.catalogue import OUT
@@ -33,19 +27,19 @@ class EventShape(BaseModel):
     id: Annotated[str, Field(examples=["a7800de5-8bd6-8a69-9300-000000000004"], json_schema_extra={"format": "uuid"})]
     source: Annotated[str, Field(examples=["credit-service"])]
     type: Annotated[str, Field(json_schema_extra={"enum": [kind.name for kind in OUT]}, examples=[OUT[2].name])]
-    subject: MerchantText
-    time: Instant
+    subject: api.MerchantText
+    time: api.Instant
     sequence: Annotated[str, Field(pattern="^[1-9][0-9]*$", examples=["4"])]
-    correlationid: RequestId | None = None
+    correlationid: api.RequestId | None = None
     datacontenttype: Literal["application/json"]
-    data: Annotated[dict[str, Any], Field(examples=[{"merchant_id": MERCHANT, "amount": 25, "available": 75}])]
+    data: Annotated[dict[str, Any], Field(examples=[{"merchant_id": api.MERCHANT, "amount": 25, "available": 75}])]
 
 
 MerchantFilter = Annotated[
-    str | None, Query(pattern=patterns.UUID, description="Of this merchant alone.", examples=[MERCHANT])
+    str | None, Query(pattern=patterns.UUID, description="Of this merchant alone.", examples=[api.MERCHANT])
 ]
 After = Annotated[
-    Annotated[int, Field(ge=0, le=MAX_CREDITS), WHOLE] | None,
+    Annotated[int, Field(ge=0, le=MAX_CREDITS), api.WHOLE] | None,
     Query(description="With merchant_id: from the event after this `sequence` on."),
 ]
 FromNow = Annotated[
@@ -65,32 +59,32 @@ _STREAMED = {
 }
 
 
-@endpoint(
+@api.endpoint(
     "GET",
     EVENTS,
     scope="read",
     tag="events",
-    answers=page_of(EventShape),
+    answers=api.page_of(EventShape),
     responses={200: {"content": {STREAM: _STREAMED}}},
     problems=("account_not_found", "cursor_invalid"),
 )
 async def list_events(
-    call: Call,
-    ledger: Ledger,
+    call: api.Call,
+    ledger: api.Ledger,
     outbox: Outbox,
     settings: Settings,
-    follow: Follow,
+    follow: api.Follow,
     keyring: Keyring,
     merchant_id: MerchantFilter = None,
     after: After = None,
     start: FromNow = None,
-    cursor: Cursor = None,
-    limit: Limit = None,
+    cursor: api.Cursor = None,
+    limit: api.Limit = None,
     last_event_id: LastEventId = None,
-) -> Result:
+) -> api.Result:
     """List events, oldest first, or follow them, with `Accept: text/event-stream`. Each page has a `next_cursor`."""
     merchant = None if merchant_id is None else uuid(merchant_id)
-    pager = Pager(call, limit, **_bound(merchant))
+    pager = api.Pager(call, limit, **_bound(merchant))
     _check_start(merchant, after, start, cursor)
     is_streamed = _asks_for_stream(call)
     # A browser that comes back repeats the query, too.
@@ -125,16 +119,16 @@ async def list_events(
     )
 
 
-def cursor_at(merchant_id: UUID | None, place: Place) -> str:
+def cursor_at(merchant_id: UUID | None, place: api.Place) -> str:
     """The cursor of a place in the events of a merchant, or of all."""
-    return cursor_of(place, **_bound(merchant_id))
+    return api.cursor_of(place, **_bound(merchant_id))
 
 
 def _bound(merchant_id: UUID | None) -> dict[str, Any]:
     return {"list": "events", "merchant": merchant_id}
 
 
-def _asks_for_stream(call: Call) -> bool:
+def _asks_for_stream(call: api.Call) -> bool:
     """Whether the caller asks for a stream, and not for JSON. HEAD never does: its answer ends."""
     accepted = [part.partition(b";")[0].strip().lower() for part in call.headers.get(b"accept", b"").split(b",")]
     return STREAM.encode() in accepted and b"application/json" not in accepted and not call.is_head
@@ -146,12 +140,14 @@ def _check_start(merchant: UUID | None, after: int | None, start: str | None, cu
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
         message = "after, start and cursor each say where to begin: give one of them."
-        raise of_faults([Fault(f"/query/{name}", "not_allowed", message) for name in names])
+        raise api.of_faults([Fault(f"/query/{name}", "not_allowed", message) for name in names])
     if after is not None and merchant is None:
-        raise of_faults([Fault("/query/after", "not_allowed", "A sequence is an account's: give merchant_id, too.")])
+        raise api.of_faults(
+            [Fault("/query/after", "not_allowed", "A sequence is an account's: give merchant_id, too.")]
+        )
 
 
-def _end(account: int | None, begin: Place, shown: list[StoredEvent]) -> Place:
+def _end(account: int | None, begin: api.Place, shown: list[StoredEvent]) -> api.Place:
     """The place after these events."""
     if account is not None:
         return (shown[-1].announcement.number,) if shown else begin

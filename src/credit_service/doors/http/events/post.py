@@ -6,12 +6,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
-from credit_service.doors.http.answers import MERCHANT, ProblemShape, Unset, answer, one
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import PREFIX, endpoint, read_json
-from credit_service.doors.http.ledger import Ledger
-from credit_service.doors.http.openapi import QUEUED
-from credit_service.doors.http.problems import Problem, of_faults, of_refusal
+from credit_service.doors.http import api
 from credit_service.doors.http.transactions.shared import TransactionShape
 from credit_service.ledger.decide import Outcome, Replayed, Waiting
 from credit_service.ledger.draft import Posted
@@ -33,7 +28,7 @@ from credit_service.messages.inbound import CATALOGUE, Translated
 from credit_service.observability import Metrics
 from credit_service.posting import Posting
 
-EVENTS: Final = PREFIX + "/credits/events"
+EVENTS: Final = api.PREFIX + "/credits/events"
 _MEDIA_TYPES = ("application/json", MEDIA_TYPE, BATCH_MEDIA_TYPE)
 
 
@@ -43,8 +38,8 @@ class EventResult(BaseModel):
     event_id: Annotated[str | None, Field(examples=["e-1"])]
     outcome: Literal["posted", "replayed", "parked", "refused"]
     transactions: list[TransactionShape]
-    order_id: Annotated[str | None, Unset] = None
-    error: Annotated[ProblemShape | None, Unset] = None
+    order_id: Annotated[str | None, api.Unset] = None
+    error: Annotated[api.ProblemShape | None, api.Unset] = None
 
 
 class EventResultsShape(BaseModel):
@@ -65,7 +60,7 @@ class OlderEvent(BaseModel):
 
 
 def _event(id_: str, type_: str, **data: Any) -> dict[str, Any]:
-    data = {"merchant_id": MERCHANT, **data}
+    data = {"merchant_id": api.MERCHANT, **data}
     return {"specversion": "1.0", "id": id_, "source": "shop", "type": type_, "data": data}
 
 
@@ -84,7 +79,7 @@ _OLDER = {
     "event_id": "e-4",
     "timestamp": "2026-11-22T10:45:00Z",
     "correlation_id": "checkout-77",
-    "payload": {"merchant_id": MERCHANT, "order_id": 1003, "total": "20.00", "currency": "GBP"},
+    "payload": {"merchant_id": api.MERCHANT, "order_id": 1003, "total": "20.00", "currency": "GBP"},
 }
 _TYPES = {"enum": list(CATALOGUE)}
 _EXTENSION = {
@@ -120,18 +115,18 @@ _BODY = {
 }
 
 
-@endpoint(
+@api.endpoint(
     "POST",
     EVENTS,
     scope="write",
     tag="events",
-    answers=one(EventResultsShape),
-    problems=("event_type_unknown", *QUEUED),
+    answers=api.one(EventResultsShape),
+    problems=("event_type_unknown", *api.QUEUED),
     media_types=_MEDIA_TYPES,
     openapi_extra=_BODY,
     is_large=True,
 )
-async def post_events(call: Call, posting: Posting, ledger: Ledger, metrics: Metrics) -> Answer:
+async def post_events(call: api.Call, posting: Posting, ledger: api.Ledger, metrics: Metrics) -> api.Answer:
     """Post one event, or up to 1,000. A repeat is known by its natural key, not by the event's id.
 
     A manual adjustment needs scope admin.
@@ -151,42 +146,42 @@ async def post_events(call: Call, posting: Posting, ledger: Ledger, metrics: Met
     results = list(_results(events, asked, outcomes))
     for type_, result in results:
         metrics.consumed(type_, result["outcome"])
-    return answer(call, await ledger.now(), {"results": [result for _, result in results]})
+    return api.answer(call, await ledger.now(), {"results": [result for _, result in results]})
 
 
-def _read(call: Call, *, is_batch: bool) -> Sequence[Read]:
+def _read(call: api.Call, *, is_batch: bool) -> Sequence[Read]:
     """The events of a body. Raises Problem or Invalid if it is neither an event nor a batch."""
     if call.media_type == MEDIA_TYPE.encode():
         event = read_fast(call.body, call.actor, call.correlation_id, call.limits, authenticated=True)
         if event is not None:
             return [event]
-    value = read_json(call, _MEDIA_TYPES)
+    value = api.read_json(call, _MEDIA_TYPES)
     if is_batch and (not isinstance(value, list) or not 1 <= len(value) <= call.limits.batch):
-        raise of_faults([Fault("", "wrong_type", f"A batch is an array of 1 to {call.limits.batch} events.")])
+        raise api.of_faults([Fault("", "wrong_type", f"A batch is an array of 1 to {call.limits.batch} events.")])
     return [
         read(entry, call.actor, call.correlation_id, call.limits, authenticated=True)
         for entry in (value if is_batch else [value])
     ]
 
 
-_Asked = tuple[Read, Translated, Problem | None]
+_Asked = tuple[Read, Translated, api.Problem | None]
 """An event, one of its commands, and why that is refused before it is submitted."""
 
 
-def _refusal(event: Read, translated: Translated, call: Call) -> Problem | None:
+def _refusal(event: Read, translated: Translated, call: api.Call) -> api.Problem | None:
     if isinstance(translated.command, Invalid):
         return _malformed(translated.command)
     try:
         call.require(CATALOGUE[event.type].scope)
-    except Problem as problem:
+    except api.Problem as problem:
         return problem
     return None
 
 
-def _malformed(invalid: Invalid) -> Problem:
+def _malformed(invalid: Invalid) -> api.Problem:
     if isinstance(invalid, UnknownType):
-        return Problem("event_type_unknown", invalid.faults[0].message, errors=invalid.faults)
-    return of_faults(invalid.faults)
+        return api.Problem("event_type_unknown", invalid.faults[0].message, errors=invalid.faults)
+    return api.of_faults(invalid.faults)
 
 
 def _results(
@@ -205,7 +200,7 @@ def _results(
             yield event.type, result
 
 
-def _refused(event_id: str | None, problem: Problem) -> dict[str, Any]:
+def _refused(event_id: str | None, problem: api.Problem) -> dict[str, Any]:
     return {"event_id": event_id, "outcome": "refused", "transactions": [], "error": problem.shape(None)}
 
 
@@ -220,7 +215,7 @@ def _result(event_id: str | None, outcome: Outcome) -> dict[str, Any]:
         case Waiting():
             return _shape(event_id, "parked", [])
         case Refused():
-            return _refused(event_id, of_refusal(outcome))
+            return _refused(event_id, api.of_refusal(outcome))
 
 
 def _shape(event_id: str | None, outcome: str, transactions: list[shapes.TransactionJson]) -> dict[str, Any]:

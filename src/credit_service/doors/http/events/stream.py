@@ -8,9 +8,8 @@ from typing import Final, NamedTuple
 from fastapi.responses import StreamingResponse
 from starlette.types import Send
 
-from credit_service.doors.http.call import Call
+from credit_service.doors.http import api
 from credit_service.doors.http.keys import Keyring, credential_of
-from credit_service.doors.http.parts import Follow
 from credit_service.storage.engine import StorageError
 from credit_service.storage.outbox import Position
 
@@ -38,12 +37,12 @@ class _EventStream(StreamingResponse):
             await super().stream_response(send)
 
 
-def event_stream(call: Call, keyring: Keyring, follow: Follow, start: Start) -> StreamingResponse:
+def event_stream(call: api.Call, keyring: Keyring, follow: api.Follow, start: Start) -> StreamingResponse:
     """The answer that streams the announcements after a position."""
     return _EventStream(_lines(call, keyring, follow, start), media_type=STREAM, headers=_HEADERS)
 
 
-async def _lines(call: Call, keyring: Keyring, follow: Follow, start: Start) -> AsyncGenerator[bytes]:
+async def _lines(call: api.Call, keyring: Keyring, follow: api.Follow, start: Start) -> AsyncGenerator[bytes]:
     """Events as they come, and a comment after a silence."""
     clock = asyncio.get_running_loop().time
     yield b"retry: %d\n\n" % _RETRY_MILLISECONDS
@@ -60,7 +59,7 @@ async def _lines(call: Call, keyring: Keyring, follow: Follow, start: Start) -> 
                 yield lines or b":\n\n"
 
 
-async def _may_listen(call: Call, keyring: Keyring) -> bool:
+async def _may_listen(call: api.Call, keyring: Keyring) -> bool:
     """Whether the key of a stream is still valid. While the store is away it has no news for the stream either."""
     given = credential_of(call.sent(b"authorization"))
     try:

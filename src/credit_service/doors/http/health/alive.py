@@ -5,11 +5,10 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
-from credit_service.doors.http.call import Answer
-from credit_service.doors.http.endpoints import PREFIX, endpoint
+from credit_service.doors.http import api
 from credit_service.messages.shapes import encode
 
-HEALTH: Final = PREFIX + "/health"
+HEALTH: Final = api.PREFIX + "/health"
 TAG: Final = "health"
 _BARE = {"type": "object", "properties": {"status": {"const": "ok"}}, "required": ["status"]}
 OK: Final[dict[int | str, Any]] = {200: {"content": {"application/json": {"schema": _BARE}}}}
@@ -33,13 +32,13 @@ class Health(BaseModel):
     data: StateShape
 
 
-@endpoint("GET", HEALTH, scope=None, tag=TAG, answers=Health)
-async def get_health() -> Answer:
+@api.endpoint("GET", HEALTH, scope=None, tag=TAG, answers=Health)
+async def get_health() -> api.Answer:
     """Whether the service is alive."""
-    return Answer(200, encode({"data": {"status": "ok"}}))
+    return api.Answer(200, encode({"data": {"status": "ok"}}))
 
 
-@endpoint("GET", "/livez", scope=None, tag=TAG, responses=OK)
-async def livez() -> Answer:
+@api.endpoint("GET", "/livez", scope=None, tag=TAG, responses=OK)
+async def livez() -> api.Answer:
     """The process answers."""
-    return Answer(200, encode({"status": "ok"}))
+    return api.Answer(200, encode({"status": "ok"}))

@@ -6,11 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 from pydantic import BaseModel, Field
 
-from credit_service.doors.http.answers import Unset, answer, one
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import endpoint
+from credit_service.doors.http import api
 from credit_service.doors.http.health.alive import HEALTH, TAG, named
-from credit_service.doors.http.parts import Check, Publishing
 from credit_service.posting import Posting
 from credit_service.storage.engine import StorageError
 from credit_service.supervision import Supervisor
@@ -23,7 +20,7 @@ class ComponentShape(BaseModel):
     """A component: how long it took to answer, or why it is away. Without Redis the service is only slower."""
 
     status: Literal["ok", "unavailable"]
-    reason: Annotated[str | None, Unset] = None
+    reason: Annotated[str | None, api.Unset] = None
     latency_ms: Annotated[float, Field(ge=0, examples=[0.252])]
 
 
@@ -38,26 +35,26 @@ class PublishingShape(BaseModel):
     """The publisher of events to NATS: the age of the oldest event that waits, and why this process publishes none."""
 
     status: Literal["ok", "unavailable"]
-    reason: Annotated[str | None, Unset] = None
-    lag_seconds: Annotated[float | None, Unset, Field(ge=0, examples=[0.021])] = None
+    reason: Annotated[str | None, api.Unset] = None
+    lag_seconds: Annotated[float | None, api.Unset, Field(ge=0, examples=[0.021])] = None
 
 
 class BackgroundShape(BaseModel):
     """The background tasks, and which of them died and are not healthy again."""
 
     status: Literal["ok", "unavailable"]
-    reason: Annotated[str | None, Unset] = None
+    reason: Annotated[str | None, api.Unset] = None
 
 
 class ComponentsShape(BaseModel):
     """Each component."""
 
     database: ComponentShape
-    nats: Annotated[ComponentShape | None, Unset] = None
-    publishing: Annotated[PublishingShape | None, Unset] = None
+    nats: Annotated[ComponentShape | None, api.Unset] = None
+    publishing: Annotated[PublishingShape | None, api.Unset] = None
     posting: QueueShape
     background: BackgroundShape
-    redis: Annotated[ComponentShape | None, Unset] = None
+    redis: Annotated[ComponentShape | None, api.Unset] = None
 
 
 class DetailedHealthShape(BaseModel):
@@ -67,16 +64,16 @@ class DetailedHealthShape(BaseModel):
     components: ComponentsShape
 
 
-@endpoint("GET", HEALTH + "/detailed", scope="read", tag=TAG, answers=one(DetailedHealthShape))
+@api.endpoint("GET", HEALTH + "/detailed", scope="read", tag=TAG, answers=api.one(DetailedHealthShape))
 async def get_health_detailed(
-    call: Call,
+    call: api.Call,
     posting: Posting,
     supervisor: Supervisor,
-    check_storage: Check,
-    check_redis: Check | None,
+    check_storage: api.Check,
+    check_redis: api.Check | None,
     broker: Optional["Broker"],
-    publishing: Publishing | None,
-) -> Answer:
+    publishing: api.Publishing | None,
+) -> api.Answer:
     """Each component, with its latency and state."""
     components = {"database": await _looked_at(check_storage)}
     if check_redis is not None:
@@ -89,10 +86,10 @@ async def get_health_detailed(
     dead = supervisor.faults
     components["background"] = {"status": "unavailable", "reason": f"{named(dead)} died."} if dead else {"status": "ok"}
     status = "ok" if all(component["status"] == "ok" for component in components.values()) else "degraded"
-    return answer(call, time.time_ns() // 1000, {"status": status, "components": components})
+    return api.answer(call, time.time_ns() // 1000, {"status": status, "components": components})
 
 
-async def _looked_at(check: Check) -> dict[str, Any]:
+async def _looked_at(check: api.Check) -> dict[str, Any]:
     started = time.perf_counter()
     try:
         await check()
@@ -102,7 +99,7 @@ async def _looked_at(check: Check) -> dict[str, Any]:
     return {**seen, "latency_ms": round((time.perf_counter() - started) * 1000, 3)}
 
 
-async def _publishing(publishing: Publishing) -> dict[str, Any]:
+async def _publishing(publishing: api.Publishing) -> dict[str, Any]:
     fault = publishing.fault
     seen: dict[str, Any] = {"status": "ok"} if fault is None else {"status": "unavailable", "reason": fault}
     with contextlib.suppress(StorageError):

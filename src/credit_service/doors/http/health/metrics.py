@@ -4,12 +4,8 @@ from collections.abc import AsyncIterator
 
 from fastapi.responses import PlainTextResponse
 
-from credit_service.doors.http.call import Answer
-from credit_service.doors.http.endpoints import endpoint
+from credit_service.doors.http import api
 from credit_service.doors.http.health.alive import TAG
-from credit_service.doors.http.ledger import Ledger
-from credit_service.doors.http.parts import Check, Publishing
-from credit_service.doors.http.problems import Problem
 from credit_service.doors.http.single_flight import single_flight
 from credit_service.gate.status import Gate
 from credit_service.observability import Metrics
@@ -21,7 +17,7 @@ _AT_ONCE = 1000  # accounts in one question to the store
 _EXAMPLE = "# TYPE credits_posting_queue_depth gauge\ncredits_posting_queue_depth 0.0\n"
 
 
-@endpoint(
+@api.endpoint(
     "GET",
     "/metrics",
     scope=None,
@@ -33,25 +29,25 @@ _EXAMPLE = "# TYPE credits_posting_queue_depth gauge\ncredits_posting_queue_dept
 async def get_metrics(
     metrics: Metrics,
     gate: Gate,
-    ledger: Ledger,
-    publishing: Publishing | None,
-    check_storage: Check,
+    ledger: api.Ledger,
+    publishing: api.Publishing | None,
+    check_storage: api.Check,
     settings: Settings,
-) -> Answer:
+) -> api.Answer:
     """The metrics, in the text format of Prometheus."""
     if not settings.metrics_enabled:
-        raise Problem("not_found", "Metrics are turned off (METRICS_ENABLED).")
+        raise api.Problem("not_found", "Metrics are turned off (METRICS_ENABLED).")
     body = await _scrape(metrics, gate, ledger, publishing, check_storage, settings)
-    return Answer(200, body, media_type=b"text/plain; version=0.0.4; charset=utf-8")
+    return api.Answer(200, body, media_type=b"text/plain; version=0.0.4; charset=utf-8")
 
 
 @single_flight
 async def _scrape(
     metrics: Metrics,
     gate: Gate,
-    ledger: Ledger,
-    publishing: Publishing | None,
-    check_storage: Check,
+    ledger: api.Ledger,
+    publishing: api.Publishing | None,
+    check_storage: api.Check,
     settings: Settings,
 ) -> bytes:
     """All metrics, read once for all callers that wait."""
@@ -69,7 +65,7 @@ async def _scrape(
     return metrics.text()
 
 
-async def _balances(ledger: Ledger) -> AsyncIterator[tuple[str, int]]:
+async def _balances(ledger: api.Ledger) -> AsyncIterator[tuple[str, int]]:
     """The balance of every merchant."""
     now, after = await ledger.now(), None
     while page := await ledger.accounts.page(AccountQuery(now, ledger.policy.default_threshold), after, _AT_ONCE):

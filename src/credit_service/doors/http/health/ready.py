@@ -2,11 +2,8 @@
 
 from collections.abc import Callable
 
-from credit_service.doors.http.call import Answer
-from credit_service.doors.http.endpoints import endpoint
+from credit_service.doors.http import api
 from credit_service.doors.http.health.alive import OK, TAG, named
-from credit_service.doors.http.parts import Check
-from credit_service.doors.http.problems import Problem
 from credit_service.messages.shapes import encode
 from credit_service.posting import Posting
 from credit_service.storage.clock import ClockMoved
@@ -14,19 +11,19 @@ from credit_service.storage.engine import StorageError
 from credit_service.supervision import Supervisor
 
 
-@endpoint("GET", "/readyz", scope=None, tag=TAG, responses=OK, problems=("overloaded", "storage_unavailable"))
+@api.endpoint("GET", "/readyz", scope=None, tag=TAG, responses=OK, problems=("overloaded", "storage_unavailable"))
 async def readyz(
-    posting: Posting, supervisor: Supervisor, is_stopping: Callable[[], bool], check_storage: Check
-) -> Answer:
+    posting: Posting, supervisor: Supervisor, is_stopping: Callable[[], bool], check_storage: api.Check
+) -> api.Answer:
     """The process can take postings."""
     if is_stopping() or posting.draining:
-        raise Problem("overloaded", "The service is stopping.")
+        raise api.Problem("overloaded", "The service is stopping.")
     if dead := supervisor.critical_faults:
-        raise Problem("overloaded", f"A background task died and is being restarted: {named(dead)}.")
+        raise api.Problem("overloaded", f"A background task died and is being restarted: {named(dead)}.")
     try:
         await check_storage()
     except ClockMoved:
         raise
     except StorageError as error:
-        raise Problem("storage_unavailable", str(error)) from None
-    return Answer(200, encode({"status": "ok"}))
+        raise api.Problem("storage_unavailable", str(error)) from None
+    return api.Answer(200, encode({"status": "ok"}))

@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import Final
 from urllib.parse import parse_qsl
 
-from credit_service.doors.http.problems import Problem
+from credit_service.doors.http import api
 
 FRESH_SECONDS: Final = 300
 """How far a `timestamp` may be from now: clocks differ, and a question that is asked again does no harm."""
@@ -44,5 +44,5 @@ def _bytes(text: str) -> bytes:
     return text.encode(errors="surrogateescape")
 
 
-def _refused(detail: str) -> Problem:
-    return Problem("unauthenticated", detail, headers=_CHALLENGE)
+def _refused(detail: str) -> api.Problem:
+    return api.Problem("unauthenticated", detail, headers=_CHALLENGE)

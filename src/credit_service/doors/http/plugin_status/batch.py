@@ -4,12 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from credit_service.doors.http.answers import MERCHANT
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import endpoint
-from credit_service.doors.http.openapi import examples
+from credit_service.doors.http import api
 from credit_service.doors.http.plugin_status.shared import STATUS, TAG, Reason
-from credit_service.doors.http.problems import of_faults
 from credit_service.gate.answers import shape
 from credit_service.gate.status import Gate
 from credit_service.messages.faults import Fault
@@ -35,7 +31,7 @@ class Statuses(BaseModel):
     """Plugin statuses by merchant_id."""
 
     statuses: Annotated[
-        dict[str, ShortStatus], Field(examples=[{MERCHANT: {"status": "enabled", "reason": "available"}}])
+        dict[str, ShortStatus], Field(examples=[{api.MERCHANT: {"status": "enabled", "reason": "available"}}])
     ]
 
 
@@ -45,15 +41,18 @@ class ManyStatuses(BaseModel):
     data: Statuses
 
 
-@endpoint("POST", STATUS + "/batch", scope="read", tag=TAG, answers=ManyStatuses, is_large=True)
+@api.endpoint("POST", STATUS + "/batch", scope="read", tag=TAG, answers=ManyStatuses, is_large=True)
 async def get_plugin_statuses(
-    body: Annotated[StatusesBody, examples(one={"merchant_ids": [MERCHANT]})], call: Call, gate: Gate, metrics: Metrics
-) -> Answer:
+    body: Annotated[StatusesBody, api.examples(one={"merchant_ids": [api.MERCHANT]})],
+    call: api.Call,
+    gate: Gate,
+    metrics: Metrics,
+) -> api.Answer:
     """Tell whether the plugins of up to 1,000 merchants may run."""
     most = call.limits.batch
     if len(body.merchant_ids) > most:
-        raise of_faults([Fault("/merchant_ids", "too_long", f"Ask for {most} merchants at most.")])
+        raise api.of_faults([Fault("/merchant_ids", "too_long", f"Ask for {most} merchants at most.")])
     found = await gate.ask_many([uuid(merchant_id) for merchant_id in body.merchant_ids])
     metrics.status_checks.update([(status.status, status.source) for status in found])
     statuses = {merchant_id: shape(status) for merchant_id, status in zip(body.merchant_ids, found, strict=True)}
-    return Answer(200, encode({"data": {"statuses": statuses}}))
+    return api.Answer(200, encode({"data": {"statuses": statuses}}))

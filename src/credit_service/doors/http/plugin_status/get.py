@@ -5,11 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from credit_service.doors.http import api
 from credit_service.doors.http.accounts.shared import MerchantId
-from credit_service.doors.http.answers import Instant, MerchantText
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import endpoint
-from credit_service.doors.http.openapi import headers
 from credit_service.doors.http.plugin_status import app_proxy
 from credit_service.doors.http.plugin_status.shared import STATUS, TAG, Reason, Rendered
 from credit_service.gate.status import Gate
@@ -21,10 +18,10 @@ from credit_service.settings import Settings
 class StatusShape(BaseModel):
     """Whether a merchant's plugin may run, and why."""
 
-    merchant_id: MerchantText
+    merchant_id: api.MerchantText
     status: Literal["enabled", "disabled"]
     reason: Reason
-    as_of: Instant
+    as_of: api.Instant
 
 
 class OneStatus(BaseModel):
@@ -40,10 +37,10 @@ _IF_NONE_MATCH = {
     "description": "The ETag of the answer before.",
     "schema": {"type": "string", "examples": ['"87e427c28550b42401"']},
 }
-_CACHED = {"headers": headers("ETag", "Cache-Control")}
+_CACHED = {"headers": api.headers("ETag", "Cache-Control")}
 
 
-@endpoint(
+@api.endpoint(
     "GET",
     STATUS + "/{merchant_id}",
     scope=None,
@@ -53,8 +50,8 @@ _CACHED = {"headers": headers("ETag", "Cache-Control")}
     openapi_extra={"parameters": [_IF_NONE_MATCH]},
 )
 async def get_plugin_status(
-    merchant_id: MerchantId, call: Call, gate: Gate, metrics: Metrics, settings: Settings
-) -> Answer:
+    merchant_id: MerchantId, call: api.Call, gate: Gate, metrics: Metrics, settings: Settings
+) -> api.Answer:
     """Tell whether a merchant's plugin may run. Answers 200 for any UUID, also while the database is away."""
     if settings.plugin_status_auth == "shopify":
         _check_signature(call, settings)
@@ -72,7 +69,7 @@ def needed_scope(settings: Settings) -> str | None:
     return {"publishable": "status", "read": "read"}.get(settings.plugin_status_auth)
 
 
-def _check_signature(call: Call, settings: Settings) -> None:
+def _check_signature(call: api.Call, settings: Settings) -> None:
     """Raise Problem unless a request comes by Shopify's app proxy."""
     given = (settings.shopify_webhook_secret, settings.shopify_webhook_secret_previous)
     secrets = [secret.get_secret_value() for secret in given if secret is not None]

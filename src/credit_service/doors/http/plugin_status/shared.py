@@ -3,13 +3,12 @@
 from hashlib import blake2b
 from typing import Final, Literal, NamedTuple
 
-from credit_service.doors.http.call import Answer
-from credit_service.doors.http.endpoints import PREFIX
+from credit_service.doors.http import api
 from credit_service.gate.answers import StatusAnswer
 from credit_service.messages.fields import format_time
 from credit_service.messages.shapes import encode
 
-STATUS: Final = PREFIX + "/credits/plugin-status"
+STATUS: Final = api.PREFIX + "/credits/plugin-status"
 TAG: Final = "plugin status"
 Reason = Literal["available", "exhausted", "unknown_merchant", "unavailable"]
 
@@ -18,8 +17,8 @@ class Rendered(NamedTuple):
     """The answers that carry a status: in full, and for callers that have it already."""
 
     tag: bytes
-    whole: Answer
-    unchanged: Answer
+    whole: api.Answer
+    unchanged: api.Answer
 
 
 def render(status: StatusAnswer) -> Rendered:
@@ -33,4 +32,4 @@ def render(status: StatusAnswer) -> Rendered:
     body = encode({"data": shape})
     tag = b'"%s"' % blake2b(body, digest_size=9).hexdigest().encode()
     headers = [(b"cache-control", b"no-cache"), (b"etag", tag)]
-    return Rendered(tag, Answer(200, body, headers), Answer(304, b"", headers))
+    return Rendered(tag, api.Answer(200, body, headers), api.Answer(304, b"", headers))

@@ -4,8 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from credit_service.doors.http.call import Answer
-from credit_service.doors.http.endpoints import endpoint
+from credit_service.doors.http import api
 from credit_service.doors.http.plugin_status.shared import STATUS, TAG
 from credit_service.gate.status import Gate
 from credit_service.messages.shapes import encode
@@ -28,8 +27,8 @@ class OneTotals(BaseModel):
     data: TotalsShape
 
 
-@endpoint("GET", STATUS, scope="read", tag=TAG, answers=OneTotals)
-async def get_plugin_status_totals(gate: Gate) -> Answer:
+@api.endpoint("GET", STATUS, scope="read", tag=TAG, answers=OneTotals)
+async def get_plugin_status_totals(gate: Gate) -> api.Answer:
     """Count the plugins that may run, and average the balances."""
     totals = await gate.totals()
     share = 100 * totals.enabled / totals.merchants if totals.merchants else 0
@@ -41,4 +40,4 @@ async def get_plugin_status_totals(gate: Gate) -> Answer:
         "average_balance": round(totals.average_balance, 2),
         "zero_balance_count": totals.exhausted,
     }
-    return Answer(200, encode({"data": shape}))
+    return api.Answer(200, encode({"data": shape}))

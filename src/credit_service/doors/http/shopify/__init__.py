@@ -1,6 +1,6 @@
 """The endpoints of Shopify: its webhooks, and the shops that are linked to merchants."""
 
-from credit_service.doors.http.shopify.shops import get_shop, link_shop, unlink_shop
-from credit_service.doors.http.shopify.webhooks import take_shopify_delivery
+from credit_service.doors.http.endpoints import declared_in
+from credit_service.doors.http.shopify import shops, webhooks
 
-ENDPOINTS = (take_shopify_delivery, link_shop, get_shop, unlink_shop)
+ENDPOINTS = declared_in(webhooks, shops)

@@ -6,11 +6,7 @@ from typing import Annotated
 from fastapi import Path
 from pydantic import BaseModel, Field
 
-from credit_service.doors.http.answers import MERCHANT, Instant, MerchantText, Unset, answer, one
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import PREFIX, endpoint
-from credit_service.doors.http.openapi import examples
-from credit_service.doors.http.problems import Problem
+from credit_service.doors.http import api
 from credit_service.doors.shopify_inbox import Inbox
 from credit_service.messages import patterns, shapes
 from credit_service.messages.fields import Body, Uuid, uuid
@@ -18,7 +14,7 @@ from credit_service.posting import DeadlineExceeded, Overloaded
 from credit_service.storage.engine import StorageError
 from credit_service.storage.shops import Shops
 
-SHOP = PREFIX + "/credits/shops/{shop_domain}"
+SHOP = api.PREFIX + "/credits/shops/{shop_domain}"
 MISSING = ("shop_not_found",)
 _DOMAIN = "example.myshopify.com"
 ShopDomain = Annotated[
@@ -37,27 +33,27 @@ class DataRequestShape(BaseModel):
 
     id: Annotated[str | None, Field(examples=["9999"])]
     orders: Annotated[list[str], Field(examples=[["299938"]])]
-    received_at: Instant
+    received_at: api.Instant
 
 
 class ShopShape(BaseModel):
     """A shop and its merchant."""
 
     shop_domain: Annotated[str, Field(examples=[_DOMAIN])]
-    merchant_id: MerchantText
-    linked_at: Instant
-    uninstalled_at: Annotated[Instant | None, Unset]
+    merchant_id: api.MerchantText
+    linked_at: api.Instant
+    uninstalled_at: Annotated[api.Instant | None, api.Unset]
     data_requests: list[DataRequestShape]
 
 
-@endpoint("PUT", SHOP, scope="admin", tag="shopify", answers=one(ShopShape))
+@api.endpoint("PUT", SHOP, scope="admin", tag="shopify", answers=api.one(ShopShape))
 async def link_shop(
     shop_domain: ShopDomain,
-    body: Annotated[ShopBody, examples(link={"merchant_id": MERCHANT})],
-    call: Call,
+    body: Annotated[ShopBody, api.examples(link={"merchant_id": api.MERCHANT})],
+    call: api.Call,
     shops: Shops,
     inbox: Inbox,
-) -> Answer:
+) -> api.Answer:
     """Link a Shopify shop to a merchant, instead of the one before. Deliveries of the shop that waited are applied."""
     domain, merchant_id = shop_domain.lower(), uuid(body.merchant_id)
     found = await shops.get(domain)
@@ -69,14 +65,14 @@ async def link_shop(
     return await _answer(domain, call, shops, inbox)
 
 
-@endpoint("GET", SHOP, scope="admin", tag="shopify", answers=one(ShopShape), problems=MISSING)
-async def get_shop(shop_domain: ShopDomain, call: Call, shops: Shops, inbox: Inbox) -> Answer:
+@api.endpoint("GET", SHOP, scope="admin", tag="shopify", answers=api.one(ShopShape), problems=MISSING)
+async def get_shop(shop_domain: ShopDomain, call: api.Call, shops: Shops, inbox: Inbox) -> api.Answer:
     """Look up the merchant of a Shopify shop, and its customers' requests for their data."""
     return await _answer(shop_domain.lower(), call, shops, inbox)
 
 
-@endpoint("DELETE", SHOP, scope="admin", tag="shopify", answers=one(ShopShape), problems=MISSING)
-async def unlink_shop(shop_domain: ShopDomain, call: Call, shops: Shops, inbox: Inbox) -> Answer:
+@api.endpoint("DELETE", SHOP, scope="admin", tag="shopify", answers=api.one(ShopShape), problems=MISSING)
+async def unlink_shop(shop_domain: ShopDomain, call: api.Call, shops: Shops, inbox: Inbox) -> api.Answer:
     """Unlink a Shopify shop. Its merchant keeps account and credits. Later deliveries wait for a new link."""
     domain = shop_domain.lower()
     shown = await _answer(domain, call, shops, inbox)
@@ -84,9 +80,9 @@ async def unlink_shop(shop_domain: ShopDomain, call: Call, shops: Shops, inbox: 
     return shown
 
 
-async def _answer(domain: str, call: Call, shops: Shops, inbox: Inbox) -> Answer:
+async def _answer(domain: str, call: api.Call, shops: Shops, inbox: Inbox) -> api.Answer:
     found = await shops.get(domain)
     if found is None or found.unlinked_at is not None:
-        raise Problem("shop_not_found", "No merchant is linked to this shop.")
+        raise api.Problem("shop_not_found", "No merchant is linked to this shop.")
     asked = [shapes.data_request(*one) for one in await inbox.data_requests(domain)]
-    return answer(call, await shops.now(), {**shapes.shop(found), "data_requests": asked})
+    return api.answer(call, await shops.now(), {**shapes.shop(found), "data_requests": asked})

@@ -4,12 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from credit_service.doors.http.answers import Unset, answer, one
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import PREFIX, endpoint
-from credit_service.doors.http.ledger import Ledger
-from credit_service.doors.http.openapi import QUEUED
-from credit_service.doors.http.problems import Problem
+from credit_service.doors.http import api
 from credit_service.doors.shopify import is_signed
 from credit_service.doors.shopify_bodies import shop_domain
 from credit_service.doors.shopify_inbox import Inbox
@@ -29,8 +24,8 @@ class TakenShape(BaseModel):
     outcome: Annotated[
         Literal["posted", "replayed", "parked", "refused", "noted", "ignored"], Field(examples=["posted"])
     ]
-    reason: Annotated[str | None, Unset] = None
-    code: Annotated[str | None, Unset] = None
+    reason: Annotated[str | None, api.Unset] = None
+    code: Annotated[str | None, api.Unset] = None
 
 
 def _header(name: str, description: str, example: str, **schema: str) -> dict[str, Any]:
@@ -62,38 +57,40 @@ _DELIVERED = {
 }
 
 
-@endpoint(
+@api.endpoint(
     "POST",
-    PREFIX + "/webhooks/shopify",
+    api.PREFIX + "/webhooks/shopify",
     scope=None,
     tag="shopify",
-    answers=one(TakenShape),
-    problems=("unauthenticated", "not_found", "validation_failed", "storage_unavailable", *QUEUED),
+    answers=api.one(TakenShape),
+    problems=("unauthenticated", "not_found", "validation_failed", "storage_unavailable", *api.QUEUED),
     media_types=(),
     openapi_extra=_DELIVERED,
     is_large=True,
 )
-async def take_shopify_delivery(call: Call, inbox: Inbox, ledger: Ledger, settings: Settings) -> Answer:
+async def take_shopify_delivery(call: api.Call, inbox: Inbox, ledger: api.Ledger, settings: Settings) -> api.Answer:
     """Take a delivery that Shopify signed. The service answers 200 after it has posted, kept or put it aside."""
     _check_signature(call, settings)
     topic, shop = _single(call, b"x-shopify-topic"), _single(call, b"x-shopify-shop-domain")
     if topic is None:
         raise Invalid([Fault("/header/X-Shopify-Topic", "required", "This header is required, once.")])
     taken = await inbox.take(topic, shop_domain(shop), call.body, call.correlation_id)
-    return answer(call, await ledger.now(), taken._asdict())
+    return api.answer(call, await ledger.now(), taken._asdict())
 
 
-def _single(call: Call, name: bytes) -> str | None:
+def _single(call: api.Call, name: bytes) -> str | None:
     """Return the value of a header that the request has exactly once, else None."""
     sent = call.sent(name)
     return sent[0].decode("latin-1") if len(sent) == 1 else None
 
 
-def _check_signature(call: Call, settings: Settings) -> None:
+def _check_signature(call: api.Call, settings: Settings) -> None:
     if settings.shopify_webhook_secret is None:
-        raise Problem("not_found", "This service takes no Shopify webhooks, because SHOPIFY_WEBHOOK_SECRET is not set.")
+        raise api.Problem(
+            "not_found", "This service takes no Shopify webhooks, because SHOPIFY_WEBHOOK_SECRET is not set."
+        )
     valid = (settings.shopify_webhook_secret, settings.shopify_webhook_secret_previous)
     secrets = [secret.get_secret_value() for secret in valid if secret is not None]
     if not is_signed(call.body, call.sent(_SIGNATURE), secrets):
         detail = "X-Shopify-Hmac-Sha256 is missing, or does not match the body and SHOPIFY_WEBHOOK_SECRET."
-        raise Problem("unauthenticated", detail, headers=_CHALLENGE)
+        raise api.Problem("unauthenticated", detail, headers=_CHALLENGE)

@@ -2,11 +2,7 @@
 
 from typing import Annotated
 
-from credit_service.doors.http.answers import MERCHANT, one
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import PREFIX, endpoint
-from credit_service.doors.http.ledger import Ledger
-from credit_service.doors.http.openapi import QUEUED, examples
+from credit_service.doors.http import api
 from credit_service.doors.http.transactions.posting import PostingBody, command_of, idempotency_key, post_one
 from credit_service.doors.http.transactions.shared import REPLAYED, TransactionShape, key_header
 from credit_service.ledger.types import MANUAL, Operation
@@ -24,23 +20,26 @@ class AdjustmentBody(Body):
 
 
 KEY_PROBLEMS = ("idempotency_key_missing", "idempotency_key_invalid", "idempotency_key_reused")
-_EXAMPLE = {"merchant_id": MERCHANT, "operation_type": "INCREASE", "amount": 50, "reason": "goodwill, ticket 4711"}
+_EXAMPLE = {"merchant_id": api.MERCHANT, "operation_type": "INCREASE", "amount": 50, "reason": "goodwill, ticket 4711"}
 
 
-@endpoint(
+@api.endpoint(
     "POST",
-    PREFIX + "/credits/adjustments",
+    api.PREFIX + "/credits/adjustments",
     scope="admin",
     tag="adjustments",
-    answers=one(TransactionShape),
+    answers=api.one(TransactionShape),
     status_code=201,
-    responses={200: {**REPLAYED, "model": one(TransactionShape)}},
-    problems=(*KEY_PROBLEMS, "account_not_found", "insufficient_credits", "amount_out_of_range", *QUEUED),
+    responses={200: {**REPLAYED, "model": api.one(TransactionShape)}},
+    problems=(*KEY_PROBLEMS, "account_not_found", "insufficient_credits", "amount_out_of_range", *api.QUEUED),
     openapi_extra=key_header(),
 )
 async def adjust_credits(
-    body: Annotated[AdjustmentBody, examples(goodwill=_EXAMPLE)], call: Call, posting: Posting, ledger: Ledger
-) -> Answer:
+    body: Annotated[AdjustmentBody, api.examples(goodwill=_EXAMPLE)],
+    call: api.Call,
+    posting: Posting,
+    ledger: api.Ledger,
+) -> api.Answer:
     """Add or take credits by hand. The metadata of the transaction keeps the reason."""
     asked = PostingBody(
         merchant_id=body.merchant_id,

@@ -5,12 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from credit_service.doors.http.answers import answer, one
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import endpoint
-from credit_service.doors.http.ledger import Ledger
-from credit_service.doors.http.openapi import examples
-from credit_service.doors.http.problems import of_refusal
+from credit_service.doors.http import api
 from credit_service.doors.http.transactions.post import DryRun
 from credit_service.doors.http.transactions.posting import PostingBody, command_of
 from credit_service.doors.http.transactions.shared import (
@@ -65,7 +60,7 @@ _ORDER = SPEND | {
     "reference": {"type": "order", "id": "1001"},
     "idempotency_key": natural_key(ORDER_PAID, order_id="1001"),
 }
-_BATCHES = examples(
+_BATCHES = api.examples(
     best_effort={"items": [{**SPEND, "idempotency_key": "message-1002"}, _ORDER]},
     all_or_nothing={
         "atomic": True,
@@ -74,20 +69,20 @@ _BATCHES = examples(
 )
 
 
-@endpoint(
+@api.endpoint(
     "POST",
     TRANSACTIONS + "/batch",
     scope="write",
     tag="transactions",
-    answers=one(ResultsShape) | one(RehearsalsShape),
-    responses={201: {"model": one(ResultsShape), "description": "Posted atomically"}},
+    answers=api.one(ResultsShape) | api.one(RehearsalsShape),
+    responses={201: {"model": api.one(ResultsShape), "description": "Posted atomically"}},
     problems=REFUSED,
     is_fast=True,
     is_large=True,
 )
 async def post_transactions(
-    body: Annotated[BatchBody, _BATCHES], call: Call, posting: Posting, ledger: Ledger, dry_run: DryRun = False
-) -> Answer:
+    body: Annotated[BatchBody, _BATCHES], call: api.Call, posting: Posting, ledger: api.Ledger, dry_run: DryRun = False
+) -> api.Answer:
     """Post up to 1,000 transactions in their order: best effort, each with its own result, or all or nothing.
 
     MANUAL needs scope admin.
@@ -97,23 +92,23 @@ async def post_transactions(
         outcomes = await posting.rehearse(commands)
         for index, outcome in enumerate(outcomes):
             if is_atomic and isinstance(outcome, Refused):
-                raise of_refusal(outcome, f"/items/{index}")
+                raise api.of_refusal(outcome, f"/items/{index}")
         data: dict[str, Any] = {"dry_run": True, "results": [rehearsed(outcome) for outcome in outcomes]}
-        return answer(call, await ledger.now(), data)
+        return api.answer(call, await ledger.now(), data)
     outcomes = await (_posted_atomically(posting, commands) if is_atomic else posting.submit_many(commands))
     status = 201 if is_atomic and any(isinstance(outcome, Posted) for outcome in outcomes) else 200
-    return answer(call, await ledger.now(), {"results": [result(outcome) for outcome in outcomes]}, status)
+    return api.answer(call, await ledger.now(), {"results": [result(outcome) for outcome in outcomes]}, status)
 
 
 async def _posted_atomically(posting: Posting, commands: Sequence[Command]) -> Sequence[Outcome]:
     """Post all commands or none. Raises Problem at the first refusal."""
     outcomes = await posting.submit_atomic(commands)
     if isinstance(outcomes, RefusedAt):
-        raise of_refusal(outcomes.refused, f"/items/{outcomes.position}")
+        raise api.of_refusal(outcomes.refused, f"/items/{outcomes.position}")
     return outcomes
 
 
-def _commands(body: Any, call: Call) -> list[Command]:
+def _commands(body: Any, call: api.Call) -> list[Command]:
     """The commands of a batch. Raises Invalid with the faults of all items."""
     commands: list[Command] = []
     faults: list[Fault] = []

@@ -4,12 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from credit_service.doors.http.answers import MERCHANT, Unset, answer, one
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import PREFIX, endpoint
-from credit_service.doors.http.ledger import Ledger
-from credit_service.doors.http.openapi import QUEUED, examples
-from credit_service.doors.http.problems import of_refusal
+from credit_service.doors.http import api
 from credit_service.doors.http.transactions.adjust import KEY_PROBLEMS
 from credit_service.doors.http.transactions.posting import PostingBody, ReferenceBody, command_of, idempotency_key
 from credit_service.doors.http.transactions.shared import TransactionShape, key_header
@@ -38,45 +33,47 @@ class CheckShape(BaseModel):
     """Whether the spend is allowed; with `consume`, its transaction."""
 
     allowed: Annotated[bool, Field(examples=[True])]
-    reason: Annotated[Literal["insufficient_credits", "account_not_found"] | None, Unset]
+    reason: Annotated[Literal["insufficient_credits", "account_not_found"] | None, api.Unset]
     available: Annotated[int, Field(examples=[75])]
     required: Annotated[int, Field(examples=[25])]
-    transaction: Annotated[TransactionShape | None, Unset]
+    transaction: Annotated[TransactionShape | None, api.Unset]
 
 
-_CHECKS = examples(
-    look={"merchant_id": MERCHANT, "amount": 25},
-    spend={"merchant_id": MERCHANT, "amount": 25, "consume": True, "reference": {"type": "message", "id": "1004"}},
+_CHECKS = api.examples(
+    look={"merchant_id": api.MERCHANT, "amount": 25},
+    spend={"merchant_id": api.MERCHANT, "amount": 25, "consume": True, "reference": {"type": "message", "id": "1004"}},
 )
 
 
-@endpoint(
+@api.endpoint(
     "POST",
-    PREFIX + "/credits/check",
+    api.PREFIX + "/credits/check",
     scope="read",
     tag="check",
-    answers=one(CheckShape),
-    problems=(*KEY_PROBLEMS, *QUEUED),
+    answers=api.one(CheckShape),
+    problems=(*KEY_PROBLEMS, *api.QUEUED),
     openapi_extra=key_header("With consume: the caller's name for this spend, kept for ever.", is_required=False),
 )
-async def check_credits(body: Annotated[CheckBody, _CHECKS], call: Call, posting: Posting, ledger: Ledger) -> Answer:
+async def check_credits(
+    body: Annotated[CheckBody, _CHECKS], call: api.Call, posting: Posting, ledger: api.Ledger
+) -> api.Answer:
     """Check whether credits may be spent; always 200. With `consume` it spends them.
 
     `consume` needs scope write and an Idempotency-Key.
     """
     key = idempotency_key(call) if body.consume or call.sent(b"idempotency-key") else ""
     data = await (_consume(body, key, call, posting, ledger) if body.consume else _look(body, ledger))
-    return answer(call, await ledger.now(), data)
+    return api.answer(call, await ledger.now(), data)
 
 
-async def _look(body: CheckBody, ledger: Ledger) -> dict[str, Any]:
+async def _look(body: CheckBody, ledger: api.Ledger) -> dict[str, Any]:
     available = await _available(body, ledger)
     if available is None:
         return _shape(body, 0, Refusal.ACCOUNT_NOT_FOUND)
     return _shape(body, available, None if available >= body.amount else Refusal.INSUFFICIENT_CREDITS)
 
 
-async def _consume(body: CheckBody, key: str, call: Call, posting: Posting, ledger: Ledger) -> dict[str, Any]:
+async def _consume(body: CheckBody, key: str, call: api.Call, posting: Posting, ledger: api.Ledger) -> dict[str, Any]:
     call.require("write")
     spend = PostingBody(
         merchant_id=body.merchant_id,
@@ -96,11 +93,11 @@ async def _consume(body: CheckBody, key: str, call: Call, posting: Posting, ledg
         case Refused(refusal=refusal, detail=detail) if refusal in _NOT_ALLOWED:
             return _shape(body, detail.get("available", 0), refusal)
         case Refused():
-            raise of_refusal(outcome)
+            raise api.of_refusal(outcome)
     raise AssertionError(f"a spend cannot come to {outcome}")
 
 
-async def _available(body: CheckBody, ledger: Ledger) -> int | None:
+async def _available(body: CheckBody, ledger: api.Ledger) -> int | None:
     """The credits that a merchant can spend now, None without an account."""
     merchant_id, now = uuid(body.merchant_id), await ledger.now()
     loaded = (await ledger.accounts.load([merchant_id], now)).get(merchant_id)

@@ -5,11 +5,7 @@ from typing import Annotated, Any
 from fastapi import Query
 from pydantic import Field
 
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import endpoint
-from credit_service.doors.http.ledger import Ledger
-from credit_service.doors.http.pages import WHOLE, Cursor, Limit, Pager, Since, Until, page_of
-from credit_service.doors.http.problems import of_faults
+from credit_service.doors.http import api
 from credit_service.doors.http.transactions.shared import TRANSACTIONS, TransactionShape
 from credit_service.ledger.types import Operation, TransactionType
 from credit_service.messages import patterns, shapes
@@ -17,31 +13,31 @@ from credit_service.messages.faults import Fault
 from credit_service.messages.fields import MAX_KEY, parse_time, uuid
 from credit_service.storage.transactions import TransactionQuery
 
-PageNumber = Annotated[int, Field(ge=1, le=10**9), WHOLE]
+PageNumber = Annotated[int, Field(ge=1, le=10**9), api.WHOLE]
 
 
-@endpoint(
+@api.endpoint(
     "GET",
     TRANSACTIONS,
     scope="read",
     tag="transactions",
-    answers=page_of(TransactionShape),
+    answers=api.page_of(TransactionShape),
     problems=("account_not_found", "cursor_invalid"),
 )
 async def list_transactions(
-    call: Call,
-    ledger: Ledger,
+    call: api.Call,
+    ledger: api.Ledger,
     merchant_id: Annotated[str | None, Query(pattern=patterns.UUID)] = None,
     operation_type: Operation | None = None,
     transaction_type: TransactionType | None = None,
-    start_date: Since = None,
-    end_date: Until = None,
+    start_date: api.Since = None,
+    end_date: api.Until = None,
     reference_type: Annotated[str | None, Query(min_length=1, max_length=MAX_KEY)] = None,
     reference_id: Annotated[str | None, Query(min_length=1, max_length=MAX_KEY)] = None,
-    limit: Limit = None,
+    limit: api.Limit = None,
     page: Annotated[PageNumber | None, Query(description="With merchant_id.")] = None,
-    cursor: Cursor = None,
-) -> Answer:
+    cursor: api.Cursor = None,
+) -> api.Answer:
     """List transactions, newest first. With merchant_id by page or cursor, without it by cursor."""
     _check_way(merchant_id, page, cursor)
     filters: dict[str, Any] = {
@@ -52,7 +48,7 @@ async def list_transactions(
         "reference_type": reference_type,
         "reference_id": reference_id,
     }
-    pager = Pager(call, limit, list="transactions", merchant=merchant_id and merchant_id.lower(), **filters)
+    pager = api.Pager(call, limit, list="transactions", merchant=merchant_id and merchant_id.lower(), **filters)
     transactions = ledger.transactions
     before = pager.place(cursor, 1 if merchant_id else transactions.lanes)
     now = await ledger.now()
@@ -82,6 +78,6 @@ async def list_transactions(
 def _check_way(merchant_id: str | None, page: int | None, cursor: str | None) -> None:
     """Raise Problem unless there is one way through the list."""
     if page is not None and cursor is not None:
-        raise of_faults([Fault("/query/page", "not_allowed", "Give page or cursor, not both.")])
+        raise api.of_faults([Fault("/query/page", "not_allowed", "Give page or cursor, not both.")])
     if page is not None and merchant_id is None:
-        raise of_faults([Fault("/query/page", "not_allowed", "Without merchant_id, go on by cursor.")])
+        raise api.of_faults([Fault("/query/page", "not_allowed", "Without merchant_id, go on by cursor.")])

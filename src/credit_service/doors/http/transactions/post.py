@@ -4,12 +4,7 @@ from typing import Annotated, Literal
 
 from fastapi import Query
 
-from credit_service.doors.http.answers import answer, one
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import endpoint
-from credit_service.doors.http.ledger import Ledger
-from credit_service.doors.http.openapi import examples
-from credit_service.doors.http.problems import of_refusal
+from credit_service.doors.http import api
 from credit_service.doors.http.transactions.posting import PostingBody, command_of, idempotency_key, post_one
 from credit_service.doors.http.transactions.shared import (
     PAYMENT,
@@ -43,17 +38,17 @@ class RehearsalShape(RehearsedShape):
     dry_run: Literal[True]
 
 
-@endpoint(
+@api.endpoint(
     "POST",
     TRANSACTIONS,
     scope="write",
     tag="transactions",
-    answers=one(TransactionShape),
+    answers=api.one(TransactionShape),
     status_code=201,
     responses={
         200: {
             **REPLAYED,
-            "model": one(TransactionShape) | one(RehearsalShape),
+            "model": api.one(TransactionShape) | api.one(RehearsalShape),
             "description": "Replayed, or rehearsed",
         }
     },
@@ -62,12 +57,12 @@ class RehearsalShape(RehearsedShape):
     is_fast=True,
 )
 async def post_transaction(
-    body: Annotated[PostingBody, examples(spend=SPEND, payment_with_a_grant=PAYMENT, adjustment=_ADJUSTMENT)],
-    call: Call,
+    body: Annotated[PostingBody, api.examples(spend=SPEND, payment_with_a_grant=PAYMENT, adjustment=_ADJUSTMENT)],
+    call: api.Call,
     posting: Posting,
-    ledger: Ledger,
+    ledger: api.Ledger,
     dry_run: DryRun = False,
-) -> Answer:
+) -> api.Answer:
     """Post one transaction. The same key with the same content answers the first result again, and posts nothing.
 
     MANUAL needs scope admin.
@@ -78,5 +73,5 @@ async def post_transaction(
         return await post_one(posting, ledger, call, command)
     (outcome,) = await posting.rehearse([command])
     if isinstance(outcome, Refused):
-        raise of_refusal(outcome)
-    return answer(call, await ledger.now(), {"dry_run": True, **rehearsed(outcome)})
+        raise api.of_refusal(outcome)
+    return api.answer(call, await ledger.now(), {"dry_run": True, **rehearsed(outcome)})

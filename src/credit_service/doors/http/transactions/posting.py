@@ -5,10 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from credit_service.doors.http.answers import answer
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.ledger import Ledger
-from credit_service.doors.http.problems import Problem, of_refusal
+from credit_service.doors.http import api
 from credit_service.ledger.account import Reference
 from credit_service.ledger.commands import (
     DEFAULT_TERMS,
@@ -105,7 +102,7 @@ class PostingBody(Body):
     grant: GrantBody | None = None
 
 
-def command_of(body: Any, key: str, call: Call, prefix: str = "") -> Command:
+def command_of(body: Any, key: str, call: api.Call, prefix: str = "") -> Command:
     """The command or fact that a posting asks for. `prefix` points at the item of a batch.
 
     `body` is a `PostingBody`, or what the fast decoder makes of one. Raises Invalid with all faults that more than one
@@ -146,9 +143,9 @@ def command_of(body: Any, key: str, call: Call, prefix: str = "") -> Command:
     )
 
 
-def _key_invalid(detail: str, prefix: str) -> Problem:
+def _key_invalid(detail: str, prefix: str) -> api.Problem:
     errors: Sequence[Fault] = [Fault(f"{prefix}/idempotency_key", "not_allowed", detail)] if prefix else ()
-    return Problem("idempotency_key_invalid", detail, errors=errors)
+    return api.Problem("idempotency_key_invalid", detail, errors=errors)
 
 
 def _faults(body: Any, key: str, most: int) -> list[Fault]:
@@ -198,35 +195,35 @@ def _terms(body: Any) -> tuple[str | None, GrantTerms]:
     return canonical(sent), terms
 
 
-def idempotency_key(call: Call) -> str:
+def idempotency_key(call: api.Call) -> str:
     """The Idempotency-Key of a request; quoted and bare mean the same. Raises Problem without exactly one."""
     sent = call.sent(b"idempotency-key")
     if not sent:
-        raise Problem("idempotency_key_missing", "Send an Idempotency-Key, so that a repeat cannot post twice.")
+        raise api.Problem("idempotency_key_missing", "Send an Idempotency-Key, so that a repeat cannot post twice.")
     if len(sent) > 1:
-        raise Problem("idempotency_key_invalid", "The Idempotency-Key came more than once.")
+        raise api.Problem("idempotency_key_invalid", "The Idempotency-Key came more than once.")
     key = sent[0].decode("latin-1").strip(" \t")
     if key.startswith('"'):
         inner = key[1:-1]
         if len(key) < 2 or not key.endswith('"') or '"' in inner or "\\" in inner:
-            raise Problem("idempotency_key_invalid", "A quoted Idempotency-Key ends with a quotation mark.")
+            raise api.Problem("idempotency_key_invalid", "A quoted Idempotency-Key ends with a quotation mark.")
         key = inner
     most = call.limits.key
     if not (1 <= len(key) <= most and key.isascii() and key.isprintable()):
         detail = f"An Idempotency-Key has 1 to {most} printable ASCII characters."
-        raise Problem("idempotency_key_invalid", detail)
+        raise api.Problem("idempotency_key_invalid", detail)
     return key
 
 
-async def post_one(posting: Posting, ledger: Ledger, call: Call, command: Command) -> Answer:
+async def post_one(posting: Posting, ledger: api.Ledger, call: api.Call, command: Command) -> api.Answer:
     """Submit a posting, and answer its transaction. Raises Problem if it is refused."""
     outcome = await posting.submit(command)
     now = await ledger.now()
     match outcome:
         case Posted(transaction=transaction) if transaction is not None:
-            return answer(call, now, shapes.transaction(transaction), 201)
+            return api.answer(call, now, shapes.transaction(transaction), 201)
         case Replayed(first=first) if first is not None:
-            return answer(call, now, shapes.transaction(first), 200, [(b"idempotency-replayed", b"true")])
+            return api.answer(call, now, shapes.transaction(first), 200, [(b"idempotency-replayed", b"true")])
         case Refused():
-            raise of_refusal(outcome)
+            raise api.of_refusal(outcome)
     raise AssertionError(f"a posting cannot come to {outcome}")

@@ -4,10 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from credit_service.doors.http.answers import answer, one
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import PREFIX, endpoint
-from credit_service.doors.http.ledger import Ledger
+from credit_service.doors.http import api
 
 
 class PricesShape(BaseModel):
@@ -18,9 +15,9 @@ class PricesShape(BaseModel):
     minimum: Annotated[str, Field(examples=["0"])]
 
 
-@endpoint("GET", PREFIX + "/credits/prices", scope="read", tag="orders", answers=one(PricesShape))
-async def get_prices(call: Call, ledger: Ledger) -> Answer:
+@api.endpoint("GET", api.PREFIX + "/credits/prices", scope="read", tag="orders", answers=api.one(PricesShape))
+async def get_prices(call: api.Call, ledger: api.Ledger) -> api.Answer:
     """Read what an order costs, by the settings of this service."""
     policy = ledger.policy
     named = {"fixed_amount": policy.order_fixed, "percentage": policy.order_percent, "minimum": policy.order_minimum}
-    return answer(call, await ledger.now(), {name: f"{price:f}" for name, price in named.items()})
+    return api.answer(call, await ledger.now(), {name: f"{price:f}" for name, price in named.items()})

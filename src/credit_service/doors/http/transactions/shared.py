@@ -4,20 +4,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Field
 
-from credit_service.doors.http.answers import (
-    MERCHANT,
-    AccountText,
-    GrantText,
-    Instant,
-    MerchantText,
-    ProblemShape,
-    RequestId,
-    TransactionText,
-    Unset,
-)
-from credit_service.doors.http.endpoints import PREFIX
-from credit_service.doors.http.openapi import QUEUED, headers
-from credit_service.doors.http.problems import of_refusal
+from credit_service.doors.http import api
 from credit_service.ledger.commands import RESERVED_KEY_PREFIX
 from credit_service.ledger.decide import Outcome, Replayed
 from credit_service.ledger.draft import Posted
@@ -26,19 +13,19 @@ from credit_service.ledger.types import Operation, TransactionType
 from credit_service.messages import shapes
 from credit_service.messages.fields import MAX_KEY
 
-TRANSACTIONS = PREFIX + "/credits/transactions"
-REPLAYED: Final[dict[str, Any]] = {"description": "Replayed", "headers": headers("Idempotency-Replayed")}
+TRANSACTIONS = api.PREFIX + "/credits/transactions"
+REPLAYED: Final[dict[str, Any]] = {"description": "Replayed", "headers": api.headers("Idempotency-Replayed")}
 POSTED: Final = ("idempotency_key_invalid", "idempotency_key_reused", "account_not_found", "insufficient_credits")
-REFUSED: Final = (*POSTED, "trial_already_granted", "amount_out_of_range", *QUEUED)
+REFUSED: Final = (*POSTED, "trial_already_granted", "amount_out_of_range", *api.QUEUED)
 SPEND: Final = {
-    "merchant_id": MERCHANT,
+    "merchant_id": api.MERCHANT,
     "operation_type": "DECREASE",
     "transaction_type": "USAGE",
     "amount": 25,
     "reference": {"type": "message", "id": "1001"},
 }
 PAYMENT: Final = {
-    "merchant_id": MERCHANT,
+    "merchant_id": api.MERCHANT,
     "operation_type": "INCREASE",
     "transaction_type": "PAYMENT",
     "amount": 500,
@@ -51,7 +38,7 @@ PAYMENT: Final = {
 class DrawShape(BaseModel):
     """A change of one grant."""
 
-    grant_id: GrantText
+    grant_id: api.GrantText
     amount: Annotated[int, Field(examples=[-25])]
 
 
@@ -65,9 +52,9 @@ class ReferenceShape(BaseModel):
 class TransactionShape(BaseModel):
     """One immutable, numbered entry in an account's history."""
 
-    id: TransactionText
-    merchant_id: MerchantText
-    account_id: AccountText
+    id: api.TransactionText
+    merchant_id: api.MerchantText
+    account_id: api.AccountText
     sequence: Annotated[int, Field(ge=1, examples=[2])]
     operation_type: Annotated[Operation, Field(examples=["DECREASE"])]
     transaction_type: Annotated[TransactionType, Field(examples=["USAGE"])]
@@ -78,13 +65,13 @@ class TransactionShape(BaseModel):
     debt_after: Annotated[int, Field(ge=0)]
     idempotency_key: Annotated[str, Field(examples=["message-1001"])]
     reference: ReferenceShape | None
-    metadata: Annotated[dict[str, Any] | None, Unset]
+    metadata: Annotated[dict[str, Any] | None, api.Unset]
     draws: list[DrawShape]
-    reverses: Annotated[TransactionText | None, Unset]
+    reverses: Annotated[api.TransactionText | None, api.Unset]
     actor: Annotated[str, Field(examples=["key:vzphnrglpgkp"])]
-    correlation_id: RequestId | None
-    occurred_at: Instant
-    created_at: Instant
+    correlation_id: api.RequestId | None
+    occurred_at: api.Instant
+    created_at: api.Instant
     hash: Annotated[
         str,
         Field(pattern="^[0-9a-f]{64}$", examples=["6fa79dff63ee173e79788aae91a4456223b815d680da1e5d6163b9fbec8dfdb3"]),
@@ -96,7 +83,7 @@ class ResultShape(BaseModel):
 
     outcome: Literal["posted", "replayed", "refused"]
     transaction: TransactionShape | None = None
-    error: Annotated[ProblemShape | None, Unset] = None
+    error: Annotated[api.ProblemShape | None, api.Unset] = None
 
 
 class AnnouncementShape(BaseModel):
@@ -121,7 +108,7 @@ def result(outcome: Outcome) -> dict[str, Any]:
         case Replayed(first=first) if first is not None:
             return {"outcome": "replayed", "transaction": shapes.transaction(first)}
         case Refused():
-            return {"outcome": "refused", "error": of_refusal(outcome).shape(None)}
+            return {"outcome": "refused", "error": api.of_refusal(outcome).shape(None)}
     raise AssertionError(f"a posting cannot come to {outcome}")
 
 

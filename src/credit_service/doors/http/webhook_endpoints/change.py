@@ -4,11 +4,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from credit_service.doors.http.answers import answer, one
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import changes, endpoint
-from credit_service.doors.http.openapi import examples
-from credit_service.doors.http.parts import WebhookSender
+from credit_service.doors.http import api
 from credit_service.doors.http.webhook_endpoints.shared import (
     ENDPOINT,
     MISSING,
@@ -39,19 +35,19 @@ class EndpointChanges(Body):
     )
 
 
-_CHANGES = examples(go_on={"enabled": True}, move={"url": "https://example.com/v2/credits"})
+_CHANGES = api.examples(go_on={"enabled": True}, move={"url": "https://example.com/v2/credits"})
 
 
-@endpoint("PATCH", ENDPOINT, scope="admin", tag=TAG, answers=one(EndpointShape), problems=MISSING)
+@api.endpoint("PATCH", ENDPOINT, scope="admin", tag=TAG, answers=api.one(EndpointShape), problems=MISSING)
 async def change_webhook_endpoint(
     endpoint_id: EndpointId,
     body: Annotated[EndpointChanges, _CHANGES],
-    call: Call,
+    call: api.Call,
     endpoints: WebhookEndpoints,
-    sender: WebhookSender,
-) -> Answer:
+    sender: api.WebhookSender,
+) -> api.Answer:
     """Change an endpoint. Enabled again, it goes on where it stopped, and misses nothing."""
-    changed = changes(body)
+    changed = api.changes(body)
     before, now = await find(endpoints, endpoint_id), await endpoints.now()
     if "url" in changed:
         await check_url(sender, changed["url"])
@@ -65,4 +61,4 @@ async def change_webhook_endpoint(
     if enabled and before.disabled_at is not None:
         await endpoints.enable(endpoint_id, now)
     sender.changed()
-    return answer(call, now, webhooks.endpoint(await find(endpoints, endpoint_id)))
+    return api.answer(call, now, webhooks.endpoint(await find(endpoints, endpoint_id)))

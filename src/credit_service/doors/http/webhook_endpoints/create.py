@@ -2,12 +2,8 @@
 
 from typing import Annotated
 
-from credit_service.doors.http.answers import answer, one
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import endpoint
+from credit_service.doors.http import api
 from credit_service.doors.http.keys import new_id
-from credit_service.doors.http.openapi import examples
-from credit_service.doors.http.parts import WebhookSender
 from credit_service.doors.http.webhook_endpoints.shared import (
     ENDPOINTS,
     NO_STORE,
@@ -34,7 +30,7 @@ class EndpointBody(Body):
     event_types: EventTypes = None
 
 
-_ENDPOINT = examples(
+_ENDPOINT = api.examples(
     of_all_events={"url": "https://example.com/credits"},
     of_some_events={
         "url": "https://example.com/credits",
@@ -43,26 +39,26 @@ _ENDPOINT = examples(
 )
 
 
-@endpoint(
+@api.endpoint(
     "POST",
     ENDPOINTS,
     scope="admin",
     tag=TAG,
-    answers=one(NewEndpointShape),
+    answers=api.one(NewEndpointShape),
     status_code=201,
     responses={201: SECRET},
 )
 async def create_webhook_endpoint(
     body: Annotated[EndpointBody, _ENDPOINT],
-    call: Call,
+    call: api.Call,
     endpoints: WebhookEndpoints,
     outbox: Outbox,
-    sender: WebhookSender,
-) -> Answer:
+    sender: api.WebhookSender,
+) -> api.Answer:
     """Register an endpoint, which receives events from now on. The answer holds the secret that signs, this once."""
     await check_url(sender, body.url)
     secret, now = new_secret(), await endpoints.now()
     made = WebhookEndpoint(new_id(), body.url, stored_types(body.event_types), now, await outbox.end())
     await endpoints.add(made, secret)
     sender.changed()
-    return answer(call, now, {**webhooks.endpoint(made), "secret": secret}, 201, NO_STORE)
+    return api.answer(call, now, {**webhooks.endpoint(made), "secret": secret}, 201, NO_STORE)

@@ -4,11 +4,7 @@ from typing import Annotated
 
 from fastapi import Path
 
-from credit_service.doors.http.answers import one
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import endpoint
-from credit_service.doors.http.parts import WebhookSender
-from credit_service.doors.http.problems import Problem
+from credit_service.doors.http import api
 from credit_service.doors.http.webhook_endpoints.shared import (
     DELIVERY_ID,
     ENDPOINT_ID,
@@ -22,25 +18,25 @@ from credit_service.messages.webhooks import delivery_place
 from credit_service.storage.webhooks import WebhookDelivery, WebhookEndpoint, WebhookEndpoints
 
 
-@endpoint(
+@api.endpoint(
     "POST",
     ENDPOINTS + "/deliveries/{delivery_id}/redeliver",
     scope="admin",
     tag=TAG,
-    answers=one(DeliveryShape),
+    answers=api.one(DeliveryShape),
     status_code=202,
     problems=MISSING,
 )
 async def redeliver_webhook(
     delivery_id: Annotated[str, Path(description="The delivery's id.", examples=[f"{ENDPOINT_ID}-17"])],
-    call: Call,
+    call: api.Call,
     endpoints: WebhookEndpoints,
-    sender: WebhookSender,
-) -> Answer:
+    sender: api.WebhookSender,
+) -> api.Answer:
     """Send an event again now, with the same id: a new delivery, which replaces a pending one."""
     found = await endpoints.delivery(*delivery_place(delivery_id)) if DELIVERY_ID.fullmatch(delivery_id) else None
     if found is None:
-        raise Problem("endpoint_not_found", "There is no delivery of this id.")
+        raise api.Problem("endpoint_not_found", "There is no delivery of this id.")
     again = found
 
     def made(owner: WebhookEndpoint, now: int) -> WebhookDelivery:

@@ -2,9 +2,7 @@
 
 from typing import Final
 
-from credit_service.doors.http.answers import Instant, answer, one
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import endpoint
+from credit_service.doors.http import api
 from credit_service.doors.http.webhook_endpoints.shared import (
     ENDPOINT,
     MISSING,
@@ -29,21 +27,21 @@ MAX_SECRETS: Final = 5
 class RotatedEndpointShape(NewEndpointShape):
     """A webhook endpoint with its new secret, and the end of the secret before."""
 
-    previous_secret_until: Instant
+    previous_secret_until: api.Instant
 
 
-@endpoint(
+@api.endpoint(
     "POST",
     ENDPOINT + "/rotate",
     scope="admin",
     tag=TAG,
-    answers=one(RotatedEndpointShape),
+    answers=api.one(RotatedEndpointShape),
     responses={200: SECRET},
     problems=MISSING,
 )
-async def rotate_webhook_secret(endpoint_id: EndpointId, call: Call, endpoints: WebhookEndpoints) -> Answer:
+async def rotate_webhook_secret(endpoint_id: EndpointId, call: api.Call, endpoints: WebhookEndpoints) -> api.Answer:
     """Make a new secret, shown this once. For 24 hours deliveries carry a signature by each of the two."""
     found, now, secret = await find(endpoints, endpoint_id), await endpoints.now(), new_secret()
     await endpoints.rotate(endpoint_id, secret, now, now + OVERLAP, MAX_SECRETS)
     rotated = {"secret": secret, "previous_secret_until": format_time(now + OVERLAP)}
-    return answer(call, now, webhooks.endpoint(found) | rotated, 200, NO_STORE)
+    return api.answer(call, now, webhooks.endpoint(found) | rotated, 200, NO_STORE)

@@ -9,22 +9,17 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import Path
 from pydantic import AfterValidator, BaseModel, Field
 
-from credit_service.doors.http.answers import Instant, Unset, answer
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import PREFIX
-from credit_service.doors.http.openapi import headers
-from credit_service.doors.http.parts import WebhookSender
-from credit_service.doors.http.problems import Problem, of_faults
+from credit_service.doors.http import api
 from credit_service.messages import outbound, patterns, webhooks
 from credit_service.messages.faults import Fault
 from credit_service.storage.webhooks import WebhookDelivery, WebhookEndpoint, WebhookEndpoints
 
-ENDPOINTS: Final = PREFIX + "/credits/webhook-endpoints"
+ENDPOINTS: Final = api.PREFIX + "/credits/webhook-endpoints"
 ENDPOINT: Final = ENDPOINTS + "/{endpoint_id}"
 TAG: Final = "webhooks"
 MISSING: Final = ("endpoint_not_found",)
 NO_STORE: Final = [(b"cache-control", b"no-store")]
-SECRET: Final[dict[str, Any]] = {"headers": headers("Cache-Control")}
+SECRET: Final[dict[str, Any]] = {"headers": api.headers("Cache-Control")}
 """An answer that holds a secret, for the OpenAPI document."""
 ENDPOINT_ID: Final = "jw2vk5aqzn3e"
 """The id of the endpoint of every example."""
@@ -57,10 +52,10 @@ class EndpointShape(BaseModel):
     url: Annotated[str, Field(examples=["https://example.com/credits"])]
     event_types: Annotated[list[str] | None, Field(examples=[[f"{outbound.PREFIX}plugin_status_changed"]])]
     enabled: Annotated[bool, Field(examples=[True])]
-    disabled_at: Annotated[Instant | None, Unset]
-    disabled_reason: Annotated[str | None, Unset]
-    failing_since: Annotated[Instant | None, Unset]
-    created_at: Instant
+    disabled_at: Annotated[api.Instant | None, api.Unset]
+    disabled_reason: Annotated[str | None, api.Unset]
+    failing_since: Annotated[api.Instant | None, api.Unset]
+    created_at: api.Instant
 
 
 class NewEndpointShape(EndpointShape):
@@ -77,28 +72,28 @@ class DeliveryShape(BaseModel):
     event_type: Annotated[str, Field(examples=[f"{outbound.PREFIX}plugin_status_changed"])]
     state: Annotated[Literal["pending", "delivered", "failed"], Field(examples=["delivered"])]
     attempts: Annotated[int, Field(examples=[1])]
-    next_attempt_at: Annotated[Instant | None, Unset]
+    next_attempt_at: Annotated[api.Instant | None, api.Unset]
     last_status: Annotated[int | None, Field(examples=[204])]
-    last_error: Annotated[str | None, Unset]
-    redelivers: Annotated[str | None, Unset]
-    created_at: Instant
-    ended_at: Instant | None
+    last_error: Annotated[str | None, api.Unset]
+    redelivers: Annotated[str | None, api.Unset]
+    created_at: api.Instant
+    ended_at: api.Instant | None
 
 
 async def find(endpoints: WebhookEndpoints, endpoint_id: str) -> WebhookEndpoint:
     """A webhook endpoint by its id. Raises Problem if there is none."""
     found = await endpoints.get(endpoint_id) if _ID.fullmatch(endpoint_id) else None
     if found is None:
-        raise Problem("endpoint_not_found", "There is no webhook endpoint of this id.")
+        raise api.Problem("endpoint_not_found", "There is no webhook endpoint of this id.")
     return found
 
 
-async def check_url(sender: WebhookSender, url: str) -> None:
+async def check_url(sender: api.WebhookSender, url: str) -> None:
     """Raise Problem if no webhook may go to a URL."""
     try:
         await sender.check_target(url)
     except OSError as refused:
-        raise of_faults([Fault("/url", "not_allowed", str(refused))]) from None
+        raise api.of_faults([Fault("/url", "not_allowed", str(refused))]) from None
 
 
 def stored_types(types: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -113,15 +108,15 @@ def new_secret() -> str:
 
 async def send(
     endpoints: WebhookEndpoints,
-    sender: WebhookSender,
-    call: Call,
+    sender: api.WebhookSender,
+    call: api.Call,
     endpoint_id: str,
     make: Callable[[WebhookEndpoint, int], WebhookDelivery],
-) -> Answer:
+) -> api.Answer:
     """Add a delivery that the caller asked for. It tries again if another process added one meanwhile."""
     while True:
         endpoint, now = await find(endpoints, endpoint_id), await endpoints.now()
         made = make(endpoint, now)
         if await endpoints.add_deliveries(endpoint, [made]):
             sender.changed()
-            return answer(call, now, webhooks.delivery(made), 202)
+            return api.answer(call, now, webhooks.delivery(made), 202)

@@ -1,20 +1,23 @@
 """Send a test to a webhook endpoint."""
 
-from credit_service.doors.http.answers import one
-from credit_service.doors.http.call import Answer, Call
-from credit_service.doors.http.endpoints import endpoint
-from credit_service.doors.http.parts import WebhookSender
+from credit_service.doors.http import api
 from credit_service.doors.http.webhook_endpoints.shared import ENDPOINT, MISSING, TAG, DeliveryShape, EndpointId, send
 from credit_service.messages.webhooks import TEST
 from credit_service.storage.webhooks import WebhookDelivery, WebhookEndpoint, WebhookEndpoints
 
 
-@endpoint(
-    "POST", ENDPOINT + "/test", scope="admin", tag=TAG, answers=one(DeliveryShape), status_code=202, problems=MISSING
+@api.endpoint(
+    "POST",
+    ENDPOINT + "/test",
+    scope="admin",
+    tag=TAG,
+    answers=api.one(DeliveryShape),
+    status_code=202,
+    problems=MISSING,
 )
 async def test_webhook_endpoint(
-    endpoint_id: EndpointId, call: Call, endpoints: WebhookEndpoints, sender: WebhookSender
-) -> Answer:
+    endpoint_id: EndpointId, call: api.Call, endpoints: WebhookEndpoints, sender: api.WebhookSender
+) -> api.Answer:
     """Send a test once, also to an endpoint that is disabled. Its deliveries show the result."""
 
     def made(found: WebhookEndpoint, now: int) -> WebhookDelivery:
