@@ -27,7 +27,7 @@ from credit_service.ledger.policy import Policy
 from credit_service.ledger.proof import verify
 from credit_service.posting import Posting, RefusedAt
 from credit_service.storage import erasing, letters, tables
-from credit_service.storage.accounts import AccountQuery, Accounts
+from credit_service.storage.accounts import AccountQuery, Accounts, LoadedAccount
 from credit_service.storage.engine import BadRow, Engine, Loaded, Writes
 from credit_service.storage.erasing import Erasing
 from credit_service.storage.keys import ApiKey, Keys
@@ -242,7 +242,7 @@ class EngineContract:
         read: list[Callable[[], Any]] = [
             lambda: Accounts(engine).load([MERCHANT], T0),
             lambda: Accounts(engine).page(AccountQuery(T0, 0), None, 10),
-            lambda: Accounts(engine).grants(1),
+            lambda: Accounts(engine).with_grants(MERCHANT),
             lambda: Transactions(engine).page(TransactionQuery(account=1), None, 10),
             lambda: Transactions(engine).page(TransactionQuery(), None, 10),
             lambda: Transactions(engine).count(TransactionQuery()),
@@ -462,7 +462,8 @@ class EngineContract:
     async def test_grant_is_read_back_exactly(self, engine: Engine, whole: Any):
         await write(engine, writes(account(), grants=[whole]))
         assert [books.grants async for books in engine.books()] == [[whole]]
-        assert await Accounts(engine).grants(NUMBER) == ([whole] if whole.remaining else [])
+        loaded = await Accounts(engine).with_grants(MERCHANT)
+        assert loaded == LoadedAccount(account(), (whole,) if whole.remaining else ())
 
     @pytest.mark.parametrize("whole", [values.FULL_PARKED, values.PARKED_PAYMENT_REFUND])
     async def test_parked_refund_is_read_back_exactly(self, engine: Engine, whole: Parked):
@@ -580,8 +581,23 @@ class EngineContract:
     async def test_grants_are_the_open_ones_in_burn_down_order(self, engine: Engine):
         grants = [grant(1), grant(2, priority=1), grant(3, remaining=0)]
         await write(engine, writes(account(granted=3), grants=grants))
-        assert await Accounts(engine).grants(NUMBER) == [grants[1], grants[0]]
-        assert await Accounts(engine).grants(1) == []
+        loaded = await Accounts(engine).with_grants(MERCHANT)
+        assert loaded == LoadedAccount(account(granted=3), (grants[1], grants[0]))
+        assert await Accounts(engine).with_grants(merchant(7)) is None
+
+    @pytest.mark.parametrize("query", [{}, {"type": "MANUAL"}, {"start_at": T0}, {"end_at": T0}, {"end_at": T0 + 1}])
+    async def test_page_by_merchant_is_the_page_by_number(self, engine: Engine, query: dict[str, Any]):
+        history = [transaction(sequence) for sequence in (1, 2, 3)]
+        await write(engine, writes(account(), transactions=history))
+        transactions = Transactions(engine)
+        by_number, by_merchant = (
+            TransactionQuery(account=NUMBER, **query),
+            TransactionQuery(merchant_id=MERCHANT, **query),
+        )
+        for before, offset in ((None, 0), ((3,), 0), (None, 1)):
+            found = await transactions.page(by_number, before, 2, offset)
+            assert await transactions.page(by_merchant, before, 2, offset) == found
+        assert await transactions.page(TransactionQuery(merchant_id=merchant(7), **query), None, 5) == []
 
     async def test_accounts_are_listed_by_merchant_after_a_cursor(self, engine: Engine):
         accounts = [account(9 - index, merchant(index)) for index in range(5)]

@@ -220,7 +220,7 @@ async def test_reading_connections_cannot_write(engine: HaltingEngine):
 async def test_unknown_error_is_raised_unchanged(harness: SQLiteHarness, engine: HaltingEngine):
     below(harness, "DROP TABLE grants")
     with pytest.raises(sqlite3.OperationalError, match="no such table: grants"):
-        await Accounts(engine).grants(1)
+        await Accounts(engine).with_grants(MERCHANT)
 
 
 async def test_books_are_read_outside_the_event_loop(engine: HaltingEngine, monkeypatch: pytest.MonkeyPatch):

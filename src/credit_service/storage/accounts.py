@@ -218,11 +218,6 @@ class Accounts:
 
         return await self._engine.read(read)
 
-    async def grants(self, account: int) -> list[Grant]:
-        """An account's open grants, in burn-down order."""
-        found = await self._engine.read(asking(Find(_grants, ("account",), [(account,)], tables.OPEN)))
-        return list(open_grants(found).get(account, ()))
-
     async def with_grants(self, merchant_id: UUID) -> LoadedAccount | None:
         """A merchant's account with its open grants, None if there is none."""
 
