@@ -82,7 +82,7 @@ def _own_payload(announcement: str) -> type[Payload]:
 
 
 class ExpiringSoon(Payload, frozen=True):
-    """A grant expires within 7 days. Announced once for each grant that lives longer than that."""
+    """A grant expires within 7 days. Announced once for each grant that lives at least that long."""
 
     grant_id: Uuid
     remaining: Annotated[int, Meta(description="Credits that remain in it.", ge=1)]
