@@ -139,7 +139,7 @@ class MemoryStore:
 
     @property
     def keys(self) -> list[str]:
-        """What is there, in order."""
+        """The keys of the posted transactions, in order."""
         return [transaction.key for transaction in self.transactions]
 
 
@@ -161,7 +161,7 @@ class Desk:
         await self.posting.drain()
 
     async def hand_in(self, *commands: Command) -> list[asyncio.Task[Outcome]]:
-        """Callers who each submit one of these, in this order."""
+        """One caller for each of these commands, in this order."""
         return [await self.started(self.posting.submit(command)) for command in commands]
 
     async def started(self, asked: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

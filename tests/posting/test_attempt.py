@@ -1,4 +1,4 @@
-"""Attempts: retries, bisection, lost answers, and who learns of a commit."""
+"""Attempts: retries, bisection, lost answers, and the listeners of a commit."""
 
 import asyncio
 from collections.abc import Sequence
@@ -184,7 +184,7 @@ async def test_L3_a_batch_with_a_lost_answer_runs_again(committed: bool):
         assert was_posted(paid, "shopify:order:9")
         assert desk.store.keys == ["a", "b", "shopify:order:9"]
         assert len(desk.store.batches) == 2
-        # Everybody who must know is told of each account once, as it is now.
+        # The listener receives each account once, in its latest state.
         accounts = [
             (account.merchant_id, account.balance) for told in desk.told for account in told.writes.accounts.values()
         ]
@@ -263,7 +263,7 @@ async def test_bisection_keeps_the_lost_postings():
         assert desk.store.keys == ["first", "a", "b", "c"]
 
 
-# ---- who is told
+# ---- listeners
 
 
 @timeless
