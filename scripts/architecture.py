@@ -38,26 +38,28 @@ STATIONS: Final = (
     Station(
         "doors.jetstream.taking",
         "Taking.take",
-        "The consumer has fetched a batch of messages. `take` translates each into a command: here `OrderPaid`, under "
-        "the natural key `shopify:order:1001`. It submits them, and acknowledges a message only after its commit.",
+        "The consumer has fetched a batch of messages, and `Taking.read` has translated each into a command: here "
+        "`OrderPaid`, under the natural key `shopify:order:1001`. `take` submits the commands, and acknowledges a "
+        "message only after its commit.",
     ),
     Station(
         "posting.queue",
         "Posting.submit_many",
-        "The commands wait in the queue of their merchant's stream. As soon as the store is free, all pending commands "
-        "become one batch.",
+        "The commands wait in the queue of their merchant's stream. As soon as the store is free, the pending commands "
+        "become one batch of at most 1,000.",
     ),
     Station(
         "posting.attempt",
         "Attempts.post",
-        "Gets the batch into the database: retries a conflict, isolates a command that breaks the batch, and runs it "
-        "again when the answer of a commit is lost.",
+        "Gets the batch into the database: retries a conflict, isolates a command that breaks the batch, and runs the "
+        "batch again when the answer of a commit is lost.",
     ),
     Station(
         "storage.sqlite.engine",
         "SQLiteEngine.post",
         "One database transaction: load the account, its open grants and known keys; call the next function; write all "
-        "of its values; commit. On PostgreSQL it is `PostgresEngine.post`.",
+        "of its values; commit. On PostgreSQL, `PostgresEngine.post` does this; it often decides on recent accounts in "
+        "memory first (decision 26).",
     ),
     Station(
         "posting.batch",
@@ -74,13 +76,13 @@ STATIONS: Final = (
         "outlets.reader",
         "OutboxReader.once",
         "The announcement was written in the same commit. The commit wakes the reader, which takes the next events in "
-        "order, one page at a time.",
+        "order, one page at a time, from memory or from the outbox.",
     ),
     Station(
         "outlets.jetstream",
         "Publisher.deliver",
         "Publishes the page as CloudEvents. Each message names the one before it, so NATS keeps their order. The "
-        "reader then moves its cursor.",
+        "reader moves its cursor after this page, or after several small pages.",
     ),
 )
 
@@ -95,7 +97,8 @@ One picture, and the way of one order: from the message that reports it to the p
 A layer imports only layers below it; a test checks this. `ledger` holds the rules as functions over values, without a
 clock, a database or randomness. `posting` is the one way in: every change of a balance, from every door, goes through
 it. `storage` has one engine for SQLite and one for PostgreSQL behind nine methods. `doors` translate requests and
-messages into commands. `outlets` deliver events. `jobs` run by themselves. `gate` answers plugin status from memory.
+messages into commands. `messages` holds the shapes of events that doors and outlets share. `outlets` deliver events.
+`jobs` run by themselves. `gate` answers plugin status from memory.
 
 ## The way of an order
 
@@ -114,6 +117,7 @@ A POST takes the same way from the second function on: `doors/http` translates t
 | the rule behind a refusal | `ledger/refusals.py` names it, `ledger/decide.py` applies it |
 | what a transaction type means | its row in `ledger/types.py` |
 | how a read is answered | its subject in `storage/` (accounts, transactions, outbox, keys …) |
+| which object calls which | `service.py`, which builds and connects all parts |
 | why something is as it is | [decisions](decisions), one page each |
 | which law a test proves | [laws](laws.md) |
 """

@@ -1,4 +1,4 @@
-"""Make docs/errors.md, the same text that the service shows at /docs/errors. scripts.pages writes the file."""
+"""Make the text of docs/errors.md. The service shows the same text at /docs/errors. scripts.pages writes the file."""
 
 from textwrap import fill
 

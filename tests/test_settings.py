@@ -93,7 +93,7 @@ def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None
     assert load().trial_credits == 100
 
 
-def test_policy_has_the_settings_of_the_rules(tmp_path: Path) -> None:
+def test_policy_contains_the_settings_of_the_rules(tmp_path: Path) -> None:
     (tmp_path / YAML_FILE).write_text(
         "trial_credits: 7\norder_credit_fixed_amount: 0\norder_credit_percentage: 2.5\norder_credit_minimum: 3\n"
         "low_balance_threshold_percent: 50\norders_when_insufficient: reject\nrefunds_grace_days: 1\n"
@@ -126,7 +126,7 @@ def invalid() -> list[tuple[str, str]]:
             *("redis://u:hunter2@x@h", "redis://u:hun/ter2@h", "redis://h/0?password=hunter2", "unix:///a"),
         )
     ]
-    found.append(("plugin_status_auth", "shopify"))  # without the secret
+    found.append(("plugin_status_auth", "shopify"))  # it needs the secret, which is not set
     for name in ("shopify_webhook_secret", "shopify_webhook_secret_previous"):
         found += [(name, "hunter2 hunter2"), (name, "hunter2\u200b"), (name, "hünter2")]
     found += [("cors_origins", value) for value in ("shop.example", "https://shop.example/", "https://a,,https://b")]
@@ -166,7 +166,7 @@ def invalid() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("name", "value"), invalid())
-def test_error_for_invalid_value_is_one_line_with_its_name(
+def test_error_for_invalid_value_names_setting_in_one_line(
     name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name.upper(), value)
@@ -179,7 +179,7 @@ def test_error_for_invalid_value_is_one_line_with_its_name(
     assert refused().startswith(f"{name.upper()}: ")
 
 
-def test_invalid_values_cover_every_setting_with_a_range() -> None:
+def test_every_setting_except_free_text_has_invalid_values() -> None:
     tried = {name for name, _ in invalid()}
     free = {name for name, field in Settings.model_fields.items() if field.annotation is str}
     assert tried | free == set(Settings.model_fields)
@@ -193,7 +193,7 @@ def test_service_takes_all_partitions_by_default() -> None:
     assert refused(nats_partitions_taken="0").startswith("NATS_PARTITIONS_TAKEN: ")
 
 
-def test_pairs_remap_subjects() -> None:
+def test_nats_subjects_setting_remaps_subjects() -> None:
     assert load().remapped_subjects == {}
     remapped = load(nats_subjects="evt.merchant.created=a.b, evt.billing.trial_started = c").remapped_subjects
     assert remapped == {"evt.merchant.created": "a.b", "evt.billing.trial_started": "c"}
@@ -207,7 +207,7 @@ def test_settings_accept_usual_nats_urls(url: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["[1]", "{a: 1}", "", "~", "[]", "2026-01-01", "true"])
-def test_other_yaml_values_are_not_numbers(value: str, tmp_path: Path) -> None:
+def test_yaml_value_that_is_not_a_number_is_refused(value: str, tmp_path: Path) -> None:
     (tmp_path / YAML_FILE).write_text(f"trial_credits: {value}\n")
     assert refused().startswith("TRIAL_CREDITS: ")
 
@@ -262,7 +262,7 @@ def test_empty_yaml_file_sets_nothing(content: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url", [f"postgresql://user:{SECRET}@host", f"sqlite+pysqlite://{SECRET}", f"{SECRET}", f"redis://:{SECRET}@h"]
 )
-def test_error_does_not_show_wrong_url_with_password(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_hides_password_in_wrong_url(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
     assert refused().startswith("DATABASE_URL: ")
     monkeypatch.delenv("DATABASE_URL")

@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     service_host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     service_port: int = Field(8015, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     service_source: str = Field(
-        "credit-service", pattern=r"^[!-~]+$", description="`source` of the events that go out, a URI reference."
+        "credit-service", pattern=r"^[!-~]+$", description="`source` of outbound events, a URI reference."
     )
     database_url: types.DatabaseUrl = Field(
         SecretStr("sqlite:///credit-service.db"), description="The ledger's database: an SQLite file, or PostgreSQL."
@@ -114,7 +114,8 @@ class Settings(BaseSettings):
     )
     nats_stream_replicas: int = Field(1, ge=1, le=5, description="Replicas of a stream that the service creates.")
     redis_url: types.RedisUrl = Field(
-        SecretStr(""), description="Redis or Valkey (6 or newer), a cache behind the one of each process; or empty."
+        SecretStr(""),
+        description="Redis or Valkey (6 or newer), a shared cache behind the cache of each process; or empty.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
     log_format: Literal["console", "json"] = Field("console", description="Format of the log.")
@@ -129,7 +130,9 @@ class Settings(BaseSettings):
     orders_when_insufficient: Literal["overdraft", "partial", "reject"] = Field(
         "overdraft", description="What happens to an order that the available credits cannot cover."
     )
-    refunds_grace_days: Days = Field(30, description="Days that credits live which come back to an expired grant.")
+    refunds_grace_days: Days = Field(
+        30, description="Days until credits expire that a refund gives back to an expired grant."
+    )
     refunds_wait_days: Days = Field(7, description="Days that a refund waits for its order or payment.")
     accounts_auto_create: bool = Field(True, description="Whether an event opens the account of an unknown merchant.")
 
@@ -156,7 +159,7 @@ class Settings(BaseSettings):
         300, description="Seconds that the last known plugin status is valid while the database is away."
     )
     gate_fail: Literal["closed", "open"] = Field(
-        "closed", description="Plugin status after that, for accounts without a policy of their own."
+        "closed", description="Plugin status after GATE_STALE_SECONDS, for accounts without a fail policy of their own."
     )
 
     posting_deadline_seconds: Seconds = Field(5, description="Seconds after which a waiting posting is refused.")
@@ -167,34 +170,42 @@ class Settings(BaseSettings):
     shutdown_delay_seconds: Annotated[float, Field(ge=0, le=600)] = Field(
         0, description="Seconds that /readyz answers 503 before the service stops."
     )
-    sweep_seconds: Seconds = Field(1, description="Seconds between two sweeps that post expiries and the like.")
+    sweep_seconds: Seconds = Field(
+        1, description="Seconds between two sweeps, which post expiries and other changes that are due."
+    )
 
     rate_limit_enabled: bool = Field(True, description="Whether the rate of requests is limited.")
-    rate_limit_key_per_second: Rate = Field(5000, description="Requests a second of one API key.")
-    rate_limit_key_burst: int = Field(10_000, ge=1, description="Requests of one API key at once.")
+    rate_limit_key_per_second: Rate = Field(5000, description="Requests per second that one API key may send.")
+    rate_limit_key_burst: int = Field(10_000, ge=1, description="Requests that one API key may send at once.")
     rate_limit_address_per_second: Rate = Field(
-        2000, description="Requests a second of one address without a valid API key."
+        2000, description="Requests per second that one address may send without a valid API key."
     )
     rate_limit_address_burst: int = Field(
-        4000, ge=1, description="Requests of one address without a valid key at once."
+        4000, ge=1, description="Requests that one address may send at once without a valid API key."
     )
     trusted_proxies: types.ProxyNetworks = Field(
         "",
-        description="Networks of the proxies before the service, separated by commas. Only from them `Forwarded` and "
-        "`X-Forwarded-For` say which address calls.",
+        description="Networks of the proxies before the service, separated by commas. The service trusts `Forwarded` "
+        "and `X-Forwarded-For` only from these proxies.",
     )
     cors_origins: types.Origins = Field(
-        "", description="Origins whose pages may call, separated by commas; * means any."
+        "", description="Origins whose pages may call the service, separated by commas; * means any."
     )
     metrics_enabled: bool = Field(True, description="Whether /metrics is served.")
     metrics_port: int = Field(
-        0, ge=0, le=65_000, description="Port of /metrics of the first worker, the next port of the second; 0 is none."
+        0,
+        ge=0,
+        le=65_000,
+        description="Port of the first worker's /metrics; the second worker has the next port. 0 is none.",
     )
     metrics_balance_per_merchant: bool = Field(
         False, description="Whether /metrics has the balance of every merchant: one series for each of them."
     )
     audit_accounts_per_second: int = Field(
-        200, ge=0, le=100_000, description="Accounts a second that are compared with their transactions; 0 is none."
+        200,
+        ge=0,
+        le=100_000,
+        description="Accounts per second that the service compares with their transactions; 0 is none.",
     )
     tracing_enabled: bool = Field(
         False, description="Whether traces are sent to a collector; needs the extra `credit-service[tracing]`."
@@ -203,37 +214,43 @@ class Settings(BaseSettings):
         "http://127.0.0.1:4318/v1/traces", description="Collector of traces, by OTLP over HTTP."
     )
     tracing_sample_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
-        1, description="Share of the traces begun here that are sent; a caller's `traceparent` decides for its own."
+        1,
+        description="Share of the service's own traces that it sends; a caller's `traceparent` decides for the "
+        "caller's traces.",
     )
 
     webhook_allowed_networks: types.Networks = Field(
         "public",
-        description="Where webhooks may go, separated by commas: networks like 10.1.0.0/16, and public for every "
-        "public address (https alone).",
+        description="Networks that webhooks may reach, like 10.1.0.0/16, separated by commas; public means every "
+        "public address (https only).",
     )
 
-    body_max_bytes: int = Field(64 * 1024, ge=1024, description="Size of a request's body.")
-    batch_body_max_bytes: int = Field(1024 * 1024, ge=1024, description="Size of the body of a batch, or of events.")
+    body_max_bytes: int = Field(64 * 1024, ge=1024, description="Largest size of a request's body.")
+    batch_body_max_bytes: int = Field(
+        1024 * 1024, ge=1024, description="Largest size of the body of a batch, or of events."
+    )
     bodies_in_flight_max_bytes: int = Field(
         64 * 1024 * 1024,
         ge=1024 * 1024,
-        description="Bytes of the bodies of all requests under way; a request beyond it is answered 503.",
+        description="Most bytes of all request bodies in memory together; a request beyond this gets 503.",
     )
-    headers_max_bytes: int = Field(16 * 1024, ge=1024, description="Size of a request's headers.")
+    headers_max_bytes: int = Field(16 * 1024, ge=1024, description="Largest size of a request's headers.")
     header_timeout_seconds: Seconds = Field(10, description="Seconds for a request's headers to arrive.")
     body_timeout_seconds: Seconds = Field(30, description="Seconds for a request's body to arrive.")
     write_timeout_seconds: Seconds = Field(
-        30, description="Seconds that an answer waits for a client that reads nothing of it."
+        30, description="Seconds that the service waits for a client that does not read its answer."
     )
     keep_alive_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
-        75, description="Seconds that an idle connection stays open; more than a proxy before the service keeps it."
+        75, description="Seconds that an idle connection stays open; set more than the idle timeout of the proxy."
     )
-    connections_max: int = Field(10_000, ge=1, description="Connections of a process at once.")
+    connections_max: int = Field(10_000, ge=1, description="Most connections of a process at once.")
     connections_max_per_address: int = Field(
         1000, ge=1, description="Connections of one address at once; those of TRUSTED_PROXIES are not limited."
     )
     key_max_length: int = Field(255, ge=64, le=255, description="Characters of a key, or of a reference.")
-    metadata_max_bytes: int = Field(8192, ge=2, le=65_536, description="Size of the metadata of a posting, as JSON.")
+    metadata_max_bytes: int = Field(
+        8192, ge=2, le=65_536, description="Largest size of the metadata of a posting, as JSON."
+    )
     # The fast decoders go as deep as the least of these.
     json_max_depth: int = Field(32, ge=20, le=200, description="Levels that JSON may be nested.")
     batch_max_items: int = Field(1000, ge=1, le=1000, description="Items in a batch.")

@@ -1,4 +1,4 @@
-"""What the commands print: nothing from a ledger or a file can control the terminal."""
+"""The output of the commands: texts from a ledger or a file cannot control the terminal."""
 
 import ast
 import asyncio
@@ -21,7 +21,7 @@ ESCAPED = "a\\x1b[2J\\x1b]0;title\\x07\\r\\nBAD  database\\x9b31m\\u202eb\\u2028
 
 
 def is_harmless(*texts: str) -> bool:
-    """Whether no text has a control character, but for the ends of lines."""
+    """Return whether the texts contain no control characters except line feeds."""
     return all(line.isprintable() for text in texts for line in text.split("\n"))
 
 
@@ -89,7 +89,7 @@ def test_texts_of_a_ledger_or_a_file_are_escaped(arguments: tuple[str, ...], led
     assert len(f"{ran.out}{ran.err}") > 20
 
 
-def test_json_is_exact(ledger: Path) -> None:
+def test_json_output_keeps_texts_unchanged(ledger: Path) -> None:
     def run(*arguments: str) -> Ran:
         return command(*arguments, "--json", cwd=ledger)
 
@@ -97,10 +97,10 @@ def test_json_is_exact(ledger: Path) -> None:
     assert [key["name"] for key in run("keys", "list").json] == [HOSTILE]
 
 
-def test_every_command_prints_by_the_functions_that_escape() -> None:
+def test_commands_print_only_through_escaping_functions() -> None:
     folder = Path(cli.__file__).parent
     for file in sorted(set(folder.glob("*.py")) - {folder / "common.py", folder / "__init__.py"}):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "typer.echo", "sys.stdout.write"):
-                # `events tail --json` prints the JSON of the service as it came.
+                # `events tail --json` prints the JSON of the service unchanged.
                 assert (file.name, ast.unparse(node)) == ("events.py", "typer.echo(event)")

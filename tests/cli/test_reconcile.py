@@ -1,4 +1,4 @@
-"""`credit-service events reconcile`: what the stream ought to hold and lacks is published again, and nothing else."""
+"""`credit-service events reconcile` publishes the events again that NATS lost, and no others."""
 
 import asyncio
 import sys
@@ -28,7 +28,7 @@ WINDOW_SECONDS = 0.1
 
 
 class Setting:
-    """A ledger, a NATS, and the command between them."""
+    """A ledger, a NATS server, and the command that compares them."""
 
     def __init__(self, folder: Path, nats_url: str) -> None:
         self.folder = folder
@@ -39,7 +39,7 @@ class Setting:
         return command("events", "reconcile", *arguments, cwd=self.folder, **{"NATS_URL": self.nats_url, **environment})
 
     def store(self, do: Callable[[Engine], Coroutine[Any, Any, Any]], **options: Any) -> Any:
-        """Do something with the ledger."""
+        """Run `do` on the engine of the ledger, and return its result."""
 
         async def done() -> Any:
             store = opened(url_of(self.folder / "credit-service.db"), **options)
@@ -51,7 +51,7 @@ class Setting:
         return asyncio.run(done())
 
     def nats(self, do: Callable[[JetStreamContext], Coroutine[Any, Any, Any]]) -> Any:
-        """Do something with NATS."""
+        """Run `do` on JetStream, and return its result."""
 
         async def done() -> Any:
             async with connected(self.nats_url) as nats:
@@ -60,7 +60,7 @@ class Setting:
         return asyncio.run(done())
 
     def announce(self, accounts: int = 5, first: int = 0, **options: Any) -> None:
-        """Four events of each account."""
+        """Make postings that announce four events of each account."""
 
         async def do(store: Engine) -> None:
             merchants = [merchant(first + index) for index in range(accounts)]
@@ -70,7 +70,7 @@ class Setting:
         self.store(do, **options)
 
     def publish(self, **config: Any) -> None:
-        """To a stream that forgets soon which messages it had."""
+        """Publish all events to a stream. Its duplicate window is short unless `config` changes it."""
 
         async def do(store: Engine) -> None:
             await create(self.nats_url, **{"duplicate_window": WINDOW_SECONDS, **config})
@@ -81,7 +81,7 @@ class Setting:
         self.store(do)
 
     def lose(self, *sequences: int) -> None:
-        """NATS loses these messages."""
+        """Delete these messages from the stream, and wait until a short duplicate window has passed."""
 
         async def do(streams: JetStreamContext) -> None:
             for sequence in sequences:
@@ -91,7 +91,7 @@ class Setting:
         time.sleep(2 * WINDOW_SECONDS)
 
     def missing(self) -> list[str]:
-        """The events that the stream does not hold."""
+        """Return the ids of the events that the stream does not hold."""
         there = {message.event["id"] for message in asyncio.run(stream(self.nats_url))}
         return [id_ for id_ in self.store(announced) if id_ not in there]
 
@@ -105,7 +105,7 @@ def result(**numbers: int) -> dict[str, int]:
     return {"accounts": 5, "lost": 0, "published": 0, "remembered": 0} | numbers
 
 
-def test_where_nothing_is_lost_nothing_is_done(setting: Setting) -> None:
+def test_nothing_is_published_if_no_event_is_lost(setting: Setting) -> None:
     setting.announce()
     setting.publish()
     assert setting.reconcile("--json").json == result()
@@ -113,7 +113,7 @@ def test_where_nothing_is_lost_nothing_is_done(setting: Setting) -> None:
     assert (ran.code, ran.out) == (0, "5 accounts compared: 0 events lost, 0 published again\n")
 
 
-def test_what_is_lost_is_told_and_then_published_again_in_the_order_of_its_account(setting: Setting) -> None:
+def test_lost_events_are_published_again_in_account_order(setting: Setting) -> None:
     setting.announce()
     setting.publish()
     setting.lose(2, 3, 7, 8, 9, 19, 20)
@@ -121,7 +121,7 @@ def test_what_is_lost_is_told_and_then_published_again_in_the_order_of_its_accou
     assert len(lost) == 7
     told = setting.reconcile("--dry-run", "--json")
     assert (told.code, told.json) == (1, result(lost=7))
-    assert setting.missing() == lost, "it only told"
+    assert setting.missing() == lost, "a dry run publishes nothing"
     done = setting.reconcile("--json")
     assert (done.code, done.json) == (0, result(lost=7, published=7))
     assert setting.missing() == []
@@ -134,7 +134,7 @@ def test_what_is_lost_is_told_and_then_published_again_in_the_order_of_its_accou
     assert setting.reconcile("--json").json == result()
 
 
-def test_a_stream_that_was_deleted_is_made_and_filled_again(setting: Setting) -> None:
+def test_deleted_stream_is_created_and_filled_again(setting: Setting) -> None:
     setting.announce()
     setting.publish()
     setting.nats(lambda streams: streams.delete_stream(STREAM))
@@ -145,7 +145,7 @@ def test_a_stream_that_was_deleted_is_made_and_filled_again(setting: Setting) ->
     assert setting.missing() == []
 
 
-def test_what_is_not_published_yet_is_not_lost(setting: Setting) -> None:
+def test_unpublished_events_are_not_lost(setting: Setting) -> None:
     setting.announce(4)
     setting.publish()
     setting.announce(1, first=4)
@@ -153,15 +153,15 @@ def test_what_is_not_published_yet_is_not_lost(setting: Setting) -> None:
     assert setting.reconcile("--json").json == result()
 
 
-def test_what_a_streams_limits_removed_is_not_lost(setting: Setting) -> None:
+def test_events_removed_by_max_msgs_are_not_lost(setting: Setting) -> None:
     setting.announce()
     setting.publish(max_msgs=8)
     assert len(setting.missing()) == 12
     assert setting.reconcile("--json").json == result()
 
 
-def test_what_is_older_than_a_stream_keeps_is_not_lost(setting: Setting) -> None:
-    setting.announce(4, clock=Clock())  # years ago
+def test_events_older_than_max_age_are_not_lost(setting: Setting) -> None:
+    setting.announce(4, clock=Clock())  # this clock is years behind
     setting.announce(1, first=4)
     setting.publish(max_age=3600)
     setting.lose(2, 3, 20)
@@ -169,7 +169,7 @@ def test_what_is_older_than_a_stream_keeps_is_not_lost(setting: Setting) -> None
     assert len(setting.missing()) == 2
 
 
-def test_what_NATS_remembers_as_a_repeat_is_for_later(setting: Setting) -> None:
+def test_events_in_duplicate_window_must_be_published_later(setting: Setting) -> None:
     setting.announce()
     setting.publish(duplicate_window=60)
     setting.lose(20)
@@ -178,7 +178,7 @@ def test_what_NATS_remembers_as_a_repeat_is_for_later(setting: Setting) -> None:
     assert "1 NATS remembers as repeats: try again when its duplicate window has passed" in setting.reconcile().out
 
 
-def test_of_a_stream_that_drops_what_was_consumed_nothing_can_be_told(setting: Setting) -> None:
+def test_stream_that_drops_consumed_events_is_refused(setting: Setting) -> None:
     setting.announce()
     setting.publish(retention=RetentionPolicy.INTEREST)
     ran = setting.reconcile()
@@ -194,7 +194,7 @@ def test_of_a_stream_that_drops_what_was_consumed_nothing_can_be_told(setting: S
         ({"DATABASE_URL": "sqlite:///absent.db"}, "absent.db holds no ledger"),
     ],
 )
-def test_what_is_asked_wrong_ends_with_2(
+def test_unusable_nats_or_ledger_exits_with_2(
     setting: Setting, environment: dict[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.modules["credit_service.cli.reconcile"], "_CONNECT_SECONDS", 0.5)
@@ -217,7 +217,7 @@ def test_what_is_asked_wrong_ends_with_2(
         ([7, 8], 3, [(1, 3)]),
     ],
 )
-def test_gaps_are_ranges_whatever_the_order(there: list[int], upto: int, gaps: list[tuple[int, int]]) -> None:
+def test_gaps_do_not_depend_on_the_order_of_numbers(there: list[int], upto: int, gaps: list[tuple[int, int]]) -> None:
     numbers = Numbers()
     for number in there:
         numbers.add(number)
