@@ -22,7 +22,7 @@ KINDS: dict[str, Callable[[str, Operation], bool]] = {
     ),
     "Every route that posts": lambda path, operation: "outcome_unknown" in _refusals(operation),
 }
-"""Kinds of routes. If all routes of a kind may return a code, the head of the page lists it once for the kind."""
+"""Kinds of routes. If every route of a kind may return the same code, the top of the page lists this code once."""
 
 EVENTS: dict[str, str] = {
     "evt.merchant.created": "no more fields; the event opens the account and grants the trial",
@@ -322,7 +322,7 @@ _RESULTS = {
     "insufficient_credits",
     "amount_out_of_range",
 }
-"""Codes that only results have. The OpenAPI document does not list them for the route."""
+"""Codes that only the result of an event has. The OpenAPI document does not list them for the route."""
 
 
 def documented_fields(type_: str) -> set[str]:

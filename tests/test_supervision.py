@@ -19,7 +19,7 @@ def _no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def dying(*lives: float, error: Exception | None = None) -> tuple[Callable[[], Any], list[float]]:
-    """A task that dies after each of these seconds and then runs on, and the times at which it started."""
+    """Return a task and its start times. It dies after each of these numbers of seconds, and then keeps running."""
     left, started = iter(lives), []
 
     async def run() -> None:
@@ -50,7 +50,7 @@ async def test_dead_task_is_logged_and_restarted_with_backoff() -> None:
 
 
 @timeless
-async def test_fault_lasts_until_the_task_has_run_for_a_while() -> None:
+async def test_fault_is_shown_until_the_task_is_healthy() -> None:
     supervisor = Supervisor()
     run, _ = dying(1)
     task = supervisor.start("publisher", run)

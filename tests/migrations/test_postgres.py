@@ -1,4 +1,4 @@
-"""Migrations on PostgreSQL: they lead to the declared schema, completely or not at all, and do not block for long."""
+"""Migrations on PostgreSQL give the declared schema or change nothing, and they do not block for long."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ CATALOGUE = {
     "sequences": "SELECT sequencename, data_type::text, start_value, increment_by, max_value, cycle FROM pg_sequences",
     "triggers": "SELECT tgrelid::regclass::text, tgname FROM pg_trigger",
 }
-"""Queries for everything that a database stores about its tables. `alembic check` does not compare CHECKs; these do."""
+"""Queries for everything that a database stores about its tables. `alembic check` ignores CHECKs; these do not."""
 
 
 def catalogue(url: str) -> dict[str, list[Any]]:
@@ -102,7 +102,7 @@ def test_migrations_of_empty_database_give_declared_schema(postgres: Databases, 
         "DROP INDEX ix_accounts_next_due_at; CREATE INDEX ix_accounts_next_due_at ON accounts (next_due_at)",
     ],
 )
-def test_comparison_sees_each_difference(change: str, migrated: str):
+def test_catalogue_shows_each_difference(change: str, migrated: str):
     before = catalogue(migrated)
     with on_server(migrated, change):
         assert catalogue(migrated) != before
@@ -145,7 +145,7 @@ def test_database_with_foreign_tables_is_refused_and_unchanged(postgres_url: str
 # ---- on the command line
 
 
-def test_migrate_command_creates_schema_and_says_so(postgres_url: str, tmp_path: Path):
+def test_migrate_command_creates_schema_and_reports_it(postgres_url: str, tmp_path: Path):
     name = name_of(postgres_url)
     assert run(postgres_url, "migrate", cwd=tmp_path) == Ran(0, f"{name} was created with schema {head()}.\n", "")
     assert run(postgres_url, "migrate", cwd=tmp_path) == Ran(0, f"{name} is up to date (schema {head()}).\n", "")
@@ -153,7 +153,7 @@ def test_migrate_command_creates_schema_and_says_so(postgres_url: str, tmp_path:
     assert printed == {"database": name, "schema": head(), "created": False, "migrated": False}
 
 
-def test_doctor_tells_empty_from_migrated_database(postgres_url: str, tmp_path: Path):
+def test_doctor_distinguishes_empty_and_migrated_database(postgres_url: str, tmp_path: Path):
     def found() -> Any:
         ran = command(
             "doctor", "--json", cwd=tmp_path, DATABASE_URL=postgres_url, DATABASE_ALLOW_UNSAFE="true", SERVICE_PORT="0"
@@ -237,7 +237,7 @@ def test_role_without_rights_gets_error_in_one_line(migrated: str, postgres: Dat
     role = f"reader_{name_of(migrated)[-12:]}"
     with (
         postgres.database() as empty,
-        # This is the default from PostgreSQL 15 on.
+        # PostgreSQL 15 and newer revoke this by default.
         on_server(empty, f"CREATE ROLE {role} LOGIN PASSWORD 'x'", "REVOKE CREATE ON SCHEMA public FROM PUBLIC"),
     ):
         try:

@@ -1,4 +1,4 @@
-"""The SQLite engine: the contract, and features of SQLite only."""
+"""Tests of the SQLite engine: the contract of all engines, and the features that only SQLite has."""
 
 import asyncio
 import os
@@ -95,7 +95,7 @@ def harness(tmp_path: Path) -> SQLiteHarness:
 
 
 class TestSQLite(EngineContract):
-    """The contract."""
+    """The contract of all engines, on SQLite."""
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def below(harness: SQLiteHarness, *statements: str) -> None:
             connection.execute(statement)
 
 
-# ---- plans of questions
+# ---- query plans
 
 
 def _asked() -> dict[str, str]:
@@ -144,9 +144,9 @@ def _asked() -> dict[str, str]:
         "an account's orders": transactions._history(frozenset({"type"})),
         "an account's orders, counted": transactions._history(frozenset({"type"}), counted=True),
         "the last sequence": transactions.LAST_SEQUENCE,
-        "the last one by then": transactions.LAST_BY,
-        "what had lapsed": accounts.LAPSED_SINCE,
-        "everybody's history": transactions._listing(frozenset(page), 1),
+        "the last transaction up to an instant": transactions.LAST_BY,
+        "expiries up to an instant": accounts.LAPSED_SINCE,
+        "the history of all accounts": transactions._listing(frozenset(page), 1),
         "accounts": accounts._listing(frozenset({"after", "at", "limit"})),
     }
     asked |= {name: sql._compiled(statement).sql for name, statement in some.items()}
@@ -159,12 +159,12 @@ async def test_frequent_questions_scan_no_table(harness: SQLiteHarness, engine: 
     statement = _asked()[name]
     with closing(sqlite3.connect(harness.path)) as connection:
         plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", [1] * statement.count("?"))]
-    of_nothing = {"SCAN place", "SCAN halving", "SCAN CONSTANT ROW", "SCAN 2 CONSTANT ROWS"}
-    assert {step for step in plan if step.startswith("SCAN")} <= of_nothing
+    not_tables = {"SCAN place", "SCAN halving", "SCAN CONSTANT ROW", "SCAN 2 CONSTANT ROWS"}
+    assert {step for step in plan if step.startswith("SCAN")} <= not_tables
     assert not any("TEMP B-TREE" in step for step in plan)
 
 
-async def test_deep_pages_read_no_more_than_the_first(harness: SQLiteHarness, engine: HaltingEngine):
+async def test_deep_page_costs_no_more_steps_than_first_page(harness: SQLiteHarness, engine: HaltingEngine):
     statement = sql._compiled(transactions._history(frozenset()))
     long = values.writes(values.account(1), transactions=[values.transaction(n, 1) for n in range(1, 2_001)])
     await engine.post([], lambda loaded: long)
