@@ -46,7 +46,8 @@ class Side:
         self._now = next(self._ticks)
         numbers = count(1)
         self.store = opened(url, clock=lambda: self._now, draw_number=lambda: next(numbers))
-        settings = Settings(_env_file=None, sweep_seconds=3600, rate_limit_enabled=False)  # type: ignore[call-arg]
+        chosen: dict[str, Any] = {"database_url": url, "sweep_seconds": 3600, "rate_limit_enabled": False}
+        settings = Settings(_env_file=None, **chosen)  # type: ignore[call-arg]
         self.service = Service(self.store, settings)
         self.taken = 0  # bodies that a fast decoder read
         self._decoders = [self._decoder(fast, way) for fast in (one._fast, many._fast, read_fast)]

@@ -64,7 +64,7 @@ class WriteCheck:
         if isinstance(fault, ClockMoved):
             pass  # the clock has logged it
         elif fault is not None and self._fault is None:
-            _log.error("ledger_not_writable", reason=str(fault))
+            _log.warning("ledger_not_writable", reason=str(fault))
         elif fault is None and self._fault is not None and not isinstance(self._fault, ClockMoved):
             _log.warning("ledger_is_writable_again")
         self._fault = fault
