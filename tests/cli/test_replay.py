@@ -237,6 +237,13 @@ def test_limits_of_the_settings_hold_for_a_file(tmp_path: Path) -> None:
     assert "The ids make a key longer than 64 characters." in ran.err
 
 
+def test_replayed_adjustment_needs_a_visible_reason(tmp_path: Path) -> None:
+    data = {"merchant_id": str(MERCHANT), "adjustment_id": 1, "credits": 5, "reason": "\u200b", "admin_id": "ada"}
+    ran = _replay(tmp_path, lines(event("cmd.credits.manual_adjustment", data | {"operation_type": "INCREASE"})))
+    assert (ran.code, ran.json["by_code"]) == (1, {"validation_failed": 1})
+    assert "/data/reason: Must have a visible character." in ran.err
+
+
 def test_events_are_posted_as_through_any_door(tmp_path: Path) -> None:
     content = lines(
         event("evt.merchant.created", {"merchant_id": str(MERCHANT)}),

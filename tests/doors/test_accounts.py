@@ -1,4 +1,4 @@
-"""Opening accounts, and reading them and their balance."""
+"""Opening and reading accounts."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ ACCOUNT = [
 ]
 
 
-def test_an_account_is_opened_with_the_trial_and_answered_whole(running: Running) -> None:
+def test_account_is_opened_with_the_trial(running: Running) -> None:
     merchant = new_merchant()
     answer = running.post("/credits/accounts", {"merchant_id": merchant.upper()})
     assert answer.status_code == 201
@@ -57,7 +57,7 @@ def test_an_account_is_opened_with_the_trial_and_answered_whole(running: Running
     }
 
 
-def test_opening_again_answers_200_with_the_same_account_and_no_second_trial(running: Running) -> None:
+def test_opening_again_grants_no_second_trial(running: Running) -> None:
     merchant = new_merchant()
     first = running.post("/credits/accounts", {"merchant_id": merchant})
     again = running.post("/credits/accounts", {"merchant_id": merchant})
@@ -65,7 +65,7 @@ def test_opening_again_answers_200_with_the_same_account_and_no_second_trial(run
     assert again.json()["data"] == first.json()["data"]
 
 
-def test_opening_an_account_that_is_open_without_a_trial_grants_it(running: Running) -> None:
+def test_opening_again_grants_a_missing_trial(running: Running) -> None:
     merchant = new_merchant()
     data = {"merchant_id": merchant, "order_id": 1, "credits": 30}
     event = {"specversion": "1.0", "id": "1", "source": "s", "type": "evt.shopify.webhook.order_paid", "data": data}
@@ -76,7 +76,7 @@ def test_opening_an_account_that_is_open_without_a_trial_grants_it(running: Runn
     assert (answer.json()["data"]["balance"], answer.json()["data"]["sequence"]) == (70, 2)
 
 
-def test_an_account_whose_trial_key_was_used_for_something_else_says_so(running: Running) -> None:
+def test_opening_is_refused_if_the_trial_key_was_used(running: Running) -> None:
     merchant = new_merchant()
     data = {"merchant_id": merchant, "payment_id": 1, "credits": 5}
     event = {
@@ -92,7 +92,7 @@ def test_an_account_whose_trial_key_was_used_for_something_else_says_so(running:
     assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reused")
 
 
-def test_an_account_is_read_as_it_stands(running: Running) -> None:
+def test_account_is_read_as_it_stands(running: Running) -> None:
     merchant = running.open()
     spent = running.spend(merchant, 80).json()["data"]
     answer = running.get(f"/credits/accounts/{merchant}")
@@ -104,13 +104,13 @@ def test_an_account_is_read_as_it_stands(running: Running) -> None:
 
 
 @pytest.mark.parametrize(("spent", "status"), [(79, "ACTIVE"), (80, "LOW"), (99, "LOW"), (100, "EXHAUSTED")])
-def test_the_status_is_told_by_what_is_available(running: Running, spent: int, status: str) -> None:
+def test_status_follows_available_credits(running: Running, spent: int, status: str) -> None:
     merchant = running.open()
     running.spend(merchant, spent)
     assert running.get(f"/credits/accounts/{merchant}").json()["data"]["status"] == status
 
 
-def test_the_balance_tells_what_is_pending(running: Running) -> None:
+def test_balance_shows_pending_credits(running: Running) -> None:
     merchant = running.open()
     later = (datetime.now(UTC) + timedelta(days=1)).isoformat()
     body = posting(
@@ -128,7 +128,7 @@ def test_the_balance_tells_what_is_pending(running: Running) -> None:
     assert as_of == answer.json()["meta"]["timestamp"]
 
 
-def test_what_has_expired_is_gone_from_every_reading_though_nothing_swept_it(start: Callable[..., Running]) -> None:
+def test_expired_credits_are_gone_from_every_read_before_the_sweep(start: Callable[..., Running]) -> None:
     running = start(sweep_seconds=3600)
     merchant = running.open()
     soon = datetime.now(UTC) + timedelta(seconds=0.3)
@@ -152,14 +152,14 @@ def test_what_has_expired_is_gone_from_every_reading_though_nothing_swept_it(sta
 
 
 @pytest.mark.parametrize("path", ["", "/balance", "/grants"])
-def test_an_account_that_is_not_there_is_not_found(running: Running, path: str) -> None:
+def test_unknown_account_is_not_found(running: Running, path: str) -> None:
     answer = running.get(f"/credits/accounts/{new_merchant()}{path}")
     assert (answer.status_code, answer.json()["code"]) == (404, "account_not_found")
 
 
 @pytest.mark.parametrize("path", ["", "/balance", "/grants"])
 @pytest.mark.parametrize("merchant", ["17", "stats", "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b1g", "%00"])
-def test_a_merchant_that_is_no_uuid_is_not_valid(running: Running, path: str, merchant: str) -> None:
+def test_malformed_merchant_id_is_invalid(running: Running, path: str, merchant: str) -> None:
     answer = running.get(f"/credits/accounts/{merchant}{path}")
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
     assert [fault["pointer"] for fault in answer.json()["errors"]] == ["/path/merchant_id"]

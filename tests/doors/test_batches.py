@@ -1,4 +1,4 @@
-"""Posting many: best effort, each with its own result, or all or nothing."""
+"""Batches of postings: best effort and atomic."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ def item(merchant: str, key: str | None = None, **more: Any) -> dict[str, Any]:
     return {**posting(merchant, **more), "idempotency_key": key or uuid4().hex}
 
 
-def test_a_best_effort_batch_answers_200_with_a_result_for_each_item_in_order(running: Running) -> None:
+def test_best_effort_batch_answers_a_result_for_each_item(running: Running) -> None:
     merchant = running.open()
     first = running.spend(merchant, 1, "before").json()["data"]
     items = [
@@ -54,7 +54,7 @@ def test_a_best_effort_batch_answers_200_with_a_result_for_each_item_in_order(ru
     assert running.balance(merchant) == 100 - 1 - 60 + 10 - 1
 
 
-def test_a_batch_that_is_sent_again_replays(running: Running) -> None:
+def test_repeated_batch_replays(running: Running) -> None:
     merchant = running.open()
     body = {"atomic": False, "items": [item(merchant), item(merchant)]}
     first, second = running.post(BATCH, body), running.post(BATCH, body)
@@ -66,7 +66,7 @@ def test_a_batch_that_is_sent_again_replays(running: Running) -> None:
     assert running.sequence(merchant) == 3
 
 
-def test_an_atomic_batch_is_posted_whole(running: Running) -> None:
+def test_atomic_batch_is_posted_completely(running: Running) -> None:
     merchant = running.open()
     body = {"atomic": True, "items": [item(merchant, amount=60), item(merchant.upper(), amount=40)]}
     answer = running.post(BATCH, body)
@@ -78,7 +78,7 @@ def test_an_atomic_batch_is_posted_whole(running: Running) -> None:
     assert [result["outcome"] for result in again.json()["data"]["results"]] == ["replayed", "replayed"]
 
 
-def test_a_refused_atomic_batch_posts_nothing_and_points_at_its_first_refusal(running: Running) -> None:
+def test_refused_atomic_batch_posts_nothing(running: Running) -> None:
     merchant = running.open()
     items = [item(merchant, amount=60), item(merchant, amount=30), item(merchant, amount=11), item(merchant)]
     answer = running.post(BATCH, {"atomic": True, "items": items})
@@ -89,7 +89,7 @@ def test_a_refused_atomic_batch_posts_nothing_and_points_at_its_first_refusal(ru
     assert running.post(BATCH, {"atomic": True, "items": items[:2]}).status_code == 201  # their keys stayed free
 
 
-def test_a_refusal_of_one_field_points_into_the_item(running: Running) -> None:
+def test_refusal_of_a_field_points_into_its_item(running: Running) -> None:
     merchant = running.open()
     past = {"expires_at": "2020-01-01T00:00:00Z"}
     late = item(merchant, operation_type="INCREASE", transaction_type="PAYMENT", grant=past)
@@ -101,7 +101,7 @@ def test_a_refusal_of_one_field_points_into_the_item(running: Running) -> None:
     assert [fault["pointer"] for fault in result["error"]["errors"]] == ["/grant/expires_at"]
 
 
-def test_an_atomic_batch_is_of_one_merchant(running: Running) -> None:
+def test_atomic_batch_has_one_merchant(running: Running) -> None:
     merchants = [running.open(), running.open()]
     items = [item(merchants[0]), item(merchants[1]), item(merchants[0]), item(merchants[1])]
     answer = running.post(BATCH, {"atomic": True, "items": items})
@@ -110,7 +110,7 @@ def test_an_atomic_batch_is_of_one_merchant(running: Running) -> None:
     assert [running.sequence(merchant) for merchant in merchants] == [1, 1]
 
 
-def test_all_faults_of_all_items_are_listed_and_nothing_is_posted(running: Running) -> None:
+def test_all_faults_of_all_items_are_listed(running: Running) -> None:
     merchant = running.open()
     items = [
         item(merchant),
@@ -140,7 +140,7 @@ def test_faults_between_fields_are_listed_for_all_items(running: Running) -> Non
     assert running.sequence(merchant) == 1
 
 
-def test_an_order_of_a_batch_needs_its_natural_key(running: Running) -> None:
+def test_order_in_a_batch_needs_its_natural_key(running: Running) -> None:
     merchant = running.open()
     order = item(merchant, "mine", transaction_type="ORDER_PAID", reference={"type": "order", "id": "9"})
     answer = running.post(BATCH, {"items": [item(merchant), order]})
@@ -150,7 +150,7 @@ def test_an_order_of_a_batch_needs_its_natural_key(running: Running) -> None:
 
 
 @pytest.mark.parametrize("atomic", [True, False])
-def test_a_batch_may_have_1000_items(running: Running, *, atomic: bool) -> None:
+def test_batch_may_have_1000_items(running: Running, *, atomic: bool) -> None:
     merchant = running.open()
     most = [
         item(merchant, operation_type="INCREASE", transaction_type="SUBSCRIPTION", metadata={"n": number})
@@ -162,7 +162,7 @@ def test_a_batch_may_have_1000_items(running: Running, *, atomic: bool) -> None:
     assert sequences == list(range(2, 1002))
 
 
-def test_a_batch_of_more_than_1000_items_or_of_none_is_not_valid(running: Running) -> None:
+def test_batch_has_1_to_1000_items(running: Running) -> None:
     merchant = running.open()
     for items, code in (([item(merchant) for _ in range(1001)], "too_long"), ([], "too_short")):
         answer = running.post(BATCH, {"items": items})
@@ -171,7 +171,7 @@ def test_a_batch_of_more_than_1000_items_or_of_none_is_not_valid(running: Runnin
     assert running.sequence(merchant) == 1
 
 
-def test_a_smaller_limit_of_the_settings_counts(start: Callable[..., Running]) -> None:
+def test_settings_lower_the_limit_of_items(start: Callable[..., Running]) -> None:
     running = start(batch_max_items=2, page_max_limit=3)
     merchant = running.open()
     assert running.post(BATCH, {"items": [item(merchant), item(merchant)]}).status_code == 200
@@ -186,7 +186,7 @@ def test_a_smaller_limit_of_the_settings_counts(start: Callable[..., Running]) -
     assert running.get("/credits/accounts").status_code == 200
 
 
-def test_smaller_limits_of_what_is_kept_count(start: Callable[..., Running]) -> None:
+def test_settings_lower_the_limits_of_keys_and_metadata(start: Callable[..., Running]) -> None:
     running = start(key_max_length=64, metadata_max_bytes=16)
     merchant = running.open()
     text, longer = "x" * 64, "x" * 65
@@ -220,7 +220,7 @@ def test_atomic_is_true_or_false(running: Running, atomic: Any) -> None:
     assert [(fault["pointer"], fault["code"]) for fault in answer.json()["errors"]] == [("/atomic", "wrong_type")]
 
 
-def test_a_batch_needs_no_header_with_a_key(running: Running) -> None:
+def test_batch_needs_no_key_header(running: Running) -> None:
     merchant = running.open()
     answer = running.post(BATCH, {"items": [item(merchant, "k")]}, headers={"idempotency-key": "other"})
     assert answer.json()["data"]["results"][0]["transaction"]["idempotency_key"] == "k"

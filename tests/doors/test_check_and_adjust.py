@@ -1,4 +1,4 @@
-"""Checks, adjustments by hand, and rehearsals of postings."""
+"""Checks, adjustments and dry runs."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def _check(running: Running, scope: str = "read", key: str | None = None, **body
 
 
 @pytest.mark.parametrize(("amount", "allowed"), [(1, True), (100, True), (101, False)])
-def test_a_check_says_whether_it_may_be_spent_and_spends_nothing(running: Running, amount: int, allowed: bool) -> None:
+def test_check_spends_nothing(running: Running, amount: int, allowed: bool) -> None:
     merchant = running.open()
     told = _check(running, merchant_id=merchant, amount=amount)
     assert told.status_code == 200
@@ -27,13 +27,13 @@ def test_a_check_says_whether_it_may_be_spent_and_spends_nothing(running: Runnin
     assert running.sequence(merchant) == 1
 
 
-def test_a_check_of_nobody_is_not_allowed(running: Running) -> None:
+def test_check_without_an_account_is_not_allowed(running: Running) -> None:
     for more in ({}, {"consume": True}):
         told = _check(running, "write", "k", merchant_id=new_merchant(), amount=1, **more)
         assert (told.status_code, told.json()["data"]["reason"]) == (200, "account_not_found")
 
 
-def test_a_check_that_consumes_spends_once(running: Running) -> None:
+def test_consuming_check_spends_once(running: Running) -> None:
     merchant = running.open()
     first = _check(running, "write", "c", merchant_id=merchant, amount=60, consume=True).json()["data"]
     assert (first["allowed"], first["available"], first["transaction"]["transaction_type"]) == (True, 40, "USAGE")
@@ -46,7 +46,7 @@ def test_a_check_that_consumes_spends_once(running: Running) -> None:
     assert running.balance(merchant) == 40
 
 
-def test_consuming_needs_a_key_and_the_scope(running: Running) -> None:
+def test_consuming_check_needs_a_key_and_scope_write(running: Running) -> None:
     merchant = running.open()
     assert _check(running, "read", "k", merchant_id=merchant, amount=1, consume=True).json()["code"] == "scope_missing"
     missing = _check(running, "write", merchant_id=merchant, amount=1, consume=True)
@@ -58,7 +58,7 @@ def _adjust(running: Running, merchant: str, scope: str = "admin", key: str = "a
     return running.post("/credits/adjustments", body, scope, headers={"idempotency-key": key})
 
 
-def test_an_adjustment_is_a_manual_transaction_that_says_why_and_who(running: Running) -> None:
+def test_adjustment_is_a_manual_transaction_with_reason_and_actor(running: Running) -> None:
     merchant = running.open()
     told = _adjust(running, merchant)
     assert told.status_code == 201
@@ -89,7 +89,7 @@ def test_two_adjustments_count_twice(running: Running) -> None:
         ({"admin_id": "me"}, "admin", 422, "validation_failed"),
     ],
 )
-def test_an_adjustment_is_refused(running: Running, changed: Any, scope: str, status: int, code: str) -> None:
+def test_adjustment_is_refused(running: Running, changed: Any, scope: str, status: int, code: str) -> None:
     told = _adjust(running, running.open(), scope, **changed)
     assert (told.status_code, told.json()["code"]) == (status, code)
 
@@ -97,7 +97,7 @@ def test_an_adjustment_is_refused(running: Running, changed: Any, scope: str, st
 # ---- rehearsals
 
 
-def test_a_rehearsed_posting_shows_draws_and_announcements_and_posts_nothing(running: Running) -> None:
+def test_dry_run_shows_draws_and_announcements(running: Running) -> None:
     merchant = running.open()
     body = posting(merchant, amount=100)
     told = running.post("/credits/transactions?dry_run=true", body, headers={"idempotency-key": "r"})
@@ -117,13 +117,13 @@ def test_a_rehearsed_posting_shows_draws_and_announcements_and_posts_nothing(run
     assert (again["outcome"], again["announcements"]) == ("replayed", [])
 
 
-def test_a_rehearsed_posting_is_refused_like_a_real_one(running: Running) -> None:
+def test_dry_run_is_refused_like_a_posting(running: Running) -> None:
     body = posting(running.open(), amount=101)
     told = running.post("/credits/transactions?dry_run=true", body, headers={"idempotency-key": "r"})
     assert (told.status_code, told.json()["code"]) == (402, "insufficient_credits")
 
 
-def test_a_rehearsed_batch_sees_the_items_before_it(running: Running) -> None:
+def test_items_of_a_rehearsed_batch_see_those_before(running: Running) -> None:
     merchant = running.open()
     items = [{**posting(merchant, amount=60), "idempotency_key": key} for key in "ab"]
     told = running.post("/credits/transactions/batch?dry_run=true", {"items": items})

@@ -1,4 +1,4 @@
-"""Telling what happened, as CloudEvents: one, or many."""
+"""Inbound events over HTTP: one CloudEvent or a batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ def results(running: Running, event: Any, **more: Any) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_merchant_that_was_created_gets_an_account_and_the_trial(running: Running) -> None:
+def test_created_merchant_gets_an_account_and_the_trial(running: Running) -> None:
     merchant = new_merchant()
     event = cloud_event(CREATED, {"merchant_id": merchant}, time="2026-01-02T03:04:05.678Z", subject=merchant)
     (result,) = results(running, event)
@@ -84,7 +84,7 @@ def test_a_merchant_that_was_created_gets_an_account_and_the_trial(running: Runn
         ),
     ],
 )
-def test_each_event_has_its_effect_under_its_natural_key(
+def test_event_has_its_effect_under_its_natural_key(
     running: Running, type_: str, data: dict[str, Any], key: str, posted: tuple[str, int], reference: dict[str, str]
 ) -> None:
     merchant = new_merchant()
@@ -95,7 +95,7 @@ def test_each_event_has_its_effect_under_its_natural_key(
     assert transaction["reference"] == reference
 
 
-def test_an_order_then_its_payment_then_both_refunds_end_where_they_began(running: Running) -> None:
+def test_refunds_undo_an_order_and_a_payment(running: Running) -> None:
     merchant = new_merchant()
     events = [
         cloud_event(PAYMENT, {"merchant_id": merchant, "payment_id": 1, "credits": 50}),
@@ -113,7 +113,7 @@ def test_an_order_then_its_payment_then_both_refunds_end_where_they_began(runnin
     assert running.balance(merchant) == 0
 
 
-def test_a_refund_that_comes_first_is_parked_until_its_order_comes(running: Running) -> None:
+def test_early_refund_is_parked_until_its_order_arrives(running: Running) -> None:
     merchant = running.open()
     refund = cloud_event(
         REFUNDED, {"merchant_id": merchant, "order_id": 5, "refund_id": 5, "refund_amount": 10, "order_total": 10}
@@ -128,7 +128,7 @@ def test_a_refund_that_comes_first_is_parked_until_its_order_comes(running: Runn
     assert running.balance(merchant) == 100
 
 
-def test_an_event_of_several_orders_has_a_result_for_each_and_a_bad_one_holds_no_other(running: Running) -> None:
+def test_bad_order_of_an_event_does_not_stop_the_others(running: Running) -> None:
     merchant = running.open()
     items: list[Any] = [
         {"order_id": 1, "total": "10.00"},
@@ -175,7 +175,7 @@ def test_an_event_of_several_orders_has_a_result_for_each_and_a_bad_one_holds_no
     assert running.balance(merchant) == 100 - 1 - 4
 
 
-def test_a_batch_of_events_is_done_in_order_and_a_malformed_one_is_refused_in_its_result(running: Running) -> None:
+def test_malformed_event_of_a_batch_is_refused_in_its_result(running: Running) -> None:
     merchant = new_merchant()
     events: list[Any] = [
         cloud_event(CREATED, {"merchant_id": merchant}),
@@ -214,7 +214,7 @@ def test_a_batch_of_events_is_done_in_order_and_a_malformed_one_is_refused_in_it
     assert running.balance(merchant) == 99
 
 
-def test_a_batch_may_have_1000_events_and_no_more(running: Running) -> None:
+def test_batch_may_have_1000_events(running: Running) -> None:
     merchant = running.open()
     events = [cloud_event(PAID, {"merchant_id": merchant, "order_id": number, "credits": 1}) for number in range(1001)]
     assert running.tell(events).status_code == 422
@@ -225,7 +225,7 @@ def test_a_batch_may_have_1000_events_and_no_more(running: Running) -> None:
 
 
 @pytest.mark.parametrize("body", [{}, "text", 1, None])
-def test_a_batch_that_is_no_array_is_not_valid(running: Running, body: Any) -> None:
+def test_batch_of_events_must_be_an_array(running: Running, body: Any) -> None:
     headers = {"content-type": "application/cloudevents-batch+json"}
     answer = running.post("/credits/events", body, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
@@ -260,14 +260,14 @@ def test_a_batch_that_is_no_array_is_not_valid(running: Running, body: Any) -> N
         (None, "validation_failed", [""]),
     ],
 )
-def test_a_single_malformed_event_answers_422(running: Running, event: Any, code: str, pointers: list[str]) -> None:
+def test_malformed_event_answers_422(running: Running, event: Any, code: str, pointers: list[str]) -> None:
     headers = {"content-type": "application/cloudevents+json"}
     answer = running.post("/credits/events", event, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (422, code)
     assert [fault["pointer"] for fault in answer.json()["errors"]] == pointers
 
 
-def test_a_command_that_is_refused_says_so_in_its_result(running: Running) -> None:
+def test_refused_command_says_so_in_its_result(running: Running) -> None:
     merchant = running.open()
     data = {
         "merchant_id": merchant,
@@ -283,7 +283,7 @@ def test_a_command_that_is_refused_says_so_in_its_result(running: Running) -> No
     assert (result["error"]["code"], result["error"]["available"]) == ("insufficient_credits", 100)
 
 
-def test_an_adjustment_by_event_is_its_callers(running: Running) -> None:
+def test_adjustment_by_event_has_the_caller_as_actor(running: Running) -> None:
     merchant = running.open()
     data = {
         "merchant_id": merchant,
@@ -300,7 +300,7 @@ def test_an_adjustment_by_event_is_its_callers(running: Running) -> None:
     assert transaction["metadata"] == {"admin_id": "bo@example.com", "reason": "because", "ticket": 7}
 
 
-def test_an_adjustment_by_event_needs_scope_admin(running: Running) -> None:
+def test_adjustment_by_event_needs_scope_admin(running: Running) -> None:
     merchant = running.open()
     data = {"adjustment_id": 4, "operation_type": "INCREASE", "credits": 5, "reason": "why", "admin_id": "bo"}
     adjustment = cloud_event(ADJUSTED, {"merchant_id": merchant, **data})
@@ -312,7 +312,7 @@ def test_an_adjustment_by_event_needs_scope_admin(running: Running) -> None:
     assert running.balance(merchant) == 93
 
 
-def test_a_repeated_adjustment_replays_unless_its_content_differs(running: Running) -> None:
+def test_repeated_adjustment_replays_unless_its_content_differs(running: Running) -> None:
     merchant = running.open()
     data = {
         "merchant_id": merchant,
@@ -331,14 +331,14 @@ def test_a_repeated_adjustment_replays_unless_its_content_differs(running: Runni
         assert (other["outcome"], other["error"]["code"]) == ("refused", "idempotency_key_reused")
 
 
-def test_the_same_order_with_other_money_replays(running: Running) -> None:
+def test_same_order_with_other_money_replays(running: Running) -> None:
     merchant = running.open()
     (first,) = results(running, cloud_event(PAID, {"merchant_id": merchant, "order_id": 17, "total": 1}))
     (again,) = results(running, cloud_event(PAID, {"merchant_id": merchant, "order_id": "17", "credits": 50}))
     assert (again["outcome"], again["transactions"]) == ("replayed", first["transactions"])
 
 
-def test_an_events_correlation_is_its_own_else_that_of_the_request(running: Running) -> None:
+def test_correlation_of_an_event_comes_before_that_of_the_request(running: Running) -> None:
     merchant = running.open()
     events = [
         cloud_event(PAID, {"merchant_id": merchant, "order_id": 1, "credits": 1}, correlationid="own"),
@@ -359,7 +359,7 @@ def test_an_events_correlation_is_its_own_else_that_of_the_request(running: Runn
     assert single.json()["data"]["results"][0]["transactions"][0]["correlation_id"] == "request"
 
 
-def test_an_event_of_a_merchant_without_an_account_is_refused_where_events_open_none(
+def test_event_without_an_account_is_refused_by_setting(
     start: Callable[..., Running],
 ) -> None:
     running = start(accounts_auto_create=False)
@@ -370,13 +370,13 @@ def test_an_event_of_a_merchant_without_an_account_is_refused_where_events_open_
     assert created["outcome"] == "posted"
 
 
-def test_a_single_event_may_also_come_as_plain_json(running: Running) -> None:
+def test_event_may_come_as_plain_json(running: Running) -> None:
     event = cloud_event(CREATED, {"merchant_id": new_merchant()})
     answer = running.post("/credits/events", event)
     assert answer.json()["data"]["results"][0]["outcome"] == "posted"
 
 
-def test_what_expired_meanwhile_is_not_told_as_the_events_own(start: Callable[..., Running]) -> None:
+def test_result_leaves_out_expiries_settled_on_the_way(start: Callable[..., Running]) -> None:
     running = start(sweep_seconds=3600)
     merchant = new_merchant()
     payment = {"merchant_id": merchant, "payment_id": 1, "credits": 5, "expires_at": "2020-01-01T00:00:00Z"}

@@ -36,7 +36,7 @@ class Answered(NamedTuple):
 
 
 class Side:
-    """One of two services that see the same clock, draw the same numbers, and know the same key.
+    """One of two services with the same clock, the same account numbers and the same key.
 
     `way`: what reads bodies, a `fast` decoder where it can, or the `strict` reader alone.
     """
@@ -133,7 +133,7 @@ class Pair:
         return answered
 
     def post_as(self, path: str, body: bytes, headers: dict[str, bytes]) -> Answered:
-        """The same with no other headers than these, and the id of a request."""
+        """POST with these headers and a request id only."""
         one, other = [
             self.loop.run_until_complete(side.post(path, body, {**headers, "x-request-id": b"r"}))
             for side in self.sides
@@ -143,12 +143,12 @@ class Pair:
 
     @property
     def taken(self) -> list[int]:
-        """How many bodies each read by a fast decoder."""
+        """How many bodies each service has read by a fast decoder."""
         return [side.taken for side in self.sides]
 
 
 def comparable(answered: Answered) -> Any:
-    """An answer without the hashes, which cover the random salts of metadata, and without the order of headers."""
+    """An answer without hashes, which depend on random salts, and without the order of headers."""
 
     def without_hashes(value: Any) -> Any:
         if isinstance(value, dict):
@@ -162,7 +162,7 @@ def comparable(answered: Answered) -> Any:
 
 @pytest.fixture(scope="module")
 def pair(ledgers: Ledgers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """The services, with the account of the merchant that the bodies name."""
+    """Both services, with the account of the merchant in the bodies."""
     with ExitStack() as stack:
         both = Pair([stack.enter_context(ledgers.new(tmp_path_factory.mktemp(way))) for way in WAYS])
         assert both.post("/credits/accounts", json.dumps({"merchant_id": MERCHANT}).encode()).status == 201
@@ -190,7 +190,7 @@ KEYS = st.sampled_from(
 
 
 @given(body=bodies.as_bytes(bodies.postings()), key=st.none() | KEYS)
-def test_one_posting_is_answered_alike(pair: Pair, body: bytes, key: bytes | None) -> None:
+def test_posting_is_answered_alike(pair: Pair, body: bytes, key: bytes | None) -> None:
     headers = {} if key is None else {"idempotency_key": key}
     answered = pair.post(ONE, body, **headers)
     if answered.status == 201:
@@ -198,17 +198,17 @@ def test_one_posting_is_answered_alike(pair: Pair, body: bytes, key: bytes | Non
 
 
 @given(body=bodies.as_bytes(bodies.batches()))
-def test_a_batch_is_answered_alike(pair: Pair, body: bytes) -> None:
+def test_batch_is_answered_alike(pair: Pair, body: bytes) -> None:
     pair.post(MANY, body)
 
 
 @given(body=bodies.as_bytes(bodies.events()))
-def test_an_event_is_answered_alike(pair: Pair, body: bytes) -> None:
+def test_event_is_answered_alike(pair: Pair, body: bytes) -> None:
     pair.post(EVENTS, body, content_type=b"application/cloudevents+json")
 
 
 @given(body=bodies.as_bytes(st.lists(bodies.events(), min_size=1, max_size=3)))
-def test_a_batch_of_events_is_answered_alike(pair: Pair, body: bytes) -> None:
+def test_batch_of_events_is_answered_alike(pair: Pair, body: bytes) -> None:
     pair.post(EVENTS, body, content_type=b"application/cloudevents-batch+json")
 
 
@@ -218,7 +218,7 @@ def test_a_batch_of_events_is_answered_alike(pair: Pair, body: bytes) -> None:
         [b"", b"text/plain", b"application/cloudevents+json", b"APPLICATION/json;charset=utf-8"]
     ),
 )
-def test_a_media_type_is_judged_alike(pair: Pair, body: bytes, media_type: bytes) -> None:
+def test_media_type_is_judged_alike(pair: Pair, body: bytes, media_type: bytes) -> None:
     sent = {"content-type": media_type, "authorization": f"Bearer {KEY.whole}".encode(), "idempotency-key": b"media"}
     for path in (ONE, MANY, EVENTS):
         pair.post_as(path, body, sent)

@@ -1,4 +1,4 @@
-"""Events out: pages from any point, and a stream that misses nothing and repeats nothing."""
+"""Outbound events over HTTP: pages from any point, and a stream that sends each event once."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from tests.served import served
 
 EVENTS = "/credits/events"
 OPENED = ["account.created", "recharged", "plugin_status_changed"]
-"""What the opening of an account tells."""
+"""The events of an account that was opened."""
 
 
 def page(service: Running, **query: Any) -> Any:
@@ -32,19 +32,19 @@ def page(service: Running, **query: Any) -> Any:
 
 
 def end(service: Running, **query: Any) -> str:
-    """The cursor of where the events end now."""
+    """The cursor after the last event."""
     return str(page(service, start="now", **query)["pagination"]["next_cursor"])
 
 
 def sequences(found: Any) -> list[int]:
-    """The numbers of a page's events."""
+    """The sequences of the events of a page."""
     return [int(event["sequence"]) for event in found["data"]]
 
 
 # ---- pages
 
 
-def test_a_page_has_events_oldest_first_and_leads_on_to_the_next(running: Running) -> None:
+def test_page_has_events_oldest_first_and_leads_to_the_next(running: Running) -> None:
     cursor = end(running)
     merchant = running.open()
     first = page(running, cursor=cursor, limit=2)
@@ -55,7 +55,7 @@ def test_a_page_has_events_oldest_first_and_leads_on_to_the_next(running: Runnin
     assert {event["subject"] for event in first["data"]} == {merchant}
 
 
-def test_the_last_page_has_a_cursor_that_leads_to_what_comes_later(running: Running) -> None:
+def test_last_page_has_a_cursor_for_later_events(running: Running) -> None:
     merchant = running.open()
     found = page(running, merchant_id=merchant)
     assert (found["pagination"]["has_next"], found["links"]["next"]) == (False, None)
@@ -66,7 +66,7 @@ def test_the_last_page_has_a_cursor_that_leads_to_what_comes_later(running: Runn
     assert sequences(page(running, merchant_id=merchant, cursor=cursor)) == [4]
 
 
-def test_without_a_cursor_the_events_begin_with_the_first(start: Callable[..., Running]) -> None:
+def test_events_begin_with_the_first_without_a_cursor(start: Callable[..., Running]) -> None:
     service = start()
     assert page(service)["data"] == []
     merchants = [service.open() for _ in range(3)]
@@ -76,7 +76,7 @@ def test_without_a_cursor_the_events_begin_with_the_first(start: Callable[..., R
     assert not found["pagination"]["has_previous"]
 
 
-def test_all_events_are_read_page_by_page_each_once_and_each_account_in_its_order(running: Running) -> None:
+def test_pages_have_each_event_once_in_its_accounts_order(running: Running) -> None:
     cursor = end(running)
     merchants = [running.open() for _ in range(5)]
     for merchant in merchants * 3:
@@ -90,9 +90,7 @@ def test_all_events_are_read_page_by_page_each_once_and_each_account_in_its_orde
 
 
 @pytest.mark.parametrize(("after", "expected"), [(0, [1, 2, 3, 4]), (2, [3, 4]), (4, []), (2**53 - 1, [])])
-def test_the_events_of_a_merchant_are_read_from_any_number_on(
-    running: Running, after: int, expected: list[int]
-) -> None:
+def test_events_of_a_merchant_are_read_from_any_sequence(running: Running, after: int, expected: list[int]) -> None:
     merchant = running.open()
     running.open()
     running.spend(merchant)
@@ -100,7 +98,7 @@ def test_the_events_of_a_merchant_are_read_from_any_number_on(
     assert sequences(page(running, merchant_id=merchant.upper(), after=after)) == expected
 
 
-def test_an_event_of_a_page_is_a_cloudevent_that_tells_of_its_transaction(running: Running) -> None:
+def test_event_of_a_page_is_a_cloudevent(running: Running) -> None:
     merchant = running.open()
     spent = running.transact(posting(merchant, amount=5), headers={"x-correlation-id": "checkout-77"}).json()["data"]
     (told,) = page(running, merchant_id=merchant, after=3)["data"]
@@ -126,15 +124,13 @@ def test_an_event_of_a_page_is_a_cloudevent_that_tells_of_its_transaction(runnin
     ],
 )
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
-def test_what_is_asked_wrong_is_refused_before_anything_is_told(
-    running: Running, accept: str, query: dict[str, Any], pointers: list[str]
-) -> None:
+def test_invalid_question_is_refused(running: Running, accept: str, query: dict[str, Any], pointers: list[str]) -> None:
     problem = running.get(EVENTS, params=query, headers={"accept": accept}).json()
     assert problem["code"] == "validation_failed"
     assert [fault["pointer"] for fault in problem["errors"]] == pointers
 
 
-def test_a_cursor_is_of_the_query_that_it_was_given_out_for(running: Running) -> None:
+def test_cursor_of_another_merchant_is_refused(running: Running) -> None:
     merchant, other = running.open(), running.open()
     of_all, of_one = end(running), end(running, merchant_id=merchant)
     for query in (
@@ -148,7 +144,7 @@ def test_a_cursor_is_of_the_query_that_it_was_given_out_for(running: Running) ->
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
-def test_a_merchant_without_an_account_and_a_caller_without_a_key_are_told_so(running: Running, accept: str) -> None:
+def test_unknown_account_and_missing_key_are_refused(running: Running, accept: str) -> None:
     headers = {"accept": accept}
     unknown = running.get(EVENTS, params={"merchant_id": new_merchant()}, headers=headers)
     assert (unknown.status_code, unknown.json()["code"]) == (404, "account_not_found")
@@ -157,12 +153,12 @@ def test_a_merchant_without_an_account_and_a_caller_without_a_key_are_told_so(ru
 
 
 @pytest.mark.parametrize("accept", ["application/json", "*/*", "text/event-stream, application/json", "text/html"])
-def test_who_does_not_ask_for_a_stream_alone_gets_a_page(running: Running, accept: str) -> None:
+def test_caller_that_also_accepts_json_gets_a_page(running: Running, accept: str) -> None:
     answer = running.get(EVENTS, params={"limit": 1}, headers={"accept": accept})
     assert answer.headers["content-type"] == "application/json"
 
 
-def test_HEAD_is_answered_and_ends_whatever_is_asked_for(running: Running) -> None:
+def test_head_never_streams(running: Running) -> None:
     answer = running.call("HEAD", EVENTS, headers={"accept": "text/event-stream"})
     assert (answer.status_code, answer.content) == (200, b"")
 
@@ -170,7 +166,7 @@ def test_HEAD_is_answered_and_ends_whatever_is_asked_for(running: Running) -> No
 # ---- the stream
 
 
-def test_a_stream_tells_what_was_announced_and_goes_on_with_what_is(running: Running) -> None:
+def test_stream_sends_past_and_new_events(running: Running) -> None:
     merchant = running.open()
     with Listener(running, {"merchant_id": merchant}) as listener:
         assert [told.type for told in listener.wait_for(3)] == [f"evt.credits.{word}" for word in OPENED]
@@ -180,7 +176,7 @@ def test_a_stream_tells_what_was_announced_and_goes_on_with_what_is(running: Run
     assert [told.event["type"] for told in told] == [told.type for told in told]
 
 
-def test_a_stream_of_all_begins_with_the_first_event_or_with_the_next(running: Running) -> None:
+def test_stream_begins_with_the_first_or_the_next_event(running: Running) -> None:
     running.open()
     first = page(running, limit=1)["data"]
     with Listener(running) as all_, Listener(running, {"start": "now"}) as new:
@@ -189,7 +185,7 @@ def test_a_stream_of_all_begins_with_the_first_event_or_with_the_next(running: R
         assert {told.event["subject"] for told in new.wait_for(3)} == {merchant}
 
 
-def test_a_merchants_stream_begins_after_a_number_and_has_nobody_elses_events(running: Running) -> None:
+def test_stream_of_a_merchant_begins_after_a_sequence(running: Running) -> None:
     merchant, other = running.open(), running.open()
     with Listener(running, {"merchant_id": merchant, "after": 2}) as listener:
         for _ in range(3):
@@ -199,7 +195,7 @@ def test_a_merchants_stream_begins_after_a_number_and_has_nobody_elses_events(ru
     assert listener.sequences() == {merchant: [3, 4, 5, 6]}
 
 
-def test_the_id_of_an_event_is_a_cursor_and_wins_over_the_query(running: Running) -> None:
+def test_last_event_id_wins_over_the_query(running: Running) -> None:
     merchant = running.open()
     query = {"merchant_id": merchant, "after": 0}
     with Listener(running, query) as listener:
@@ -210,9 +206,7 @@ def test_the_id_of_an_event_is_a_cursor_and_wins_over_the_query(running: Running
 
 
 @pytest.mark.parametrize("of_one", [False, True], ids=["of all", "of one merchant"])
-def test_who_comes_back_misses_nothing_and_hears_nothing_twice_while_others_post(
-    running: Running, of_one: bool
-) -> None:
+def test_listener_that_reconnects_gets_each_event_once(running: Running, of_one: bool) -> None:
     merchants = [running.open() for _ in range(4)]
     query = {"merchant_id": merchants[0]} if of_one else {}
     cursor, spends = end(running, **query), 25
@@ -241,14 +235,14 @@ def test_who_comes_back_misses_nothing_and_hears_nothing_twice_while_others_post
     assert heard == {merchant: list(range(4, 4 + spends)) for merchant in told_of}
 
 
-def test_a_silent_stream_says_now_and_then_that_it_is_there(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_stream_sends_heartbeats(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "HEARTBEAT_SECONDS", 0.0)
     with Listener(running, {"start": "now"}) as listener:
         listener.wait_for_comments(2)
     assert listener.told == []
 
 
-def test_a_stream_ends_soon_after_its_key_was_revoked(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_ends_when_its_key_is_revoked(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "CHECK_SECONDS", 0.0)
     made = running.post("/api-keys", {"name": "listener", "scope": "read"}, "admin").json()["data"]
     with Listener(running, {"start": "now"}, key=made["key"]) as listener, Listener(running, {"start": "now"}) as other:
@@ -257,7 +251,7 @@ def test_a_stream_ends_soon_after_its_key_was_revoked(running: Running, monkeypa
         assert not other.ended
 
 
-def test_open_streams_end_properly_when_the_service_stops_and_do_not_hold_it_up(
+def test_open_streams_do_not_delay_the_stop(
     new_ledger: Callable[[], str],
 ) -> None:
     with Running(database_url=new_ledger()) as service:
@@ -270,7 +264,7 @@ def test_open_streams_end_properly_when_the_service_stops_and_do_not_hold_it_up(
             busy.wait_for_the_end()
 
 
-def test_a_service_that_is_told_to_stop_ends_its_streams_first(tmp_path: Path) -> None:
+def test_stopping_service_ends_its_streams_first(tmp_path: Path) -> None:
     with served(tmp_path / "ledger.db") as service, service.client() as client:
         with client.stream("GET", "/credits/events", headers={"accept": "text/event-stream"}) as answer:
             service.process.terminate()
@@ -280,7 +274,7 @@ def test_a_service_that_is_told_to_stop_ends_its_streams_first(tmp_path: Path) -
     assert "Cancel" not in service.errors()
 
 
-def test_who_reads_slowly_holds_up_nobody_and_misses_nothing(running: Running) -> None:
+def test_slow_listener_delays_no_other_and_misses_nothing(running: Running) -> None:
     merchant = running.open()
     long = {"type": "x" * 255, "id": "y" * 255}
     asked = f"GET /api/v1{EVENTS}?merchant_id={merchant} HTTP/1.1\r\nHost: here\r\nAccept: text/event-stream\r\n"

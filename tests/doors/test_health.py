@@ -1,4 +1,4 @@
-"""Health: for people, for load balancers, for orchestrators."""
+"""Health and probes."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from tests.servers.nats import Nats
 from tests.servers.processes import wait_until
 
 
-def test_health_says_that_the_service_is_alive_without_meta(running: Running) -> None:
+def test_health_has_no_meta(running: Running) -> None:
     answer = running.get("/health", None)
     assert (answer.status_code, answer.json()) == (200, {"data": {"status": "ok"}})
     assert "x-request-id" in answer.headers
 
 
-def test_detailed_health_tells_of_each_component(running: Running) -> None:
+def test_detailed_health_shows_each_component(running: Running) -> None:
     answer = running.get("/health/detailed")
     assert answer.status_code == 200
     assert list(answer.json()) == ["data", "meta"]
@@ -29,7 +29,7 @@ def test_detailed_health_tells_of_each_component(running: Running) -> None:
     assert told["components"]["database"]["latency_ms"] >= 0
 
 
-def test_livez_and_readyz_answer_anybody(running: Running) -> None:
+def test_livez_and_readyz_are_public(running: Running) -> None:
     for path in ("/livez", "/readyz", "/livez?verbose", "/readyz?a=b"):
         answer = running.client.get(path)
         assert (answer.status_code, answer.json()) == (200, {"status": "ok"})

@@ -1,4 +1,4 @@
-"""Lists: their filters, and how to walk through them by cursor and by page."""
+"""Lists: filters, cursors and numbered pages."""
 
 import base64
 from typing import Any
@@ -11,7 +11,7 @@ from tests.doors.running import API, Running, new_merchant, posting
 
 
 def walk(running: Running, path: str, **params: Any) -> list[list[dict[str, Any]]]:
-    """The pages of a list, followed by their links, each checked on the way."""
+    """Follow the links of a list, check each page, and return all pages."""
     pages: list[list[dict[str, Any]]] = []
     answer = running.get(path, "admin", params=params)
     while True:
@@ -47,21 +47,19 @@ def spender(running: Running) -> str:
 
 
 @pytest.mark.parametrize("limit", [1, 3, 4, 8, 200])
-def test_transactions_of_a_merchant_are_walked_by_cursor_newest_first(
-    running: Running, spender: str, limit: int
-) -> None:
+def test_cursors_lead_through_a_history_newest_first(running: Running, spender: str, limit: int) -> None:
     pages = walk(running, "/credits/transactions", merchant_id=spender, limit=limit)
     assert [entry["sequence"] for page in pages for entry in page] == [8, 7, 6, 5, 4, 3, 2, 1]
     assert len(pages) == -(-8 // limit)
 
 
 @pytest.mark.parametrize("limit", [1, 3, 4, 8, 200])
-def test_transactions_of_a_merchant_are_walked_by_page(running: Running, spender: str, limit: int) -> None:
+def test_numbered_pages_lead_through_a_history(running: Running, spender: str, limit: int) -> None:
     pages = walk(running, "/credits/transactions", merchant_id=spender, limit=limit, page=1)
     assert [entry["sequence"] for page in pages for entry in page] == [8, 7, 6, 5, 4, 3, 2, 1]
 
 
-def test_a_numbered_page_tells_its_number_the_total_and_both_neighbours(running: Running, spender: str) -> None:
+def test_numbered_page_links_to_its_neighbours(running: Running, spender: str) -> None:
     path = "/credits/transactions"
     told = running.get(path, params={"merchant_id": spender, "limit": 3, "page": 2}).json()
     assert [entry["sequence"] for entry in told["data"]] == [5, 4, 3]
@@ -74,7 +72,7 @@ def test_a_numbered_page_tells_its_number_the_total_and_both_neighbours(running:
     assert [entry["sequence"] for entry in after["data"]] == [2, 1]
 
 
-def test_a_page_of_a_filtered_list_counts_what_matches(running: Running, spender: str) -> None:
+def test_filtered_page_counts_its_matches(running: Running, spender: str) -> None:
     params: dict[str, Any] = {"merchant_id": spender, "reference_type": "job", "reference_id": "odd", "limit": 3}
     told = running.get("/credits/transactions", params={**params, "page": 2}).json()
     assert [entry["amount"] for entry in told["data"]] == [1]
@@ -91,7 +89,7 @@ def test_a_page_of_a_filtered_list_counts_what_matches(running: Running, spender
 
 
 @pytest.mark.parametrize("page", [4, 1000, 10**9])
-def test_a_page_beyond_the_last_is_empty(running: Running, spender: str, page: int) -> None:
+def test_page_beyond_the_last_is_empty(running: Running, spender: str, page: int) -> None:
     told = running.get("/credits/transactions", params={"merchant_id": spender, "limit": 3, "page": page}).json()
     assert told["data"] == []
     assert told["pagination"]["total"] == 8
@@ -100,7 +98,7 @@ def test_a_page_beyond_the_last_is_empty(running: Running, spender: str, page: i
     assert running.get("/credits/transactions", params=filtered).json()["data"] == []
 
 
-def test_each_filter_of_transactions_leaves_out_the_others(running: Running, spender: str) -> None:
+def test_filters_of_transactions_leave_out_the_others(running: Running, spender: str) -> None:
     def amounts(**params: Any) -> list[int]:
         told = running.get("/credits/transactions", params={"merchant_id": spender, **params}).json()
         return [entry["amount"] for entry in told["data"]]
@@ -118,7 +116,7 @@ def test_each_filter_of_transactions_leaves_out_the_others(running: Running, spe
     assert amounts(merchant_id=spender.upper(), limit=1) == [7]
 
 
-def test_transactions_of_all_merchants_are_walked_by_cursor(running: Running, spender: str) -> None:
+def test_cursors_lead_through_the_transactions_of_all_merchants(running: Running, spender: str) -> None:
     other = running.open()
     first = running.spend(spender, 1, reference={"type": "all", "id": spender}).json()["data"]
     second = running.spend(other, 2, reference={"type": "all", "id": spender}).json()["data"]
@@ -129,7 +127,7 @@ def test_transactions_of_all_merchants_are_walked_by_cursor(running: Running, sp
     assert newest["pagination"]["has_next"]
 
 
-def test_without_a_merchant_there_are_no_numbered_pages(running: Running) -> None:
+def test_page_number_needs_a_merchant(running: Running) -> None:
     answer = running.get("/credits/transactions", params={"page": 1})
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/query/page")
 
@@ -141,12 +139,12 @@ def test_page_and_cursor_exclude_each_other(running: Running, spender: str) -> N
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/query/page")
 
 
-def test_transactions_of_a_merchant_without_an_account_are_not_found(running: Running) -> None:
+def test_history_without_an_account_is_not_found(running: Running) -> None:
     answer = running.get("/credits/transactions", params={"merchant_id": new_merchant()})
     assert (answer.status_code, answer.json()["code"]) == (404, "account_not_found")
 
 
-def test_a_cursor_of_another_query_is_refused(running: Running, spender: str) -> None:
+def test_cursor_of_another_list_is_refused(running: Running, spender: str) -> None:
     running.open()
     cursors = {}
     queries: dict[str, tuple[str, dict[str, Any]]] = {
@@ -175,7 +173,7 @@ def test_a_cursor_of_another_query_is_refused(running: Running, spender: str) ->
                 assert (answer.status_code, answer.json()["code"]) == (422, "cursor_invalid"), (name, other)
 
 
-def test_a_cursor_that_was_tampered_with_is_refused(running: Running, spender: str) -> None:
+def test_changed_cursor_is_refused(running: Running, spender: str) -> None:
     lists: dict[str, dict[str, Any]] = {
         "/credits/transactions": {"merchant_id": spender},
         "/credits/accounts": {},
@@ -204,7 +202,7 @@ def test_a_cursor_that_was_tampered_with_is_refused(running: Running, spender: s
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "201", "x", "", "1.0", "1_0", "+5", " 5", "٣", "1e1", "true", "9" * 5000])
-def test_a_limit_that_cannot_be_is_not_valid(running: Running, limit: str) -> None:
+def test_limit_out_of_range_is_invalid(running: Running, limit: str) -> None:
     for path in ("/credits/transactions", "/credits/accounts", "/api-keys"):
         answer = running.get(path, "admin", params={"limit": limit})
         assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed"), path
@@ -233,20 +231,20 @@ def test_a_limit_that_cannot_be_is_not_valid(running: Running, limit: str) -> No
         ("/credits/accounts", {"merchant": "x"}),
     ],
 )
-def test_a_parameter_that_cannot_be_is_named(running: Running, path: str, params: dict[str, str]) -> None:
+def test_invalid_parameter_is_named(running: Running, path: str, params: dict[str, str]) -> None:
     answer = running.get(path, params=params)
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
     assert [fault["pointer"] for fault in answer.json()["errors"]] == [f"/query/{name}" for name in params]
 
 
-def test_a_parameter_that_came_twice_is_refused(running: Running) -> None:
+def test_duplicate_parameter_is_refused(running: Running) -> None:
     answer = running.get("/credits/accounts?limit=1&limit=2")
     assert [(fault["pointer"], fault["code"]) for fault in answer.json()["errors"]] == [
         ("/query/limit", "duplicate_key")
     ]
 
 
-def test_a_parameter_that_a_posting_does_not_know_is_refused_before_anything_is_posted(running: Running) -> None:
+def test_posting_with_an_unknown_parameter_is_refused(running: Running) -> None:
     merchant = running.open()
     headers = {"idempotency-key": "dry"}
     answer = running.post("/credits/transactions?dryrun=true", posting(merchant), headers=headers)
@@ -262,7 +260,7 @@ def test_strange_text_in_a_filter_finds_nothing(running: Running) -> None:
         assert (answer.status_code, answer.json()["data"]) == (200, [])
 
 
-def test_accounts_are_walked_by_merchant_id(running: Running) -> None:
+def test_cursors_lead_through_accounts_by_merchant_id(running: Running) -> None:
     mine = {running.open() for _ in range(5)}
     pages = walk(running, "/credits/accounts", limit=4)
     merchants = [entry["merchant_id"] for page in pages for entry in page]
@@ -288,7 +286,7 @@ def test_accounts_are_filtered_by_status_and_balance(running: Running) -> None:
     assert found(max_balance=0, status="LOW") == set()
 
 
-def test_grants_are_walked_in_burn_down_order(running: Running) -> None:
+def test_cursors_lead_through_grants_in_burn_down_order(running: Running) -> None:
     merchant = running.open()
     for priority in (3, 1, 2):
         body = posting(
@@ -315,7 +313,7 @@ def test_grants_are_walked_in_burn_down_order(running: Running) -> None:
     assert running.get(f"/credits/transactions/{grant['transaction_id']}").json()["data"]["amount"] == 1
 
 
-def test_a_spent_grant_is_listed_no_more(running: Running) -> None:
+def test_spent_grant_is_not_listed(running: Running) -> None:
     merchant = running.open()
     running.spend(merchant, 100)
     assert running.get(f"/credits/accounts/{merchant}/grants").json()["data"] == []

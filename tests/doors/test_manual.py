@@ -71,7 +71,7 @@ INVISIBLE = {
 
 
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
-def test_a_manual_transaction_needs_scope_admin(running: Running, door: Door) -> None:
+def test_manual_transaction_needs_scope_admin(running: Running, door: Door) -> None:
     merchant = running.open()
     answer = door(running, merchant, "because", "write")
     assert (answer.status_code, answer.json()["code"]) == (403, "scope_missing")
@@ -81,7 +81,7 @@ def test_a_manual_transaction_needs_scope_admin(running: Running, door: Door) ->
 
 @pytest.mark.parametrize("reason", INVISIBLE.values(), ids=INVISIBLE)
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
-def test_a_manual_transaction_needs_a_visible_reason(running: Running, door: Door, reason: str | None) -> None:
+def test_manual_transaction_needs_a_visible_reason(running: Running, door: Door, reason: str | None) -> None:
     merchant = running.open()
     answer = door(running, merchant, reason, "admin")
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
@@ -90,30 +90,30 @@ def test_a_manual_transaction_needs_a_visible_reason(running: Running, door: Doo
 
 
 @pytest.mark.parametrize("reason", ["x", "\u200b!", "нет", "理由", "👍", "e\u0301"])
-def test_a_visible_reason_is_kept_in_the_metadata(running: Running, reason: str) -> None:
+def test_metadata_keeps_the_reason(running: Running, reason: str) -> None:
     posted = post(running, ONE, manual(running.open(), reason, metadata={"ticket": 7}), "admin").json()["data"]
     assert posted["metadata"] == {"reason": reason, "ticket": 7}
 
 
-def test_only_a_manual_transaction_takes_a_reason(running: Running) -> None:
+def test_only_manual_takes_a_reason(running: Running) -> None:
     answer = running.transact(posting(running.open(), reason="because"))
     assert [(fault["pointer"], fault["code"]) for fault in answer.json()["errors"]] == [("/reason", "not_allowed")]
 
 
 @pytest.mark.parametrize("door", [single, batch, adjustment, event, other_event], ids=lambda door: door.__name__)
-def test_the_actor_is_the_key_that_called(running: Running, door: Door) -> None:
+def test_actor_is_the_key_that_called(running: Running, door: Door) -> None:
     merchant = running.open()
     assert door(running, merchant, "because", "admin").is_success
     (newest,) = running.get("/credits/transactions", params={"merchant_id": merchant, "limit": 1}).json()["data"]
     assert (newest["transaction_type"], newest["actor"]) == ("MANUAL", f"key:{running.keys['admin'][3:15]}")
 
 
-def test_the_administrator_an_event_names_is_kept_in_the_metadata(running: Running) -> None:
+def test_metadata_keeps_the_admin_id_of_an_event(running: Running) -> None:
     (result,) = event(running, running.open(), "because", "admin").json()["data"]["results"]
     assert result["transactions"][0]["metadata"] == {"admin_id": "bo", "reason": "because"}
 
 
-def test_an_adjustment_and_a_posting_with_the_same_content_are_the_same(running: Running) -> None:
+def test_adjustment_and_posting_of_the_same_content_are_one(running: Running) -> None:
     merchant, headers = running.open(), {"idempotency-key": "k"}
     first = running.post(ONE, manual(merchant, "because"), "admin", headers=headers)
     body = {"merchant_id": merchant, "operation_type": "INCREASE", "amount": 1, "reason": "because"}

@@ -1,4 +1,4 @@
-"""The OpenAPI document: valid, whole, and the one that is committed."""
+"""The OpenAPI document is valid, complete, and equal to the committed one."""
 
 import json
 import re
@@ -51,24 +51,24 @@ def resolved(document: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def test_the_served_document_is_the_committed_one(document: dict[str, Any]) -> None:
+def test_served_document_is_the_committed_one(document: dict[str, Any]) -> None:
     committed = COMMITTED.read_text(encoding="utf-8")
     assert json.loads(committed) == document, "accept the change with: uv run python -m scripts.openapi"
     assert committed == text()
 
 
-def test_it_is_openapi_3_1(document: dict[str, Any]) -> None:
+def test_document_is_openapi_3_1(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1.")
     OpenAPI.model_validate(document)
 
 
-def test_all_its_references_lead_somewhere_and_all_its_components_are_used(document: dict[str, Any]) -> None:
+def test_references_resolve_and_components_are_used(document: dict[str, Any]) -> None:
     references = set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(document)))
     kinds = ("schemas", "responses", "examples", "headers")
     assert references == {f"#/components/{kind}/{name}" for kind in kinds for name in document["components"][kind]}
 
 
-def test_every_operation_has_a_stable_id_a_tag_and_a_sentence(document: dict[str, Any]) -> None:
+def test_operation_has_an_id_a_tag_and_a_sentence(document: dict[str, Any]) -> None:
     ids = [operation["operationId"] for _, _, operation in operations(document)]
     assert len(ids) == len(set(ids))
     assert all(re.fullmatch("[a-z]+(_[a-z]+)*", identifier) for identifier in ids)
@@ -78,13 +78,13 @@ def test_every_operation_has_a_stable_id_a_tag_and_a_sentence(document: dict[str
         assert operation["description"].endswith(".")
 
 
-def test_every_parameter_of_a_path_is_declared(document: dict[str, Any]) -> None:
+def test_path_parameters_are_declared(document: dict[str, Any]) -> None:
     for path, _, operation in operations(document):
         declared = {one["name"] for one in operation.get("parameters", []) if one["in"] == "path"}
         assert declared == set(re.findall(r"\{(\w+)\}", path))
 
 
-def test_errors_are_problems_of_their_media_type_with_an_example_of_each_code(document: dict[str, Any]) -> None:
+def test_errors_are_problems_with_an_example_of_each_code(document: dict[str, Any]) -> None:
     for path, _, operation in operations(document):
         assert "default" in operation["responses"]
         for status, response in responses(document, operation):
@@ -101,7 +101,7 @@ def test_errors_are_problems_of_their_media_type_with_an_example_of_each_code(do
     assert document["components"]["schemas"]["ProblemShape"]["properties"]["code"]["enum"] == list(CODES)
 
 
-def test_every_body_and_every_answer_has_an_example_that_fits_its_schema(document: dict[str, Any]) -> None:
+def test_examples_fit_their_schemas(document: dict[str, Any]) -> None:
     for path, method, operation in operations(document):
         bodies = operation.get("requestBody", {}).get("content", {})
         answered = [response.get("content", {}) for _, response in responses(document, operation)]
@@ -114,9 +114,7 @@ def test_every_body_and_every_answer_has_an_example_that_fits_its_schema(documen
                 assert [str(error) for error in validator.iter_errors(example)] == [], (method, path, example)
 
 
-def test_every_request_that_it_gives_as_an_example_is_done(
-    document: dict[str, Any], start: Callable[..., Running]
-) -> None:
+def test_example_requests_succeed(document: dict[str, Any], start: Callable[..., Running]) -> None:
     service = start(shopify_webhook_secret="hush", webhook_allowed_networks="127.0.0.0/8")
     nobody = "http://127.0.0.1:1"  # where what is posted here is sent to
     endpoint = service.post("/credits/webhook-endpoints", {"url": nobody}, "admin").json()["data"]["id"]
@@ -145,7 +143,7 @@ def test_every_request_that_it_gives_as_an_example_is_done(
         assert set(outcomes) <= {"posted", "replayed"}, (path, example, answer.text)
 
 
-def test_it_says_who_may_call_what(document: dict[str, Any], running: Running) -> None:
+def test_document_names_the_scope_of_each_operation(document: dict[str, Any], running: Running) -> None:
     scheme = document["components"]["securitySchemes"]["apiKey"]
     assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
     for path, method, operation in operations(document):
@@ -175,20 +173,20 @@ def test_postings_and_events_have_their_bodies(document: dict[str, Any], path: s
     assert operation["requestBody"]["required"]
 
 
-def test_the_key_of_a_posting_is_declared(document: dict[str, Any]) -> None:
+def test_idempotency_key_is_declared(document: dict[str, Any]) -> None:
     parameters = document["paths"]["/api/v1/credits/transactions"]["post"]["parameters"]
     (declared,) = [one for one in parameters if one["name"] == "Idempotency-Key"]
     assert (declared["in"], declared["required"]) == ("header", True)
 
 
-def test_the_bodies_refuse_what_they_do_not_know(document: dict[str, Any]) -> None:
+def test_bodies_refuse_unknown_fields(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     bodies = [name for name in schemas if name.endswith("Body")]
     assert bodies
     assert all(schemas[name]["additionalProperties"] is False for name in bodies)
 
 
-def test_the_page_of_the_docs_is_served(running: Running) -> None:
+def test_docs_page_is_served(running: Running) -> None:
     answer = running.client.get("/docs")
     assert answer.status_code == 200
     assert "/openapi.json" in answer.text

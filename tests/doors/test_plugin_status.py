@@ -1,4 +1,4 @@
-"""Plugin status: the question of every storefront page."""
+"""Plugin status over HTTP."""
 
 import asyncio
 import hmac
@@ -29,7 +29,7 @@ def status(running: Running, merchant: str) -> tuple[str, str]:
     return told["status"], told["reason"]
 
 
-def test_the_status_answers_anybody_with_data_and_no_meta(running: Running) -> None:
+def test_status_is_public_and_has_no_meta(running: Running) -> None:
     merchant = running.open()
     answer = running.get(f"{STATUS}/{merchant}", None, headers={"x-request-id": "r", "x-correlation-id": "c"})
     assert answer.status_code == 200
@@ -41,16 +41,16 @@ def test_the_status_answers_anybody_with_data_and_no_meta(running: Running) -> N
     assert answer.headers["content-type"] == "application/json"
 
 
-def test_a_merchant_in_capital_letters_is_the_same(running: Running) -> None:
+def test_merchant_id_ignores_case(running: Running) -> None:
     merchant = running.open()
     assert running.get(f"{STATUS}/{merchant.upper()}", None).json()["data"]["merchant_id"] == merchant
 
 
-def test_a_merchant_that_nobody_knows_is_disabled(running: Running) -> None:
+def test_unknown_merchant_is_disabled(running: Running) -> None:
     assert status(running, new_merchant()) == ("disabled", "unknown_merchant")
 
 
-def test_every_posting_is_seen_at_once(running: Running) -> None:
+def test_posting_changes_the_status_at_once(running: Running) -> None:
     merchant = new_merchant()
     assert status(running, merchant) == ("disabled", "unknown_merchant")
     running.open(merchant)
@@ -61,7 +61,7 @@ def test_every_posting_is_seen_at_once(running: Running) -> None:
     assert status(running, merchant) == ("enabled", "available")
 
 
-def test_an_answer_may_be_kept_but_is_asked_for_again_by_its_etag(running: Running) -> None:
+def test_etag_answers_304_until_the_status_changes(running: Running) -> None:
     merchant = running.open()
     first = running.get(f"{STATUS}/{merchant}", None)
     tag = first.headers["etag"]
@@ -78,29 +78,29 @@ def test_an_answer_may_be_kept_but_is_asked_for_again_by_its_etag(running: Runni
 
 
 @pytest.mark.parametrize("path", ["/{}/", "/x/{}", "/{}/x", "//{}", "/x%2F{}"])
-def test_only_the_path_of_one_merchant_is_a_status(running: Running, path: str) -> None:
+def test_other_paths_are_not_a_status(running: Running, path: str) -> None:
     answer = running.get(STATUS + path.format(running.open()), None)
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
 @pytest.mark.parametrize("merchant", ["17", "{}%0A", "%20{}", "{}0", "x", "{{{}}}", "urn:uuid:{}", "%E2%80%AE"])
-def test_what_is_no_uuid_is_not_valid(running: Running, merchant: str) -> None:
+def test_malformed_merchant_of_a_status_is_invalid(running: Running, merchant: str) -> None:
     answer = running.get(f"{STATUS}/{merchant.format(new_merchant())}", None)
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
     assert [fault["pointer"] for fault in answer.json()["errors"]] == ["/path/merchant_id"]
 
 
-def test_a_percent_encoded_merchant_is_the_merchant(running: Running) -> None:
+def test_percent_encoded_merchant_is_the_merchant(running: Running) -> None:
     merchant = running.open()
     encoded = "".join(f"%{ord(letter):02x}" for letter in merchant)
     assert running.get(f"{STATUS}/{encoded}", None).json()["data"]["merchant_id"] == merchant
 
 
-def test_a_query_of_the_askers_own_is_left_alone(running: Running) -> None:
+def test_unknown_query_is_ignored(running: Running) -> None:
     assert running.get(f"{STATUS}/{new_merchant()}?_=123", None).status_code == 200
 
 
-def test_many_are_answered_by_the_ids_that_were_sent(running: Running) -> None:
+def test_batch_answers_by_the_ids_sent(running: Running) -> None:
     enabled, disabled, unknown = running.open(), running.open(), new_merchant()
     running.spend(disabled, 100)
     asked = [enabled.upper(), disabled, unknown, disabled]
@@ -128,19 +128,19 @@ def test_many_are_answered_by_the_ids_that_were_sent(running: Running) -> None:
         ({}, "/merchant_ids"),
     ],
 )
-def test_a_batch_that_cannot_be_is_not_valid(running: Running, asked: Any, pointer: str) -> None:
+def test_invalid_batch_of_statuses_is_refused(running: Running, asked: Any, pointer: str) -> None:
     answer = running.post(f"{STATUS}/batch", {"merchant_ids": asked}, "read")
     assert answer.status_code == 422
     assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
 
 
-def test_1000_are_answered_at_once(running: Running) -> None:
+def test_batch_may_have_1000_merchants(running: Running) -> None:
     asked = [new_merchant() for _ in range(1000)]
     answer = running.post(f"{STATUS}/batch", {"merchant_ids": asked}, "read")
     assert list(answer.json()["data"]["statuses"]) == asked
 
 
-def test_by_setting_only_those_with_a_key_may_ask(start: Callable[..., Running]) -> None:
+def test_setting_demands_a_key(start: Callable[..., Running]) -> None:
     running = start(plugin_status_auth="read")
     path = f"{STATUS}/{running.open()}"
     assert running.get(path, None).status_code == 401
@@ -148,7 +148,7 @@ def test_by_setting_only_those_with_a_key_may_ask(start: Callable[..., Running])
 
 
 @pytest.mark.parametrize(("fail", "told"), [("closed", "disabled"), ("open", "enabled")])
-def test_with_the_database_away_the_last_known_answer_counts_then_the_policy(
+def test_last_status_counts_while_the_database_is_away(
     start: Callable[..., Running], fail: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = start(plugin_status_cache_ttl=0.000001, gate_fail=fail)
@@ -173,7 +173,7 @@ def test_with_the_database_away_the_last_known_answer_counts_then_the_policy(
     assert status(running, enabled) == ("enabled", "available")
 
 
-def test_head_answers_as_get_without_the_body(running: Running) -> None:
+def test_head_answers_like_get_without_body(running: Running) -> None:
     path = f"{STATUS}/{running.open()}"
     while True:
         whole, head, again = (running.call(method, path, None) for method in ("GET", "HEAD", "GET"))
@@ -184,7 +184,7 @@ def test_head_answers_as_get_without_the_body(running: Running) -> None:
         assert head.headers[name] == whole.headers[name]
 
 
-def test_each_answer_is_counted_with_where_it_came_from(start: Callable[..., Running], redis_url: str) -> None:
+def test_statuses_are_counted_by_source(start: Callable[..., Running], redis_url: str) -> None:
     source = uuid4().hex
     running = start(redis_url=redis_url, service_source=source)
     merchant = running.open()
@@ -198,7 +198,7 @@ def test_each_answer_is_counted_with_where_it_came_from(start: Callable[..., Run
     assert (checks["enabled", "near"], checks["disabled", "storage"]) == (3, 1)
 
 
-def test_the_health_of_redis_is_told_where_there_is_one(
+def test_health_shows_redis_if_configured(
     start: Callable[..., Running], redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("credit_service.gate.redis.PATIENCE_SECONDS", 5.0)
@@ -218,13 +218,13 @@ def test_the_health_of_redis_is_told_where_there_is_one(
 
 
 def publishable(running: Running) -> str:
-    """A key that may sit in a page."""
+    """A publishable key: scope status."""
     made = new_key("page", "status", 0)
     running.run(Keys(running.service.engine).add(made.key))
     return made.whole
 
 
-def test_a_key_of_scope_status_may_ask_for_one_status_and_for_nothing_else(start: Callable[..., Running]) -> None:
+def test_key_of_scope_status_reads_one_status_only(start: Callable[..., Running]) -> None:
     running = start(plugin_status_auth="publishable", cors_origins="https://shop.example")
     merchant = running.open()
     running.keys["status"] = publishable(running)
@@ -252,20 +252,20 @@ def test_a_key_of_scope_status_may_ask_for_one_status_and_for_nothing_else(start
     assert "authorization" in preflight.headers["access-control-allow-headers"]
 
 
-def test_a_key_of_scope_status_does_not_suffice_where_read_is_needed(start: Callable[..., Running]) -> None:
+def test_key_of_scope_status_is_too_little_for_read(start: Callable[..., Running]) -> None:
     running = start(plugin_status_auth="read")
     running.keys["status"] = publishable(running)
     assert running.get(f"{STATUS}/{running.open()}", "status").status_code == 403
 
 
-def test_requests_with_a_key_in_a_page_count_for_the_address(start: Callable[..., Running]) -> None:
+def test_requests_with_a_publishable_key_count_for_the_address(start: Callable[..., Running]) -> None:
     running = start(plugin_status_auth="publishable", rate_limit_enabled=True, rate_limit_key_burst=1)
     running.keys["status"] = publishable(running)
     answers = [running.get(f"{STATUS}/{new_merchant()}", "status") for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 200]
 
 
-def test_a_known_key_may_ask_on_while_the_database_is_away(
+def test_known_key_is_accepted_while_the_database_is_away(
     start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = start(plugin_status_auth="publishable", plugin_status_cache_ttl=0.000001)
@@ -287,7 +287,7 @@ SECRET, BEFORE = "hush", "hush-before"
 
 
 def signed(query: str, secret: str = SECRET) -> str:
-    """A query as Shopify's app proxy passes it on. Written after its published Ruby example, value for value."""
+    """Sign a query as Shopify's app proxy does. It follows the Ruby example that Shopify publishes."""
     values: dict[str, list[str]] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         values.setdefault(name, []).append(value)
@@ -300,7 +300,7 @@ def from_shopify(at: float, **more: str) -> str:
     return urlencode({"logged_in_customer_id": "", **shop, **more})
 
 
-def test_the_published_example_of_shopify_is_accepted() -> None:
+def test_published_example_of_shopify_is_accepted() -> None:
     """From shopify.dev, "Authenticate app proxies": the query, and the secret `hush`."""
     query = (
         b"extra=1&extra=2&shop=shop-name.myshopify.com&logged_in_customer_id=1&path_prefix=%2Fapps%2Fawesome_reviews"
@@ -319,7 +319,7 @@ def test_the_published_example_of_shopify_is_accepted() -> None:
         (signed(from_shopify(1000 + app_proxy.FRESH_SECONDS)), (SECRET,)),
     ],
 )
-def test_what_shopify_has_signed_lately_is_accepted(query: str, secrets: tuple[str, ...]) -> None:
+def test_recent_signature_of_shopify_is_accepted(query: str, secrets: tuple[str, ...]) -> None:
     app_proxy.check(query.encode(), secrets, 1000)
 
 
@@ -348,14 +348,14 @@ def test_what_shopify_has_signed_lately_is_accepted(query: str, secrets: tuple[s
         quote("\udcff", errors="surrogatepass"),
     ],
 )
-def test_what_is_not_signed_so_is_refused(query: str) -> None:
+def test_other_signatures_are_refused(query: str) -> None:
     with pytest.raises(Problem) as refused:
         app_proxy.check(query.encode(), [SECRET], 1000)
     assert (refused.value.code, refused.value.status) == ("unauthenticated", 401)
     assert SECRET not in f"{refused.value} {vars(refused.value)}"
 
 
-def test_by_setting_only_questions_by_way_of_shopify_are_answered(start: Callable[..., Running]) -> None:
+def test_setting_demands_the_app_proxy(start: Callable[..., Running]) -> None:
     running = start(plugin_status_auth="shopify", shopify_webhook_secret=SECRET, shopify_webhook_secret_previous=BEFORE)
     path = f"{STATUS}/{running.open()}"
     for secret in (SECRET, BEFORE):
@@ -370,7 +370,7 @@ def test_by_setting_only_questions_by_way_of_shopify_are_answered(start: Callabl
 # ---- fail policies of accounts
 
 
-def test_an_account_is_given_a_fail_policy_of_its_own_and_put_back(running: Running) -> None:
+def test_fail_policy_is_set_and_dropped(running: Running) -> None:
     path = f"/credits/accounts/{running.open()}/fail-policy"
 
     def told(answer: Any) -> tuple[str, bool]:
@@ -387,7 +387,7 @@ def test_an_account_is_given_a_fail_policy_of_its_own_and_put_back(running: Runn
         assert told(running.call("DELETE", path, "admin")) == ("closed", False)
 
 
-def test_a_fail_policy_is_for_administrators_and_for_accounts_that_are(running: Running) -> None:
+def test_fail_policy_needs_scope_admin_and_an_account(running: Running) -> None:
     path = f"/credits/accounts/{running.open()}/fail-policy"
     unknown = f"/credits/accounts/{new_merchant()}/fail-policy"
     json_ = {"content-type": "application/json"}
@@ -399,7 +399,7 @@ def test_a_fail_policy_is_for_administrators_and_for_accounts_that_are(running: 
     assert [fault["pointer"] for fault in wrong.json()["errors"]] == ["/fail"]
 
 
-def test_with_the_database_away_an_accounts_own_fail_policy_counts(
+def test_own_fail_policy_counts_while_the_database_is_away(
     start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = start(plugin_status_cache_ttl=0.000001, gate_stale_seconds=0)
@@ -421,7 +421,7 @@ def test_with_the_database_away_an_accounts_own_fail_policy_counts(
     assert running.service.metrics.status_checks["enabled", "fail"] == 1
 
 
-def test_a_silent_database_is_waited_for_once(start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_database_is_awaited_once(start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
     running = start(plugin_status_cache_ttl=0.000001)
     merchant = running.open()
     assert status(running, merchant) == ("enabled", "available")

@@ -1,4 +1,4 @@
-"""Requests that schemathesis makes up from the OpenAPI document, valid and invalid ones, are answered as it says."""
+"""Schemathesis generates valid and invalid requests from the OpenAPI document, and checks the answers against it."""
 
 import json
 import re
@@ -31,7 +31,7 @@ SECRET, SHOP = "hush", "example.myshopify.com"
 RICH, POOR = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11", "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b12"
 
 NOBODY = "http://127.0.0.1:1"
-"""Where webhooks go: nobody listens there."""
+"""The target of webhooks, which has no listener."""
 
 REFUSED_FOR_ITS_STATE = {
     "account_not_found",
@@ -47,12 +47,12 @@ REFUSED_FOR_ITS_STATE = {
     "transaction_not_found",
     "trial_already_granted",
 }
-"""What may be refused though it is as the document says: for what the ledger holds, or what was given out before."""
+"""Codes of refusals that depend on the state of the ledger, so a valid request may get them."""
 
 
 @pytest.fixture(scope="module")
 def schema(ledgers: Ledgers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaseSchema]:
-    """What a service of its own says of itself; it knows a merchant who has credits and one who owes some."""
+    """The document of a service that has a merchant with credits and a merchant with a debt."""
     folder = tmp_path_factory.mktemp("schemathesis")
     with ExitStack() as stack:
         url = stack.enter_context(ledgers.new(folder))
@@ -88,7 +88,7 @@ def schema(ledgers: Ledgers, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def _strict(document: dict[str, Any]) -> dict[str, Any]:
-    """The document as its maker must keep to it: no status by default, and no field in an answer that it leaves out."""
+    """The document, stricter: without default responses, and without undocumented fields in answers."""
     for methods in document["paths"].values():
         for operation in methods.values():
             del operation["responses"]["default"]
@@ -99,7 +99,7 @@ def _strict(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _config(service: Served, known: dict[str, list[str]]) -> dict[str, Any]:
-    """The same requests each time, most of them about what exists."""
+    """Settings that generate the same requests each time, mostly about things that exist."""
     places = dict.fromkeys(
         ("path.merchant_id", "query.merchant_id", "body.merchant_id", "body.items[*].merchant_id"), "merchants"
     ) | {
@@ -137,16 +137,16 @@ def _config(service: Served, known: dict[str, list[str]]) -> dict[str, Any]:
                 "checks": {"allow_header_conformance": {"enabled": False}, "unsupported_method": {"enabled": False}},
             },
         ],
-        # A status alone does not tell whether a valid request was refused rightly: the check below knows the code.
+        # The check below decides by the code of a refusal, because a status is not enough.
         "checks": {"positive_data_acceptance": {"enabled": False}},
     }
 
 
 @schemathesis.hook
 def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -> None:
-    """No webhook leaves this machine, and no name server is asked: a URL keeps its path, and its host is ours.
+    """Replace the host of every URL by our own, so that no webhook leaves this machine.
 
-    A delivery of Shopify's that is as the document says is signed, for which JSON Schema has no word.
+    Sign valid deliveries of Shopify: JSON Schema cannot describe a signature.
     """
     if isinstance(case.body, dict) and isinstance(url := case.body.get("url"), str):
         case.body["url"] = re.sub("^https?://[^/?#]*", NOBODY, url)
@@ -157,7 +157,7 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
 
 @schemathesis.check
 def valid_requests_are_understood(context: CheckContext, response: Response, case: Case[Any]) -> None:
-    """What the document calls valid may be refused for its state or for how its fields fit, but not for its form."""
+    """A request that is valid by the document is refused for the state of the ledger or for how its fields fit only."""
     if response.status_code < 400 or case.meta is None or not case.meta.generation.mode.is_positive:
         return
     problem = response.json()
@@ -166,8 +166,9 @@ def valid_requests_are_understood(context: CheckContext, response: Response, cas
 
 
 def _goes_beyond_the_document(fault: Mapping[str, Any], case: Case[Any]) -> bool:
-    """Whether the document has no words for a fault: of a field for what another says, or of an event's data for its
-    type. And 1.0 is an integer to JSON Schema, and none by the contract.
+    """Whether JSON Schema cannot describe a fault.
+
+    It cannot for a field that does not fit another one, and for the data of an event. And it takes 1.0 for an integer.
     """
     of_an_event = case.operation.path == EVENTS and fault["pointer"].startswith("/data")
     return of_an_event or fault["code"] == "not_allowed" or (fault["code"] == "wrong_type" and _has_float(case.body))
@@ -184,7 +185,7 @@ def _has_float(value: Any) -> bool:
 
 @schemathesis.hook
 def filter_failure(context: HookContext, failure: Failure, case: Case[Any], response: Response) -> bool:
-    """In a batch a malformed event is refused in its result: 200 is then no sign that it was accepted."""
+    """A malformed event of a batch is refused in its result, so 200 does not mean that it was accepted."""
     if isinstance(failure, AcceptedNegativeData) and case.media_type == BATCH_MEDIA_TYPE:
         return all(result["outcome"] != "refused" for result in response.json()["data"]["results"])
     return True
@@ -194,12 +195,12 @@ def filter_failure(context: HookContext, failure: Failure, case: Case[Any], resp
 def test_every_answer_is_as_the_document_says(schema: BaseSchema) -> None:
     asked: set[str] = set()
     faults: list[str] = []
-    # By the engine, which is what the command line runs: the plugin for pytest does not work with pytest 9.
+    # The engine of the command line, because the plugin for pytest does not work with pytest 9.
     for event in from_schema(schema).execute():
         match event:
             case ScenarioFinished():
                 asked.update(node.value.operation.label for node in event.recorder.cases.values())
-                faults += [told for nodes in event.recorder.checks.values() for node in nodes for told in _told(node)]
+                faults += [one for nodes in event.recorder.checks.values() for node in nodes for one in _failures(node)]
             case NonFatalError() | FatalError():
                 faults.append(str(event))
     paths = schema.raw_schema["paths"].items()
@@ -207,7 +208,7 @@ def test_every_answer_is_as_the_document_says(schema: BaseSchema) -> None:
     assert not faults, "\n\n".join(faults)
 
 
-def _told(node: CheckNode) -> Iterator[str]:
-    """What a check found, and how to repeat it."""
+def _failures(node: CheckNode) -> Iterator[str]:
+    """The failure of a check, and a code sample that repeats it."""
     if node.failure_info is not None:
         yield f"{node.failure_info.failure.title}: {node.failure_info.failure.message}\n{node.failure_info.code_sample}"

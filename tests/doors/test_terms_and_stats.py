@@ -1,4 +1,4 @@
-"""An account's own terms, what was posted in sum, and balances at other instants."""
+"""Terms, stats and past or future balances of an account."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,7 +19,7 @@ def _patch(running: Running, merchant: str, body: Any, scope: str = "admin") -> 
 # ---- terms
 
 
-def test_terms_are_changed_one_at_a_time_and_null_goes_back_to_the_default(running: Running) -> None:
+def test_null_puts_a_term_back_to_its_default(running: Running) -> None:
     merchant = running.open()
     account: dict[str, Any] = {}
     for body, threshold, policy, limit in [
@@ -58,7 +58,7 @@ def test_terms_that_cannot_be_are_refused(running: Running, body: Any, pointer: 
     assert [error["pointer"] for error in told.json()["errors"]] == [pointer]
 
 
-def test_terms_of_nobody_and_by_nobody_are_refused(running: Running) -> None:
+def test_terms_need_an_account_and_scope_admin(running: Running) -> None:
     assert _patch(running, new_merchant(), {"low_threshold": 1}).json()["code"] == "account_not_found"
     assert _patch(running, running.open(), {"low_threshold": 1}, "write").json()["code"] == "scope_missing"
 
@@ -66,7 +66,7 @@ def test_terms_of_nobody_and_by_nobody_are_refused(running: Running) -> None:
 # ---- stats
 
 
-def test_stats_are_sums_of_credits_by_direction_and_type(running: Running) -> None:
+def test_stats_are_sums_by_direction_and_type(running: Running) -> None:
     merchant = running.open()
     running.spend(merchant, 30)
     running.spend(merchant, 12)
@@ -89,7 +89,7 @@ def test_stats_are_sums_of_credits_by_direction_and_type(running: Running) -> No
         assert running.get(f"/credits/accounts/{merchant}/stats", params=period).json()["data"] == stats
 
 
-def test_stats_of_a_period_count_what_was_posted_in_it(running: Running) -> None:
+def test_stats_of_a_period_count_its_postings(running: Running) -> None:
     merchant = running.open()
     second = running.spend(merchant, 30).json()["data"]["created_at"]
     running.spend(merchant, 12)
@@ -102,14 +102,14 @@ def test_stats_of_a_period_count_what_was_posted_in_it(running: Running) -> None
     assert (never["transaction_count"], never["last_transaction_at"], never["by_type"]) == (0, None, {})
 
 
-def test_stats_of_nobody_are_refused(running: Running) -> None:
+def test_stats_without_an_account_are_not_found(running: Running) -> None:
     assert running.get(f"/credits/accounts/{new_merchant()}/stats").json()["code"] == "account_not_found"
 
 
 # ---- balances at other instants
 
 
-def test_a_balance_at_a_past_instant_is_what_the_transactions_until_then_left(running: Running) -> None:
+def test_past_balance_is_the_sum_of_transactions_until_then(running: Running) -> None:
     merchant = running.open()
     first = running.get(f"/credits/accounts/{merchant}").json()["data"]["created_at"]
     second = running.spend(merchant, 30).json()["data"]["created_at"]
@@ -127,7 +127,7 @@ def test_a_balance_at_a_past_instant_is_what_the_transactions_until_then_left(ru
     assert at(_at(1)) == (58, 0)
 
 
-def test_a_balance_at_a_future_instant_knows_what_begins_and_what_expires_until_then(running: Running) -> None:
+def test_future_balance_counts_beginnings_and_expiries(running: Running) -> None:
     merchant = running.open()
     running.transact(
         posting(
@@ -147,7 +147,7 @@ def test_a_balance_at_a_future_instant_knows_what_begins_and_what_expires_until_
     ]
 
 
-def test_an_instant_that_cannot_be_is_refused(running: Running) -> None:
+def test_invalid_instant_is_refused(running: Running) -> None:
     told = running.get(f"/credits/accounts/{running.open()}/balance", params={"at": "yesterday"})
     assert (told.status_code, told.json()["errors"][0]["pointer"]) == (422, "/query/at")
 
@@ -155,7 +155,7 @@ def test_an_instant_that_cannot_be_is_refused(running: Running) -> None:
 # ---- all accounts
 
 
-def test_totals_tell_of_all_merchants(running: Running) -> None:
+def test_totals_count_all_merchants(running: Running) -> None:
     before = running.get("/credits/plugin-status").json()["data"]
     merchant = running.open()
     running.spend(merchant, 100)
@@ -167,7 +167,7 @@ def test_totals_tell_of_all_merchants(running: Running) -> None:
     assert after["enabled_percentage"] == round(100 * after["enabled_count"] / after["total_merchants"], 2)
 
 
-def test_totals_know_what_has_expired_though_no_posting_settled_it(start: Any) -> None:
+def test_totals_count_expiries_before_the_sweep(start: Any) -> None:
     running = start(trial_credits=0, sweep_seconds=3600)
     merchant = running.open()
     soon = (datetime.now(UTC) + timedelta(milliseconds=300)).isoformat().replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""Posting one transaction, and reading it again."""
+"""Posting and reading one transaction."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -32,7 +32,7 @@ TRANSACTION = [
 ]
 
 
-def test_a_posting_answers_201_with_the_whole_transaction_and_meta(running: Running) -> None:
+def test_posting_answers_201_with_transaction_and_meta(running: Running) -> None:
     merchant = running.open()
     grant = running.get(f"/credits/accounts/{merchant}/grants").json()["data"][0]
     metadata = {"b": [1, 2.5, "é"], "a": {"nested": None}}
@@ -74,7 +74,7 @@ def test_a_posting_answers_201_with_the_whole_transaction_and_meta(running: Runn
     assert "idempotency-replayed" not in answer.headers
 
 
-def test_ids_are_made_where_none_are_sent_and_the_correlation_is_then_the_request(running: Running) -> None:
+def test_missing_ids_are_made(running: Running) -> None:
     answer = running.spend(running.open())
     meta = answer.json()["meta"]
     assert len(bytes.fromhex(meta["request_id"])) == 16
@@ -83,14 +83,14 @@ def test_ids_are_made_where_none_are_sent_and_the_correlation_is_then_the_reques
 
 
 @pytest.mark.parametrize("sent", ["", "a b", "x" * 129, "ä", "tab\there"])
-def test_an_id_that_is_none_is_not_taken_over(running: Running, sent: str) -> None:
+def test_malformed_request_id_is_replaced(running: Running, sent: str) -> None:
     answer = running.get("/health", None, headers={"x-request-id": sent.encode(), "x-correlation-id": sent.encode()})
     assert answer.status_code == 200
     assert len(bytes.fromhex(answer.headers["x-request-id"])) == 16
     assert answer.headers["x-correlation-id"] == answer.headers["x-request-id"]
 
 
-def test_a_repeat_answers_200_with_the_same_data_and_says_that_it_is_one(running: Running) -> None:
+def test_repeat_answers_200_with_the_same_data(running: Running) -> None:
     merchant = running.open()
     first = running.spend(merchant, 3, "again")
     second = running.transact(posting(merchant, amount=3), "again", headers={"x-correlation-id": "another"})
@@ -101,7 +101,7 @@ def test_a_repeat_answers_200_with_the_same_data_and_says_that_it_is_one(running
     assert running.balance(merchant) == 97
 
 
-def test_a_quoted_key_and_a_bare_one_mean_the_same(running: Running) -> None:
+def test_quoted_and_bare_key_are_the_same(running: Running) -> None:
     merchant = running.open()
     assert running.spend(merchant, 3, "same key").status_code == 201
     quoted = running.spend(merchant, 3, '"same key"')
@@ -121,7 +121,7 @@ def test_a_quoted_key_and_a_bare_one_mean_the_same(running: Running) -> None:
         {"metadata": {"a": 2}},
     ],
 )
-def test_the_same_key_with_other_content_is_refused(running: Running, changed: dict[str, Any]) -> None:
+def test_same_key_with_other_content_is_refused(running: Running, changed: dict[str, Any]) -> None:
     merchant = running.open()
     assert running.spend(merchant, 3, "mine", metadata={"a": 1}).status_code == 201
     answer = running.transact(
@@ -131,7 +131,7 @@ def test_the_same_key_with_other_content_is_refused(running: Running, changed: d
     assert running.balance(merchant) == 97
 
 
-def test_content_is_compared_as_json_values_and_not_as_it_was_spelt(running: Running) -> None:
+def test_content_is_compared_as_json_values(running: Running) -> None:
     merchant = running.open()
     rest = f'"merchant_id":"{merchant}","operation_type":"DECREASE","transaction_type":"USAGE","amount":1'
     spellings = [
@@ -144,14 +144,14 @@ def test_content_is_compared_as_json_values_and_not_as_it_was_spelt(running: Run
     assert answers[2].json()["data"] == answers[0].json()["data"]
 
 
-def test_a_refused_command_leaves_its_key_free(running: Running) -> None:
+def test_refused_command_leaves_its_key_free(running: Running) -> None:
     merchant = running.open()
     refused = running.spend(merchant, 1000, "free")
     assert refused.status_code == 402
     assert running.spend(merchant, 10, "free").status_code == 201
 
 
-def test_not_enough_credits_says_how_many_there_are_and_how_many_it_takes(running: Running) -> None:
+def test_insufficient_credits_names_available_and_required(running: Running) -> None:
     merchant = running.open()
     answer = running.spend(merchant, 101)
     assert answer.status_code == 402
@@ -169,7 +169,7 @@ def test_not_enough_credits_says_how_many_there_are_and_how_many_it_takes(runnin
         ("DECREASE", "USAGE"),
     ],
 )
-def test_each_type_is_posted_in_its_direction(running: Running, operation: str, type_: str) -> None:
+def test_type_is_posted_in_its_direction(running: Running, operation: str, type_: str) -> None:
     merchant = running.open()
     answer = running.transact(posting(merchant, operation_type=operation, transaction_type=type_, amount=5))
     assert answer.status_code == 201
@@ -188,7 +188,7 @@ def test_each_type_is_posted_in_its_direction(running: Running, operation: str, 
         ("INCREASE", "ORDER_PAID"),
     ],
 )
-def test_a_type_of_the_other_direction_is_refused(running: Running, operation: str, type_: str) -> None:
+def test_type_of_the_other_direction_is_refused(running: Running, operation: str, type_: str) -> None:
     merchant = running.open()
     reference = {"type": "order", "id": "1"}
     body = posting(merchant, operation_type=operation, transaction_type=type_, reference=reference)
@@ -198,7 +198,7 @@ def test_a_type_of_the_other_direction_is_refused(running: Running, operation: s
     assert running.sequence(merchant) == 1
 
 
-def test_an_ORDER_PAID_is_a_fact_under_its_natural_key_and_may_lead_into_debt(running: Running) -> None:
+def test_order_is_posted_into_debt_under_its_natural_key(running: Running) -> None:
     merchant = running.open()
     body = posting(merchant, transaction_type="ORDER_PAID", amount=130, reference={"type": "order", "id": "A-1"})
     answer = running.transact(body, "shopify:order:A-1")
@@ -208,14 +208,14 @@ def test_an_ORDER_PAID_is_a_fact_under_its_natural_key_and_may_lead_into_debt(ru
     assert (other.status_code, other.json()["data"]) == (200, answer.json()["data"])
 
 
-def test_an_ORDER_PAID_worth_nothing_is_posted_too(running: Running) -> None:
+def test_order_worth_nothing_is_posted(running: Running) -> None:
     merchant = running.open()
     body = posting(merchant, transaction_type="ORDER_PAID", amount=0, reference={"type": "order", "id": "free"})
     assert running.transact(body, "shopify:order:free").json()["data"]["amount"] == 0
 
 
 @pytest.mark.parametrize("key", ["order-1", "shopify:order:2", '"shopify:order:2"', "shopify:refund:1"])
-def test_an_ORDER_PAID_under_another_key_than_its_natural_one_is_refused(running: Running, key: str) -> None:
+def test_order_under_another_key_is_refused(running: Running, key: str) -> None:
     merchant = running.open()
     body = posting(merchant, transaction_type="ORDER_PAID", reference={"type": "order", "id": "1"})
     answer = running.transact(body, key)
@@ -224,20 +224,20 @@ def test_an_ORDER_PAID_under_another_key_than_its_natural_one_is_refused(running
 
 
 @pytest.mark.parametrize("reference", [None, {"type": "invoice", "id": "1"}])
-def test_an_ORDER_PAID_without_its_order_is_refused(running: Running, reference: Any) -> None:
+def test_order_without_its_reference_is_refused(running: Running, reference: Any) -> None:
     merchant = running.open()
     answer = running.transact(posting(merchant, transaction_type="ORDER_PAID", reference=reference), "shopify:order:1")
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"] == "/reference"
 
 
-def test_a_key_of_the_services_own_is_refused(running: Running) -> None:
+def test_reserved_key_is_refused(running: Running) -> None:
     merchant = running.open()
     answer = running.spend(merchant, 1, "expiry:1:1")
     assert (answer.status_code, answer.json()["code"]) == (400, "idempotency_key_invalid")
 
 
-def test_a_posting_without_a_key_is_refused(running: Running) -> None:
+def test_posting_without_a_key_is_refused(running: Running) -> None:
     merchant = running.open()
     answer = running.post("/credits/transactions", posting(merchant))
     assert (answer.status_code, answer.json()["code"]) == (400, "idempotency_key_missing")
@@ -247,14 +247,14 @@ def test_a_posting_without_a_key_is_refused(running: Running) -> None:
 @pytest.mark.parametrize(
     "key", [b"", b'""', b'"', b'"open', b'"a"b"', b'"a\\"b"', b"x" * 256, b'"%s"' % (b"x" * 256), b"\xe9", b"\xa0k"]
 )
-def test_a_malformed_key_is_refused(running: Running, key: bytes) -> None:
+def test_malformed_key_is_refused(running: Running, key: bytes) -> None:
     merchant = running.open()
     answer = running.post("/credits/transactions", posting(merchant), headers={"idempotency-key": key})
     assert (answer.status_code, answer.json()["code"]) == (400, "idempotency_key_invalid")
     assert running.sequence(merchant) == 1
 
 
-def test_a_key_that_came_twice_is_refused(running: Running) -> None:
+def test_duplicate_key_header_is_refused(running: Running) -> None:
     merchant = running.open()
     body = str(posting(merchant)).replace("'", '"').encode()
     with running.connection() as connection:
@@ -269,23 +269,23 @@ def test_a_key_that_came_twice_is_refused(running: Running) -> None:
 
 
 @pytest.mark.parametrize("key", ["x" * 255, "with spaces: and ~!", 'quote"inside'])
-def test_a_key_may_be_255_printable_characters(running: Running, key: str) -> None:
+def test_key_may_have_255_printable_characters(running: Running, key: str) -> None:
     merchant = running.open()
     assert running.spend(merchant, 1, key).json()["data"]["idempotency_key"] == key
 
 
-def test_a_merchant_without_an_account_gets_404(running: Running) -> None:
+def test_posting_without_an_account_is_not_found(running: Running) -> None:
     answer = running.spend(new_merchant())
     assert (answer.status_code, answer.json()["code"]) == (404, "account_not_found")
 
 
-def test_a_second_trial_is_refused(running: Running) -> None:
+def test_second_trial_is_refused(running: Running) -> None:
     merchant = running.open()
     answer = running.transact(posting(merchant, operation_type="INCREASE", transaction_type="TRIAL"))
     assert (answer.status_code, answer.json()["code"]) == (409, "trial_already_granted")
 
 
-def test_a_posting_beyond_the_range_is_refused(running: Running) -> None:
+def test_posting_beyond_the_range_is_refused(running: Running) -> None:
     merchant = running.open()
     body = posting(merchant, operation_type="INCREASE", transaction_type="SUBSCRIPTION", amount=2**53 - 1)
     answer = running.transact(body)
@@ -294,7 +294,7 @@ def test_a_posting_beyond_the_range_is_refused(running: Running) -> None:
     assert running.balance(merchant) == 2**53 - 1
 
 
-def test_a_grant_is_spent_as_its_terms_say(running: Running) -> None:
+def test_grant_has_the_terms_of_its_posting(running: Running) -> None:
     merchant = running.open()
     terms = {
         "category": "promotional",
@@ -335,12 +335,12 @@ def test_terms_that_cannot_be_are_refused(running: Running, grant: dict[str, Any
     assert running.sequence(merchant) == 1
 
 
-def test_a_DECREASE_takes_no_grant(running: Running) -> None:
+def test_decrease_takes_no_grant(running: Running) -> None:
     answer = running.transact(posting(running.open(), grant={}))
     assert [fault["pointer"] for fault in answer.json()["errors"]] == ["/grant"]
 
 
-def test_all_faults_of_fields_that_depend_on_each_other_are_listed(running: Running) -> None:
+def test_all_faults_between_fields_are_listed(running: Running) -> None:
     body = posting(running.open(), operation_type="DECREASE", transaction_type="TRIAL", amount=0, grant={})
     pointers = [fault["pointer"] for fault in running.transact(body).json()["errors"]]
     assert pointers == ["/transaction_type", "/amount", "/grant"]
@@ -357,7 +357,7 @@ def test_metadata_may_have_8_KiB_as_canonical_json(running: Running) -> None:
     assert running.sequence(merchant) == 2
 
 
-def test_a_transaction_is_read_again_as_it_was_answered(running: Running) -> None:
+def test_transaction_is_read_as_it_was_answered(running: Running) -> None:
     posted = running.spend(running.open(), metadata={"big": 12345678901234567890}).json()["data"]
     answer = running.get(f"/credits/transactions/{posted['id']}")
     assert answer.status_code == 200
@@ -365,7 +365,7 @@ def test_a_transaction_is_read_again_as_it_was_answered(running: Running) -> Non
     assert running.get(f"/credits/transactions/{posted['id'].upper()}").json()["data"] == posted
 
 
-def test_an_id_of_no_transaction_gets_404(running: Running) -> None:
+def test_unknown_transaction_is_not_found(running: Running) -> None:
     merchant = running.open()
     account = running.get(f"/credits/accounts/{merchant}").json()["data"]["id"]
     posted = running.spend(merchant).json()["data"]
@@ -374,7 +374,7 @@ def test_an_id_of_no_transaction_gets_404(running: Running) -> None:
         assert (answer.status_code, answer.json()["code"]) == (404, "transaction_not_found")
 
 
-def test_an_id_that_is_no_uuid_is_not_valid(running: Running) -> None:
+def test_malformed_transaction_id_is_invalid(running: Running) -> None:
     answer = running.get("/credits/transactions/17")
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
     assert answer.json()["errors"][0]["pointer"] == "/path/transaction_id"

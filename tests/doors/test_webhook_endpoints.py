@@ -1,4 +1,4 @@
-"""Webhook endpoints over HTTP, and what a running service sends to a real receiver."""
+"""Webhook endpoints over HTTP, and webhooks to a real receiver."""
 
 import asyncio
 import base64
@@ -20,7 +20,7 @@ from tests.storage.engines import Ledgers, only_on
 
 PATH = "/credits/webhook-endpoints"
 URL = "http://127.0.0.1:1/credits"
-"""Where nobody listens. No test asks for a name, nor calls anybody outside of this machine."""
+"""An address without a listener. No test resolves a name or calls another machine."""
 ENDPOINT = [
     "id",
     "url",
@@ -48,7 +48,7 @@ DELIVERY = [
 
 @pytest.fixture(scope="module")
 def service(ledgers: Ledgers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A service that may send to loopback, and nowhere else, on each engine."""
+    """A service on each engine that may send webhooks to loopback only."""
     with (
         ledgers.new(tmp_path_factory.mktemp("webhooks")) as url,
         Running(database_url=url, webhook_allowed_networks="127.0.0.0/8") as running,
@@ -58,7 +58,7 @@ def service(ledgers: Ledgers, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture
 def running(service: Running) -> Iterator[Running]:
-    """The same, without endpoints."""
+    """The same service, without endpoints."""
     yield service
     for one in service.get(PATH, "admin", params={"limit": 200}).json()["data"]:
         assert service.call("DELETE", f"{PATH}/{one['id']}").status_code == 200
@@ -93,7 +93,7 @@ def ask(running: Running, path: str, **more: Any) -> httpx2.Response:
 # ---- register, list, change, delete
 
 
-def test_an_endpoint_is_registered_and_its_secret_shown_once(running: Running) -> None:
+def test_endpoint_is_registered_and_its_secret_shown_once(running: Running) -> None:
     answer = running.post(PATH, {"url": URL}, "admin")
     assert (answer.status_code, answer.headers["cache-control"]) == (201, "no-store")
     told = answer.json()["data"]
@@ -108,7 +108,7 @@ def test_an_endpoint_is_registered_and_its_secret_shown_once(running: Running) -
     assert all(secret[6:] not in one.text for one in everything)
 
 
-def test_endpoints_are_listed_newest_first_page_by_page(running: Running) -> None:
+def test_cursors_lead_through_endpoints_newest_first(running: Running) -> None:
     made = [register(running)["id"] for _ in range(3)][::-1]
     first = running.get(PATH, "admin", params={"limit": 2}).json()
     assert [one["id"] for one in first["data"]] == made[:2]
@@ -143,7 +143,7 @@ def test_endpoints_are_listed_newest_first_page_by_page(running: Running) -> Non
         ({"url": URL, "secret": "mine"}, "/secret"),
     ],
 )
-def test_an_endpoint_that_cannot_be_is_not_registered(running: Running, body: Any, pointer: str) -> None:
+def test_invalid_endpoint_is_refused(running: Running, body: Any, pointer: str) -> None:
     answer = running.post(PATH, body, "admin")
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
     assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
@@ -162,7 +162,7 @@ def test_event_types_are_those_of_the_catalogue(running: Running) -> None:
     assert patch(running, made["id"], {"event_types": None}).json()["data"]["event_types"] is None
 
 
-def test_an_endpoint_is_changed_disabled_and_enabled(running: Running) -> None:
+def test_endpoint_is_changed_disabled_and_enabled(running: Running) -> None:
     made = register(running)
     id_ = made["id"]
     moved = patch(running, id_, {"url": URL + "/v2"}).json()["data"]
@@ -179,7 +179,7 @@ def test_an_endpoint_is_changed_disabled_and_enabled(running: Running) -> None:
         assert patch(running, id_, wrong).status_code == 422
 
 
-def test_an_endpoint_that_is_deleted_is_gone(running: Running) -> None:
+def test_deleted_endpoint_is_gone(running: Running) -> None:
     made = register(running)
     ask(running, f"{made['id']}/test")
     answer = running.call("DELETE", f"{PATH}/{made['id']}")
@@ -204,20 +204,20 @@ def everything_about(id_: str) -> list[tuple[str, str, Any]]:
 
 
 @pytest.mark.parametrize("id_", ["aaaaaaaaaaaa", "x", "AAAAAAAAAAAA", "aaaaaaaaaaaa%0A", "%00"])
-def test_one_that_is_not_there_is_not_found(running: Running, id_: str) -> None:
+def test_unknown_endpoint_is_not_found(running: Running, id_: str) -> None:
     for method, path, body in everything_about(id_):
         answer = running.call(method, path, json=body) if body else running.call(method, path)
         assert (answer.status_code, answer.json()["code"]) == (404, "endpoint_not_found"), path
 
 
 @pytest.mark.parametrize("number", ["0", "01", "-1", "x", "9" * 19, ""])
-def test_a_delivery_that_cannot_be_is_not_found(running: Running, number: str) -> None:
+def test_malformed_delivery_id_is_not_found(running: Running, number: str) -> None:
     made = register(running)
     answer = ask(running, f"deliveries/{made['id']}-{number}/redeliver")
     assert (answer.status_code, answer.json()["code"]) == (404, "endpoint_not_found")
 
 
-def test_what_takes_no_body_takes_an_empty_one_and_no_other(running: Running) -> None:
+def test_route_without_a_body_accepts_an_empty_one_only(running: Running) -> None:
     made = register(running)
     assert ask(running, f"{made['id']}/test").status_code == 202
     assert ask(running, f"{made['id']}/test", json={}).status_code == 202
@@ -227,7 +227,7 @@ def test_what_takes_no_body_takes_an_empty_one_and_no_other(running: Running) ->
     assert (wrong.status_code, wrong.json()["code"]) == (415, "unsupported_media_type")
 
 
-def test_a_time_to_replay_from_lies_in_the_past(running: Running) -> None:
+def test_replay_from_the_future_is_refused(running: Running) -> None:
     made = register(running)
     path = f"{PATH}/{made['id']}/replay"
     soon = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
@@ -249,18 +249,18 @@ class Sending:
         self._loop = loop
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run something in the receivers' loop."""
+        """Run a coroutine in the loop of the receivers."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
     def metric(self, name: str) -> float:
-        """A metric of the service."""
+        """The value of a metric of the service."""
         text = self.running.client.get("/metrics").text
         return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(f"{name} "))
 
 
 @pytest.fixture(scope="module")
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop of its own, in a thread."""
+    """An event loop in a thread."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="receivers")
     thread.start()
@@ -284,7 +284,7 @@ def receiver(sending: Sending) -> Iterator[Receiver]:
 
 
 def until(found: Callable[[], Any]) -> Any:
-    """Ask until there is something."""
+    """Ask again until the answer is not empty."""
     deadline = time.monotonic() + 20
     while not (it := found()):
         assert time.monotonic() < deadline, "nothing came"
@@ -292,7 +292,7 @@ def until(found: Callable[[], Any]) -> Any:
     return it
 
 
-def test_what_is_posted_reaches_an_endpoint_that_can_verify_it(sending: Sending, receiver: Receiver) -> None:
+def test_receiver_can_verify_a_webhook(sending: Sending, receiver: Receiver) -> None:
     running, delivered = sending.running, 'credits_webhook_deliveries_total{outcome="delivered"}'
     before = sending.metric(delivered)
     made = register(running, receiver.url, event_types=["evt.credits.consumed", "evt.credits.plugin_status_changed"])
@@ -325,7 +325,7 @@ def test_what_is_posted_reaches_an_endpoint_that_can_verify_it(sending: Sending,
     assert sending.metric(delivered) == before + 3
 
 
-def test_after_a_rotation_both_secrets_verify(sending: Sending, receiver: Receiver) -> None:
+def test_both_secrets_verify_after_a_rotation(sending: Sending, receiver: Receiver) -> None:
     running = sending.running
     made = register(running, receiver.url)
     answer = ask(running, f"{made['id']}/rotate")
@@ -344,7 +344,7 @@ def test_after_a_rotation_both_secrets_verify(sending: Sending, receiver: Receiv
         Webhook("whsec_" + "A" * 44).verify(sent.body, sent.headers)
 
 
-def test_a_test_tells_what_came_of_it_also_where_the_endpoint_is_disabled(sending: Sending, receiver: Receiver) -> None:
+def test_test_is_sent_to_a_disabled_endpoint_too(sending: Sending, receiver: Receiver) -> None:
     running = sending.running
     made = register(running, receiver.url)
     patch(running, made["id"], {"enabled": False})
@@ -362,7 +362,7 @@ async def answers(receiver: Receiver, *some: int) -> None:
     receiver.answers += some
 
 
-def test_a_delivery_is_sent_again_and_events_since_a_time_are(sending: Sending, receiver: Receiver) -> None:
+def test_deliveries_are_sent_again_on_request(sending: Sending, receiver: Receiver) -> None:
     running = sending.running
     before = sending.metric("credits_webhook_redeliveries_total")
     sending.run(answers(receiver, 410))
@@ -393,7 +393,7 @@ def test_a_delivery_is_sent_again_and_events_since_a_time_are(sending: Sending, 
 
 
 @only_on("sqlite")
-def test_what_was_not_sent_before_a_stop_is_sent_after_the_start(
+def test_pending_webhooks_are_sent_after_a_restart(
     loop: asyncio.AbstractEventLoop, new_ledger: Callable[[], str]
 ) -> None:
     receiver = Receiver()

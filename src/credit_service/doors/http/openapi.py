@@ -1,7 +1,7 @@
-"""The OpenAPI document: what FastAPI makes of the routes, and what it cannot know about the shell around them.
+"""The OpenAPI document: FastAPI makes it of the declarations, and this module adds scopes, problems and examples.
 
-Examples have no copy of any shape: those of answers are put together from the examples of their fields, those of
-problems are made by the code that makes problems, and those of requests stand at their routes.
+No example copies a shape: the example of an answer is made of the examples of its fields, the example of a problem by
+the code that makes problems. The examples of requests stand beside their endpoints.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -24,10 +24,10 @@ _KEY = {
 }
 
 _FORMATS = {patterns.UUID: "uuid", patterns.TIME: "date-time"}
-"""What a pattern is called: generators of clients make types of it, and it says that there is no 31 February."""
+"""The formats of patterns. Generators of clients make types of them; a date-time also excludes 31 February."""
 
 QUEUED = ("overloaded", "deadline_exceeded", "outcome_unknown")
-"""How a posting may fail that no caller is to blame for: to be repeated with the same key."""
+"""Failures of a posting that its caller did not cause. The caller repeats it with the same key."""
 
 _SCOPED = ("unauthenticated", "scope_missing", "validation_failed", "storage_unavailable")
 _WITH_BODY = ("validation_failed", "body_too_large", "unsupported_media_type", "request_timeout")
@@ -42,12 +42,12 @@ _PROBLEMS = (
 
 _HEADERS: dict[str, Any] = {
     "X-Request-ID": {
-        "description": "Names this request, in logs too. Taken from the request, or made.",
+        "description": "The id of this request, also in logs. Taken from the request, or made.",
         "required": True,
         "schema": {"type": "string", "examples": [_REQUEST_ID]},
     },
     "X-Correlation-ID": {
-        "description": "Names all that belongs together. Taken from the request, or the request's own id.",
+        "description": "The id of everything that belongs together. Taken from the request, or the request's own id.",
         "required": True,
         "schema": {"type": "string", "examples": [_REQUEST_ID]},
     },
@@ -57,21 +57,21 @@ _HEADERS: dict[str, Any] = {
         "schema": {"type": "integer", "minimum": 1, "examples": [1]},
     },
     "WWW-Authenticate": {
-        "description": "How to say who calls (RFC 9110).",
+        "description": "How to authenticate (RFC 9110).",
         "required": True,
         "schema": {"type": "string", "examples": ['Bearer realm="credit-service"']},
     },
     "Idempotency-Replayed": {
-        "description": "`true` where it was posted before, and this is the first result again.",
+        "description": "`true` if this is the first result again, and nothing was posted now.",
         "schema": {"type": "string", "enum": ["true"]},
     },
     "ETag": {
-        "description": "What If-None-Match may say, to be told only of a change.",
+        "description": "A value for If-None-Match. It gets 304 until the status changes.",
         "required": True,
         "schema": {"type": "string", "examples": ['"87e427c28550b42401"']},
     },
     "Cache-Control": {
-        "description": "Whether an answer may be kept.",
+        "description": "Whether a cache may keep the answer.",
         "required": True,
         "schema": {"type": "string", "examples": ["no-cache"]},
     },
@@ -80,12 +80,12 @@ _OF_STATUS = {"401": ["WWW-Authenticate"], "429": ["Retry-After"], "503": ["Retr
 
 
 def headers(*names: str) -> dict[str, Any]:
-    """Headers of a response, of those that are described here."""
+    """Headers of a response, by their names in the document."""
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """`responses` of a route: the problems it may answer besides those that its like may, one entry for each status."""
+    """The `responses` of an endpoint for these problems, one entry for each status. Common problems are added later."""
     responses: dict[int | str, dict[str, Any]] = {}
     for code in codes:
         _may_answer(responses, str(CODES[code].status), code)
@@ -93,7 +93,7 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
 
 
 def examples(**named: Any) -> Any:
-    """The body of a route (for `Annotated`), with an example for each name."""
+    """The body of an endpoint (for `Annotated`), with an example for each name."""
     return Body(
         openapi_examples={
             name: {"summary": name.replace("_", " ").capitalize(), "value": value} for name, value in named.items()
@@ -104,14 +104,13 @@ def examples(**named: Any) -> Any:
 def completed(
     make: Callable[[], dict[str, Any]], scopes: Mapping[str, str | None], raw: Collection[str]
 ) -> dict[str, Any]:
-    """The document that `make` makes, with who may call each operation, every problem it may answer, and examples.
+    """The document that `make` makes, with the scope, all problems and the examples of each operation.
 
-    `scopes`: the scope that each operation needs, None for those that anybody may call. `raw`: those that take their
-    body as it is, of whatever media type.
+    `scopes`: the scope of each operation, None for public ones. `raw`: operations that take a body of any media type.
     """
     document = make()
     components = document["components"]
-    if "securitySchemes" in components:  # FastAPI hands out the same one again
+    if "securitySchemes" in components:  # FastAPI returns the same document again
         return document
     components |= {"securitySchemes": {"apiKey": _KEY}, "headers": _HEADERS, "responses": {}}
     used: set[str] = set()
@@ -135,7 +134,7 @@ def completed(
                     used.update(codes)
                     if not codes and "example" not in content:
                         content["example"] = _example(content["schema"], components["schemas"])
-                    elif status == "default" or len(codes) == 1:  # the same wherever it may be answered
+                    elif status == "default" or len(codes) == 1:  # equal in all operations
                         name = "problem" if status == "default" else codes[0]
                         components["responses"][name] = response
                         responses[status] = {"$ref": f"#/components/responses/{name}"}
@@ -158,7 +157,7 @@ def _name_formats(part: Any) -> None:
 
 
 def _shared(path: str, operation: Mapping[str, Any], scope: str | None) -> list[str]:
-    """The problems that an operation may answer for what it is: with a key, a body, a parameter, a limit of rate."""
+    """The problems that an operation shares with others: those of keys, bodies, parameters and rate limits."""
     codes = list(_SCOPED if scope is not None else ())
     if "parameters" in operation:
         codes.append("validation_failed")
@@ -178,15 +177,15 @@ def _may_answer(responses: dict[Any, dict[str, Any]], status: str, code: str) ->
 
 
 def _told(code: str) -> dict[str, Any]:
-    """A problem of this code, as it is answered."""
+    """An example of the problem with this code."""
     found = next((problem for problem in _PROBLEMS if problem.code == code), None)
     return (found or Problem(code, _SENTENCES.get(code, f"{CODES[code].title}."))).shape(_REQUEST_ID)
 
 
 def _example(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> Any:
-    """An example of a schema, put together from those of its parts. What need not be said and is null is left out.
+    """An example of a schema, made of the examples of its parts. It leaves out optional fields that are null.
 
-    Raises LookupError for a text without an example of its own.
+    Raises LookupError for a text without an example.
     """
     match schema:
         case {"examples": [first, *_]}:
@@ -209,4 +208,4 @@ def _example(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> Any:
             return 0
         case {"type": "boolean"}:
             return False
-    raise LookupError(f"an example is needed of {schema}")
+    raise LookupError(f"this schema needs an example: {schema}")
