@@ -1,5 +1,6 @@
 """Limits below a request, over raw sockets: size, time, framing, pipelines, connections."""
 
+import asyncio
 import json
 import re
 import socket
@@ -531,6 +532,7 @@ def test_pipeline_is_bounded(running: Running) -> None:
         connection.socket.setblocking(False)
         # Keep the socket buffers of the kernel small; they can be tens of megabytes.
         connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         most = 200_000_000
         sent = 0
         flood = one * 500
@@ -552,10 +554,34 @@ def test_pipeline_is_bounded(running: Running) -> None:
         connection.socket.settimeout(5)
         answered, token, tail = 0, b'"reason":"available"', b""
         while answered < sent // len(one):
-            read = tail + connection.socket.recv(1_000_000)
+            received = connection.socket.recv(1_000_000)
+            assert received, f"the server closed after {answered} of {sent // len(one)} answers"
+            read = tail + received
             answered += read.count(token)
             tail = read[1 - len(token) :]
     assert answers_still(running)
+
+
+def test_headers_have_their_time_anew_after_earlier_answers(
+    start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = start(header_timeout_seconds=1)
+    merchant = running.open()
+    submit, go = running.service.posting.submit, asyncio.Event()
+
+    async def held(command: Any) -> Any:
+        await go.wait()
+        return await submit(command)
+
+    monkeypatch.setattr(running.service.posting, "submit", held)
+    with running.connection() as connection:
+        connection.send(request(running, posting(merchant)) + HEALTH + HEALTH[:20])
+        time.sleep(0.8)
+        running.loop.call_soon_threadsafe(go.set)
+        assert [connection.answer()[0] for _ in range(2)] == [201, 200]
+        time.sleep(0.5)
+        connection.send(HEALTH[20:])
+        assert connection.answer()[0] == 200
 
 
 # ---- bodies that no route reads

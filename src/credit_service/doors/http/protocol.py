@@ -109,6 +109,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._parse()
 
     def _resumed(self) -> None:
+        if self._awaits_headers:  # they may have waited behind other requests, so their time begins anew
+            self._awaits_headers = False
+            self._expect_headers()
         if self._unparsed:  # later, so that other connections have their turn
             self.loop.call_soon(self._parse)
 
