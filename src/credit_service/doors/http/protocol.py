@@ -28,8 +28,6 @@ _PIECE_BYTES = 4096
 """Bytes that are parsed at once. They may hold a hundred pipelined requests, so nothing more is parsed meanwhile."""
 _OVERHEAD_PER_BYTE = 8
 """Bytes of chunk sizes and the like that each byte of a body may cost: clients may send single bytes as chunks."""
-_TICK_SECONDS = 0.001
-"""How early the loop's timers may be."""
 _TRAILERS: Any = deque(maxlen=0)
 """Takes the headers that come after the body, and keeps none of them."""
 
@@ -61,6 +59,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.flow = _PatientFlow(transport, self.pipeline, self._resumed)
         self._unparsed = b""  # read, but not parsed yet
         self._phase = 0  # changes where the headers of a request end, and where its body ends
+        self._in_headers = False  # between the beginning of a request and the end of its headers
         self._in_body = False  # between the headers of a request and its end
         self._body_bytes = 0  # of the body so far
         self._overhead = 0  # bytes of this phase that are not body
@@ -69,9 +68,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._piece_bytes = 0  # of the piece that is being parsed
         self._fault: Problem | None = None  # what is wrong with the headers of a request
         self._timer: asyncio.TimerHandle | None = None
-        self._looks_at = 0.0  # when the timer fires, at `_due_at` or earlier
-        self._due_at = 0.0
-        self._late: Callable[[], None] | None = None  # called at `_due_at`, unless what is awaited came
+        self._awaits_headers = False  # whether the timer is for headers, and not for the next request
         self._refusal: Problem | None = None
         self._gently = False  # whether to close gently after the answer that is being sent
         self._listening = True  # whether what is sent is parsed
@@ -90,8 +87,6 @@ class LimitedProtocol(HttpToolsProtocol):
         self.limits.close(self._address)
         self._listening = False
         self._await_nothing()
-        if self._timer is not None:
-            self._timer.cancel()
         if self._serving is not None:  # uvicorn tells only the last request that arrived
             self._serving.disconnected = True
             self._serving.message_event.set()
@@ -103,8 +98,6 @@ class LimitedProtocol(HttpToolsProtocol):
         """Bytes arrived. They are parsed piece by piece, unless earlier ones still wait."""
         if not self._listening:
             return
-        if not self._in_body:
-            self._expect_headers()
         self._unparsed = self._unparsed + data if self._unparsed else data
         self._parse()
 
@@ -127,6 +120,8 @@ class LimitedProtocol(HttpToolsProtocol):
             except HttpParserError:
                 self._refuse(self._fault or Problem("bad_request", "The request is not valid HTTP/1.1."))
         self._unparsed = data[at:] if self._listening else b""
+        if self._in_headers or (self._overhead and not self._in_body):  # empty lines before a request are a part of it
+            self._expect_headers()
 
     def _parse_piece(self, piece: bytes) -> None:
         phase, body_bytes, self._piece_bytes = self._phase, self._body_bytes, len(piece)
@@ -144,7 +139,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._expect_headers()
+        self._in_headers = True
 
     def on_headers_complete(self) -> None:
         """Its headers are complete."""
@@ -152,6 +147,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._check_headers()
         self._phase += 1
+        self._in_headers = False
         self._await_nothing()
         scope: Any = self.scope
         scope["headers"] = tuple(self.headers)
@@ -216,8 +212,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self._tell(self._refusal)
         elif self._in_body or self._gently:  # where a rest is not read, the next request has no known beginning
             self._close_gently()
-        elif self._late is None:
-            self._await(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        elif not self._awaits_headers:
+            self._await_nothing()
+            self._timer = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def _keep_for_closing(self) -> None:
         """Close gently after this answer, where uvicorn would close at once for its `Connection: close`."""
@@ -264,45 +261,28 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.write_eof()
         self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
-    # ---- time: one timer for each connection, which looks again if it was early
+    # ---- time
 
     def _expect_headers(self) -> None:
-        if self._late != self._headers_late:
-            self._await(self.header_timeout_seconds, self._headers_late)
+        """Refuse the request if its headers are late. Waits once for all of them, also if they arrive in pieces."""
+        if self._listening and not self._awaits_headers:
+            self._await_nothing()
+            self._timer = self.loop.call_later(self.header_timeout_seconds, self._headers_late)
+            self._awaits_headers = True
 
     def _headers_late(self) -> None:
+        self._awaits_headers = False
         if self.flow.read_paused or self._unparsed:  # the server is late, not the client
             self._expect_headers()
             return
         detail = f"The headers did not arrive within {self.header_timeout_seconds:g} seconds."
         self._refuse(Problem("request_timeout", detail))
 
-    def _await(self, seconds: float, late: Callable[[], None]) -> None:
-        """Call `late` after so many seconds, unless something else is awaited by then."""
-        self._due_at, self._late = self.loop.time() + seconds, late
-        if self._timer is not None and self._looks_at > self._due_at:
+    def _await_nothing(self) -> None:
+        self._awaits_headers = False
+        if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._timer is None:
-            self._look_later()
-
-    def _await_nothing(self) -> None:
-        self._late = None
-
-    def _look_later(self) -> None:
-        self._looks_at = self._due_at
-        self._timer = self.loop.call_at(self._due_at, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        late = self._late
-        if late is None:
-            return
-        if self._due_at - self.loop.time() > _TICK_SECONDS:
-            self._look_later()
-            return
-        self._late = None
-        late()
 
 
 async def close_unread(connections: Collection[LimitedProtocol], seconds: float) -> None:

@@ -119,10 +119,10 @@ def _affordable(connections: int) -> int:
     """As many connections as asked for, or as the operating system allows; its soft limit is raised if need be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + _OTHER_FILES
-    if resource.RLIM_INFINITY in (soft, hard) or soft >= wanted:
-        return connections
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
-    return max(1, min(wanted, hard) - _OTHER_FILES)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(1, allowed - _OTHER_FILES)
 
 
 def listen(settings: Settings, port: int | None = None) -> socket.socket:
