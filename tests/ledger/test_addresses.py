@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from credit_service.ledger import addresses
 from credit_service.ledger.addresses import ACCOUNT, EVENT, GRANT, TRANSACTION, Address, parse, prefix, text
 
 accounts = st.integers(0, 2**62 - 1)
@@ -58,3 +59,7 @@ def test_the_layout_of_an_id_is_fixed(account: int, kind: int, number: int, writ
 )
 def test_an_id_that_the_service_never_creates_is_none(foreign: UUID) -> None:
     assert parse(foreign) is None
+
+
+def test_an_accounts_text_names_its_address() -> None:
+    assert parse(UUID(addresses.account_text(7))) == Address(7, addresses.ACCOUNT, 0)

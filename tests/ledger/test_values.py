@@ -6,7 +6,7 @@ import pytest
 
 from credit_service.ledger.account import Account, transaction_time
 from credit_service.ledger.commands import Command, order_key, payment_key, trial_key
-from credit_service.ledger.types import EXPIRY
+from credit_service.ledger.types import DECREASE, EXPIRY, INCREASE, postable
 from tests.ledger.book import Book
 from tests.ledger.telling import (
     MERCHANT,
@@ -65,3 +65,8 @@ def test_an_expiry_is_dated_by_its_instant() -> None:
     book.tell(opening(), add(5, expires_at=days(1)))
     for done in book.wait(days=3).tell(use(1, occurred_at=days(2))).transactions:
         assert transaction_time(done) == (days(1) if done.type == EXPIRY else days(3))
+
+
+def test_callers_post_each_type_in_its_direction() -> None:
+    assert postable(INCREASE) == ("TRIAL", "SUBSCRIPTION", "PAYMENT", "ORDER_REFUNDED", "MANUAL")
+    assert postable(DECREASE) == ("ORDER_PAID", "USAGE", "MANUAL")
