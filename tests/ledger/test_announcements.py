@@ -24,6 +24,8 @@ def test_every_transaction_type_has_a_row_and_an_announcement() -> None:
     assert set(get_args(PostableType)) == {name for name, row in TYPES.items() if row.postable}
     assert all(row.announcement in ANNOUNCED for row in TYPES.values())
     assert all(announced_by(announcement) for announcement in ANNOUNCED)
+    assert announced_by("recharged") == ("TRIAL", "SUBSCRIPTION", "PAYMENT")
+    assert announced_by("order_rejected") == ("ORDER_PAID",)
 
 
 def test_each_fact_and_command_has_its_own_announcement() -> None:

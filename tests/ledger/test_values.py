@@ -4,12 +4,15 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from credit_service.ledger.account import Account, transaction_time
+from credit_service.ledger.account import Account, Grant, transaction_time
 from credit_service.ledger.commands import Command, order_key, payment_key, trial_key
+from credit_service.ledger.draft import Draft
+from credit_service.ledger.policy import Policy
 from credit_service.ledger.types import DECREASE, EXPIRY, INCREASE, postable
 from tests.ledger.book import Book
 from tests.ledger.telling import (
     MERCHANT,
+    T0,
     add,
     days,
     opening,
@@ -70,3 +73,9 @@ def test_an_expiry_is_dated_by_its_instant() -> None:
 def test_callers_post_each_type_in_its_direction() -> None:
     assert postable(INCREASE) == ("TRIAL", "SUBSCRIPTION", "PAYMENT", "ORDER_REFUNDED", "MANUAL")
     assert postable(DECREASE) == ("ORDER_PAID", "USAGE", "MANUAL")
+
+
+def test_a_changed_grant_keeps_its_terms_and_lapses() -> None:
+    grant = Grant(1, 1, "paid", 7, T0, None, amount=5, remaining=3, lapses=2)
+    draft = Draft(Account(1, MERCHANT, T0, T0), (grant,), {}, Policy(), T0)
+    assert draft.change_grant(grant, -1) == grant._replace(remaining=2)
