@@ -1,7 +1,7 @@
 """Health and probes."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
@@ -35,14 +35,15 @@ def test_livez_and_readyz_are_public(running: Running) -> None:
         assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
-async def kill_background_tasks() -> set[str]:
-    """Let every supervised task of the running loop die of an error; returns their names."""
+async def kill_background_tasks(dead: Collection[str] = ()) -> set[str]:
+    """Let every supervised task of the running loop die of an error, except the dead ones; returns their names."""
     killed = set()
     for task in asyncio.all_tasks():
         coroutine: Any = task.get_coro()
-        if coroutine.__name__ == "_keep_running":
-            waiting: Any = task
-            waiting._fut_waiter.cancel()  # it dies of a cancellation that was not sent to itself
+        waiting: Any = task
+        if coroutine.__name__ == "_keep_running" and task.get_name() not in dead:
+            if waiting._fut_waiter is not None:
+                waiting._fut_waiter.cancel()  # it dies of a cancellation that was not sent to itself
             killed.add(task.get_name())
     return killed
 
@@ -50,7 +51,7 @@ async def kill_background_tasks() -> set[str]:
 def test_every_background_task_that_dies_is_restarted(
     start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervision, "SETTLED_SECONDS", 1.5)
+    monkeypatch.setattr(supervision, "SETTLED_SECONDS", 6)  # longer than all deaths take on a busy machine
     with Nats() as nats:
         running = start(nats_url=nats.url, shopify_webhook_secret="s" * 32)
         merchant = running.open()
@@ -60,7 +61,12 @@ def test_every_background_task_that_dies_is_restarted(
             *("posting 0", "sweeper", "auditor", "key uses", "shopify inbox", "gate fail policies"),
             *("webhooks", "publisher", "dead letters", "consumer", "nats connection"),
         }
-        wait_until(lambda: set(supervisor.faults) == killed, "the deaths")
+
+        def are_dead() -> bool:
+            # A task that connects just now handles its cancellation, so it is killed again.
+            return set(supervisor.faults) == killed or not running.run(kill_background_tasks(supervisor.faults))
+
+        wait_until(are_dead, "the deaths")
         not_ready = running.client.get("/readyz")
         assert (not_ready.status_code, not_ready.json()["code"]) == (503, "overloaded")
         assert "posting 0 (CancelledError)" in not_ready.json()["detail"]
