@@ -2,6 +2,8 @@
 
 An impossible value, or an unknown name in YAML, stops the start with one readable line that names it. Values that may
 hold a secret are never shown. What each kind of value must look like stands in `setting_types`.
+
+This file is longer than 400 lines because every setting stands here once, with its description.
 """
 
 import re
