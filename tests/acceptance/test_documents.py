@@ -29,7 +29,15 @@ OUTPUT = {
     "docs/events.md": ['"next_cursor":"', '"sequence":"2"', "event: evt.credits.recharged", "id: "],
     "docs/nats.md": ["[]", "0 read, 0 posted"],
     "docs/gate.md": ['"status":"enabled"', '"reason":"available"', '"scope":"status"', '"fail":"open"', '"own":false'],
-    "docs/operating.md": ['"revoked_at":"20', "no fault", '"faults": []', "ok   database", "operations", *METRICS],
+    "docs/operating.md": [
+        '"revoked_at":"20',
+        "no fault",
+        '"faults": []',
+        "ok   database",
+        "operations",
+        "backup.db: ",
+        *METRICS,
+    ],
     "docs/quickstart.md": ['"status":"enabled"', '"balance":569', '"scope":"write"'],
     "docs/shopify.md": ['"shop_domain":"example.myshopify.com"'],
     "docs/webhooks.md": [
@@ -63,6 +71,9 @@ NOT_RUN = {
     "docs/postgresql.md": [
         "export DATABASE_URL=postgresql://credits:password@db.example:5432/credits",
         "credit-service serve --workers 4",
+        'pg_dump --format custom --file credits.dump "$DATABASE_URL"',
+        "pg_restore --no-owner --dbname postgresql://credits:password@db.example:5432/restored credits.dump",
+        "credit-service verify --database-url postgresql://credits:password@db.example:5432/restored",
     ],
     "docs/quickstart.md": ["make run"],
     "docs/webhooks.md": ["WEBHOOK_ALLOWED_NETWORKS=public,127.0.0.0/8 make run"],
@@ -107,7 +118,7 @@ def _run_blocks(blocks: list[str], folder: Path) -> Iterator[str]:
     with ExitStack() as running:
         url = None
         for block in blocks:
-            if re.search("^credit-service (replay|migrate)", block, flags=re.MULTILINE):
+            if re.search("^(credit-service (replay|migrate)|# with the service stopped)", block, flags=re.MULTILINE):
                 running.close()
                 url = None
             elif url is None:

@@ -231,6 +231,8 @@ class SQLiteEngine:
         """A number that changes when another process has written to the file."""
 
         def run() -> int:
+            if self._watch is not None:
+                self._watch.look()  # once a second in a service, so that reads need not look themselves
             with translated():
                 return self._data_version()
 
@@ -254,7 +256,8 @@ class SQLiteEngine:
         """See `Engine.read`."""
 
         def run() -> T:
-            self._check_files()
+            if self._watch is not None and not self._watch.is_in_place:
+                self._watch.check()
             with translated():
                 connection = getattr(self._local, "connection", None)
                 if connection is None:

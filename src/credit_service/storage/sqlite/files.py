@@ -133,26 +133,30 @@ class Watch:
     """The files of an open ledger, and whether they still stand in their places.
 
     What is written to a file that was moved away or replaced would not be in the ledger of the next start.
+    `is_in_place`: what the last look found.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._paths = [f"{path}{suffix}" for suffix in ("", "-wal", "-shm")]
         self._opened = self._found()
-        self._was_in_place = True
+        self.is_in_place = True
 
     def check(self) -> None:
-        """Raise StorageUnavailable where one of the files is gone, or is another one. Takes microseconds."""
-        is_in_place = self._found() == self._opened
-        if is_in_place != self._was_in_place:
-            self._was_in_place = is_in_place
-            tell = _log.warning if is_in_place else _log.error
-            tell("ledger_file_is_back" if is_in_place else "ledger_file_replaced", path=str(self._path))
-        if not is_in_place:
+        """Raise StorageUnavailable if one of the files is gone, or is another one."""
+        if not self.look():
             raise StorageUnavailable(
                 "The ledger file was moved away or replaced while it is in use. "
                 "Nothing is read or posted until it is back in its place, or the service is started again."
             )
+
+    def look(self) -> bool:
+        """Look whether the files are in their places, and log a change. Takes microseconds."""
+        if (is_in_place := self._found() == self._opened) != self.is_in_place:
+            self.is_in_place = is_in_place
+            log = _log.warning if is_in_place else _log.error
+            log("ledger_file_is_back" if is_in_place else "ledger_file_replaced", path=str(self._path))
+        return is_in_place
 
     def _found(self) -> list[tuple[int, int]] | None:
         try:
