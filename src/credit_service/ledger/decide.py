@@ -133,6 +133,8 @@ def decide(state: State, command: Command, policy: Policy, now: int) -> Outcome:
     refused = _RULES[type(command)](draft, state, command)
     if refused is not None:
         return refused
+    if state.waiting:
+        _apply_waiting(draft, state.waiting)
     posted = draft.finish()
     if posted.parked is not None:
         return Waiting(posted.parked, posted)
@@ -182,7 +184,7 @@ def _changed_nothing(posted: Posted, account: Account) -> bool:
 
 def _post(draft: Draft, state: State, command: Post) -> Refused | None:
     if command.operation == INCREASE:
-        return _granted(draft, state, command)
+        return _granted(draft, command)
     if draft.available < command.amount:
         detail = {"available": draft.available, "required": command.amount}
         return Refused(Refusal.INSUFFICIENT_CREDITS, detail)
@@ -192,7 +194,7 @@ def _post(draft: Draft, state: State, command: Post) -> Refused | None:
     return None
 
 
-def _granted(draft: Draft, state: State, command: Post) -> Refused | None:
+def _granted(draft: Draft, command: Post) -> Refused | None:
     terms = command.terms
     if command.type == TRIAL and draft.trial is not None:
         return Refused(Refusal.TRIAL_ALREADY_GRANTED)
@@ -201,19 +203,18 @@ def _granted(draft: Draft, state: State, command: Post) -> Refused | None:
             return Refused(Refusal.GRANT_ALREADY_EXPIRED, {"pointer": "/grant/expires_at"})
         if terms.effective_at is not None and terms.expires_at <= terms.effective_at:
             return Refused(Refusal.GRANT_NEVER_EFFECTIVE, {"pointer": "/grant/expires_at"})
-    return _increase(draft, state, command.type, command.amount, command, command.reference, terms)
+    return _increase(draft, command.type, command.amount, command, command.reference, terms)
 
 
 def _increase(
     draft: Draft,
-    state: State,
     type_: TransactionType,
     amount: int,
     command: Command,
     reference: Reference | None,
     terms: GrantTerms = DEFAULT_TERMS,
 ) -> Refused | None:
-    """Post credits as one grant, pay the debt from it, and apply the refunds that waited for it."""
+    """Post credits as one grant, and pay the debt from it."""
     if not draft.fits(INCREASE, amount):
         return Refused(Refusal.OUT_OF_RANGE)
     # Nothing can fail any more.
@@ -228,29 +229,27 @@ def _increase(
     if expired:
         # A fact whose credits have already expired posts them, and they lapse in the same commit.
         lapse(draft, draft.grant(draft.granted), draft.now)
-    if type_ in REFUNDABLE:  # its refunds find it if its key is the natural one
-        _apply_waiting(draft, state)
     return None
 
 
 def _open_account(draft: Draft, state: State, fact: OpenAccount) -> Refused | None:
     if draft.policy.trial_credits:
-        return _increase(draft, state, TRIAL, draft.policy.trial_credits, fact, None)
+        return _increase(draft, TRIAL, draft.policy.trial_credits, fact, None)
     return None
 
 
 def _trial_started(draft: Draft, state: State, fact: TrialStarted) -> Refused | None:
-    return _increase(draft, state, TRIAL, fact.credits, fact, Reference("trial", fact.trial_id))
+    return _increase(draft, TRIAL, fact.credits, fact, Reference("trial", fact.trial_id))
 
 
 def _payment_succeeded(draft: Draft, state: State, fact: PaymentSucceeded) -> Refused | None:
     reference = Reference("payment", fact.payment_id)
-    return _increase(draft, state, fact.type, fact.credits, fact, reference, GrantTerms(expires_at=fact.expires_at))
+    return _increase(draft, fact.type, fact.credits, fact, reference, GrantTerms(expires_at=fact.expires_at))
 
 
 def _subscription_renewed(draft: Draft, state: State, fact: SubscriptionRenewed) -> Refused | None:
     reference = Reference("subscription", fact.subscription_id)
-    return _increase(draft, state, fact.type, fact.credits, fact, reference, GrantTerms(expires_at=fact.expires_at))
+    return _increase(draft, fact.type, fact.credits, fact, reference, GrantTerms(expires_at=fact.expires_at))
 
 
 def _order_paid(draft: Draft, state: State, fact: OrderPaid) -> Refused | None:
@@ -271,7 +270,6 @@ def _order_paid(draft: Draft, state: State, fact: OrderPaid) -> Refused | None:
         currency=fact.currency,
         announcement=announcement,
     )
-    _apply_waiting(draft, state)
     return None
 
 
@@ -290,7 +288,7 @@ def _not_covered(draft: Draft, price: int) -> tuple[int, str]:
 
 def _order_refunded(draft: Draft, state: State, fact: OrderRefunded) -> Refused | None:
     if fact.order_id is None:
-        return _increase(draft, state, fact.type, fact.credits or 0, fact, Reference("refund", fact.refund_id))
+        return _increase(draft, fact.type, fact.credits or 0, fact, Reference("refund", fact.refund_id))
     return _give_back(draft, state, fact)
 
 
@@ -317,12 +315,12 @@ def _refund(
     return refund_payment(draft, fact, source, given)
 
 
-def _apply_waiting(draft: Draft, state: State) -> None:
+def _apply_waiting(draft: Draft, waiting: tuple[Parked, ...]) -> None:
     """Apply the refunds that waited for the order or payment just posted, in its own commit (L8)."""
     source = draft.own
     assert source is not None
     # A payment may have the natural key of an order.
-    for parked in [one for one in state.waiting if one.fact.source_type == source.type]:
+    for parked in [one for one in waiting if one.fact.source_type == source.type]:
         if parked.until <= draft.now:
             _give_up(draft, parked)
             continue
