@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 
 from credit_service.erasure import Erased, Erasure, erased_letter
+from credit_service.storage.engine import Conflict
 from credit_service.storage.erasing import without as without_metadata
 from credit_service.storage.letters import Letter, LetterQuery, Letters, Undeliverable, message_hash
 from credit_service.storage.shops import KeptDelivery, Shops
@@ -200,3 +201,21 @@ async def test_erase_command_erases_and_prints_counts(url: str, tmp_path: Path) 
 def test_erase_command_refuses_invalid_merchant(tmp_path: Path) -> None:
     ran = command("erase", "ada", cwd=tmp_path)
     assert (ran.code, ran.out, ran.err) == (2, "", "credit-service: ada is not a UUID.\n")
+
+
+@only_on("sqlite")
+async def test_reader_that_keeps_erased_text_is_reported(url: str) -> None:
+    path = place(url)
+    assert isinstance(path, Path)
+    engine = opened(url, clock=lambda: T0, busy_seconds=0.01)
+    try:
+        await tell(engine, use(1))  # the write-ahead log is not empty
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM transactions").fetchone()
+            with pytest.raises(Conflict, match="Erase again"):
+                await Erasure(engine).erase(MERCHANT)
+        assert await Erasure(engine).erase(MERCHANT) == Erased(0, 0, 0, 0)
+        assert not any(PERSONAL.encode() in file.read_bytes() for file in path.parent.iterdir())
+    finally:
+        await engine.close()

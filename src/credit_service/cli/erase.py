@@ -33,6 +33,10 @@ def erase(
 
 async def _erase(settings: "Settings", merchant_id: UUID) -> "Erased":
     from credit_service.erasure import Erasure
+    from credit_service.storage.engine import StorageError
 
     async with opened(settings, "write") as engine:
-        return await Erasure(engine).erase(merchant_id)
+        try:
+            return await Erasure(engine).erase(merchant_id)
+        except StorageError as error:
+            raise wrong(str(error)) from None

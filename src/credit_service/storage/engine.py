@@ -199,7 +199,10 @@ class Engine(Protocol):
         ...
 
     async def scrub(self) -> None:
-        """Overwrite what was erased in the database's own files, as far as the engine can (L15)."""
+        """Overwrite erased text in the database's own files, as far as the engine can (L15).
+
+        Raises Conflict while a reader keeps a copy of the text.
+        """
         ...
 
     async def check(self) -> None:

@@ -198,11 +198,13 @@ class SQLiteEngine:
     # ---- housekeeping
 
     async def scrub(self) -> None:
-        """See `Engine.scrub`: secure_delete zeroed it in the file, and the WAL with its copies is emptied."""
+        """See `Engine.scrub`: secure_delete zeroed the text in the file, and this empties the WAL with its copies."""
 
         def run() -> None:
             with translated():
-                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                (is_busy, *_) = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if is_busy:
+                raise Conflict("A reader keeps erased text in the write-ahead log. Erase again when it has ended.")
 
         await asyncio.get_running_loop().run_in_executor(self._writing, run)
 
