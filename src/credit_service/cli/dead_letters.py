@@ -111,10 +111,9 @@ def replay(
     json_: Json = False,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Apply them after all, oldest first, once what was wrong is mended. Exit code 1 if some are refused again.
+    """Apply dead letters, oldest first, once their cause is fixed. Exit code 1 if some are refused again.
 
-    Nothing counts twice, however often it is replayed. The database must be one that this command may open: an SQLite
-    file while no service has it, PostgreSQL at any time.
+    Nothing counts twice, however often it is replayed. This also works beside a running service.
     """
     from credit_service.messages.dead_letters import about
 

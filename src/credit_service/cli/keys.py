@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from credit_service.storage.keys import ApiKey
 
 keys = typer.Typer(
-    help="Make, list and revoke API keys. While the service runs, ask it instead: /api/v1/api-keys.",
+    help="Make, list and revoke API keys, also beside a running service.",
     rich_markup_mode=None,
 )
 _LONGEST_NAME = 100

@@ -97,7 +97,7 @@ REFUNDABLE: Final = frozenset({row.refunds for row in TYPES.values() if row.refu
 """Types that refunds may wait for (L8)."""
 
 CLAW_BACKS: Final = frozenset({name for name, row in TYPES.items() if row.refunds and DECREASE in row.operations})
-"""Types that take credits back from the grant of what they refund, even before it is effective."""
+"""Types that take credits back from the grant of the refunded payment, even before the grant is effective."""
 
 BY_TIME: Final = frozenset({name for name, row in TYPES.items() if row.by_time})
 """Types that the ledger posts when their time comes (L7)."""

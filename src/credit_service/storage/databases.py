@@ -39,7 +39,7 @@ class Database(Protocol):
         ...
 
     async def exists(self) -> bool:
-        """Whether it holds a ledger, of whatever release. Raises SchemaError where it holds something else."""
+        """Whether it holds a ledger of any release. Raises SchemaError if it holds something else."""
         ...
 
     async def is_absent(self) -> bool:

@@ -199,9 +199,9 @@ def endpoint(
 ) -> Callable[[Callable[..., Awaitable[Result]]], Endpoint]:
     """Declare the endpoint of a method and a path.
 
-    `answers` is the model of a successful answer, and `problems` are the codes of what may go wrong beside what may at
-    any endpoint. `is_fast`: a body that is plainly well formed is read by the fast decoder. What else is `described` is
-    for FastAPI's `add_api_route`. The rest: see `Endpoint`.
+    `answers` is the model of a successful answer. `problems` are the codes of this endpoint, beside those of
+    every endpoint. `is_fast`: the fast decoder reads a body that is plainly well formed. FastAPI's `add_api_route`
+    receives the other keywords. `Endpoint` explains the rest.
     """
     described |= {
         "response_model": answers,

@@ -100,7 +100,7 @@ class Pager:
         total: int | None = None,
         end: Place | None = None,
     ) -> Answer:
-        """The page of what was found: its entries, and one more if there is a next page.
+        """The page that these entries make; one more entry means that there is a next page.
 
         `place` is where a list goes on after an entry. With a `number` the links go by it, else by cursor. `end`: where
         the list goes on in any case, also if there is no more yet.

@@ -10,7 +10,7 @@ LANES: Final = 16
 
 
 def lane_of(merchant_id: UUID) -> int:
-    """The lane of a merchant's postings and events. It is part of what is stored, so it may never change."""
+    """The lane of a merchant's postings and events. The database stores it, so it may never change."""
     return _lane_of(merchant_id.int)
 
 

@@ -1,4 +1,4 @@
-"""Read the sums of what was posted to an account."""
+"""Read the sums of an account's postings."""
 
 from collections.abc import Mapping
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""The paths of transactions, the shape of one, and the answers of what posts one."""
+"""The paths of transactions, the shape of a transaction, and the answers of the endpoints that post one."""
 
 from typing import Annotated, Any, Final, Literal
 
