@@ -1,8 +1,8 @@
 """The time of postings, protected from a wall clock that jumps.
 
 The wall clock decides what expires, and an expiry is for good. So each reading is compared with the steady clock of
-this machine, which nobody can set. A reading that left it by more than a minute is refused, until the wall clock is
-back or the service is restarted (docs/decisions/0034-a-clock-that-jumps.md).
+this machine: nobody can set that one. A reading that differs from it by more than a minute is refused, until the wall
+clock is right again or the service is restarted (docs/decisions/0034-a-clock-that-jumps.md).
 """
 
 import time
