@@ -154,9 +154,14 @@ class Running:
         return int(self.get(f"/credits/accounts/{merchant_id}").json()["data"]["sequence"])
 
     @contextmanager
-    def connection(self) -> "Iterator[Connection]":
-        """A raw connection."""
-        with closing(socket.create_connection(("127.0.0.1", self.port), timeout=5)) as connected:
+    def connection(self, buffer: int | None = None) -> "Iterator[Connection]":
+        """A raw connection. `buffer`: bytes its kernel keeps each way; by default tens of megabytes."""
+        with closing(socket.socket()) as connected:
+            if buffer is not None:  # before it connects, or the server may send more than fits, and TCP stalls
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+            connected.settimeout(5)
+            connected.connect(("127.0.0.1", self.port))
             yield Connection(connected)
 
 

@@ -33,7 +33,7 @@ _TRAILERS: Any = deque(maxlen=0)
 
 
 class _PatientFlow(FlowControl):
-    """Reads no further while requests of the pipeline wait, or the pipeline would grow without end."""
+    """Parses no further while requests of the pipeline wait, and reads no further until all that was read is parsed."""
 
     def __init__(self, transport: asyncio.Transport, pipeline: Sized, resumed: Callable[[], None]) -> None:
         super().__init__(transport)
@@ -42,7 +42,7 @@ class _PatientFlow(FlowControl):
 
     def resume_reading(self) -> None:
         if self.read_paused and not self._pipeline:
-            super().resume_reading()
+            self.read_paused = False
             self._resumed()
 
 
@@ -106,7 +106,14 @@ class LimitedProtocol(HttpToolsProtocol):
             self._awaits_headers = False
             self._expect_headers()
         if self._unparsed:  # later, so that other connections have their turn
-            self.loop.call_soon(self._parse)
+            self.loop.call_soon(self._parse_rest)
+        else:
+            self.transport.resume_reading()
+
+    def _parse_rest(self) -> None:
+        self._parse()
+        if not (self._unparsed or self.flow.read_paused or self.transport.is_closing()):
+            self.transport.resume_reading()
 
     def _parse(self) -> None:
         data, at = self._unparsed, 0
