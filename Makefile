@@ -23,7 +23,7 @@ image: ## Build the Docker image credit-service.
 	docker build --file deploy/Dockerfile --tag credit-service $(ARGS) .
 
 test: ## Run the whole test suite, in parallel.
-	$(RUN) pytest -q -n auto $(ARGS)
+	$(RUN) pytest -q -n auto --dist worksteal $(ARGS)
 
 check: lock format lint types imports test coverage mutate ## Run everything that CI runs: quality checks and tests.
 	@echo "make check: all checks passed"

@@ -38,7 +38,7 @@ class Workers:
     def scraped(self, worker: int) -> str:
         """Return the metrics of one worker, or an empty text if it does not answer."""
         try:
-            return httpx2.get(f"http://127.0.0.1:{self.metrics_port + worker}/metrics", timeout=30).text
+            return httpx2.get(f"http://127.0.0.1:{self.metrics_port + worker}/metrics", timeout=3).text
         except httpx2.HTTPError:
             return ""
 

@@ -115,7 +115,7 @@ def _config(service: Served, known: dict[str, list[str]]) -> dict[str, Any]:
         "headers": {"Authorization": f"Bearer {service.key}"},
         "generation": {
             "deterministic": True,
-            "max-examples": 25,
+            "max-examples": 15,
             "database": "none",
             "no-shrink": True,
             "allow-x00": False,  # no text may hold it, for which JSON Schema has no word; see test_bad_input.py
