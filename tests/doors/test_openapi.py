@@ -118,7 +118,14 @@ def test_example_requests_succeed(document: dict[str, Any], start: Callable[...,
     service = start(shopify_webhook_secret="hush", webhook_allowed_networks="127.0.0.0/8")
     nobody = "http://127.0.0.1:1"  # where what is posted here is sent to
     endpoint = service.post("/credits/webhook-endpoints", {"url": nobody}, "admin").json()["data"]["id"]
-    named = {"{merchant_id}": MERCHANT, "{shop_domain}": SHOP, "{endpoint_id}": endpoint}
+    service.open(MERCHANT)
+    (trial,) = service.call("GET", f"/credits/accounts/{MERCHANT}/grants").json()["data"]
+    named = {
+        "{merchant_id}": MERCHANT,
+        "{grant_id}": trial["id"],
+        "{shop_domain}": SHOP,
+        "{endpoint_id}": endpoint,
+    }
     asked = [
         (
             method,
@@ -130,9 +137,9 @@ def test_example_requests_succeed(document: dict[str, Any], start: Callable[...,
         for media_type, content in operation.get("requestBody", {}).get("content", {}).items()
         for example in examples(document, content)
     ]
-    # An account has to be opened, and a shop linked, before anything can be asked of it.
-    first = [OPEN, f"{API}/credits/shops/{SHOP}"]
-    for count, (method, path, media_type, example) in enumerate(sorted(asked, key=lambda one: one[1] not in first)):
+    # A shop is linked first, and the trial is voided last, because other examples spend it.
+    asked.sort(key=lambda one: (one[1] not in (OPEN, f"{API}/credits/shops/{SHOP}"), one[1].endswith("/void")))
+    for count, (method, path, media_type, example) in enumerate(asked):
         body = example.encode()
         headers = {"content-type": media_type, "idempotency-key": f"example-{count}"}
         headers |= delivery("orders/paid", body, "hush", SHOP)

@@ -28,6 +28,7 @@ PROMISED = {
     "account_not_found": 404,
     "transaction_not_found": 404,
     "hold_not_found": 404,
+    "grant_not_found": 404,
     "endpoint_not_found": 404,
     "key_not_found": 404,
     "shop_not_found": 404,

@@ -38,6 +38,7 @@ REFUSED_FOR_ITS_STATE = {
     "amount_out_of_range",
     "cursor_invalid",
     "endpoint_not_found",
+    "grant_not_found",
     "idempotency_key_invalid",  # an order's key is made of its id
     "idempotency_key_missing",  # a check that consumes needs one, and no other
     "idempotency_key_reused",

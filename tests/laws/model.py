@@ -24,6 +24,7 @@ from credit_service.ledger.commands import (
     SubscriptionRenewed,
     TrialStarted,
     Unchanged,
+    VoidGrant,
 )
 from credit_service.ledger.policy import Policy
 
@@ -41,6 +42,7 @@ OWN = {
     "MANUAL": "adjusted",
     "PAYMENT_REFUNDED": "payment_refunded",
     "EXPIRY": "expired",
+    "VOID": "grant.voided",
 }
 TYPE_OF_FACT = {
     OpenAccount: "TRIAL",
@@ -255,6 +257,8 @@ class Model:
                     limit = command.overdraft_limit
                 self.own_terms = (threshold, policy, limit)
                 self._look_at_threshold()
+            case VoidGrant():
+                self._void(command)
             case Settle():
                 for key in [key for key, (_, until, _) in self.parked.items() if until <= self.clock]:
                     self._give_up(key)
@@ -413,6 +417,17 @@ class Model:
             elif self._pay_one() is None:
                 self.debt += 1
         self._enter("PAYMENT_REFUNDED", -amount, fact.key, content_of(fact), shortfall=shortfall)
+
+    def _void(self, command: VoidGrant) -> None:
+        # The last 48 bits of a grant's id are its number.
+        pot = next((pot for pot in self.pots if pot.number == command.grant_id.int & 0xFFFF_FFFF_FFFF), None)
+        if pot is None:
+            raise No("grant_not_found")
+        amount = pot.credits if command.amount is None else command.amount
+        if not 0 < amount <= pot.credits:
+            raise No("insufficient_credits")
+        pot.credits -= amount
+        self._enter("VOID", -amount, command.key, content_of(command))
 
     # ---- grants
 

@@ -88,8 +88,9 @@ changes_of_terms = st.builds(
     st.sampled_from([UNCHANGED, None, "overdraft", "partial", "reject"]),
     st.sampled_from([UNCHANGED, None, 0, 10]),
 )
+voids = st.builds(telling.void, st.integers(1, 6), st.none() | amounts, keys)
 commands = st.one_of(
-    facts, facts, facts, facts, orders, increases, increases, decreases, changes_of_terms, st.builds(telling.sweep)
+    *[facts] * 4, orders, increases, increases, decreases, voids, changes_of_terms, st.builds(telling.sweep)
 )
 
 steps = st.builds(Step, waits, st.one_of(*[commands] * 12, policies))
@@ -112,7 +113,7 @@ returns = st.builds(telling.refund, many_ids, ids, credits=worths)
 grant_steps = st.builds(
     Step,
     st.sampled_from([0, 0, DAY, DAY, 3 * DAY]),
-    st.one_of(scheduled, scheduled, spends, orders, returns, st.builds(telling.sweep)),
+    st.one_of(scheduled, scheduled, spends, orders, returns, voids, st.builds(telling.sweep)),
 )
 opened = st.builds(Step, st.just(0), st.just(telling.trial(3)))
 grant_stories = st.builds(lambda first, rest: [first, *rest], opened, st.lists(grant_steps, min_size=1, max_size=15))

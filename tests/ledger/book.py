@@ -14,7 +14,7 @@ from credit_service.ledger.policy import Policy
 from credit_service.ledger.proof import Discrepancy, verify
 from credit_service.ledger.refusals import Refused
 from credit_service.ledger.settle import Standing, standing_at
-from tests.ledger.telling import T0
+from tests.ledger.telling import BOOK_ACCOUNT, T0
 
 
 class Book:
@@ -48,7 +48,7 @@ class Book:
         return State(
             account=self.account,
             grants=self.open_grants,
-            number=0x1234_5678_9ABC_DEF0,
+            number=BOOK_ACCOUNT,
             first=by_key.get(need.key),
             trial=self.transactions[trial - 1] if need.trial and trial else None,
             parked=self.parked.get(need.key),

@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any, TypeVar
 from uuid import UUID
 
+from credit_service.ledger import addresses
 from credit_service.ledger.account import DAY
 from credit_service.ledger.commands import (
     DEFAULT_TERMS,
@@ -23,6 +24,7 @@ from credit_service.ledger.commands import (
     SubscriptionRenewed,
     TrialStarted,
     Unchanged,
+    VoidGrant,
     order_key,
     payment_key,
     trial_key,
@@ -30,6 +32,8 @@ from credit_service.ledger.commands import (
 from credit_service.ledger.types import DECREASE, INCREASE, Operation, TransactionType
 
 MERCHANT = UUID("7d9f7f0e-3c1b-4b8e-9a55-0f0e6d1c2b3a")
+BOOK_ACCOUNT = 0x1234_5678_9ABC_DEF0
+"""The number of the account of every `Book`."""
 T0 = 1_767_225_600_000_000
 """The start of every test: 2026-01-01T00:00:00Z."""
 
@@ -75,6 +79,13 @@ def add(amount: int, key: str | None = None, type_: TransactionType = "MANUAL", 
 def use(amount: int, key: str | None = None, **more: Any) -> Post:
     """Spend credits."""
     return post(DECREASE, "USAGE", amount, key, **more)
+
+
+def void(number: int, amount: int | None = None, key: str | None = None, *, account: int | None = None) -> VoidGrant:
+    """Void a grant of the account of `Book`, or of another account."""
+    owner = BOOK_ACCOUNT if account is None else account
+    grant_id = UUID(addresses.text(owner, addresses.GRANT, number))
+    return with_content(VoidGrant(merchant_id=MERCHANT, key=key or fresh_key(), grant_id=grant_id, amount=amount))
 
 
 def opening(**more: Any) -> OpenAccount:

@@ -9,7 +9,20 @@ from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.types import ANNOUNCED, TYPES, PostableType, TransactionType, announced_by
 from tests.ledger.book import Book
-from tests.ledger.telling import add, days, opening, order, payment, payment_refund, refund, renewal, terms, trial, use
+from tests.ledger.telling import (
+    add,
+    days,
+    opening,
+    order,
+    payment,
+    payment_refund,
+    refund,
+    renewal,
+    terms,
+    trial,
+    use,
+    void,
+)
 
 NO_TRIAL = Policy(trial_credits=0)
 
@@ -40,6 +53,7 @@ def test_each_fact_and_command_has_its_own_announcement() -> None:
         (refund("1", "1", credits=1), "refunded"),
         (add(1), "adjusted"),
         (payment_refund("1", "1", 1), "payment_refunded"),
+        (void(1), "grant.voided"),
     ]:
         assert book.tell(command).announcements[0].type == word
 

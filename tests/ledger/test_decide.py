@@ -144,6 +144,7 @@ def test_refusals_are_listed_in_order_of_precedence() -> None:
     assert [refusal.code for refusal in Refusal] == [
         "account_not_found",
         "idempotency_key_reused",
+        "grant_not_found",
         "order_unknown",
         "payment_unknown",
         "trial_already_granted",

@@ -92,6 +92,14 @@ class ChangeTerms(Command):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VoidGrant(Command):
+    """Command: take `amount` of the unspent credits of a grant, or all if it is None (L22)."""
+
+    grant_id: UUID
+    amount: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settle(Command):
     """Command of the sweeper: settle the account, post nothing else (L7). Its key is not stored."""
 

@@ -7,6 +7,7 @@ receives a draft of the account that is settled up to now (L7). It changes the d
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from credit_service.ledger import addresses
 from credit_service.ledger.account import (
     MAX_CREDITS,
     Account,
@@ -35,6 +36,7 @@ from credit_service.ledger.commands import (
     Settle,
     SubscriptionRenewed,
     TrialStarted,
+    VoidGrant,
     source_key,
 )
 from credit_service.ledger.draft import Draft, Posted
@@ -53,6 +55,7 @@ from credit_service.ledger.types import (
     REFUNDABLE,
     TRIAL,
     TYPES,
+    VOID,
     TransactionType,
 )
 
@@ -363,10 +366,28 @@ def _change_terms(draft: Draft, state: State, command: ChangeTerms) -> Refused |
     return None
 
 
+def _void_grant(draft: Draft, state: State, command: VoidGrant) -> Refused | None:
+    address = addresses.parse(command.grant_id)
+    if address is None or address[:2] != (draft.account.number, addresses.GRANT):
+        return Refused(Refusal.GRANT_NOT_FOUND)
+    if not 1 <= address.number <= draft.granted:
+        return Refused(Refusal.GRANT_NOT_FOUND)
+    grant = next((grant for grant in draft.grants if grant.number == address.number), None)
+    remaining = 0 if grant is None else grant.remaining
+    amount = max(remaining, 1) if command.amount is None else command.amount
+    if grant is None or remaining < amount:
+        return Refused(Refusal.INSUFFICIENT_CREDITS, {"available": remaining, "required": amount})
+    # Nothing can fail any more.
+    draft.change_grant(grant, -amount)
+    draft.own = draft.record(DECREASE, VOID, amount, command, reference=Reference("grant", addresses.text(*address)))
+    return None
+
+
 _RULES: Mapping[type[Command], Callable[[Draft, State, Any], Refused | None]] = {
     Post: _post,
     OpenAccount: _open_account,
     ChangeTerms: _change_terms,
+    VoidGrant: _void_grant,
     Settle: _settle,
     TrialStarted: _trial_started,
     PaymentSucceeded: _payment_succeeded,

@@ -15,7 +15,8 @@ class Refusal(Enum):
     ACCOUNT_NOT_FOUND = ("account_not_found", "This merchant has no account.")
     # key
     KEY_REUSED = ("idempotency_key_reused", "This idempotency key was used before, with other content.")
-    # existence: for a refund whose wait is over
+    # existence; the last two are for a refund whose wait is over
+    GRANT_NOT_FOUND = ("grant_not_found", "This merchant has no such grant.")
     ORDER_UNKNOWN = ("order_unknown", "The refund waited for an order that never arrived.")
     PAYMENT_UNKNOWN = ("payment_unknown", "The refund waited for a payment that never arrived.")
     # state

@@ -25,6 +25,7 @@ TransactionType = Literal[
     "USAGE",
     "MANUAL",
     "EXPIRY",
+    "VOID",
 ]
 PostableType = Literal["TRIAL", "SUBSCRIPTION", "PAYMENT", "MANUAL", "ORDER_REFUNDED", "USAGE", "ORDER_PAID"]
 """The types with a `postable` row, for type checkers and schemas."""
@@ -37,6 +38,7 @@ ORDER_REFUNDED: Final = "ORDER_REFUNDED"
 USAGE: Final = "USAGE"
 MANUAL: Final = "MANUAL"
 EXPIRY: Final = "EXPIRY"
+VOID: Final = "VOID"
 
 # Announcements of transactions. `ANNOUNCED` explains each.
 RECHARGED: Final = "recharged"
@@ -46,6 +48,7 @@ ADJUSTED: Final = "adjusted"
 PAYMENT_TAKEN_BACK: Final = "payment_refunded"
 EXPIRED: Final = "expired"
 ORDER_REJECTED: Final = "order_rejected"
+GRANT_VOIDED: Final = "grant.voided"
 
 ANNOUNCED: Final[Mapping[str, str]] = {
     RECHARGED: "A trial, a period of a subscription or a payment added credits.",
@@ -55,6 +58,7 @@ ANNOUNCED: Final[Mapping[str, str]] = {
     PAYMENT_TAKEN_BACK: "A payment was refunded, and the ledger took its credits back.",
     EXPIRED: "A grant expired with credits left in it.",
     ORDER_REJECTED: "The available credits did not cover an order, so it was rejected and took nothing.",
+    GRANT_VOIDED: "An administrator took unspent credits of a grant.",
 }
 """The meaning of each announcement, for the documents of the events."""
 
@@ -91,6 +95,7 @@ TYPES: Final[Mapping[TransactionType, TypeRow]] = {
     USAGE: TypeRow((DECREASE,), CONSUMED, postable=True),
     MANUAL: TypeRow((INCREASE, DECREASE), ADJUSTED, PROMOTIONAL, key="manual:{adjustment_id}", postable=True),
     EXPIRY: TypeRow((DECREASE,), EXPIRED, by_time=True),
+    VOID: TypeRow((DECREASE,), GRANT_VOIDED),
 }
 
 REFUNDABLE: Final = frozenset({row.refunds for row in TYPES.values() if row.refunds})

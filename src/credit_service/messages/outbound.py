@@ -4,6 +4,7 @@ An event is built when the outbox is read, always with the same bytes, so that a
 data are msgspec structs, because a publisher builds tens of thousands a second. `PAYLOADS` lists them.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar, cast
 
@@ -68,7 +69,7 @@ class AccountCreated(Payload, frozen=True):
 
 def _own_payload(announcement: str) -> type[Payload]:
     """The data of an event that announces a transaction, built from the table of types."""
-    name = "".join(map(str.capitalize, announcement.split("_")))
+    name = "".join(map(str.capitalize, re.split("[._]", announcement)))
     types: Any = Literal[announced_by(announcement)]
     payload: Any = defstruct(
         name,

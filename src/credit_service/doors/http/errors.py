@@ -109,6 +109,11 @@ ADVICE: dict[str, Advice] = {
         "No transaction has this id.",
         "Correct the id. Transactions are never removed, so an id from an earlier answer stays valid.",
     ),
+    "grant_not_found": Advice(
+        "The account has no grant with this id.",
+        "Take the id from `GET …/grants`, or from `draws` of a transaction, of the same merchant. Grants are never "
+        "removed, so an id from an earlier answer stays valid.",
+    ),
     "endpoint_not_found": Advice(
         "No webhook endpoint has this id, or the endpoint has no such delivery. The endpoint may have been deleted. "
         "Deliveries are kept for 30 days.",

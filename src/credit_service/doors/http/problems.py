@@ -49,6 +49,7 @@ CODES: dict[str, Code] = {
     # what was asked of the ledger
     "account_not_found": Code(404, "The account does not exist"),
     "transaction_not_found": Code(404, "The transaction does not exist"),
+    "grant_not_found": Code(404, "The grant does not exist"),
     "endpoint_not_found": Code(404, "The webhook endpoint does not exist"),
     "key_not_found": Code(404, "The API key does not exist"),
     "shop_not_found": Code(404, "The shop is not linked"),

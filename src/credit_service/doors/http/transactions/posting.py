@@ -131,8 +131,7 @@ def command_of(body: Any, key: str, call: api.Call, prefix: str = "") -> Command
         if key != (natural := natural_key(ORDER_PAID, order_id=reference.id)):
             raise _key_invalid(f"An order's key is its natural key: {natural}", prefix)
         return OrderPaid(**common, order_id=reference.id, credits=body.amount)
-    if key.startswith(RESERVED_KEY_PREFIX):
-        raise _key_invalid(f"Keys that begin with {RESERVED_KEY_PREFIX} are the service's own.", prefix)
+    check_not_reserved(key, prefix)
     return Post(
         **common,
         operation=body.operation_type,
@@ -141,6 +140,12 @@ def command_of(body: Any, key: str, call: api.Call, prefix: str = "") -> Command
         reference=reference,
         terms=terms,
     )
+
+
+def check_not_reserved(key: str, prefix: str = "") -> None:
+    """Raise Problem if the service keeps such keys for itself."""
+    if key.startswith(RESERVED_KEY_PREFIX):
+        raise _key_invalid(f"Keys that begin with {RESERVED_KEY_PREFIX} are the service's own.", prefix)
 
 
 def _key_invalid(detail: str, prefix: str) -> api.Problem:
