@@ -6,7 +6,7 @@ from credit_service.doors.http.errors import ADVICE, INTRODUCTION, example
 from credit_service.doors.http.problems import CODES
 
 _SOURCE = (
-    "This page is generated from `src/credit_service/doors/http/errors.py`. Each service shows it at `/docs/errors`."
+    "This page is generated from `src/credit_service/doors/http/errors.md`. Each service shows it at `/docs/errors`."
 )
 
 
