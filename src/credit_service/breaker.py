@@ -32,7 +32,6 @@ class Breaker:
         return "closed" if self._failures < self._most else "half-open"
 
     def succeed(self) -> None:
-        """A call succeeded."""
         self._failures, self._open_until = 0, float("-inf")
 
     def fail(self, now: float, *, wait: float = 0.0) -> None:
@@ -83,7 +82,6 @@ class ProbedBreaker:
         self._breaker.succeed()
 
     async def stop(self) -> None:
-        """Cancel a probe that is under way."""
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.gather(self._probing, return_exceptions=True)

@@ -95,7 +95,6 @@ class Broker:
         self._task = (supervisor or Supervisor()).start("nats connection", self._keep_connected)
 
     async def close(self) -> None:
-        """Disconnect for good."""
         if self._task is not None:
             while not self._task.done():  # while it connects, nats-py may swallow a cancellation
                 self._task.cancel()

@@ -72,7 +72,6 @@ def _traceback(out: TextIO, info: Any) -> None:
 
 
 def _name_request(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Add the ids of the request."""
     event.update(request_names.get()())
     return event
 
@@ -207,7 +206,6 @@ class Durations:
         self._seconds = 0.0
 
     def note(self, seconds: float) -> None:
-        """Count one more."""
         self._counts[bisect_left(_SECONDS, seconds)] += 1
         self._seconds += seconds
 

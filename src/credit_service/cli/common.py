@@ -41,7 +41,6 @@ def show(line: str) -> None:
 
 
 def show_json(value: Any) -> None:
-    """Print the answer as JSON, for a program."""
     typer.echo(json.dumps(value))
 
 

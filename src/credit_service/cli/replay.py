@@ -54,7 +54,6 @@ class Tally:
                 say(f"{self._noun} {entry.number}: {code}: {reason}")
 
     def shape(self) -> dict[str, Any]:
-        """As JSON."""
         names = ("posted", "replayed", "parked", "refused", "skipped")
         return {"read": self.read} | {name: self.outcomes[name] for name in names} | {"by_code": dict(self.codes)}
 

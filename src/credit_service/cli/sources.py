@@ -122,7 +122,6 @@ class Source:
         return self._file.tell() if self.size else 0
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def entries(self, prices: Policy) -> Iterator[Entry]:

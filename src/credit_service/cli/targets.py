@@ -80,7 +80,6 @@ class StoreTarget:
         self._posting = posting
 
     async def send(self, entries: Sequence[Entry]) -> list[list[Result]]:
-        """See `Target.send`."""
         commands = [
             translated.command
             for entry in entries
@@ -160,7 +159,6 @@ class HttpTarget:
         self._patience = patience
 
     async def send(self, entries: Sequence[Entry]) -> list[list[Result]]:
-        """See `Target.send`."""
         response = await self._ask("POST", "events", b"[" + b",".join([entry.event for entry in entries]) + b"]")
         if response.status_code in _TOO_MUCH:
             if len(entries) == 1:

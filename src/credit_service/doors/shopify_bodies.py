@@ -41,7 +41,6 @@ class Order(Sent):
     order_status_url: str | None = None
 
     def shop(self) -> str | None:
-        """See `Sent.shop`."""
         found = _ORDER_PAGE.match(self.order_status_url or "")
         return shop_domain(found[1]) if found else None
 
@@ -106,7 +105,6 @@ class UninstalledShop(Sent):
     myshopify_domain: str
 
     def shop(self) -> str | None:
-        """See `Sent.shop`."""
         return shop_domain(self.myshopify_domain)
 
 
@@ -116,7 +114,6 @@ class Privacy(Sent):
     shop_domain: str
 
     def shop(self) -> str | None:
-        """See `Sent.shop`."""
         return shop_domain(self.shop_domain)
 
 

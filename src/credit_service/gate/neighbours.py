@@ -39,7 +39,6 @@ class Neighbours:
         self._something_to_tell.set()
 
     def start(self, supervisor: Supervisor) -> None:
-        """Begin to tell and to listen."""
         self._tasks = [
             supervisor.start("gate sender", self._keep_telling),
             supervisor.start("gate listener", self._keep_listening),

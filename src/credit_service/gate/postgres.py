@@ -29,11 +29,9 @@ class PostgresChannel:
         self._turn = asyncio.Lock()
 
     async def tell(self, answers: Collection[StatusAnswer]) -> None:
-        """See `Channel.tell`."""
         await self._execute(_TELL, _CHANNEL, list(map(line_of, answers)))
 
     async def listen(self, joined: Callable[[], None], heard: Callable[[str], None]) -> None:
-        """See `Channel.listen`."""
         connection = await self._connect()
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())

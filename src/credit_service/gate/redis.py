@@ -87,7 +87,6 @@ class RedisLevel:
         return told.get("server_name", "redis"), tuple(map(int, told["redis_version"].split(".")))
 
     async def get(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, StatusAnswer]:
-        """See `Level.get`."""
         if self.breaker.is_open():
             return {}
         keys = [self._key(merchant_id) for merchant_id in merchant_ids]
@@ -103,7 +102,6 @@ class RedisLevel:
         return found
 
     async def put(self, answers: Collection[StatusAnswer]) -> None:
-        """See `Level.put`."""
         if not self.breaker.is_open():
             with self._watched():
                 async with asyncio.timeout(_TELLING_SECONDS):
@@ -118,7 +116,6 @@ class RedisLevel:
             await pipeline.execute()
 
     async def listen(self, joined: Callable[[], None], heard: Callable[[str], None]) -> None:
-        """See `Channel.listen`."""
         async with self._redis.pubsub() as connection:
             await connection.subscribe(self._channel)
             while True:
@@ -135,7 +132,6 @@ class RedisLevel:
                         heard(line)
 
     async def close(self) -> None:
-        """Disconnect."""
         await self.breaker.stop()
         await self._redis.aclose()
         await self._pool.disconnect()

@@ -65,7 +65,6 @@ class Counting:
         raise StorageUnavailable("The database is still counting the merchants.")
 
     async def stop(self) -> None:
-        """Cancel a count that is under way."""
         if self._counting is not None:
             self._counting.cancel()
             await asyncio.gather(self._counting, return_exceptions=True)

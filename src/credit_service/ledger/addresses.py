@@ -40,13 +40,11 @@ def merchant_text(number: int) -> str:
 
 
 def text(account: int, kind: int, number: int) -> str:
-    """The id of a row, as text."""
     return f"{prefix(account, kind)}{number:012x}"
 
 
 @lru_cache(maxsize=4096)
 def account_text(account: int) -> str:
-    """The id of an account, as text."""
     return text(account, ACCOUNT, 0)
 
 

@@ -289,7 +289,6 @@ class Draft:
     # ---- the end
 
     def finish(self) -> Posted:
-        """The finished posting, as a value."""
         account = self.account
         low_threshold, when_insufficient, overdraft_limit = self.terms
         due = account.next_due_at

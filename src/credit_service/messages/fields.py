@@ -91,7 +91,6 @@ def format_time(micros: int) -> str:
 
 
 def optional_time(micros: int | None) -> str | None:
-    """As `format_time`, or None."""
     return None if micros is None else format_time(micros)
 
 

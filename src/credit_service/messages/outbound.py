@@ -193,5 +193,4 @@ def _detail(detail: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def encode(stored: StoredEvent, source: str) -> bytes:
-    """The event of an announcement, as JSON."""
     return as_json(cloud_event(stored, source))

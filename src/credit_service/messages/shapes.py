@@ -57,7 +57,6 @@ class TransactionJson(msgspec.Struct, gc=False):
 
 
 def transaction(value: Transaction) -> TransactionJson:
-    """A transaction."""
     account = value.account
     ids = addresses.prefix(account, addresses.TRANSACTION)
     grants = addresses.prefix(account, addresses.GRANT)
@@ -111,7 +110,6 @@ def account(standing: Standing, policy: Policy, updated_at: int) -> dict[str, An
 
 
 def grant(account: Account, value: Grant) -> dict[str, Any]:
-    """An open grant."""
     return {
         "id": addresses.text(account.number, addresses.GRANT, value.number),
         "transaction_id": addresses.text(account.number, addresses.TRANSACTION, value.sequence),
@@ -143,7 +141,6 @@ def api_key(value: ApiKey) -> dict[str, Any]:
 
 
 def shop(value: Shop) -> dict[str, Any]:
-    """A link from a shop to its merchant."""
     return {
         "shop_domain": value.domain,
         "merchant_id": str(value.merchant_id),

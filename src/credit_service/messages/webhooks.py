@@ -13,7 +13,6 @@ TEST: Final = "webhook_test"
 
 
 def delivery_id(endpoint_id: str, number: int) -> str:
-    """The id of a delivery."""
     return f"{endpoint_id}-{number}"
 
 

@@ -79,11 +79,9 @@ class _Everywhere:
         self._cursor = cursor
 
     async def read(self, outbox: Outbox) -> list[StoredEvent]:
-        """See `_Place`."""
         return await outbox.events(self._position, _PAGE)
 
     def take(self, events: Iterable[_Event]) -> bytes:
-        """See `_Place`."""
         told = []
         for event in events:
             if event.id > self._position[event.lane]:
@@ -92,7 +90,6 @@ class _Everywhere:
         return b"".join(told)
 
     def take_chunk(self, chunk: _Chunk) -> bytes:
-        """See `_Place`."""
         if self._position != chunk.before:
             return self.take(chunk.events)
         self._position = chunk.after
@@ -108,11 +105,9 @@ class _InAccount:
         self._cursor = cursor
 
     async def read(self, outbox: Outbox) -> list[StoredEvent]:
-        """See `_Place`."""
         return await outbox.events_of(self._account, self._number, _PAGE)
 
     def take(self, events: Iterable[_Event]) -> bytes:
-        """See `_Place`."""
         told = []
         for event in events:
             if event.account == self._account and event.number > self._number:
@@ -121,7 +116,6 @@ class _InAccount:
         return b"".join(told)
 
     def take_chunk(self, chunk: _Chunk) -> bytes:
-        """See `_Place`."""
         return self.take(chunk.events)
 
 

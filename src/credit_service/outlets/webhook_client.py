@@ -91,7 +91,6 @@ class Client:
             return Answered(None, _sentence(error))
 
     async def close(self) -> None:
-        """Close all connections."""
         for session in self._sessions.values():
             await session.close()
 

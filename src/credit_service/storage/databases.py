@@ -79,16 +79,13 @@ class SQLiteDatabase(NamedTuple):
 
     @property
     def shared(self) -> bool:
-        """See `Database.shared`: a file is locked."""
         return False
 
     @property
     def name(self) -> str:
-        """See `Database.name`."""
         return str(self.path)
 
     async def exists(self) -> bool:
-        """See `Database.exists`."""
         return revision(self.path) is not None
 
     async def is_absent(self) -> bool:
@@ -96,13 +93,11 @@ class SQLiteDatabase(NamedTuple):
         return not await asyncio.to_thread(os.path.lexists, self.path)
 
     def is_migrated(self) -> bool:
-        """See `Database.is_migrated`."""
         from credit_service.storage import migrations
 
         return migrations.is_migrated(self.path)
 
     def migrate(self) -> bool:
-        """See `Database.migrate`."""
         if revision(self.path) == REVISION:
             return False
         from credit_service.storage import migrations
@@ -110,7 +105,6 @@ class SQLiteDatabase(NamedTuple):
         return migrations.migrate(self.path)
 
     async def opened(self, access: Access = "serve") -> Engine:
-        """See `Database.opened`."""
         if access == "serve":
             self.migrate()
             return SQLiteEngine(self.path)
@@ -134,7 +128,6 @@ class PostgresDatabase(NamedTuple):
 
     @property
     def shared(self) -> bool:
-        """See `Database.shared`."""
         return True
 
     def __repr__(self) -> str:
@@ -142,25 +135,20 @@ class PostgresDatabase(NamedTuple):
 
     @property
     def name(self) -> str:
-        """See `Database.name`."""
         return name_of(self.url)
 
     async def exists(self) -> bool:
-        """See `Database.exists`."""
         return await self._revision() is not None
 
     async def is_absent(self) -> bool:
-        """See `Database.is_absent`."""
         return not await self.exists()
 
     def is_migrated(self) -> bool:
-        """See `Database.is_migrated`."""
         from credit_service.storage import migrations
 
         return migrations.is_migrated_postgres(self.url, pooled=self.pooled)
 
     def migrate(self) -> bool:
-        """See `Database.migrate`."""
         from credit_service.storage import migrations
 
         return migrations.migrate_postgres(self.url, pooled=self.pooled)

@@ -42,7 +42,6 @@ class Keys:
         self.now = engine.now
 
     async def add(self, key: ApiKey) -> None:
-        """Keep a new API key."""
         await self._engine.write([Ask(INSERT_KEY, key._asdict())])
 
     async def all(self) -> list[ApiKey]:
@@ -50,7 +49,6 @@ class Keys:
         return [ApiKey(*row) for row in await self._engine.read(asking(Ask(KEYS)))]
 
     async def get(self, key_id: str) -> ApiKey | None:
-        """One API key."""
         found = await self._engine.read(asking(Ask(KEY, {"id": key_id})))
         return ApiKey(*found[0]) if found else None
 

@@ -108,7 +108,6 @@ class Letters:
         return list(map(_letter, await self._engine.read(asking(question))))
 
     async def get(self, id_: int) -> Letter | None:
-        """One dead letter."""
         return next(map(_letter, await self._engine.read(asking(Ask(LETTER, {"id": id_})))), None)
 
     async def count(self, query: LetterQuery) -> int:
@@ -122,7 +121,6 @@ class Letters:
         return list(map(_letter, await self._engine.read(asking(Ask(UNPUBLISHED, {"limit": limit})))))
 
     async def mark_published(self, ids: Sequence[int], at: int) -> None:
-        """Note that these were published."""
         if ids:
             await self._engine.write([Ask(PUBLISHED, {"key": id_, "published": at}) for id_ in ids])
 

@@ -88,7 +88,6 @@ _COLUMNS: Final = [
 
 
 def account_row(account: Account) -> Row:
-    """A row of `accounts`."""
     values: Row = account
     return (
         account.number,
@@ -108,7 +107,6 @@ def account(row: Row, merchant_id: UUID | None = None) -> Account:
 
 
 def transaction_row(transaction: Transaction) -> Row:
-    """A row of `transactions`."""
     values: Row = transaction
     amounts, terms, rest = _FIELDS
     reference = transaction.reference or (None, None)
@@ -130,12 +128,10 @@ def is_open(grant: Grant) -> int:
 
 
 def grant_row(account_number: int, grant: Grant) -> Row:
-    """A row of `grants`."""
     return (account_number, *grant, is_open(grant))
 
 
 def grant(row: Row) -> Grant:
-    """A grant from its row."""
     return Grant._make(_grant(row))
 
 
@@ -153,7 +149,6 @@ def event_rows(announcements: Iterable[tuple[int, Announcement]], places: Iterab
 
 
 def given_back_row(account_number: int, given: GivenBack) -> Row:
-    """A row of `given_back`."""
     return (account_number, *given)
 
 
@@ -164,12 +159,10 @@ def given_back(row: Row) -> GivenBack:
 
 
 def parked_row(account_number: int, parked: Parked) -> Row:
-    """A row of `parked`."""
     return (account_number, parked.key, parked.waits_for, parked.until, parked.arrived_at, *_fact_columns(parked.fact))
 
 
 def parked(row: Row) -> Parked:
-    """A parked refund from its row."""
     _, key, waits_for, until, arrived_at, kind, text = row
     return Parked(key, waits_for, until, arrived_at, fact(kind, text))
 
@@ -189,7 +182,6 @@ def fact_text(fact: Any) -> str:
 
 
 def fact(kind: str, text: str) -> Any:
-    """A fact from its kind and its text."""
     return msgspec.json.decode(text, type=REFUNDS[kind])
 
 

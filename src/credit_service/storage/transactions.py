@@ -175,7 +175,6 @@ class Transactions:
         self.lanes = engine.lanes
 
     async def get(self, address: Address) -> Transaction | None:
-        """One transaction by its address."""
         values = {"account": address.account, "sequence": address.number}
 
         if address.kind != TRANSACTION:
@@ -213,7 +212,6 @@ class Transactions:
         return await self._engine.read(of_account if merchant or query.account is not None else of_all)
 
     async def count(self, query: TransactionQuery) -> int:
-        """How many transactions match."""
         values = asked(query)
 
         def of_account() -> Read[int]:

@@ -207,7 +207,6 @@ class WebhookEndpoints:
         return list(map(_endpoint, await self._engine.read(asking(Ask(ENDPOINTS)))))
 
     async def get(self, endpoint_id: str) -> WebhookEndpoint | None:
-        """One webhook endpoint."""
         return next(map(_endpoint, await self._engine.read(asking(Ask(ENDPOINT, {"of": endpoint_id})))), None)
 
     async def change(self, endpoint_id: str, **changed: Any) -> bool:
@@ -265,7 +264,6 @@ class WebhookEndpoints:
         return list(map(_delivery, await self._engine.read(asking(Ask(DELIVERIES, values)))))
 
     async def delivery(self, endpoint_id: str, number: int) -> WebhookDelivery | None:
-        """One delivery."""
         return next(
             map(_delivery, await self._engine.read(asking(Ask(DELIVERY, {"of": endpoint_id, "number": number})))),
             None,

@@ -72,5 +72,4 @@ def answer(call: Call, now: int, data: Any, status: int = 200, headers: Sequence
 
 
 def meta(call: Call, now: int) -> dict[str, str]:
-    """See `Meta`."""
     return {"request_id": call.request_id, "correlation_id": call.correlation_id, "timestamp": format_time(now)}

@@ -60,7 +60,6 @@ class Bodies:
             raise
 
     def release(self, body: bytes) -> None:
-        """Take a body off the budget."""
         self._held -= len(body)
 
 

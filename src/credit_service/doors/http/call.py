@@ -126,7 +126,6 @@ class Call:
 
 
 def problem_answer(problem: Problem, request_id: str | None) -> Answer:
-    """The answer that carries a problem."""
     headers = [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
     return Answer(problem.status, problem.body(request_id), headers, MEDIA_TYPE)
 

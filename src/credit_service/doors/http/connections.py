@@ -31,7 +31,6 @@ class Connections:
         return None
 
     def close(self, address: str) -> None:
-        """Count the end of a connection."""
         self._open -= 1
         caller = bucket(address)
         self._of_address[caller] -= 1

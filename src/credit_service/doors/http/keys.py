@@ -53,7 +53,6 @@ class _Known(NamedTuple):
 
 
 def new_id() -> str:
-    """A short random id."""
     return base64.b32encode(secrets.token_bytes(8)).decode().lower()[:12]
 
 

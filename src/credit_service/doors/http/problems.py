@@ -93,7 +93,6 @@ class Problem(Exception):
             self.headers.setdefault("Retry-After", "1")
 
     def shape(self, request_id: str | None) -> dict[str, Any]:
-        """The problem as JSON."""
         return {
             "type": f"{ERRORS}#{self.code}",
             "title": CODES[self.code].title,

@@ -83,7 +83,6 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client went away."""
         self.limits.close(self._address)
         self._listening = False
         self._await_nothing()
@@ -144,12 +143,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(self._too_large())
 
     def on_message_begin(self) -> None:
-        """A request begins."""
         super().on_message_begin()
         self._in_headers = True
 
     def on_headers_complete(self) -> None:
-        """Its headers are complete."""
         if self.parser.should_upgrade():
             return
         self._check_headers()
@@ -182,12 +179,10 @@ class LimitedProtocol(HttpToolsProtocol):
         return Problem("headers_too_large", detail)
 
     def on_body(self, body: bytes) -> None:
-        """A part of its body."""
         self._body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """It is complete."""
         if self.parser.should_upgrade():
             return
         self._phase += 1
@@ -208,7 +203,6 @@ class LimitedProtocol(HttpToolsProtocol):
     # ---- answers
 
     def on_response_complete(self) -> None:
-        """A request was answered."""
         if self.pipeline or self.transport.is_closing():
             self._serving = self.pipeline[-1][0] if self.pipeline else None
             super().on_response_complete()

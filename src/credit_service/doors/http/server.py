@@ -44,7 +44,6 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve on these sockets."""
         connections: Any = self.server_state.connections
         closing = asyncio.create_task(close_unread(connections, self._settings.write_timeout_seconds))
         try:

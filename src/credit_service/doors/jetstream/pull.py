@@ -39,7 +39,6 @@ class Pull:
         self._ended: str | None = None
 
     async def open(self) -> None:
-        """Begin to listen."""
         self._subscription = await self._client.subscribe(self._inbox, cb=self._took)
 
     async def close(self) -> list[Msg]:

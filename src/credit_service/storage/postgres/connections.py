@@ -171,7 +171,6 @@ class ReadPool:
             self._free.append(connection)
 
     async def close(self) -> None:
-        """Disconnect."""
         free, self._free = self._free, []
         await asyncio.gather(*map(_close, free))
 
@@ -262,7 +261,6 @@ async def _close(connection: Connection) -> None:
 
 
 async def answer(connection: Connection, question: Question) -> list[Row]:
-    """The rows of a question."""
     if isinstance(question, Find):
         table, columns, places, condition = question
         if not places:

@@ -98,7 +98,6 @@ class PostgresEngine:
     # ---- postings
 
     async def post(self, needs: Sequence[Needs], work: Work, after: asyncio.Future[bool] | None = None) -> Committed:
-        """See `Engine.post`."""
         if self.optimistic is not None:
             return await self._post_optimistically(self.optimistic, needs, work, after)
         if after is not None:
@@ -147,7 +146,6 @@ class PostgresEngine:
         self.clock.measured(now, asked_at)
 
     async def read(self, read: Callable[[], Read[T]], *, snapshot: bool = True, long: bool = False) -> T:
-        """See `Engine.read`."""
         if long:
             return await self._read_long(read)
 
@@ -186,7 +184,6 @@ class PostgresEngine:
                 return await ask(connection)
 
     async def write(self, asks: Sequence[Ask], merchant_id: UUID | None = None, *, guarded: bool = False) -> int:
-        """See `Engine.write`."""
         changed = 0
         async with self._read_connection() as connection:
             await connection.execute("BEGIN" if merchant_id is None else sql.begin([lane_of(merchant_id)], {}))
@@ -208,7 +205,6 @@ class PostgresEngine:
                 yield connection
 
     def books(self, merchant_ids: Sequence[UUID] | None = None) -> AsyncIterator[Books]:
-        """See `Engine.books`."""
         return books.in_a_thread(self._books(merchant_ids))
 
     def _books(self, merchant_ids: Sequence[UUID] | None) -> Generator[Books]:
@@ -246,7 +242,6 @@ class PostgresEngine:
         """See `Engine.scrub`: here VACUUM does it, in its own time (docs/operating.md)."""
 
     async def check(self) -> None:
-        """See `Engine.check`."""
 
         async def ask(connection: Connection) -> None:
             if await connection.fetchval(sql.IS_READ_ONLY):
@@ -256,7 +251,6 @@ class PostgresEngine:
         await self._measure_clock()
 
     async def close(self) -> None:
-        """See `Engine.close`."""
         await asyncio.gather(*[connection.close() for connection in self._posting], self._reads.close())
 
 

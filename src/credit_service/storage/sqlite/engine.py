@@ -44,7 +44,7 @@ _READER: Final = ("query_only = 1", "cache_size = -65536")
 
 
 class SQLiteEngine:
-    """The ledger's store in one SQLite file.
+    """The ledger in one SQLite file. See `Engine`.
 
     `path`: the file, whose schema must be up to date. `clock` gives microseconds since 1970 in place of the machine's
     clock, and `draw_number` the number of a new account (62 random bits); tests replace both. `busy_seconds`: how long
@@ -98,7 +98,6 @@ class SQLiteEngine:
     # ---- postings
 
     async def post(self, needs: Sequence[Needs], work: Work, after: asyncio.Future[bool] | None = None) -> Committed:
-        """See `Engine.post`."""
         if after is not None:
             await after
         return await asyncio.get_running_loop().run_in_executor(self._writing, self._post, needs, work)
@@ -173,11 +172,9 @@ class SQLiteEngine:
     # ---- reads
 
     async def now(self) -> int:
-        """See `Engine.now`."""
         return self.clock.estimate()
 
     def books(self, merchant_ids: Sequence[UUID] | None = None) -> AsyncIterator[Books]:
-        """See `Engine.books`."""
         return books.in_a_thread(self._books(merchant_ids))
 
     def _books(self, merchant_ids: Sequence[UUID] | None) -> Generator[Books]:
@@ -209,12 +206,10 @@ class SQLiteEngine:
         await asyncio.get_running_loop().run_in_executor(self._writing, run)
 
     async def check(self) -> None:
-        """See `Engine.check`."""
         self.clock.read()
         await self.write([])  # to begin is enough: SQLite asks then whether it may write
 
     async def close(self) -> None:
-        """See `Engine.close`."""
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
@@ -241,7 +236,6 @@ class SQLiteEngine:
         return await asyncio.get_running_loop().run_in_executor(self._writing, run)
 
     async def write(self, asks: Sequence[Ask], merchant_id: UUID | None = None, *, guarded: bool = False) -> int:
-        """See `Engine.write`."""
 
         def run() -> int:
             changed = 0
@@ -255,7 +249,6 @@ class SQLiteEngine:
         return await asyncio.get_running_loop().run_in_executor(self._writing, run)
 
     async def read(self, read: Callable[[], Read[T]], *, snapshot: bool = True, long: bool = False) -> T:
-        """See `Engine.read`."""
 
         def run() -> T:
             if self._watch is not None and not self._watch.is_in_place:

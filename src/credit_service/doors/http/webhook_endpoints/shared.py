@@ -102,7 +102,6 @@ def stored_types(types: Sequence[str] | None) -> tuple[str, ...] | None:
 
 
 def new_secret() -> str:
-    """A new secret to sign deliveries with."""
     return f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
 
 
