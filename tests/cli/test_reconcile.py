@@ -197,7 +197,7 @@ def test_stream_that_drops_consumed_events_is_refused(setting: Setting) -> None:
 def test_unusable_nats_or_ledger_exits_with_2(
     setting: Setting, environment: dict[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["credit_service.cli.reconcile"], "_CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(sys.modules["credit_service.cli.events"], "_CONNECT_SECONDS", 0.5)
     ran = setting.reconcile(**environment)
     assert ran.code == 2
     assert sentence in ran.err

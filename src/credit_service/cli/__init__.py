@@ -19,30 +19,15 @@ from credit_service.cli.events import events
 from credit_service.cli.keys import keys
 from credit_service.cli.migrate import migrate
 from credit_service.cli.parked import parked
-from credit_service.cli.reconcile import reconcile
 from credit_service.cli.replay import replay
 from credit_service.cli.serve import serve
 from credit_service.cli.verify import verify
 
-app = typer.Typer(
-    name="credit-service",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-app.command()(serve)
-app.command()(migrate)
-app.add_typer(keys, name="keys")
-app.command()(replay)
-events.command()(reconcile)
-app.add_typer(events, name="events")
-app.command()(verify)
-app.command()(backup)
-app.command()(erase)
-app.add_typer(dead_letters, name="dead-letters")
-app.add_typer(parked, name="parked")
-app.command()(config)
-app.command()(doctor)
+app = typer.Typer(name="credit-service", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+for command in (serve, migrate, replay, verify, backup, erase, config, doctor):
+    app.command()(command)
+for group in (keys, events, dead_letters, parked):
+    app.add_typer(group)
 
 
 def _version(asked: bool) -> None:

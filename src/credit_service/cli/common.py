@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from credit_service.storage.engine import Engine
     from credit_service.storage.sqlite.engine import Access
 
+_Answer = TypeVar("_Answer")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
 DatabaseUrl = Annotated[
     str | None,
@@ -84,9 +85,9 @@ def settings_of(**given: Any) -> "Settings":
 async def opened(
     settings: "Settings", access: "Access" = "read", instead: str = "", *, create: bool = False
 ) -> "AsyncIterator[Engine]":
-    """The engine of a ledger. `instead`: what to do if a service has the file that must be `alone`.
+    """The engine of a ledger; a StorageError ends the command with its line. `create`: make a ledger if there is none.
 
-    `create`: make the ledger if there is no database yet.
+    `instead`: what to do if a service has the file that must be `alone`.
     """
     from credit_service.observability import configure_logs
     from credit_service.settings import database_of
@@ -98,14 +99,31 @@ async def opened(
         if create and await database.is_absent():
             await asyncio.to_thread(database.migrate)
         engine = await database.opened(access)
+        try:
+            yield engine
+        finally:
+            await engine.close()
     except InUse as error:
         raise wrong(f"{error} {instead}") from None
     except StorageError as error:
         raise wrong(str(error)) from None
-    try:
-        yield engine
-    finally:
-        await engine.close()
+
+
+def in_ledger(
+    database_url: str | None,
+    do: Callable[["Engine"], Awaitable[_Answer]],
+    access: "Access" = "read",
+    *,
+    create: bool = False,
+) -> _Answer:
+    """What `do` answers, given the engine of the ledger that the options and settings name; see `opened`."""
+
+    async def done() -> _Answer:
+        async with opened(settings, access, create=create) as engine:
+            return await do(engine)
+
+    settings = settings_of(database_url=database_url)
+    return asyncio.run(done())
 
 
 def progress(*columns: Any) -> "Progress":

@@ -1,20 +1,17 @@
-"""`credit-service keys`: make, list and revoke API keys while no service runs."""
+"""`credit-service keys`: make, list and revoke API keys, also beside a running service."""
 
-import asyncio
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from credit_service.cli.common import DatabaseUrl, Json, opened, settings_of, show, show_json, wrong
+from credit_service.cli.common import DatabaseUrl, Json, in_ledger, show, show_json, wrong
 
 if TYPE_CHECKING:
-    from credit_service.settings import Settings
-    from credit_service.storage.keys import ApiKey
+    from credit_service.storage.engine import Engine
 
 keys = typer.Typer(
-    help="Make, list and revoke API keys, also beside a running service.",
-    rich_markup_mode=None,
+    name="keys", help="Make, list and revoke API keys, also beside a running service.", rich_markup_mode=None
 )
 _LONGEST_NAME = 100
 
@@ -38,25 +35,36 @@ def create(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Make an API key and print it, alone. It is shown this once: only its hash is kept."""
-    settings = settings_of(database_url=database_url)
+    from credit_service.doors.http.keys import new_key
+    from credit_service.storage.keys import Keys
+
+    async def add(engine: "Engine") -> str:
+        now = await engine.now()
+        if expiry is not None and expiry <= now:
+            raise wrong("--expires-at lies in the past.")
+        made = new_key(name, scope, now, expiry)
+        await Keys(engine).add(made.key)
+        return made.whole
+
     if not 1 <= len(name) <= _LONGEST_NAME:
         raise wrong(f"--name: a name has 1 to {_LONGEST_NAME} characters.")
-    show(asyncio.run(_create(settings, name, scope, _instant(expires_at))))
+    expiry = _instant(expires_at)
+    show(in_ledger(database_url, add, "write", create=True))
 
 
 @keys.command(name="list")
 def list_(json_: Json = False, database_url: DatabaseUrl = None) -> None:
     """List the API keys, newest first. The keys themselves cannot be shown again."""
-    from credit_service.messages import shapes
+    from credit_service.messages.shapes import api_key
+    from credit_service.storage.keys import Keys
 
-    found = asyncio.run(_list(settings_of(database_url=database_url)))
+    shapes = [api_key(key) for key in in_ledger(database_url, lambda engine: Keys(engine).all())]
     if json_:
-        show_json([shapes.api_key(key) for key in found])
+        show_json(shapes)
         return
-    for key in found:
-        shape = shapes.api_key(key)
-        ends = "revoked" if key.revoked_at is not None else f"expires {shape['expires_at'] or 'never'}"
-        show(f"{key.id}  {key.scope:5}  {shape['created_at']}  {ends}  {key.name}")
+    for one in shapes:
+        ends = "revoked" if one["revoked_at"] else f"expires {one['expires_at'] or 'never'}"
+        show(f"{one['id']}  {one['scope']:5}  {one['created_at']}  {ends}  {one['name']}")
 
 
 @keys.command()
@@ -65,37 +73,14 @@ def revoke(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Revoke an API key for good."""
-    if not asyncio.run(_revoke(settings_of(database_url=database_url), id_)):
+    from credit_service.storage.keys import Keys
+
+    async def revoked(engine: "Engine") -> bool:
+        return await Keys(engine).revoke(id_, await engine.now())
+
+    if not in_ledger(database_url, revoked, "write"):
         raise wrong(f"{id_}: there is no API key of this id.")
     show(f"{id_} is revoked.")
-
-
-async def _create(settings: "Settings", name: str, scope: str, expires_at: int | None) -> str:
-    from credit_service.doors.http.keys import new_key
-    from credit_service.storage.keys import Keys
-
-    async with opened(settings, "write", create=True) as engine:
-        kept = Keys(engine)
-        now = await kept.now()
-        if expires_at is not None and expires_at <= now:
-            raise wrong("--expires-at lies in the past.")
-        made = new_key(name, scope, now, expires_at)
-        await kept.add(made.key)
-        return made.whole
-
-
-async def _list(settings: "Settings") -> "list[ApiKey]":
-    from credit_service.storage.keys import Keys
-
-    async with opened(settings) as engine:
-        return await Keys(engine).all()
-
-
-async def _revoke(settings: "Settings", id_: str) -> bool:
-    from credit_service.storage.keys import Keys
-
-    async with opened(settings, "write") as engine:
-        return await Keys(engine).revoke(id_, await engine.now())
 
 
 def _instant(text: str | None) -> int | None:

@@ -1,15 +1,15 @@
 """Where `replay` sends events: into the database, by the posting path, or to a running service over HTTP."""
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
-from typing import Any, Final, Literal, NoReturn, Protocol
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import httpx2
 import msgspec
 
+from credit_service.backoff import pauses
 from credit_service.cli.common import say, wrong
 from credit_service.cli.sources import Entry, Result, refused
 from credit_service.gate.status import Gate
@@ -30,7 +30,7 @@ _ANSWER_SECONDS: Final = 60.0
 _POSTING_SECONDS: Final = 60.0
 TRANSIENT: Final = frozenset({408, 429, 502, 503, 504})
 """Status codes after which the same request may be sent again."""
-_TOO_MUCH: Final = frozenset({413, 422})
+_Kind = TypeVar("_Kind")
 
 
 class Stopped(Exception):
@@ -65,21 +65,14 @@ async def posting_into(engine: Engine, settings: Settings) -> AsyncIterator[Post
             await redis.close()
 
 
-class Target(Protocol):
-    """A place that events are sent to."""
-
-    async def send(self, entries: Sequence[Entry]) -> list[list[Result]]:
-        """Post these events in order. Returns the results of each: one, or one for each order. Raises Stopped."""
-        ...
-
-
 class StoreTarget:
-    """The database itself, by the one way in."""
+    """The database itself, by the posting path."""
 
     def __init__(self, posting: Posting) -> None:
         self._posting = posting
 
     async def send(self, entries: Sequence[Entry]) -> list[list[Result]]:
+        """Post these events in order. Returns the results of each: one, or one for each order. Raises Stopped."""
         commands = [
             translated.command
             for entry in entries
@@ -130,23 +123,14 @@ class _Results(msgspec.Struct):
     results: list[_Told]
 
 
-class _Answer(msgspec.Struct):
-    data: _Results
-
-
 class _Prices(msgspec.Struct):
     fixed_amount: Decimal
     percentage: Decimal
     minimum: Decimal
 
 
-class _Priced(msgspec.Struct):
-    data: _Prices
-
-
-_answer = msgspec.json.Decoder(_Answer).decode
-_priced = msgspec.json.Decoder(_Priced).decode
-_problem = msgspec.json.Decoder(ServiceProblem).decode
+class _Answer(msgspec.Struct, Generic[_Kind]):
+    data: _Kind
 
 
 class HttpTarget:
@@ -160,19 +144,14 @@ class HttpTarget:
 
     async def send(self, entries: Sequence[Entry]) -> list[list[Result]]:
         response = await self._ask("POST", "events", b"[" + b",".join([entry.event for entry in entries]) + b"]")
-        if response.status_code in _TOO_MUCH:
+        if response.status_code in (413, 422):
             if len(entries) == 1:
                 problem = problem_of(response)
                 return [[Result("refused", problem.code, problem.detail)]]
             # The batch is larger than the service allows, or one event makes it refuse all: halve it to find out.
             half = len(entries) // 2
             return [*await self.send(entries[:half]), *await self.send(entries[half:])]
-        if response.status_code != 200:
-            self._give_up(response)
-        try:
-            told = _answer(response.content).data.results
-        except msgspec.MsgspecError:
-            self._strange(response)
+        told = self._data(response, _Answer[_Results]).results
         if len(told) != sum([len(entry.translated) for entry in entries]):
             raise Stopped(f"{self._url} reads these events in another way; use the command of its release.")
         results = map(_as_result, told)
@@ -180,21 +159,16 @@ class HttpTarget:
 
     async def prices(self) -> Policy:
         """The prices of orders by the settings of the service. Raises Stopped."""
-        response = await self._ask("GET", "prices")
-        if response.status_code != 200:
-            self._give_up(response)
-        try:
-            found = _priced(response.content).data
-        except msgspec.MsgspecError:
-            self._strange(response)
+        found = self._data(await self._ask("GET", "prices"), _Answer[_Prices])
         return Policy(order_fixed=found.fixed_amount, order_percent=found.percentage, order_minimum=found.minimum)
 
     async def _ask(self, method: str, path: str, body: bytes | None = None) -> httpx2.Response:
         """Send a request, again while the service is away; because of its keys nothing counts twice."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._patience
-        pause, asked_to_wait, told = _FIRST_PAUSE_SECONDS, 0.0, False
+        waiting, told = pauses(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS), False
         while True:
+            wait = next(waiting)
             try:
                 response = await self._client.request(
                     method, f"{self._url}/api/v1/credits/{path}", content=body, headers=self._headers
@@ -202,38 +176,37 @@ class HttpTarget:
                 if response.status_code not in TRANSIENT:
                     return response
                 why = f"{self._url} answered {response.status_code} ({problem_of(response).code})"
-                asked_to_wait = _seconds(response.headers.get("retry-after", ""))
+                retry_after = response.headers.get("retry-after", "")
+                wait = max(wait, float(retry_after)) if retry_after.isdigit() else wait
             except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
                 raise wrong(f"--url {self._url}: {error}") from None
             except httpx2.TransportError as error:
                 why = f"{self._url} does not answer ({str(error) or type(error).__name__})"
-            wait = max(asked_to_wait, random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
             if loop.time() + wait > until:
                 raise Stopped(f"{why}.")
             if not told:
                 say(f"{why}; trying again for {self._patience:g} seconds.")
                 told = True
             await asyncio.sleep(wait)
-            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
-    def _give_up(self, response: httpx2.Response) -> NoReturn:
+    def _data(self, response: httpx2.Response, kind: type[_Answer[_Kind]]) -> _Kind:
+        """The data of an answer. Ends the command if the service refused, or if it is no credit-service."""
+        if response.status_code == 200:
+            with suppress(msgspec.MsgspecError):
+                return msgspec.json.decode(response.content, type=kind).data
         problem = problem_of(response)
         if response.status_code in (401, 403) and problem.detail:
             raise wrong(f"{self._url} answered {response.status_code}: {problem.detail}")
         if response.status_code == 500 and problem.detail:
             request_id = response.headers.get("x-request-id", "unknown")
             raise Stopped(f"{self._url} answered 500: {problem.detail} (request {request_id})")
-        self._strange(response)
-
-    def _strange(self, response: httpx2.Response) -> NoReturn:
-        sentence = f"--url {self._url} answered {response.status_code}, and is no credit-service."
-        raise wrong(sentence) from None
+        raise wrong(f"--url {self._url} answered {response.status_code}, and is no credit-service.")
 
 
 def problem_of(response: httpx2.Response) -> ServiceProblem:
     """The problem in an answer; one of code `no problem+json` if there is none."""
     try:
-        return _problem(response.content)
+        return msgspec.json.decode(response.content, type=ServiceProblem)
     except msgspec.MsgspecError:
         return ServiceProblem(code="no problem+json")
 
@@ -245,10 +218,11 @@ def _as_result(told: _Told) -> Result:
     return Result(told.outcome, told.error.code, "; ".join(reasons) or told.error.detail)
 
 
-def _seconds(text: str) -> float:
-    return float(text) if text.isdigit() else 0.0
+@asynccontextmanager
+async def service_at(url: str, key: str, patience: float) -> AsyncIterator[HttpTarget]:
+    """A running service, for requests whose timeout allows for a whole batch."""
+    async with httpx2.AsyncClient(timeout=_ANSWER_SECONDS, follow_redirects=False) as client:
+        yield HttpTarget(client, url, key, patience)
 
 
-def client() -> httpx2.AsyncClient:
-    """An HTTP client whose timeout allows for a whole batch."""
-    return httpx2.AsyncClient(timeout=_ANSWER_SECONDS, follow_redirects=False)
+Target = StoreTarget | HttpTarget
