@@ -96,7 +96,7 @@ def _batch(server: Server, merchants: Sequence[UUID]) -> bytes:
         {
             "merchant_id": str(merchant),
             "operation_type": "INCREASE",
-            "transaction_type": "PAYMENT",
+            "transaction_type": "SUBSCRIPTION",
             "amount": 1,
             "idempotency_key": f"payment-{next(_numbers):012}",
         }

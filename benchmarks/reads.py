@@ -101,7 +101,7 @@ def _buy(asked: Server, merchant: UUID) -> None:
         body = {
             "merchant_id": str(merchant),
             "operation_type": "INCREASE",
-            "transaction_type": "PAYMENT",
+            "transaction_type": "SUBSCRIPTION",
             "amount": 100,
             "grant": {"expires_at": "2099-12-31T23:59:59Z"},
         }

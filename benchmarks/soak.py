@@ -148,7 +148,7 @@ class Load:
             self._ask("POST", "/credits/transactions", 200, json=body, headers=key)
         elif first.status_code == 402:
             credits = {"Idempotency-Key": uuid4().hex}
-            body = {**self._posting(500, "INCREASE", "PAYMENT"), "merchant_id": body["merchant_id"]}
+            body = {**self._posting(500, "INCREASE", "SUBSCRIPTION"), "merchant_id": body["merchant_id"]}
             self._ask("POST", "/credits/transactions", 201, json=body, headers=credits)
 
     def _event(self, type_: str, **data: Any) -> dict[str, Any]:

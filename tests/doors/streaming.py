@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Self, TypeVar
 
 from nats.aio.client import Client
@@ -85,18 +86,22 @@ class Peer:
         return self.ask(look)
 
     def consumer(self, stream: str = STREAM, consumer: str = CONSUMER) -> ConsumerInfo:
-        """How far a consumer is."""
-        info: ConsumerInfo = self.ask(lambda streams: streams.consumer_info(stream, consumer))
-        return info
+        """How far a consumer is, once the service has created it."""
+        found: list[ConsumerInfo] = []
+
+        def exists() -> bool:
+            with suppress(NotFoundError):
+                found.append(self.ask(lambda streams: streams.consumer_info(stream, consumer)))
+            return bool(found)
+
+        wait_until(exists, f"the consumer of {stream}")
+        return found[0]
 
     def settle(self, stream: str = STREAM, consumer: str = CONSUMER) -> None:
         """Wait until the service has acknowledged, or terminated, all that was published."""
 
         def settled() -> bool:
-            try:
-                info = self.consumer(stream, consumer)
-            except NotFoundError:
-                return False
+            info = self.consumer(stream, consumer)
             return (info.num_pending, info.num_ack_pending) == (0, 0)
 
         wait_until(settled, f"the end of {stream}")

@@ -116,7 +116,7 @@ def test_balance_shows_pending_credits(running: Running) -> None:
     body = posting(
         merchant,
         operation_type="INCREASE",
-        transaction_type="PAYMENT",
+        transaction_type="SUBSCRIPTION",
         amount=50,
         grant={"effective_at": later},
     )
@@ -135,7 +135,7 @@ def test_expired_credits_are_gone_from_every_read_before_the_sweep(start: Callab
     body = posting(
         merchant,
         operation_type="INCREASE",
-        transaction_type="PAYMENT",
+        transaction_type="SUBSCRIPTION",
         amount=50,
         grant={"expires_at": soon.isoformat()},
     )

@@ -30,7 +30,7 @@ def test_nothing_is_posted_while_the_clock_has_jumped(start: Callable[..., Runni
     merchant = running.open()
     expires_at = (datetime.now(UTC) + timedelta(seconds=200)).isoformat()
     payment = posting(
-        merchant, operation_type="INCREASE", transaction_type="PAYMENT", amount=5, grant={"expires_at": expires_at}
+        merchant, operation_type="INCREASE", transaction_type="SUBSCRIPTION", amount=5, grant={"expires_at": expires_at}
     )
     assert running.transact(payment).status_code == 201
     service = running.service

@@ -234,7 +234,7 @@ def test_unknown_caller_is_answered_alike(pair: Pair, authorization: bytes) -> N
 
 
 def test_fast_decoders_read_what_they_can(pair: Pair) -> None:
-    item = f'{{"merchant_id":"{MERCHANT}","operation_type":"INCREASE","transaction_type":"PAYMENT","amount":1'
+    item = f'{{"merchant_id":"{MERCHANT}","operation_type":"INCREASE","transaction_type":"SUBSCRIPTION","amount":1'
     event = (
         f'{{"specversion":"1.0","id":"1","source":"s","type":"evt.billing.payment_succeeded",'
         f'"data":{{"merchant_id":"{MERCHANT}","payment_id":"worth","credits":1}}}}'

@@ -292,7 +292,7 @@ def test_cursors_lead_through_grants_in_burn_down_order(running: Running) -> Non
         body = posting(
             merchant,
             operation_type="INCREASE",
-            transaction_type="PAYMENT",
+            transaction_type="SUBSCRIPTION",
             amount=priority,
             grant={"priority": priority},
         )

@@ -142,6 +142,8 @@ def test_example_requests_succeed(document: dict[str, Any], start: Callable[...,
     for count, (method, path, media_type, example) in enumerate(asked):
         body = example.encode()
         headers = {"content-type": media_type, "idempotency-key": f"example-{count}"}
+        if '"PAYMENT"' in example:  # its key is made from its reference
+            del headers["idempotency-key"]
         headers |= delivery("orders/paid", body, "hush", SHOP)
         more = {"content": body, "headers": headers}
         answer = service.call(method.upper(), path.removeprefix(API), "admin", **more)
@@ -183,7 +185,7 @@ def test_postings_and_events_have_their_bodies(document: dict[str, Any], path: s
 def test_idempotency_key_is_declared(document: dict[str, Any]) -> None:
     parameters = document["paths"]["/api/v1/credits/transactions"]["post"]["parameters"]
     (declared,) = [one for one in parameters if one["name"] == "Idempotency-Key"]
-    assert (declared["in"], declared["required"]) == ("header", True)
+    assert (declared["in"], declared["required"]) == ("header", False)
 
 
 def test_bodies_refuse_unknown_fields(document: dict[str, Any]) -> None:

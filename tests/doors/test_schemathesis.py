@@ -66,7 +66,7 @@ def schema(ledgers: Ledgers, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         service = stack.enter_context(served(place(url), folder=folder, settings=settings))
         client = stack.enter_context(service.client())
         assert client.post("/credits/accounts", json={"merchant_id": RICH}).status_code == 201
-        grown = posting(RICH, operation_type="INCREASE", transaction_type="PAYMENT", amount=10**12)
+        grown = posting(RICH, operation_type="INCREASE", transaction_type="SUBSCRIPTION", amount=10**12)
         posted = client.post("/credits/transactions", json=grown, headers={"Idempotency-Key": "grown"}).json()
         event = cloud_event("evt.shopify.webhook.order_paid", {"merchant_id": POOR, "order_id": 1, "credits": 7})
         headers = {"Content-Type": "application/cloudevents+json"}

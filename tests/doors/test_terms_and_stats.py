@@ -133,7 +133,7 @@ def test_future_balance_counts_beginnings_and_expiries(running: Running) -> None
         posting(
             merchant,
             operation_type="INCREASE",
-            transaction_type="PAYMENT",
+            transaction_type="SUBSCRIPTION",
             amount=50,
             grant={"effective_at": _at(10), "expires_at": _at(20)},
         )
@@ -172,7 +172,9 @@ def test_totals_count_expiries_before_the_sweep(start: Any) -> None:
     merchant = running.open()
     soon = (datetime.now(UTC) + timedelta(milliseconds=300)).isoformat().replace("+00:00", "Z")
     running.transact(
-        posting(merchant, operation_type="INCREASE", transaction_type="PAYMENT", amount=50, grant={"expires_at": soon})
+        posting(
+            merchant, operation_type="INCREASE", transaction_type="SUBSCRIPTION", amount=50, grant={"expires_at": soon}
+        )
     )
     while running.balance(merchant):
         pass

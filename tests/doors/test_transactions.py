@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.doors.running import Running, new_merchant, posting
+from tests.doors.running import Running, cloud_event, new_merchant, posting
 
 TRANSACTION = [
     "id",
@@ -164,7 +164,6 @@ def test_insufficient_credits_names_available_and_required(running: Running) -> 
     ("operation", "type_"),
     [
         ("INCREASE", "SUBSCRIPTION"),
-        ("INCREASE", "PAYMENT"),
         ("INCREASE", "ORDER_REFUNDED"),
         ("DECREASE", "USAGE"),
     ],
@@ -214,21 +213,96 @@ def test_order_worth_nothing_is_posted(running: Running) -> None:
     assert running.transact(body, "shopify:order:free").json()["data"]["amount"] == 0
 
 
-@pytest.mark.parametrize("key", ["order-1", "shopify:order:2", '"shopify:order:2"', "shopify:refund:1"])
-def test_order_under_another_key_is_refused(running: Running, key: str) -> None:
+ORDER = {"transaction_type": "ORDER_PAID", "reference": {"type": "order", "id": "1"}}
+PAYMENT = {
+    "operation_type": "INCREASE",
+    "transaction_type": "PAYMENT",
+    "amount": 500,
+    "reference": {"type": "payment", "id": "pi_1"},
+}
+
+
+@pytest.mark.parametrize(
+    ("fact", "key"),
+    [
+        (ORDER, "order-1"),
+        (ORDER, "shopify:order:2"),
+        (ORDER, '"shopify:order:2"'),
+        (ORDER, "shopify:refund:1"),
+        (PAYMENT, "checkout-77"),
+        (PAYMENT, "billing:payment:pi_2"),
+    ],
+)
+def test_fact_under_another_key_is_refused(running: Running, fact: dict[str, Any], key: str) -> None:
     merchant = running.open()
-    body = posting(merchant, transaction_type="ORDER_PAID", reference={"type": "order", "id": "1"})
-    answer = running.transact(body, key)
+    answer = running.transact(posting(merchant, **fact), key)
     assert (answer.status_code, answer.json()["code"]) == (400, "idempotency_key_invalid")
     assert running.sequence(merchant) == 1
 
 
+@pytest.mark.parametrize("fact", [ORDER, PAYMENT])
 @pytest.mark.parametrize("reference", [None, {"type": "invoice", "id": "1"}])
-def test_order_without_its_reference_is_refused(running: Running, reference: Any) -> None:
+def test_fact_without_its_reference_is_refused(running: Running, fact: dict[str, Any], reference: Any) -> None:
     merchant = running.open()
-    answer = running.transact(posting(merchant, transaction_type="ORDER_PAID", reference=reference), "shopify:order:1")
+    body = posting(merchant, **{**fact, "reference": reference})
+    answer = running.post("/credits/transactions", body)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"] == "/reference"
+    assert running.sequence(merchant) == 1
+
+
+@pytest.mark.parametrize(
+    ("fact", "key"),
+    [
+        (ORDER, "shopify:order:1"),
+        ({**ORDER, "reference": {"type": "order", "id": "gid://shopify/Order/1"}}, "shopify:order:1"),
+        ({**ORDER, "reference": {"type": "order", "id": " 1"}}, "shopify:order:1"),
+        (PAYMENT, "billing:payment:pi_1"),
+    ],
+)
+def test_fact_without_a_key_has_its_natural_key(running: Running, fact: dict[str, Any], key: str) -> None:
+    merchant = running.open()
+    answer = running.post("/credits/transactions", posting(merchant, **fact))
+    told = answer.json()["data"]
+    assert (answer.status_code, told["idempotency_key"]) == (201, key)
+    assert told["reference"]["id"] == key.rpartition(":")[2]
+    assert running.transact(posting(merchant, **fact), f'"{key}"').json()["data"] == told
+    batch = {"items": [posting(merchant, **fact)]}
+    (result,) = running.post("/credits/transactions/batch", batch).json()["data"]["results"]
+    assert (result["outcome"], result["transaction"]) == ("replayed", told)
+
+
+@pytest.mark.parametrize("first", ["post", "event"])
+def test_payment_told_by_post_and_by_event_counts_once(running: Running, first: str) -> None:
+    merchant = running.open()
+    said = {"merchant_id": merchant, "payment_id": "pi_1", "credits": 500}
+    ways = {
+        "post": lambda: running.transact(posting(merchant, **PAYMENT), "billing:payment:pi_1"),
+        "event": lambda: running.tell(cloud_event("evt.billing.payment_succeeded", said)),
+    }
+    for way in (first, "post", "event"):
+        assert ways[way]().status_code in (200, 201)
+    assert running.balance(merchant) == 600
+    refund = {"merchant_id": merchant, "payment_id": "pi_1", "refund_id": "re_1", "credits": 500}
+    running.tell(cloud_event("evt.billing.payment_refunded", refund))
+    assert running.balance(merchant) == 100
+
+
+def test_payment_by_post_has_the_terms_of_its_grant(running: Running) -> None:
+    merchant = running.open()
+    terms = {"category": "promotional", "priority": 7, "expires_at": "2999-01-01T00:00:00.000000Z"}
+    answer = running.post("/credits/transactions", posting(merchant, **PAYMENT, grant=terms))
+    assert answer.status_code == 201
+    grant = running.get(f"/credits/accounts/{merchant}/grants").json()["data"][0]
+    assert {name: grant[name] for name in terms} == terms
+
+
+def test_payment_whose_credits_have_expired_is_posted_and_lapses(running: Running) -> None:
+    merchant = running.open()
+    past = {"expires_at": "2020-01-01T00:00:00Z"}
+    answer = running.post("/credits/transactions", posting(merchant, **PAYMENT, grant=past))
+    assert answer.status_code == 201
+    assert (running.sequence(merchant), running.balance(merchant)) == (3, 100)
 
 
 def test_reserved_key_is_refused(running: Running) -> None:

@@ -202,7 +202,7 @@ def test_grant_that_begins_soon_is_known_by_all_replicas(
     wait_for(there, merchant, "disabled")
     begins = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 2))
     grant = {"effective_at": begins}
-    body = posting(merchant, operation_type="INCREASE", transaction_type="PAYMENT", amount=5, grant=grant)
+    body = posting(merchant, operation_type="INCREASE", transaction_type="SUBSCRIPTION", amount=5, grant=grant)
     assert here.transact(body).status_code == 201
     for replica in (here, there):
         wait_for(replica, merchant, "enabled")

@@ -76,7 +76,7 @@ def test_expiry_is_posted_without_a_request(start: Callable[..., Running]) -> No
     merchant = running.open()
     soon = (datetime.now(UTC) + timedelta(seconds=0.2)).isoformat(timespec="microseconds")
     body = posting(
-        merchant, operation_type="INCREASE", transaction_type="PAYMENT", amount=5, grant={"expires_at": soon}
+        merchant, operation_type="INCREASE", transaction_type="SUBSCRIPTION", amount=5, grant={"expires_at": soon}
     )
     assert running.transact(body).status_code == 201
     expired: list[Any] = []

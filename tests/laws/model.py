@@ -222,8 +222,6 @@ class Model:
                     command.type, command.amount, command, category, given.priority,
                     given.effective_at, given.expires_at,
                 )  # fmt: skip
-                if command.type == "PAYMENT":
-                    self._apply_parked(command.key)
             case Post():
                 if self.available < command.amount:
                     raise No("insufficient_credits")
@@ -234,7 +232,7 @@ class Model:
             case TrialStarted():
                 self._increase("TRIAL", command.credits, command, "promotional")
             case PaymentSucceeded():
-                self._increase("PAYMENT", command.credits, command, "paid", expires_at=command.expires_at)
+                self._increase("PAYMENT", command.credits, command, "paid", expires_at=command.terms.expires_at)
                 self._apply_parked(command.key)
             case SubscriptionRenewed():
                 self._increase("SUBSCRIPTION", command.credits, command, "paid", expires_at=command.expires_at)

@@ -65,7 +65,7 @@ def _posts(operation: Any, types: list[Any], **more: Any) -> st.SearchStrategy[C
     return st.builds(telling.post, st.just(operation), st.sampled_from(types), amounts, keys, **more)
 
 
-increases = _posts(INCREASE, ["TRIAL", "SUBSCRIPTION", "PAYMENT", "MANUAL", "ORDER_REFUNDED"], terms=grant_terms)
+increases = _posts(INCREASE, ["TRIAL", "SUBSCRIPTION", "MANUAL", "ORDER_REFUNDED"], terms=grant_terms)
 notes = st.none() | st.just('{"note":"x"}')
 decreases = _posts("DECREASE", ["USAGE", "MANUAL"], metadata=notes, salt=st.just(b"s" * 16))
 

@@ -108,7 +108,7 @@ def payment(payment_id: str, credits: int, expires_at: int | None = None, **more
             opens=True,
             credits=credits,
             payment_id=payment_id,
-            expires_at=expires_at,
+            terms=GrantTerms(expires_at=expires_at),
             **more,
         )
     )

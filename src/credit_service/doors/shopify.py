@@ -30,7 +30,7 @@ from credit_service.doors.shopify_bodies import (
 from credit_service.ledger.account import MICROSECONDS
 from credit_service.messages import strict_json
 from credit_service.messages.faults import Fault, Invalid, of_validation
-from credit_service.messages.fields import format_time, parse_time
+from credit_service.messages.fields import format_time, id_text, parse_time
 
 _PAID: Final = {"paid", "partially_refunded", "refunded"}
 _PERIODS: Final = {"every_30_days": 30, "annual": 365}
@@ -154,7 +154,7 @@ def _subscription_updated(update: SubscriptionUpdate, credits: Credits) -> Meani
     if given is None:
         raise Invalid([Fault("/app_subscription/name", "not_allowed", "SHOPIFY_PLAN_CREDITS does not name this plan.")])
     data = {
-        "subscription_id": _number(bought.admin_graphql_api_id),
+        "subscription_id": id_text(bought.admin_graphql_api_id),
         "period": _period(bought),
         "credits": given,
     }
@@ -185,7 +185,7 @@ def _purchase_updated(update: PurchaseUpdate, credits: Credits) -> Meaning:
     if given is None:
         fault = "SHOPIFY_PURCHASE_CREDITS does not name this purchase."
         raise Invalid([Fault("/app_purchase_one_time/name", "not_allowed", fault)])
-    data = {"payment_id": _number(bought.admin_graphql_api_id), "credits": given}
+    data = {"payment_id": id_text(bought.admin_graphql_api_id), "credits": given}
     return InboundEvent(
         "evt.billing.payment_succeeded", data, parse_time(bought.updated_at), bought.admin_graphql_api_id
     )
@@ -196,21 +196,16 @@ def _uninstalled(shop: UninstalledShop, credits: Credits) -> Meaning:
 
 
 def _data_requested(request: CustomersDataRequest, credits: Credits) -> Meaning:
-    named = None if request.data_request is None else str(request.data_request.id)
-    return DataRequest(named, tuple(map(str, request.orders_requested)))
+    named = None if request.data_request is None else id_text(request.data_request.id)
+    return DataRequest(named, tuple(map(id_text, request.orders_requested)))
 
 
 def _customer_redacted(request: CustomersRedact, credits: Credits) -> Meaning:
-    return Redaction(tuple(map(str, request.orders_to_redact)))
+    return Redaction(tuple(map(id_text, request.orders_to_redact)))
 
 
 def _shop_redacted(request: ShopRedact, credits: Credits) -> Meaning:
     return Redaction(None)
-
-
-def _number(gid: str) -> str:
-    """The number at the end of a Shopify global id."""
-    return gid.rpartition("/")[2]
 
 
 def _time(text: str | None) -> int | None:

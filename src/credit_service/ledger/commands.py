@@ -134,7 +134,7 @@ class PaymentSucceeded(Fact):
     type = PAYMENT
     credits: int
     payment_id: str
-    expires_at: int | None = None
+    terms: GrantTerms = DEFAULT_TERMS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

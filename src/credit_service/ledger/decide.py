@@ -246,8 +246,7 @@ def _trial_started(draft: Draft, state: State, fact: TrialStarted) -> Refused | 
 
 
 def _payment_succeeded(draft: Draft, state: State, fact: PaymentSucceeded) -> Refused | None:
-    reference = Reference("payment", fact.payment_id)
-    return _increase(draft, fact.type, fact.credits, fact, reference, GrantTerms(expires_at=fact.expires_at))
+    return _increase(draft, fact.type, fact.credits, fact, Reference("payment", fact.payment_id), fact.terms)
 
 
 def _subscription_renewed(draft: Draft, state: State, fact: SubscriptionRenewed) -> Refused | None:

@@ -19,6 +19,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MONEY = re.compile(patterns.MONEY)
 _MAX_MONEY = 10**12
 _MICRO = Decimal("0.000001")
+_SHOPIFY_ID = re.compile(r"gid://shopify/[A-Za-z]+/([0-9]+)")
 _EXACT = Context(prec=20, traps=[Inexact])
 
 
@@ -47,8 +48,8 @@ Time = Annotated[
     AfterValidator(_time),
 ]
 Key = Annotated[str, Field(min_length=1, max_length=MAX_KEY, pattern=patterns.PRINTABLE)]
-Id = Annotated[str, Field(min_length=1, max_length=200, pattern=patterns.PRINTABLE)] | int
-"""An id as text or number; 17 and "17" are the same id."""
+Id = Annotated[str, Field(min_length=1, max_length=200, pattern=patterns.ID)] | int
+"""An id as its sender writes it; `id_text` tells which ids are the same."""
 Reason = Annotated[
     str, Field(min_length=1, max_length=1000, pattern=patterns.VISIBLE, description="Reason, with a visible character.")
 ]
@@ -88,6 +89,13 @@ def format_time(micros: int) -> str:
     """Microseconds since 1970 as RFC 3339 text in UTC."""
     seconds, rest = divmod(micros, MICROSECONDS)
     return f"{_second(seconds)}.{rest:06d}Z"
+
+
+def id_text(value: str | int) -> str:
+    """An id as the ledger keeps it: 17, "17", " 17" and gid://shopify/Order/17 are all "17"."""
+    text = str(value).strip()
+    found = _SHOPIFY_ID.fullmatch(text)
+    return found[1] if found else text
 
 
 def optional_time(micros: int | None) -> str | None:

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from credit_service.ledger.account import Reference
 from credit_service.ledger.commands import (
     Command,
+    GrantTerms,
     OpenAccount,
     OrderPaid,
     OrderRefunded,
@@ -51,6 +52,7 @@ from credit_service.messages.fields import (
     Reason,
     Time,
     Uuid,
+    id_text,
     money_micros,
     parse_time,
     uuid,
@@ -139,12 +141,14 @@ class SubscriptionRenewedEvent(_WithCredits):
     expires_at: Time | None = None
 
 
-class ManualAdjustmentEvent(_EventData):
+class ManualAdjustmentEvent(_WithCredits):
     """An administrator adjusts the credits. Unlike a fact, this can be refused."""
 
     adjustment_id: Id
     operation_type: Literal["INCREASE", "DECREASE"]
-    credits: PositiveCredits
+    credits: PositiveCredits | None = None
+    credits_used: PositiveCredits | None = None
+    credits_to_use: PositiveCredits | None = None
     reason: Reason
     admin_id: Annotated[str, Field(min_length=1, max_length=200, pattern=PRINTABLE)]
 
@@ -236,7 +240,7 @@ def _merchant_created(event: MerchantCreated, context: EventContext) -> list[Tra
 
 
 def _trial_started(event: TrialStartedEvent, context: EventContext) -> list[Translated]:
-    credits, trial_id = _required_credits(event), str(event.trial_id)
+    credits, trial_id = _required_credits(event), id_text(event.trial_id)
     common = _common(event, context, trial_key(uuid(event.merchant_id)), credits, trial_id)
     return [Translated(TrialStarted(**common, credits=credits, trial_id=trial_id))]
 
@@ -260,7 +264,7 @@ def _order_paid(event: OrderPaidEvent, context: EventContext) -> list[Translated
 def _order_item(event: OrderPaidEvent, index: int, item: Any, context: EventContext) -> Translated:
     path: list[str | int] = ["data", "order_items", index]
     named = item.get("order_id") if isinstance(item, dict) else None
-    order_id = str(named) if isinstance(named, str | int) and not isinstance(named, bool) else None
+    order_id = id_text(named) if isinstance(named, str | int) and not isinstance(named, bool) else None
     try:
         return Translated(_order(OrderItem.model_validate(item), event.merchant_id, event, context), order_id)
     except ValidationError as error:
@@ -274,7 +278,7 @@ def _order_item(event: OrderPaidEvent, index: int, item: Any, context: EventCont
 
 
 def _order(order: Any, merchant_id: str, event: OrderPaidEvent, context: EventContext) -> OrderPaid:
-    credits, total, order_id = _credits(order), _micros(order.total), str(order.order_id)
+    credits, total, order_id = _credits(order), _micros(order.total), id_text(order.order_id)
     if credits is None and total is None:
         raise Invalid([Fault("/data/total", "required", "An order needs its total or its credits.")])
     currency = order.currency or event.currency
@@ -289,8 +293,8 @@ class _Ordered(NamedTuple):
 
 def _order_refunded(event: OrderRefundedEvent, context: EventContext) -> list[Translated]:
     credits, amount = _credits(event), _micros(event.refund_amount)
-    refund_id = str(event.refund_id)
-    order_id = None if event.order_id is None else str(event.order_id)
+    refund_id = id_text(event.refund_id)
+    order_id = None if event.order_id is None else id_text(event.order_id)
     if credits is None and order_id is None:
         raise Invalid([Fault("/data/credits", "required", "A refund without order_id needs its credits.")])
     if credits is None and amount is None:
@@ -311,14 +315,15 @@ def _order_refunded(event: OrderRefundedEvent, context: EventContext) -> list[Tr
 
 
 def _payment_succeeded(event: PaymentSucceededEvent, context: EventContext) -> list[Translated]:
-    credits, payment_id = _required_credits(event), str(event.payment_id)
+    credits, payment_id = _required_credits(event), id_text(event.payment_id)
     expires_at = None if event.expires_at is None else parse_time(event.expires_at)
     common = _common(event, context, payment_key(payment_id), credits, expires_at)
-    return [Translated(PaymentSucceeded(**common, credits=credits, payment_id=payment_id, expires_at=expires_at))]
+    terms = GrantTerms(expires_at=expires_at)
+    return [Translated(PaymentSucceeded(**common, credits=credits, payment_id=payment_id, terms=terms))]
 
 
 def _payment_refunded(event: PaymentRefundedEvent, context: EventContext) -> list[Translated]:
-    credits, payment_id, refund_id = _required_credits(event), str(event.payment_id), str(event.refund_id)
+    credits, payment_id, refund_id = _required_credits(event), id_text(event.payment_id), id_text(event.refund_id)
     common = _common(event, context, natural_key(PAYMENT_REFUNDED, refund_id=refund_id), credits, payment_id)
     return [Translated(PaymentRefunded(**common, credits=credits, payment_id=payment_id, refund_id=refund_id))]
 
@@ -328,8 +333,8 @@ def _subscription_renewed(event: SubscriptionRenewedEvent, context: EventContext
     if len(named) != 1:
         message = "A renewal needs either period or renewal_id, so that each period counts once."
         raise Invalid([Fault("/data/period", "required", message)])
-    credits, subscription_id = _required_credits(event), str(event.subscription_id)
-    period = str(named[0])
+    credits, subscription_id = _required_credits(event), id_text(event.subscription_id)
+    period = id_text(named[0])
     expires_at = None if event.expires_at is None else parse_time(event.expires_at)
     key = natural_key(SUBSCRIPTION, subscription_id=subscription_id, period=period)
     common = _common(event, context, key, credits, expires_at)
@@ -338,7 +343,7 @@ def _subscription_renewed(event: SubscriptionRenewedEvent, context: EventContext
 
 
 def _manual_adjustment(event: ManualAdjustmentEvent, context: EventContext) -> list[Translated]:
-    adjustment_id = str(event.adjustment_id)
+    adjustment_id, amount = id_text(event.adjustment_id), _required_credits(event)
     reference = Reference("adjustment", adjustment_id)
     # The metadata keeps admin_id, so it is part of the content at every door (L3).
     asked = {**(event.metadata or {}), "reason": event.reason, "admin_id": event.admin_id}
@@ -347,7 +352,7 @@ def _manual_adjustment(event: ManualAdjustmentEvent, context: EventContext) -> l
     key = natural_key(MANUAL, adjustment_id=adjustment_id)
     common = _common(_Ordered(event.merchant_id, asked), context, key)
     # The content of a command is the request itself, without the envelope (L3).
-    operation, amount = event.operation_type, event.credits
+    operation = event.operation_type
     common["content"] = command_content(operation, MANUAL, amount, reference, None)
     command = Post(**common, operation=operation, type=MANUAL, amount=amount, reference=reference)
     return [Translated(command)]

@@ -7,6 +7,7 @@ TIME: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9
 MONEY: Final = r"^[0-9]{1,13}(\.[0-9]{1,6})?$"
 CURRENCY: Final = r"^[A-Z]{3}$"
 PRINTABLE: Final = r"^[\x20-\x7e]+$"
+ID: Final = r"^ *[\x21-\x7e][\x20-\x7e]*$"
 SHOP: Final = r"^[a-zA-Z0-9][a-zA-Z0-9-]{0,62}\.[mM][yY][sS][hH][oO][pP][iI][fF][yY]\.[cC][oO][mM]$"
 URL: Final = r"^https?://[\x21-\x7e]+$"
 VISIBLE: Final = (
@@ -23,6 +24,7 @@ SENTENCES: Final = {
     MONEY: "Must be a decimal number with at most 6 decimals, like 149.90.",
     CURRENCY: "Must be a currency code of three capital letters, like GBP.",
     PRINTABLE: "Must be printable ASCII.",
+    ID: "Must be printable ASCII, not only spaces.",
     SHOP: "Must be the shop's domain from Shopify, like example.myshopify.com.",
     URL: "Must be a URL, like https://example.com/credits.",
     VISIBLE: "Must have a visible character.",

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from credit_service.doors.http import api
 from credit_service.doors.http.transactions.post import DryRun
-from credit_service.doors.http.transactions.posting import PostingBody, command_of
+from credit_service.doors.http.transactions.posting import COMMANDED, FACTS, HOW_FIELDS_FIT, PostingBody, command_of
 from credit_service.doors.http.transactions.shared import (
     PAYMENT,
     REFUSED,
@@ -22,16 +22,23 @@ from credit_service.ledger.commands import Command
 from credit_service.ledger.decide import Outcome
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.refusals import Refused
-from credit_service.ledger.types import ORDER_PAID, natural_key
+from credit_service.ledger.types import ORDER_PAID
 from credit_service.messages.faults import Fault, Invalid
 from credit_service.messages.fields import Body, Key
 from credit_service.posting import Posting, RefusedAt
 
+_HAS_KEY: dict[str, Any] = {
+    "required": ["idempotency_key"],
+    "properties": {"idempotency_key": {"type": "string"}},
+}
+
 
 class ItemBody(PostingBody):
-    """One posting of a batch, with its key."""
+    """One posting of a batch, with its key. ORDER_PAID and PAYMENT may leave the key out."""
 
-    idempotency_key: Key
+    model_config = ConfigDict(json_schema_extra={"allOf": [*HOW_FIELDS_FIT, {"if": COMMANDED, "then": _HAS_KEY}]})
+
+    idempotency_key: Key | None = None
 
 
 class BatchBody(Body):
@@ -58,13 +65,12 @@ _ORDER = SPEND | {
     "transaction_type": ORDER_PAID,
     "amount": 2,
     "reference": {"type": "order", "id": "1001"},
-    "idempotency_key": natural_key(ORDER_PAID, order_id="1001"),
 }
 _BATCHES = api.examples(
     best_effort={"items": [{**SPEND, "idempotency_key": "message-1002"}, _ORDER]},
     all_or_nothing={
         "atomic": True,
-        "items": [{**PAYMENT, "idempotency_key": "invoice-0043"}, {**SPEND, "idempotency_key": "message-1003"}],
+        "items": [PAYMENT, {**SPEND, "idempotency_key": "message-1003"}],
     },
 )
 
@@ -115,6 +121,9 @@ def _commands(body: Any, call: api.Call) -> list[Command]:
     if len(body.items) > call.limits.batch:
         raise Invalid([Fault("/items", "too_long", f"A batch has {call.limits.batch} items at most.")])
     for index, item in enumerate(body.items):
+        if item.idempotency_key is None and item.transaction_type not in FACTS:
+            faults.append(Fault(f"/items/{index}/idempotency_key", "required", "This field is required."))
+            continue
         try:
             commands.append(command_of(item, item.idempotency_key, call, f"/items/{index}"))
         except Invalid as error:

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from fastapi import Query
 
 from credit_service.doors.http import api
-from credit_service.doors.http.transactions.posting import PostingBody, command_of, idempotency_key, post_one
+from credit_service.doors.http.transactions.posting import PostingBody, command_of, optional_key, post_one
 from credit_service.doors.http.transactions.shared import (
+    KEY_OR_NATURAL,
     PAYMENT,
     REFUSED,
     REPLAYED,
@@ -53,7 +54,7 @@ class RehearsalShape(RehearsedShape):
         }
     },
     problems=("idempotency_key_missing", *REFUSED),
-    openapi_extra=key_header(),
+    openapi_extra=key_header(KEY_OR_NATURAL, is_required=False),
     is_fast=True,
 )
 async def post_transaction(
@@ -67,8 +68,7 @@ async def post_transaction(
 
     MANUAL needs scope admin.
     """
-    key = idempotency_key(call)
-    command = command_of(body, key, call)
+    command = command_of(body, optional_key(call), call)
     if not dry_run:
         return await post_one(posting, ledger, call, command)
     (outcome,) = await posting.rehearse([command])

@@ -1,6 +1,6 @@
 """From the body of a posting to its command, and from its outcome to an answer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
@@ -13,6 +13,7 @@ from credit_service.ledger.commands import (
     Command,
     GrantTerms,
     OrderPaid,
+    PaymentSucceeded,
     Post,
 )
 from credit_service.ledger.decide import Replayed
@@ -23,16 +24,31 @@ from credit_service.ledger.types import (
     INCREASE,
     MANUAL,
     ORDER_PAID,
+    PAYMENT,
     Category,
     Operation,
     PostableType,
+    TransactionType,
     natural_key,
     postable,
 )
 from credit_service.messages import shapes
 from credit_service.messages.content import command_content, metadata_text
 from credit_service.messages.faults import Fault, Invalid
-from credit_service.messages.fields import MAX_KEY, Body, Credits, Key, Metadata, Reason, Time, Uuid, parse_time, uuid
+from credit_service.messages.fields import (
+    MAX_KEY,
+    Body,
+    Credits,
+    Key,
+    Metadata,
+    Reason,
+    Time,
+    Uuid,
+    id_text,
+    parse_time,
+    uuid,
+)
+from credit_service.messages.patterns import ID
 from credit_service.messages.strict_json import canonical
 from credit_service.posting import Posting
 
@@ -41,7 +57,7 @@ class ReferenceBody(Body):
     """The subject of a transaction, in the caller's words."""
 
     type: Key
-    id: Key
+    id: Annotated[Key, Field(pattern=ID)]
 
 
 class GrantBody(Body):
@@ -59,38 +75,42 @@ def _where(name: str, value: str, then: dict[str, Any], otherwise: dict[str, Any
 
 ALLOWED = {operation: postable(operation) for operation in (INCREASE, DECREASE)}
 """The transaction types that a caller may post, by their operation."""
-_HOW_FIELDS_FIT: dict[str, Any] = {
-    "allOf": [
-        _where(
-            "operation_type",
-            INCREASE,
-            {"properties": {"transaction_type": {"enum": list(ALLOWED[INCREASE])}}},
-            {"properties": {"transaction_type": {"enum": list(ALLOWED[DECREASE])}, "grant": {"type": "null"}}},
-        ),
-        _where(
-            "transaction_type",
-            ORDER_PAID,
-            {
+FACTS: Mapping[TransactionType, str] = {ORDER_PAID: "order", PAYMENT: "payment"}
+"""The types that tell a fact, and the type of the reference that names it: its natural key is made from that."""
+COMMANDED: dict[str, Any] = {"properties": {"transaction_type": {"not": {"enum": list(FACTS)}}}}
+"""The JSON Schema of a posting that is a command, so its caller chooses the key."""
+HOW_FIELDS_FIT: list[dict[str, Any]] = [
+    _where(
+        "operation_type",
+        INCREASE,
+        {"properties": {"transaction_type": {"enum": list(ALLOWED[INCREASE])}}},
+        {"properties": {"transaction_type": {"enum": list(ALLOWED[DECREASE])}, "grant": {"type": "null"}}},
+    ),
+    *[
+        {
+            "if": {"properties": {"transaction_type": {"const": fact}}},
+            "then": {
                 "required": ["reference"],
-                "properties": {"reference": {"properties": {"type": {"const": "order"}}, "type": "object"}},
+                "properties": {"reference": {"properties": {"type": {"const": named}}, "type": "object"}},
             },
-            {"properties": {"amount": {"minimum": 1}}},
-        ),
-        _where(
-            "transaction_type",
-            MANUAL,
-            {"required": ["reason"], "properties": {"reason": {"type": "string"}}},
-            {"properties": {"reason": {"type": "null"}}},
-        ),
-    ]
-}
+        }
+        for fact, named in FACTS.items()
+    ],
+    {"if": COMMANDED, "then": {"properties": {"amount": {"minimum": 1}}}},
+    _where(
+        "transaction_type",
+        MANUAL,
+        {"required": ["reason"], "properties": {"reason": {"type": "string"}}},
+        {"properties": {"reason": {"type": "null"}}},
+    ),
+]
 """What `_faults` demands of several fields together, for the OpenAPI document."""
 
 
 class PostingBody(Body):
     """One posting."""
 
-    model_config = ConfigDict(json_schema_extra=_HOW_FIELDS_FIT)
+    model_config = ConfigDict(json_schema_extra={"allOf": list(HOW_FIELDS_FIT)})
 
     merchant_id: Uuid
     operation_type: Operation
@@ -102,11 +122,12 @@ class PostingBody(Body):
     grant: GrantBody | None = None
 
 
-def command_of(body: Any, key: str, call: api.Call, prefix: str = "") -> Command:
+def command_of(body: Any, key: str | None, call: api.Call, prefix: str = "") -> Command:
     """The command or fact that a posting asks for. `prefix` points at the item of a batch.
 
-    `body` is a `PostingBody`, or what the fast decoder makes of one. Raises Invalid with all faults that more than one
-    field shows; Problem if the key is not the natural one or the caller's key lacks the scope.
+    `body` is a `PostingBody`, or what the fast decoder makes of one. `key`: None if the caller sent none. Raises
+    Invalid with all faults that more than one field shows; Problem if the key is not the natural one, or missing, or
+    if the caller's key lacks the scope.
     """
     faults = _faults(body, key, call.limits.key)
     if faults:
@@ -114,24 +135,24 @@ def command_of(body: Any, key: str, call: api.Call, prefix: str = "") -> Command
     if body.transaction_type == MANUAL:
         call.require("admin")
     reference = None if body.reference is None else Reference(body.reference.type, body.reference.id)
+    if body.transaction_type in FACTS and reference is not None:
+        reference = reference._replace(id=id_text(reference.id))
     sent = body.metadata if body.reason is None else {**(body.metadata or {}), "reason": body.reason}
     metadata, salt = metadata_text(sent, call.limits, f"{prefix}/metadata")
     grant, terms = _terms(body.grant)
     common: dict[str, Any] = {
         "merchant_id": uuid(body.merchant_id),
-        "key": key,
+        "key": _key(body.transaction_type, reference, key, prefix),
         "content": command_content(body.operation_type, body.transaction_type, body.amount, reference, grant),
         "actor": call.actor,
         "correlation_id": call.correlation_id,
         "metadata": metadata,
         "salt": salt,
     }
-    if body.transaction_type == ORDER_PAID:
-        assert reference is not None
-        if key != (natural := natural_key(ORDER_PAID, order_id=reference.id)):
-            raise _key_invalid(f"An order's key is its natural key: {natural}", prefix)
+    if body.transaction_type == ORDER_PAID and reference is not None:
         return OrderPaid(**common, order_id=reference.id, credits=body.amount)
-    check_not_reserved(key, prefix)
+    if body.transaction_type == PAYMENT and reference is not None:
+        return PaymentSucceeded(**common, payment_id=reference.id, credits=body.amount, terms=terms)
     return Post(
         **common,
         operation=body.operation_type,
@@ -140,6 +161,19 @@ def command_of(body: Any, key: str, call: api.Call, prefix: str = "") -> Command
         reference=reference,
         terms=terms,
     )
+
+
+def _key(type_: TransactionType, reference: Reference | None, sent: str | None, prefix: str) -> str:
+    """The key of a posting: of a fact the natural one, else the caller's. Raises Problem if `sent` is not that."""
+    if type_ in FACTS and reference is not None:
+        natural = natural_key(type_, **{f"{reference.type}_id": reference.id})
+        if sent not in (None, natural):
+            raise _key_invalid(f"The key of {type_} is its natural key: {natural}", prefix)
+        return natural
+    if sent is None:
+        raise key_missing()
+    check_not_reserved(sent, prefix)
+    return sent
 
 
 def check_not_reserved(key: str, prefix: str = "") -> None:
@@ -153,10 +187,14 @@ def _key_invalid(detail: str, prefix: str) -> api.Problem:
     return api.Problem("idempotency_key_invalid", detail, errors=errors)
 
 
-def _faults(body: Any, key: str, most: int) -> list[Fault]:
+def key_missing() -> api.Problem:
+    return api.Problem("idempotency_key_missing", "Send an Idempotency-Key, so that a repeat cannot post twice.")
+
+
+def _faults(body: Any, key: str | None, most: int) -> list[Fault]:
     faults: list[Fault] = []
     if most < MAX_KEY:  # else the models and the header have this limit
-        texts = {"/idempotency_key": key}
+        texts = {"/idempotency_key": key or ""}
         if body.reference is not None:
             texts |= {"/reference/type": body.reference.type, "/reference/id": body.reference.id}
         faults = [
@@ -166,9 +204,9 @@ def _faults(body: Any, key: str, most: int) -> list[Fault]:
         ]
     if body.transaction_type not in (allowed := ALLOWED[body.operation_type]):
         faults.append(Fault("/transaction_type", "not_allowed", f"{body.operation_type} takes {', '.join(allowed)}."))
-    if body.transaction_type == ORDER_PAID:
-        if body.reference is None or body.reference.type != "order":
-            sentence = 'ORDER_PAID refers to its order: {"type": "order", "id": …}.'
+    if (named := FACTS.get(body.transaction_type)) is not None:
+        if body.reference is None or body.reference.type != named:
+            sentence = f'{body.transaction_type} refers to its {named}: {{"type": "{named}", "id": …}}.'
             faults.append(Fault("/reference", "required", sentence))
     elif body.amount < 1:
         faults.append(Fault("/amount", "out_of_range", "Input should be greater than or equal to 1."))
@@ -202,9 +240,16 @@ def _terms(body: Any) -> tuple[str | None, GrantTerms]:
 
 def idempotency_key(call: api.Call) -> str:
     """The Idempotency-Key of a request; quoted and bare mean the same. Raises Problem without exactly one."""
+    if (key := optional_key(call)) is None:
+        raise key_missing()
+    return key
+
+
+def optional_key(call: api.Call) -> str | None:
+    """As `idempotency_key`, but None if the request has none."""
     sent = call.sent(b"idempotency-key")
     if not sent:
-        raise api.Problem("idempotency_key_missing", "Send an Idempotency-Key, so that a repeat cannot post twice.")
+        return None
     if len(sent) > 1:
         raise api.Problem("idempotency_key_invalid", "The Idempotency-Key came more than once.")
     key = sent[0].decode("latin-1").strip(" \t")

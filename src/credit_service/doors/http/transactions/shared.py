@@ -17,6 +17,10 @@ TRANSACTIONS = api.PREFIX + "/credits/transactions"
 REPLAYED: Final[dict[str, Any]] = {"description": "Replayed", "headers": api.headers("Idempotency-Replayed")}
 POSTED: Final = ("idempotency_key_invalid", "idempotency_key_reused", "account_not_found", "insufficient_credits")
 REFUSED: Final = (*POSTED, "trial_already_granted", "amount_out_of_range", *api.QUEUED)
+KEY_OR_NATURAL: Final = (
+    "The caller's name for this posting, kept for ever. ORDER_PAID and PAYMENT may leave it out: their key is made"
+    " from their reference."
+)
 SPEND: Final = {
     "merchant_id": api.MERCHANT,
     "operation_type": "DECREASE",
@@ -29,7 +33,7 @@ PAYMENT: Final = {
     "operation_type": "INCREASE",
     "transaction_type": "PAYMENT",
     "amount": 500,
-    "reference": {"type": "invoice", "id": "2026-0042"},
+    "reference": {"type": "payment", "id": "2026-0042"},
     "metadata": {"plan": "starter"},
     "grant": {"category": "paid", "priority": 50, "expires_at": "2099-12-31T23:59:59Z"},
 }
