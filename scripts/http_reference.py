@@ -24,6 +24,7 @@ KINDS: dict[str, Callable[[str, Operation], bool]] = {
 }
 """Kinds of routes. If every route of a kind may return the same code, the top of the page lists this code once."""
 
+_PAYMENT = "and `payment_id`, or `subscription_id` and `period`"
 EVENTS: dict[str, str] = {
     "evt.merchant.created": "no more fields; the event opens the account and grants the trial",
     "evt.billing.trial_started": "`trial_id`, `credits`",
@@ -32,7 +33,9 @@ EVENTS: dict[str, str] = {
     "evt.shopify.webhook.order_refunded": "`refund_id`, and `order_id` with `refund_amount`, `order_total`?, "
     "`currency`?; or `credits`, with or without an order",
     "evt.billing.payment_succeeded": "`payment_id`, `credits`, `expires_at`?",
-    "evt.billing.payment_refunded": "`payment_id`, `refund_id`, `credits`",
+    "evt.billing.payment_refunded": f"`refund_id`, `credits`, {_PAYMENT}",
+    "evt.billing.payment_disputed": f"`dispute_id`, `credits`? (all of the payment), {_PAYMENT}",
+    "evt.billing.payment_dispute_closed": f"`dispute_id`, `outcome` (won or lost), `credits`?, {_PAYMENT}",
     "evt.billing.subscription_renewed": "`subscription_id`, `period` or `renewal_id`, `credits`, `expires_at`?",
     "cmd.credits.manual_adjustment": "`adjustment_id`, `operation_type`, `credits`, `reason`, `admin_id`",
     "evt.credits.manual_adjustment": "the same fields",

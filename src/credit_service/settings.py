@@ -135,6 +135,10 @@ class Settings(BaseSettings):
     refunds_grace_days: Days = Field(
         30, description="Days until credits expire that a refund gives back to an expired grant."
     )
+    clawback_policy: Literal["debt", "clamp"] = Field(
+        "debt",
+        description="What happens to credits of a refunded or disputed payment that are spent: debt, or never taken.",
+    )
     refunds_wait_days: Days = Field(7, description="Days that a refund waits for its order or payment.")
     accounts_auto_create: bool = Field(True, description="Whether an event opens the account of an unknown merchant.")
 
@@ -345,6 +349,7 @@ class Settings(BaseSettings):
             refund_grace_days=self.refunds_grace_days,
             refund_wait_days=self.refunds_wait_days,
             auto_create=self.accounts_auto_create,
+            clawback=self.clawback_policy,
         )
 
 

@@ -101,3 +101,13 @@ def test_void_needs_scope_admin_and_a_key(running: Running, merchant: str) -> No
     assert running.post(path, {"reason": "oops"}, "admin").json()["code"] == "idempotency_key_missing"
     reserved = void(running, merchant, grant, "expiry:1", reason="oops")
     assert (reserved.status_code, reserved.json()["code"]) == (400, "idempotency_key_invalid")
+
+
+def test_past_balance_counts_a_void_of_credits_that_had_not_begun(running: Running, merchant: str) -> None:
+    later = {"effective_at": "2999-01-01T00:00:00Z", "priority": 1}
+    added = posting(merchant, operation_type="INCREASE", transaction_type="SUBSCRIPTION", amount=50, grant=later)
+    running.transact(added)
+    voided = void(running, merchant, grant_of(running, merchant), reason="too many", amount=20).json()["data"]
+    running.spend(merchant, 1)
+    told = running.get(f"/credits/accounts/{merchant}/balance", params={"at": voided["created_at"]}).json()["data"]
+    assert (told["balance"], told["pending"], told["available"]) == (130, 30, 100)

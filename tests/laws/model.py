@@ -13,10 +13,13 @@ from typing import Any
 
 from credit_service.ledger.commands import (
     ChangeTerms,
+    ClawBack,
     Command,
+    DisputeClosed,
     OpenAccount,
     OrderPaid,
     OrderRefunded,
+    PaymentDisputed,
     PaymentRefunded,
     PaymentSucceeded,
     Post,
@@ -41,6 +44,7 @@ OWN = {
     "ORDER_REFUNDED": "refunded",
     "MANUAL": "adjusted",
     "PAYMENT_REFUNDED": "payment_refunded",
+    "PAYMENT_DISPUTED": "payment_disputed",
     "EXPIRY": "expired",
     "VOID": "grant.voided",
 }
@@ -52,6 +56,8 @@ TYPE_OF_FACT = {
     OrderPaid: "ORDER_PAID",
     OrderRefunded: "ORDER_REFUNDED",
     PaymentRefunded: "PAYMENT_REFUNDED",
+    PaymentDisputed: "PAYMENT_DISPUTED",
+    DisputeClosed: "PAYMENT_DISPUTED",
 }
 
 
@@ -67,6 +73,7 @@ class Pot:
     expires_at: int | None
     begun: bool
     credits: int = 0
+    gone: int = 0  # expired or voided
 
 
 def content_of(command: Command) -> object:
@@ -91,8 +98,17 @@ class Entry:
 
 
 @dataclass
+class Claims:
+    """What was told about one payment, and each credit that was taken back for it: the pot that lost it, or None."""
+
+    facts: list[ClawBack] = field(default_factory=list)
+    taken: list[int | None] = field(default_factory=list)
+    waived: int = 0
+
+
+@dataclass
 class GaveBack:
-    """One refund of an order or payment: its money (None if it states credits), and the credits it returned."""
+    """One refund of an order: its money (None if it states credits), and the credits it returned."""
 
     source: str
     money: Fraction | None
@@ -114,6 +130,7 @@ class Model:
         self.entries: list[Entry] = []
         self.told: list[tuple[str, int | None, int]] = []  # announcement, causing entry, available credits
         self.refunds: list[GaveBack] = []
+        self.claims: dict[str, Claims] = {}  # by the key of the payment
         self.parked: dict[str, tuple[str, int, Any]] = {}  # by key: the key it waits for, the end of the wait, the fact
         self.dead: list[tuple[str, str]] = []  # code, key of the fact
         self.debt = 0
@@ -236,15 +253,18 @@ class Model:
                 self._apply_parked(command.key)
             case SubscriptionRenewed():
                 self._increase("SUBSCRIPTION", command.credits, command, "paid", expires_at=command.expires_at)
+                self._apply_parked(command.key)
             case OrderPaid():
                 self._order(command)
                 self._apply_parked(command.key)
             case OrderRefunded(order_id=None):
                 self._increase("ORDER_REFUNDED", command.credits or 0, command, "paid")
             case OrderRefunded():
-                return self._refund_or_park(f"shopify:order:{command.order_id}", "ORDER_PAID", command)
-            case PaymentRefunded():
-                return self._refund_or_park(f"billing:payment:{command.payment_id}", "PAYMENT", command)
+                return self._refund_or_park(f"shopify:order:{command.order_id}", command)
+            case ClawBack(payment_id=None):
+                return self._refund_or_park(f"billing:subscription:{command.subscription_id}:{command.period}", command)
+            case ClawBack():
+                return self._refund_or_park(f"billing:payment:{command.payment_id}", command)
             case ChangeTerms():
                 threshold, policy, limit = self.own_terms
                 if not isinstance(command.low_threshold, Unchanged):
@@ -327,8 +347,9 @@ class Model:
         exact = max(Fraction(self.settings.order_fixed), share, Fraction(self.settings.order_minimum))
         return floor(exact + Fraction(1, 2))
 
-    def _refund_or_park(self, source_key: str, source_type: str, fact: OrderRefunded | PaymentRefunded) -> str:
-        source = next((e for e in self.entries if e.key == source_key and e.type == source_type), None)
+    def _refund_or_park(self, source_key: str, fact: OrderRefunded | ClawBack) -> str:
+        types = self._refunded_by(fact)
+        source = next((e for e in self.entries if e.key == source_key and e.type in types), None)
         if source is None:
             self.parked[fact.key] = (source_key, self.clock + self.settings.refund_wait_days * DAY, fact)
             return PARKED
@@ -338,8 +359,7 @@ class Model:
     def _apply_parked(self, key: str) -> None:
         source = next(entry for entry in self.entries if entry.key == key)
         for refund_key, (waits_for, until, fact) in list(self.parked.items()):
-            source_type = "ORDER_PAID" if isinstance(fact, OrderRefunded) else "PAYMENT"
-            if (waits_for, source_type) != (key, source.type):
+            if waits_for != key or source.type not in self._refunded_by(fact):
                 continue
             if until <= self.clock:
                 self._give_up(refund_key)
@@ -350,11 +370,18 @@ class Model:
             except No as refusal:
                 self.dead.append((str(refusal), refund_key))
 
+    @staticmethod
+    def _refunded_by(fact: Command) -> tuple[str, ...]:
+        return ("ORDER_PAID",) if isinstance(fact, OrderRefunded) else ("PAYMENT", "SUBSCRIPTION")
+
     def _give_up(self, key: str) -> None:
         _, _, fact = self.parked.pop(key)
         self.dead.append(("order_unknown" if isinstance(fact, OrderRefunded) else "payment_unknown", key))
 
-    def _refund(self, source: Entry, fact: OrderRefunded | PaymentRefunded) -> None:
+    def _refund(self, source: Entry, fact: OrderRefunded | ClawBack) -> None:
+        if isinstance(fact, ClawBack):
+            self._claw_back(source, fact)
+            return
         posted = abs(source.signed)
         earlier = [refund for refund in self.refunds if refund.source == source.key]
         left = posted - sum(refund.credits for refund in earlier)
@@ -362,7 +389,6 @@ class Model:
         if fact.credits is not None:
             worth = fact.credits
         else:
-            assert isinstance(fact, OrderRefunded)
             if None not in (source.currency, fact.currency) and source.currency != fact.currency:
                 raise No("currency_mismatch")
             total = source.total
@@ -375,19 +401,19 @@ class Model:
             due = posted if so_far >= total else floor(posted * min(so_far, total) / total)
             worth = max(0, due - sum(refund.credits for refund in earlier if refund.money is not None))
         amount = min(worth, left)
-        if isinstance(fact, PaymentRefunded):
-            self._take_payment_back(source, amount, fact, worth - amount)
-        else:
-            self._give_order_back(source, posted - left, amount, fact, worth - amount)
-        self.refunds.append(GaveBack(source.key, money, amount))
-
-    def _give_order_back(self, source: Entry, skip: int, amount: int, fact: OrderRefunded, shortfall: int) -> None:
         if self.balance + amount > LIMIT:
             raise No("amount_out_of_range")
         covered = [payer for payer in source.paid_by if payer is not None]
         uncovered = len(source.paid_by) - len(covered)
+        skip = posted - left
+        self._return(([None] * uncovered + covered[::-1])[skip : skip + amount])
+        self._enter("ORDER_REFUNDED", amount, fact.key, content_of(fact), shortfall=worth - amount)
+        self.refunds.append(GaveBack(source.key, money, amount))
+
+    def _return(self, payers: list[int | None]) -> None:
+        """Return a credit to each of these pots; None stands for debt."""
         fresh: dict[int | None, Pot] = {}
-        for payer in ([None] * uncovered + covered[::-1])[skip : skip + amount]:
+        for payer in payers:
             if payer is None:
                 if self.debt:
                     self.debt -= 1
@@ -403,18 +429,63 @@ class Model:
                     pot = fresh[payer]
             pot.credits += 1
         self._pay_debt()
-        self._enter("ORDER_REFUNDED", amount, fact.key, content_of(fact), shortfall=shortfall)
 
-    def _take_payment_back(self, source: Entry, amount: int, fact: PaymentRefunded, shortfall: int) -> None:
-        if self.available - amount < -LIMIT:
-            raise No("amount_out_of_range")
+    # ---- payments that are refunded or disputed
+
+    def _claw_back(self, source: Entry, fact: ClawBack) -> None:
+        """Take what is demanded and not taken yet, or return what is demanded no more (L19)."""
+        claims = self.claims.setdefault(source.key, Claims())
+        before = self._claimed(claims.facts, source)
+        claims.facts.append(fact)
+        after = self._claimed(claims.facts, source)
+        demanded = min(after, source.signed)
+        type_ = TYPE_OF_FACT[type(fact)]
+        surplus = len(claims.taken) - demanded
+        if surplus > 0 or (isinstance(fact, DisputeClosed) and fact.outcome == "won"):
+            surplus = max(surplus, 0)
+            if self.balance + surplus > LIMIT:
+                raise No("amount_out_of_range")
+            back = [claims.taken.pop() for _ in range(surplus)]
+            claims.waived = min(claims.waived, demanded - len(claims.taken))
+            self._return(back)
+            self._enter(type_, surplus, fact.key, content_of(fact))
+            return
         own = next((pot for pot in self.pots if pot.made_by == source.number), None)
-        for _ in range(amount):
-            if own is not None and own.credits:
+        claims.waived = min(claims.waived, demanded - len(claims.taken))
+        taken: list[int | None] = []
+        debt = 0
+        for _ in range(demanded - len(claims.taken) - claims.waived):
+            if own is None or own.gone + len(claims.taken) + len(taken) + debt >= source.signed:
+                break
+            if own.credits:
                 own.credits -= 1
-            elif self._pay_one() is None:
+                taken.append(own.number)
+            elif self.settings.clawback == "clamp":
+                claims.waived += 1
+            elif (payer := self._pay_one()) is None:
                 self.debt += 1
-        self._enter("PAYMENT_REFUNDED", -amount, fact.key, content_of(fact), shortfall=shortfall)
+                debt += 1
+            else:
+                taken.append(payer)
+        taken += [None] * debt
+        if self.available < -LIMIT:
+            raise No("amount_out_of_range")
+        claims.taken += taken
+        self._enter(type_, -len(taken), fact.key, content_of(fact), shortfall=max(after - before - len(taken), 0))
+
+    @staticmethod
+    def _claimed(facts: list[ClawBack], source: Entry) -> int:
+        """The credits that these facts demand, in whatever order they came."""
+        claimed = sum(fact.credits for fact in facts if isinstance(fact, PaymentRefunded))
+        opened = {fact.dispute_id: fact for fact in facts if isinstance(fact, PaymentDisputed)}
+        closed = {fact.dispute_id: fact for fact in facts if isinstance(fact, DisputeClosed)}
+        for dispute in {*opened, *closed}:
+            end, begin = closed.get(dispute), opened.get(dispute)
+            if end is not None and end.outcome == "won":
+                continue
+            said = [one.credits for one in (end, begin) if one is not None and one.credits is not None]
+            claimed += said[0] if said else source.signed
+        return claimed
 
     def _void(self, command: VoidGrant) -> None:
         # The last 48 bits of a grant's id are its number.
@@ -425,6 +496,7 @@ class Model:
         if not 0 < amount <= pot.credits:
             raise No("insufficient_credits")
         pot.credits -= amount
+        pot.gone += amount
         self._enter("VOID", -amount, command.key, content_of(command))
 
     # ---- grants
@@ -494,6 +566,7 @@ class Model:
 
     def _expire(self, pot: Pot) -> None:
         left, pot.credits = pot.credits, 0
+        pot.gone += left
         self._enter("EXPIRY", -left, f"expiry of {pot.number}")
 
     # ---- entries and announcements

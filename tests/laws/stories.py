@@ -50,6 +50,7 @@ policies = st.builds(
     refund_grace_days=st.sampled_from([1, 7, 30]),
     refund_wait_days=st.sampled_from([1, 7]),
     auto_create=st.sampled_from([True] * 7 + [False]),
+    clawback=st.sampled_from(["debt", "debt", "clamp"]),
 )
 
 grant_terms = st.builds(
@@ -73,14 +74,29 @@ openings = st.builds(telling.opening)
 trials = st.builds(telling.trial, worths)
 payments = st.builds(telling.payment, ids, worths, expiries)
 renewals = st.builds(telling.renewal, st.sampled_from("AB"), st.sampled_from(["2026-01", "2026-02"]), worths, expiries)
-payment_refunds = st.builds(telling.payment_refund, refund_ids, ids, worths)
+paid_ids = ids | ids | st.sampled_from(["A:2026-01", "B:2026-02"])
+payment_refunds = st.builds(telling.payment_refund, refund_ids, paid_ids, worths)
+dispute_ids = st.sampled_from(["d1", "d2"])
+disputes = st.builds(telling.disputed, dispute_ids, paid_ids, st.none() | worths)
+closings = st.builds(telling.closed, dispute_ids, paid_ids, st.sampled_from(["won", "lost"]), st.none() | worths)
 orders = st.builds(telling.order, ids, st.none() | st.integers(0, 60), total=st.none() | money, currency=currencies)
 money_refunds = st.builds(
     telling.refund, refund_ids, ids, money=money, order_total=st.none() | money, currency=currencies
 )
 credit_refunds = st.builds(telling.refund, refund_ids, st.none() | ids | ids, credits=worths)
 facts = st.one_of(
-    openings, trials, payments, renewals, orders, orders, orders, money_refunds, credit_refunds, payment_refunds
+    openings,
+    trials,
+    payments,
+    renewals,
+    orders,
+    orders,
+    orders,
+    money_refunds,
+    credit_refunds,
+    payment_refunds,
+    disputes,
+    closings,
 )
 changes_of_terms = st.builds(
     telling.terms,

@@ -308,55 +308,7 @@ def test_L8_a_parked_order_refund_does_not_match_a_payment() -> None:
     book = Book(NO_TRIAL)
     book.tell(opening())
     assert isinstance(book.do(refund("1", "1", credits=5)), Waiting)
-    book.tell(add(10, key="shopify:order:1", type_="PAYMENT"))
+    book.tell(add(10, key="shopify:order:1", type_="SUBSCRIPTION"))
     assert (len(book.parked), refunded(book), book.dead_letters) == (1, [], ())
     assert book.account is not None
     assert book.account.balance == 10
-
-
-# ---- refunds of payments
-
-
-@given(st.integers(0, 40), st.integers(0, 40), st.lists(st.integers(0, 30), min_size=1, max_size=5))
-def test_L8_payment_refunds_never_exceed_the_payment(paid: int, spent: int, asked: list[int]) -> None:
-    book = Book(NO_TRIAL)
-    book.tell(opening(), payment("1", paid), order("1", spent))
-    taken = [book.tell(payment_refund(str(number), "1", part)).transactions[-1] for number, part in enumerate(asked)]
-    assert sum(done.amount for done in taken) == min(paid, sum(asked))
-    assert [done.amount + done.shortfall for done in taken] == asked
-    assert book.account is not None
-    assert book.account.available == paid - spent - min(paid, sum(asked))
-
-
-def test_L8_a_payment_refund_takes_the_unspent_credits_first() -> None:
-    book = Book(NO_TRIAL)
-    book.tell(opening(), payment("1", 10), add(10, priority=1), payment_refund("1", "1", 4))
-    assert book.remaining() == {1: 6, 2: 10}
-
-
-def test_L8_a_refund_of_spent_credits_may_become_debt() -> None:
-    book = Book(NO_TRIAL)
-    book.tell(opening(), payment("1", 10), order("1", 8), add(3), payment_refund("1", "1", 10))
-    assert book.account is not None
-    assert (book.remaining(), book.account.debt) == ({}, 5)
-
-
-def test_L8_a_payment_command_under_its_natural_key_is_refundable() -> None:
-    by_hand = add(10, "billing:payment:1", "PAYMENT", effective_at=days(3))
-    after, before = Book(NO_TRIAL), Book(NO_TRIAL)
-    for book in (after, before):
-        book.tell(opening())
-    after.tell(by_hand, payment_refund("1", "1", 4))
-    before.do(payment_refund("1", "1", 4))
-    before.tell(by_hand)
-    for book in (after, before):
-        assert book.account is not None
-        assert (book.account.balance, book.account.pending, book.remaining()) == (6, 6, {1: 6})
-
-
-def test_L8_a_refund_of_an_expired_payment_takes_other_credits() -> None:
-    book = Book(NO_TRIAL)
-    book.tell(opening(), payment("1", 10, expires_at=days(1)), add(4))
-    posted = book.wait(days=2).tell(payment_refund("1", "1", 10))
-    assert [done.type for done in posted.transactions] == ["EXPIRY", "PAYMENT_REFUNDED"]
-    assert (posted.account.balance, posted.account.debt) == (-6, 6)

@@ -16,7 +16,9 @@ from tests.laws.stories import ids, refund_ids
 from tests.ledger.book import Book
 from tests.ledger.telling import (
     add,
+    closed,
     days,
+    disputed,
     opening,
     order,
     payment,
@@ -113,15 +115,16 @@ def test_L13_the_limits_of_the_range(before: list[Command], command: Command, co
         assert book.written() == written
 
 
-def test_L13_a_parked_refund_out_of_range_is_a_dead_letter() -> None:
+def test_L13_a_claw_back_out_of_range_is_refused() -> None:
     book = Book(NO_TRIAL)
-    book.tell(opening(), *OWING_ALL)
-    book.do(payment_refund("1", "1", 5))
-    # The payment's credits expired before they arrived, so its refund is out of range.
-    told = book.tell(payment("1", 5, expires_at=days(-1)))
-    assert [done.type for done in told.transactions] == ["PAYMENT", "EXPIRY"]
-    assert [letter.code for letter in told.dead_letters] == [OUT]
-    assert told.account.available == -MAX_CREDITS
+    book.tell(opening(), payment("1", 5), order("1", 5), *OWING_ALL)
+    assert book.refused(payment_refund("1", "1", 5)).refusal == Refusal.OUT_OF_RANGE
+
+
+def test_L13_credits_of_a_won_dispute_out_of_range_are_refused() -> None:
+    book = Book(NO_TRIAL)
+    book.tell(opening(), payment("1", 5), disputed("1", "1"), payment("2", MAX_CREDITS))
+    assert book.refused(closed("1", "1", "won")).refusal == Refusal.OUT_OF_RANGE
 
 
 def test_L13_every_json_reader_holds_the_limit_exactly() -> None:

@@ -42,7 +42,9 @@ class Book:
         need = needs(command)
         by_key = {transaction.key: transaction for transaction in self.transactions}
         source = by_key.get(need.source) if need.source else None
-        touched = {number for number, _ in source.draws} if source else set()
+        given = self.given.get(need.source) if need.source else None
+        taken = given.taken if given else ()
+        touched = {number for number, _ in (*source.draws, *taken) if number} if source else set()
         trial = self.account.trial if self.account else None
         time = max(self.now, self.account.settled_at) if self.account else self.now
         return State(
@@ -53,7 +55,7 @@ class Book:
             trial=self.transactions[trial - 1] if need.trial and trial else None,
             parked=self.parked.get(need.key),
             source=source,
-            given=self.given.get(need.source) if need.source else None,
+            given=given,
             closed={number: self.grants[number] for number in touched if not self.grants[number].remaining},
             waiting=tuple(parked for parked in self.parked.values() if parked.waits_for == need.key)
             if need.awaited

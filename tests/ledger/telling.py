@@ -13,10 +13,12 @@ from credit_service.ledger.commands import (
     DEFAULT_TERMS,
     ChangeTerms,
     Command,
+    DisputeClosed,
     GrantTerms,
     OpenAccount,
     OrderPaid,
     OrderRefunded,
+    PaymentDisputed,
     PaymentRefunded,
     PaymentSucceeded,
     Post,
@@ -115,17 +117,33 @@ def payment(payment_id: str, credits: int, expires_at: int | None = None, **more
 
 
 def payment_refund(refund_id: str, payment_id: str, credits: int) -> PaymentRefunded:
-    """A payment was refunded."""
+    """A payment was refunded; A:2026-01 stands for a period of a subscription."""
+    key, named = f"billing:payment_refund:{refund_id}", _named(payment_id)
     return with_content(
-        PaymentRefunded(
-            merchant_id=MERCHANT,
-            key=f"billing:payment_refund:{refund_id}",
-            opens=True,
-            refund_id=refund_id,
-            payment_id=payment_id,
-            credits=credits,
-        )
+        PaymentRefunded(merchant_id=MERCHANT, key=key, opens=True, refund_id=refund_id, credits=credits, **named)
     )
+
+
+def _named(payment_id: str) -> dict[str, Any]:
+    subscription, _, period = payment_id.partition(":")
+    return {"subscription_id": subscription, "period": period} if period else {"payment_id": payment_id}
+
+
+def disputed(dispute_id: str, payment_id: str, credits: int | None = None) -> PaymentDisputed:
+    """A dispute of a payment opened."""
+    key, named = f"billing:dispute:{dispute_id}", _named(payment_id)
+    return with_content(
+        PaymentDisputed(merchant_id=MERCHANT, key=key, opens=True, dispute_id=dispute_id, credits=credits, **named)
+    )
+
+
+def closed(dispute_id: str, payment_id: str, outcome: Any, credits: int | None = None) -> DisputeClosed:
+    """A dispute of a payment closed."""
+    key, named = f"billing:dispute:{dispute_id}:closed", _named(payment_id)
+    dispute = DisputeClosed(
+        merchant_id=MERCHANT, key=key, opens=True, dispute_id=dispute_id, outcome=outcome, credits=credits, **named
+    )
+    return with_content(dispute)
 
 
 def renewal(subscription: str, period: str, credits: int, expires_at: int | None = None) -> SubscriptionRenewed:

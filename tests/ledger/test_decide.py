@@ -17,7 +17,9 @@ from tests.ledger.book import Book
 from tests.ledger.telling import (
     MERCHANT,
     add,
+    closed,
     days,
+    disputed,
     opening,
     order,
     payment,
@@ -320,11 +322,14 @@ def test_an_account_keeps_the_time_of_its_last_transaction() -> None:
         (opening(), None, False, True, False),
         (trial(1), None, False, True, False),
         (payment("1", 1), None, True, False, False),
-        (renewal("A", "1", 1), None, False, False, False),
+        (renewal("A", "1", 1), None, True, False, False),
         (order("1", 1), None, True, False, False),
         (refund("1", credits=1), None, False, False, False),
         (refund("1", "7", money=1), "shopify:order:7", False, False, False),
         (payment_refund("1", "7", 1), "billing:payment:7", False, False, False),
+        (payment_refund("1", "A:7", 1), "billing:subscription:A:7", False, False, False),
+        (disputed("1", "7"), "billing:payment:7", False, False, False),
+        (closed("1", "7", "won"), "billing:payment:7", False, False, False),
     ],
 )
 def test_needs_lists_what_each_command_requires(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from credit_service.ledger.account import Draw
+from credit_service.ledger.account import Draw, GivenBack
 from credit_service.ledger.commands import Command
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.refunds import own_draws
@@ -103,7 +103,7 @@ def test_parked_refunds_share_their_order_in_order_of_arrival() -> None:
         ("shopify:refund:a", 2, 4),
     ]
     assert told.transaction == told.transactions[0]
-    assert book.given["shopify:order:1"] == ("shopify:order:1", 10_000_000, 2, 6)
+    assert book.given["shopify:order:1"] == GivenBack("shopify:order:1", 10_000_000, 2, 6)
 
 
 @pytest.mark.parametrize("command", [refund("1", "1", money=5), payment_refund("1", "1", 5)])

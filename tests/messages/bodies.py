@@ -142,6 +142,7 @@ def event_data(merchant_id: str = MERCHANT) -> dict[str, st.SearchStrategy[Pairs
     item = objects(
         {"order_id": ids}, {"total": money, "credits": some_credits, "currency": st.just("GBP"), "metadata": metadata}
     )
+    payment = {"payment_id": ids, "subscription_id": ids, "period": ids}
     adjustment = objects(
         {
             "merchant_id": merchant,
@@ -180,7 +181,13 @@ def event_data(merchant_id: str = MERCHANT) -> dict[str, st.SearchStrategy[Pairs
             {"merchant_id": merchant, "payment_id": ids, "credits": some_credits}, {"expires_at": times}
         ),
         "evt.billing.payment_refunded": objects(
-            {"merchant_id": merchant, "payment_id": ids, "refund_id": ids, "credits_to_use": some_credits}, {}
+            {"merchant_id": merchant, "refund_id": ids, "credits_to_use": some_credits}, payment
+        ),
+        "evt.billing.payment_disputed": objects(
+            {"merchant_id": merchant, "dispute_id": ids}, payment | {"credits": some_credits}
+        ),
+        "evt.billing.payment_dispute_closed": objects(
+            {"merchant_id": merchant, "dispute_id": ids, "outcome": st.sampled_from(["won", "lost", "drawn"])}, payment
         ),
         "evt.billing.subscription_renewed": objects(
             {"merchant_id": merchant, "subscription_id": ids, "credits": some_credits},

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from credit_service.ledger.account import MAX_CREDITS
-from credit_service.ledger.commands import OrderRefunded, PaymentRefunded
+from credit_service.ledger.commands import ClawBack, OrderRefunded
 from credit_service.messages import dead_letters
 from credit_service.messages.envelope import read
 from credit_service.messages.strict_json import parse
@@ -19,10 +19,10 @@ REFUNDED = "evt.shopify.webhook.order_refunded"
 OF_EVENT = Letter(7, "validation_failed", "No.", T0, None, "evt.x", b"\xff{", None, None)
 
 
-def told(event: dict[str, object]) -> OrderRefunded | PaymentRefunded:
+def told(event: dict[str, object]) -> OrderRefunded | ClawBack:
     """Return the command that every door reads from this event."""
     (translated,) = read(event, "someone", None).commands
-    assert isinstance(translated.command, OrderRefunded | PaymentRefunded)
+    assert isinstance(translated.command, OrderRefunded | ClawBack)
     return translated.command
 
 
@@ -38,6 +38,8 @@ def _event(type_: str, **data: object) -> dict[str, object]:
         _event(REFUNDED, refund_id="R", order_id="o", refund_amount="1000000000000", metadata={"ä": [1, None, "\x01"]}),
         _event(REFUNDED, refund_id="R", credits=MAX_CREDITS),
         _event("evt.billing.payment_refunded", refund_id=9, payment_id="P", credits=0),
+        _event("evt.billing.payment_disputed", dispute_id="D", subscription_id="S", period="2026-01"),
+        _event("evt.billing.payment_dispute_closed", dispute_id="D", payment_id="P", outcome="lost", credits=3),
     ],
     ids=str,
 )

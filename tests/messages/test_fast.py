@@ -178,6 +178,8 @@ def test_every_event_type_is_read_fast(type_: str) -> None:
         "evt.shopify.webhook.order_refunded": ',"refund_id":2,"order_id":1,"refund_amount":5',
         "evt.billing.payment_succeeded": ',"payment_id":1,"credits":5,"expires_at":"2999-01-01T00:00:00Z"',
         "evt.billing.payment_refunded": ',"payment_id":1,"refund_id":2,"credits_used":5',
+        "evt.billing.payment_disputed": ',"subscription_id":1,"period":"2026-01","dispute_id":2,"credits":5',
+        "evt.billing.payment_dispute_closed": ',"payment_id":1,"dispute_id":2,"outcome":"lost"',
         "evt.billing.subscription_renewed": ',"subscription_id":1,"period":"2026-01","credits_to_use":5',
     }.get(type_, ',"adjustment_id":1,"operation_type":"INCREASE","credits":5,"reason":"é","admin_id":"bo"')
     body = (

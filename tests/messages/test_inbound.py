@@ -9,15 +9,18 @@ import pytest
 from credit_service.ledger.account import Reference
 from credit_service.ledger.commands import (
     Command,
+    DisputeClosed,
     GrantTerms,
     OpenAccount,
     OrderPaid,
     OrderRefunded,
+    PaymentDisputed,
     PaymentRefunded,
     PaymentSucceeded,
     Post,
     SubscriptionRenewed,
     TrialStarted,
+    source_key,
 )
 from credit_service.ledger.types import MANUAL
 from credit_service.messages.faults import Invalid
@@ -31,6 +34,8 @@ PAID = "evt.shopify.webhook.order_paid"
 REFUNDED = "evt.shopify.webhook.order_refunded"
 PAYMENT = "evt.billing.payment_succeeded"
 PAYMENT_REFUNDED = "evt.billing.payment_refunded"
+DISPUTED = "evt.billing.payment_disputed"
+DISPUTE_CLOSED = "evt.billing.payment_dispute_closed"
 RENEWED = "evt.billing.subscription_renewed"
 ADJUSTED = "cmd.credits.manual_adjustment"
 
@@ -42,6 +47,8 @@ LEAST: dict[str, dict[str, Any]] = {
     REFUNDED: {"refund_id": "r", "order_id": "1", "refund_amount": "10"},
     PAYMENT: {"payment_id": "p", "credits": 5},
     PAYMENT_REFUNDED: {"payment_id": "p", "refund_id": "r", "credits": 5},
+    DISPUTED: {"payment_id": "p", "dispute_id": "d"},
+    DISPUTE_CLOSED: {"payment_id": "p", "dispute_id": "d", "outcome": "won"},
     RENEWED: {"subscription_id": "s", "period": "2026-01", "credits": 5},
     ADJUSTED: {"adjustment_id": "a", "operation_type": "DECREASE", "credits": 5, "reason": "why", "admin_id": "bo"},
 }
@@ -121,6 +128,8 @@ def test_without_metadata_there_is_no_salt(type_: str) -> None:
             PaymentRefunded,
             {"credits": 5, "payment_id": "p", "refund_id": "r"},
         ),
+        (DISPUTED, "billing:dispute:d", PaymentDisputed, {"credits": None, "payment_id": "p", "dispute_id": "d"}),
+        (DISPUTE_CLOSED, "billing:dispute:d:closed", DisputeClosed, {"dispute_id": "d", "outcome": "won"}),
         (
             RENEWED,
             "billing:subscription:s:2026-01",
@@ -187,6 +196,12 @@ def test_L03_spellings_of_one_id_are_the_same(order_id: int | str) -> None:
     assert one(RENEWED, subscription_id=order_id).subscription_id == "17"
 
 
+def test_a_refund_or_dispute_may_name_a_renewal() -> None:
+    renewal = {"payment_id": None, "subscription_id": "s", "period": "2026-01"}
+    for type_ in (PAYMENT_REFUNDED, DISPUTED, DISPUTE_CLOSED):
+        assert source_key(one(type_, **renewal)) == one(RENEWED, period="2026-01").key
+
+
 @pytest.mark.parametrize("type_", [TRIAL, PAID, REFUNDED, PAYMENT, PAYMENT_REFUNDED, RENEWED, ADJUSTED])
 @pytest.mark.parametrize("name", ["credits", "credits_used", "credits_to_use"])
 def test_credits_have_three_names_of_which_one_is_allowed(type_: str, name: str) -> None:
@@ -238,6 +253,13 @@ def test_credits_are_required_without_another_price(type_: str) -> None:
         (PAYMENT, {"payment_id": None}, ("/data/payment_id", "required")),
         (PAYMENT, {"expires_at": "soon"}, ("/data/expires_at", "malformed")),
         (PAYMENT_REFUNDED, {"refund_id": None}, ("/data/refund_id", "required")),
+        (PAYMENT_REFUNDED, {"payment_id": None}, ("/data/payment_id", "required")),
+        (PAYMENT_REFUNDED, {"subscription_id": "s"}, ("/data/payment_id", "required")),
+        (DISPUTED, {"payment_id": None, "subscription_id": "s"}, ("/data/payment_id", "required")),
+        (DISPUTED, {"payment_id": None, "period": "1"}, ("/data/payment_id", "required")),
+        (DISPUTED, {"dispute_id": None}, ("/data/dispute_id", "required")),
+        (DISPUTE_CLOSED, {"outcome": None}, ("/data/outcome", "required")),
+        (DISPUTE_CLOSED, {"outcome": "drawn"}, ("/data/outcome", "not_allowed")),
         (RENEWED, {"period": None}, ("/data/period", "required")),
         (RENEWED, {"renewal_id": 1}, ("/data/period", "required")),
         (RENEWED, {"subscription_id": None}, ("/data/subscription_id", "required")),

@@ -58,7 +58,7 @@ def _posts(draw: st.DrawFn) -> Post:
         return telling.use(draw(_posted), key, **more)
     terms: dict[str, Any] = {"priority": draw(st.sampled_from([1, 100]))}
     terms |= {"effective_at": draw(_instants), "expires_at": draw(_instants)}
-    command = telling.add(draw(_posted), key, draw(st.sampled_from(["MANUAL", "PAYMENT", "TRIAL"])), **terms)
+    command = telling.add(draw(_posted), key, draw(st.sampled_from(["MANUAL", "SUBSCRIPTION", "TRIAL"])), **terms)
     return replace(command, **more)
 
 
@@ -67,6 +67,8 @@ _facts: st.SearchStrategy[Command] = st.one_of(
     st.builds(telling.trial, _credits, _ids),
     st.builds(telling.payment, _ids, _credits, _instants),
     st.builds(telling.payment_refund, _ids, _ids, _credits),
+    st.builds(telling.disputed, _ids, _ids, st.none() | _credits),
+    st.builds(telling.closed, _ids, _ids, st.sampled_from(["won", "lost"])),
     st.builds(telling.renewal, _ids, _ids, _credits, _instants),
     st.builds(telling.order, _ids, st.none() | _credits, total=_money, currency=st.sampled_from([None, "EUR", "USD"])),
     st.builds(telling.refund, _ids, st.just(None), credits=_credits),

@@ -26,7 +26,7 @@ from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.proof import verify
 from credit_service.posting import Posting, RefusedAt
-from credit_service.storage import erasing, letters, tables
+from credit_service.storage import erasing, letters, rows, tables
 from credit_service.storage.accounts import AccountQuery, Accounts, LoadedAccount
 from credit_service.storage.engine import BadRow, Engine, Loaded, Writes
 from credit_service.storage.erasing import Erasing
@@ -374,7 +374,7 @@ class EngineContract:
         await write(engine, writes(later, grants=[spent, new], given_back=[GivenBack("o", 1, 2, 3)]))
         assert (await Accounts(engine).load([MERCHANT], T0))[MERCHANT].account == later
         assert [books.grants async for books in engine.books()] == [[spent, new]]
-        assert [row[1:] for row in await harness.rows("given_back")] == [("o", 1, 2, 3)]
+        assert [rows.given_back(row) for row in await harness.rows("given_back")] == [GivenBack("o", 1, 2, 3)]
 
     # ---- the engine stores exactly the ledger's decisions
 
@@ -431,7 +431,7 @@ class EngineContract:
             assert {row[1] - place for place, row in enumerate(lane, 1)} == {0}
         for number, book in by_number.items():
             assert [row[3:8] for row in events if row[2] == number] == [one[:5] for one in book.announcements]
-        given = {(number, *one) for number, book in by_number.items() for one in book.given.values()}
+        given = {rows.given_back_row(number, one) for number, book in by_number.items() for one in book.given.values()}
         assert {tuple(row) for row in await harness.rows("given_back")} == given
         parked = {(number, *one[:4]) for number, book in by_number.items() for one in book.parked.values()}
         assert {tuple(row[:5]) for row in await harness.rows("parked")} == parked
@@ -539,6 +539,7 @@ class EngineContract:
         "ck_grants_remaining": writes(grants=[grant(remaining=6)]),
         "ck_grants_category": writes(grants=[grant(category="borrowed")]),
         "ck_given_back_not_negative": writes(given_back=[GivenBack("o", 0, 2, 1)]),
+        "ck_given_back_of_payment": writes(given_back=[GivenBack("o", refunded=-1)]),
     }
 
     @pytest.mark.parametrize("constraint", BROKEN)

@@ -165,12 +165,13 @@ INSERT INTO accounts SELECT n, {n16}, 0, 0, 0, 0, 0, 0, 8, 8, 0, NULL, 0, 0, NUL
 INSERT INTO transactions SELECT account, n, 'INCREASE', 'PAYMENT', 0, 0, 0, 0, 0, 'k' || n, '', NULL, NULL, NULL,
     NULL, NULL, NULL, NULL, '[]', NULL, 'a', NULL, 0, 0, {zero}
     FROM generate_series(1, 4000) account, generate_series(1, CASE account WHEN 7 THEN 3000 ELSE 8 END) n;
-INSERT INTO grants (account, number, sequence, category, priority, effective_at, amount, remaining, lapses, open)
-    SELECT account, n, 1, 'paid', 100, 0, 5, CASE n WHEN 1 THEN 5 ELSE 0 END, 0, CASE n WHEN 1 THEN 1 ELSE 0 END
+INSERT INTO grants (account, number, sequence, category, priority, effective_at, amount, remaining, lapses, gone,
+    open) SELECT account, n, 1, 'paid', 100, 0, 5, CASE n WHEN 1 THEN 5 ELSE 0 END, 0, 0,
+    CASE n WHEN 1 THEN 1 ELSE 0 END
     FROM generate_series(1, 4000) account, generate_series(1, 6) n;
 INSERT INTO events SELECT n % 16, n, n % 4000 + 1, n, 'recharged', n % 8 + 1, 0, 0 FROM generate_series(1, 30000) n;
 INSERT INTO parked SELECT n, 'k', 'o', n, 0, 'order_refunded', '{{}}' FROM generate_series(1, 3000) n;
-INSERT INTO given_back SELECT n, 'k', 0, 0, 0 FROM generate_series(1, 3000) n;
+INSERT INTO given_back SELECT n, 'k', 0, 0, 0, 0, 0, '[]', '[]' FROM generate_series(1, 3000) n;
 INSERT INTO api_keys SELECT n::text, 'n', 'read', {zero}, n FROM generate_series(1, 2000) n;
 """.format(n16="decode(lpad(to_hex(n), 32, '0'), 'hex')", zero="decode(repeat('00', 32), 'hex')")
 

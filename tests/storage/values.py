@@ -11,6 +11,7 @@ from credit_service.ledger.account import (
     Account,
     Announcement,
     DeadLetter,
+    Dispute,
     GivenBack,
     Grant,
     Parked,
@@ -175,7 +176,10 @@ FULL_GRANT = grant(
     lapses=3,
 )
 FULL_ANNOUNCEMENT = Announcement(2**48, "plugin_status_changed", 7, -MAX_CREDITS, T0, {"reason": "exhausted", "n": [1]})
-FULL_GIVEN_BACK = GivenBack("shopify:order:1", LARGEST_MONEY, MAX_CREDITS - 1, MAX_CREDITS)
+DISPUTES = (Dispute("d", None, None), Dispute("e", MAX_CREDITS, "won"))
+FULL_GIVEN_BACK = GivenBack(
+    "shopify:order:1", LARGEST_MONEY, MAX_CREDITS - 1, MAX_CREDITS, MAX_CREDITS, 3, ((2, 5), (0, 7)), DISPUTES
+)
 FULL_PARKED = Parked("shopify:refund:1", "shopify:order:1", T0 + 1, T0, FULL_REFUND)
 PARKED_PAYMENT_REFUND = Parked(PAYMENT_REFUND.key, "billing:payment:9007199254740993", T0, T0 - 1, PAYMENT_REFUND)
 FULL_UNDELIVERABLE = Undeliverable(

@@ -97,7 +97,8 @@ class Grant(NamedTuple):
     expires_at: int | None
     amount: int
     remaining: int
-    lapses: int = 0  # EXPIRY transactions so far; a refund may return credits to an expired grant, which lapse again
+    lapses: int = 0  # EXPIRY transactions so far
+    gone: int = 0  # credits that expired or were voided
 
 
 class Transaction(NamedTuple):
@@ -141,13 +142,25 @@ class Announcement(NamedTuple):
     detail: dict[str, Any] | None = None  # data that neither the transaction nor the account keeps
 
 
+class Dispute(NamedTuple):
+    """One dispute of a payment, as its events tell it. `credits`: None means all of the payment."""
+
+    id: str
+    credits: int | None
+    outcome: str | None  # won or lost; None while it is open
+
+
 class GivenBack(NamedTuple):
-    """The refunds of one order or payment so far (L8)."""
+    """The refunds of one order so far (L8), or the refunds and disputes of one payment (L19)."""
 
     key: str  # natural key of the order or payment
-    money_micros: int = 0  # refunded money
-    by_money: int = 0  # credits of the refunds of money
-    credits: int = 0  # credits of all refunds
+    money_micros: int = 0  # of an order: refunded money
+    by_money: int = 0  # of an order: credits of the refunds of money
+    credits: int = 0  # that the refunds of an order returned, or that are taken back for a payment
+    refunded: int = 0  # of a payment: credits that its refunds demand, at most all
+    waived: int = 0  # of a payment: demanded credits that the policy `clamp` never takes
+    taken: tuple[Draw, ...] = ()  # of a payment: where `credits` were taken; grant 0 is debt
+    disputes: tuple[Dispute, ...] = ()  # of a payment
 
 
 class Parked(NamedTuple):

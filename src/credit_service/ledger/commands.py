@@ -7,7 +7,7 @@ worth (L5). The caller chooses the key of a command. The key of a fact is natura
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 from uuid import UUID
 
 from credit_service.ledger.account import Reference
@@ -15,6 +15,7 @@ from credit_service.ledger.types import (
     ORDER_PAID,
     ORDER_REFUNDED,
     PAYMENT,
+    PAYMENT_DISPUTED,
     PAYMENT_REFUNDED,
     SUBSCRIPTION,
     TRIAL,
@@ -163,7 +164,8 @@ class OrderRefunded(Fact):
     """A customer got money or credits of an order back (L8). Without `order_id`, `credits` is required."""
 
     type = ORDER_REFUNDED
-    source_type = TYPES[type].refunds
+    kind = "order_refunded"
+    source_types = TYPES[type].refunds
     refund_id: str
     order_id: str | None = None
     credits: int | None = None
@@ -173,17 +175,49 @@ class OrderRefunded(Fact):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PaymentRefunded(Fact):
-    """A payment for credits was refunded: takes its credits back (L8)."""
+class ClawBack(Fact):
+    """A fact about a payment that its merchant, or a bank, wants back (L19). It names the payment or the renewal."""
+
+    source_types = TYPES[PAYMENT_REFUNDED].refunds
+    payment_id: str | None = None
+    subscription_id: str | None = None
+    period: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaymentRefunded(ClawBack):
+    """A payment for credits was refunded: demands these credits back."""
 
     type = PAYMENT_REFUNDED
-    source_type = TYPES[type].refunds
+    kind = "payment_refunded"
     refund_id: str
-    payment_id: str
     credits: int
 
 
-REFUNDS: Final[Mapping[str, type[Fact]]] = {fact.type.lower(): fact for fact in (OrderRefunded, PaymentRefunded)}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaymentDisputed(ClawBack):
+    """A dispute of a payment opened: demands its credits back until it is won. No `credits` means all."""
+
+    type = PAYMENT_DISPUTED
+    kind = "payment_disputed"
+    dispute_id: str
+    credits: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DisputeClosed(ClawBack):
+    """A dispute closed: won by the platform, so its credits return; or lost. `credits`: what was lost in the end."""
+
+    type = PAYMENT_DISPUTED
+    kind = "payment_dispute_closed"
+    dispute_id: str
+    outcome: Literal["won", "lost"]
+    credits: int | None = None
+
+
+REFUNDS: Final[Mapping[str, type[OrderRefunded | ClawBack]]] = {
+    fact.kind: fact for fact in (OrderRefunded, PaymentRefunded, PaymentDisputed, DisputeClosed)
+}
 """The facts that may wait for their order or payment (L8), by name. Storage keeps the name; the event ends with it."""
 
 
@@ -203,9 +237,11 @@ def payment_key(payment_id: str) -> str:
 
 
 def source_key(command: Command) -> str | None:
-    """The natural key of the order or payment of a refund, if it names one."""
+    """The natural key of the order, payment or renewal that a refund or dispute names, if it names one."""
     if isinstance(command, OrderRefunded):
         return None if command.order_id is None else order_key(command.order_id)
-    if isinstance(command, PaymentRefunded):
+    if not isinstance(command, ClawBack):
+        return None
+    if command.payment_id is not None:
         return payment_key(command.payment_id)
-    return None
+    return natural_key(SUBSCRIPTION, subscription_id=command.subscription_id, period=command.period)

@@ -24,12 +24,15 @@ from credit_service.ledger.commands import (
     DEFAULT_TERMS,
     UNCHANGED,
     ChangeTerms,
+    ClawBack,
     Command,
+    DisputeClosed,
     Fact,
     GrantTerms,
     OpenAccount,
     OrderPaid,
     OrderRefunded,
+    PaymentDisputed,
     PaymentRefunded,
     PaymentSucceeded,
     Post,
@@ -43,7 +46,7 @@ from credit_service.ledger.draft import Draft, Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.pricing import order_price
 from credit_service.ledger.proof import is_repeat
-from credit_service.ledger.refunds import refund_order, refund_payment
+from credit_service.ledger.refunds import claw_back, refund_order
 from credit_service.ledger.refusals import Refusal, Refused
 from credit_service.ledger.settle import lapse, settle
 from credit_service.ledger.types import (
@@ -294,9 +297,9 @@ def _order_refunded(draft: Draft, state: State, fact: OrderRefunded) -> Refused 
     return _give_back(draft, state, fact)
 
 
-def _give_back(draft: Draft, state: State, fact: OrderRefunded | PaymentRefunded) -> Refused | None:
+def _give_back(draft: Draft, state: State, fact: OrderRefunded | ClawBack) -> Refused | None:
     source = state.source
-    if source is None or source.type != fact.source_type:
+    if source is None or source.type not in fact.source_types:
         waits_for = source_key(fact)
         assert waits_for is not None
         draft.parked = Parked(fact.key, waits_for, draft.now + draft.policy.refund_wait, draft.now, fact)
@@ -309,12 +312,12 @@ def _give_back(draft: Draft, state: State, fact: OrderRefunded | PaymentRefunded
 
 
 def _refund(
-    draft: Draft, fact: OrderRefunded | PaymentRefunded, source: Transaction, given: GivenBack | None
+    draft: Draft, fact: OrderRefunded | ClawBack, source: Transaction, given: GivenBack | None
 ) -> Transaction | Refused:
     given = given or GivenBack(source.key)
     if isinstance(fact, OrderRefunded):
         return refund_order(draft, fact, source, given)
-    return refund_payment(draft, fact, source, given)
+    return claw_back(draft, fact, source, given)
 
 
 def _apply_waiting(draft: Draft, waiting: tuple[Parked, ...]) -> None:
@@ -322,7 +325,7 @@ def _apply_waiting(draft: Draft, waiting: tuple[Parked, ...]) -> None:
     source = draft.own
     assert source is not None
     # A payment may have the natural key of an order.
-    for parked in [one for one in waiting if one.fact.source_type == source.type]:
+    for parked in [one for one in waiting if source.type in one.fact.source_types]:
         if parked.until <= draft.now:
             _give_up(draft, parked)
             continue
@@ -341,7 +344,7 @@ def _settle(draft: Draft, state: State, command: Settle) -> Refused | None:
 def _give_up(draft: Draft, parked: Parked) -> None:
     """Turn a refund whose wait is over into a dead letter."""
     draft.unparked.append(parked.key)
-    of_payment = isinstance(parked.fact, PaymentRefunded)
+    of_payment = isinstance(parked.fact, ClawBack)
     _dead_letter(draft, parked, Refusal.PAYMENT_UNKNOWN if of_payment else Refusal.ORDER_UNKNOWN)
 
 
@@ -377,7 +380,7 @@ def _void_grant(draft: Draft, state: State, command: VoidGrant) -> Refused | Non
     if grant is None or remaining < amount:
         return Refused(Refusal.INSUFFICIENT_CREDITS, {"available": remaining, "required": amount})
     # Nothing can fail any more.
-    draft.change_grant(grant, -amount)
+    draft.remove(grant, amount)
     draft.own = draft.record(DECREASE, VOID, amount, command, reference=Reference("grant", addresses.text(*address)))
     return None
 
@@ -394,4 +397,6 @@ _RULES: Mapping[type[Command], Callable[[Draft, State, Any], Refused | None]] = 
     OrderPaid: _order_paid,
     OrderRefunded: _order_refunded,
     PaymentRefunded: _give_back,
+    PaymentDisputed: _give_back,
+    DisputeClosed: _give_back,
 }

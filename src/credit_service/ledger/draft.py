@@ -168,6 +168,7 @@ class Draft:
             grant.amount,
             grant.remaining + change,
             grant.lapses,
+            grant.gone,
         )
         self._keep(grant, after)
         self.draws.append((grant.number, change))
@@ -185,9 +186,10 @@ class Draft:
         )
         return self.change_grant(empty, amount)
 
-    def count_lapse(self, grant: Grant) -> None:
-        """Count one more expiry of a grant."""
-        self._keep(grant, grant._replace(lapses=grant.lapses + 1))
+    def remove(self, grant: Grant, amount: int, *, lapses: int = 0) -> None:
+        """Take credits of a grant that nobody spent: they expired (`lapses` is 1) or were voided."""
+        after = self.change_grant(grant, -amount)
+        self._keep(after, after._replace(lapses=grant.lapses + lapses, gone=grant.gone + amount))
 
     def _keep(self, before: Grant, after: Grant) -> None:
         if before.remaining:

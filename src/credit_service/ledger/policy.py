@@ -8,6 +8,7 @@ from typing import Literal
 from credit_service.ledger.account import DAY, Account
 
 WhenInsufficient = Literal["overdraft", "partial", "reject"]
+ClawbackPolicy = Literal["debt", "clamp"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Policy:
     refund_grace_days: int = 30
     refund_wait_days: int = 7
     auto_create: bool = True
+    clawback: ClawbackPolicy = "debt"
 
     @property
     def refund_grace(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from credit_service.ledger import addresses
 from credit_service.ledger.account import GENESIS, Account, Draw, Grant, Transaction, TypeTotal
-from credit_service.ledger.types import INCREASE
+from credit_service.ledger.types import EXPIRY, INCREASE, VOID
 
 
 def personal_hash(metadata: str | None, salt: bytes | None) -> bytes | None:
@@ -78,6 +78,7 @@ def verify(account: Account, grants: Iterable[Grant], transactions: Iterable[Tra
     `grants`: all grants of the account, also the spent ones. `transactions`: all of them, by sequence.
     """
     remaining: dict[int, int] = {}
+    gone: dict[int, int] = {}
     last: Transaction | None = None
     by_type: dict[str, TypeTotal] = {}
     previous_hash = GENESIS
@@ -90,6 +91,9 @@ def verify(account: Account, grants: Iterable[Grant], transactions: Iterable[Tra
             taken += transaction.amount
         by_type[transaction.type] = (count + 1, added, taken)
         _draw(remaining, transaction.draws)
+        if transaction.type in (EXPIRY, VOID) and transaction.draws:
+            number = transaction.draws[-1][0]
+            gone[number] = gone.get(number, 0) + transaction.amount
         if any(left < 0 for left in remaining.values()):
             yield Discrepancy(transaction.sequence, "a grant is drawn below zero")
         if sum(remaining.values()) - transaction.debt_after != transaction.balance_after:
@@ -100,7 +104,7 @@ def verify(account: Account, grants: Iterable[Grant], transactions: Iterable[Tra
                 del remaining[number]
         previous_hash = transaction.hash
         last = transaction
-    yield from _check_account(account, grants, last, remaining, by_type)
+    yield from _check_account(account, grants, last, remaining, gone, by_type)
 
 
 def _draw(remaining: dict[int, int], draws: Iterable[Draw]) -> None:
@@ -134,6 +138,7 @@ def _check_account(
     grants: Iterable[Grant],
     last: Transaction | None,
     remaining: dict[int, int],
+    gone: Mapping[int, int],
     by_type: Mapping[str, TypeTotal],
 ) -> Iterator[Discrepancy]:
     # A grant that begins pays debt without a transaction. The account carries those draws until the next one.
@@ -141,7 +146,13 @@ def _check_account(
     _draw(remaining, account.carried)
     increases = sum(added for _, added, _ in by_type.values())
     decreases = sum(taken for _, _, taken in by_type.values())
-    open_grants = [grant for grant in grants if grant.remaining]
+    open_grants: list[Grant] = []
+    lost: dict[int, int] = {}
+    for grant in grants:
+        if grant.remaining:
+            open_grants.append(grant)
+        if grant.gone:
+            lost[grant.number] = grant.gone
     pending = sum(grant.remaining for grant in open_grants if grant.effective_at > account.settled_at)
     expected = {
         "sequence": (account.sequence, last.sequence if last else 0),
@@ -159,3 +170,5 @@ def _check_account(
     stored_grants = {grant.number: grant.remaining for grant in open_grants}
     if stored_grants != {number: left for number, left in remaining.items() if left}:
         yield Discrepancy(None, "the grants are not what the transactions drew")
+    if lost != gone:
+        yield Discrepancy(None, "the grants did not lose what expired or was voided")

@@ -1,13 +1,16 @@
-"""Refunds: how many credits return, and to which grants (L8)."""
+"""Refunds of orders: how many credits return, and to which grants (L8). Claw-back of payments: what is taken (L19)."""
 
 from collections.abc import Iterator
 
-from credit_service.ledger.account import MAX_MONEY_MICROS, Draw, GivenBack, Reference, Transaction
+from credit_service.ledger.account import MAX_MONEY_MICROS, Dispute, Draw, GivenBack, Grant, Transaction
 from credit_service.ledger.burn_down import pay_debt, spend
-from credit_service.ledger.commands import OrderRefunded, PaymentRefunded
+from credit_service.ledger.commands import ClawBack, DisputeClosed, OrderRefunded, PaymentDisputed, PaymentRefunded
 from credit_service.ledger.draft import Draft
 from credit_service.ledger.refusals import Refusal, Refused
-from credit_service.ledger.types import DECREASE, INCREASE, ORDER_REFUNDED, PAID, PAYMENT_REFUNDED
+from credit_service.ledger.types import DECREASE, INCREASE, ORDER_REFUNDED, PAID
+
+DEBT = 0
+"""Stands for debt where a grant is named: grants are numbered from 1."""
 
 
 def refund_order(draft: Draft, fact: OrderRefunded, order: Transaction, given: GivenBack) -> Transaction | Refused:
@@ -108,31 +111,99 @@ def _return_to_grant(draft: Draft, number: int, share: int) -> None:
         draft.change_grant(grant, share)
 
 
-def refund_payment(
-    draft: Draft, fact: PaymentRefunded, payment: Transaction, given: GivenBack
-) -> Transaction | Refused:
-    """Take back the credits of a payment, never more than it gave."""
-    amount = min(fact.credits, payment.amount - given.credits)
+def claw_back(draft: Draft, fact: ClawBack, paid: Transaction, given: GivenBack) -> Transaction | Refused:
+    """Take back what is now demanded for a payment or renewal, or return what is demanded no more (L19).
+
+    Its refunds, and its disputes that are open or lost, demand credits: together at most what it gave. So the order,
+    number and repetition of these facts make no difference.
+    """
+    after, said = _heard(fact, paid, given)
+    demanded = _demanded(after, paid)
+    amount = given.credits - demanded
+    if amount > 0 or (isinstance(fact, DisputeClosed) and fact.outcome == "won"):
+        return _return_demanded(draft, fact, paid, after, max(amount, 0))
+    own = _grant_of(draft, paid)
+    unspent, gone = (own.remaining, own.gone) if own else (0, 0)
+    # What expired of its grant, or was voided, is gone: nobody else's credits pay for it.
+    waived = min(given.waived, demanded - given.credits)
+    amount = min(demanded - given.credits - waived, max(paid.amount - gone - given.credits, 0))
+    if draft.policy.clawback == "clamp" and amount > unspent:
+        waived += amount - unspent
+        amount = unspent
     if not draft.fits(DECREASE, amount):
         return Refused(Refusal.OUT_OF_RANGE)
     # Nothing can fail any more.
-    take_back(draft, payment, amount)
-    draft.given_back[given.key] = given._replace(credits=given.credits + amount)
-    return draft.record(
-        DECREASE,
-        PAYMENT_REFUNDED,
-        amount,
-        fact,
-        shortfall=fact.credits - amount,
-        reference=Reference("payment", fact.payment_id),
+    taken = take_back(draft, own, amount)
+    draft.given_back[given.key] = after._replace(
+        credits=given.credits + amount, waived=waived, taken=given.taken + taken
     )
+    return draft.record(DECREASE, fact.type, amount, fact, shortfall=max(said - amount, 0), reference=paid.reference)
 
 
-def take_back(draft: Draft, increase: Transaction, amount: int) -> None:
-    """Take credits of an increase: first the unspent ones of its own grant, then others, if necessary into debt."""
-    # Its grant is the one that received credits. The other draws paid debts, or come from expiries before it.
-    own = next((draft.grant(number) for number, change in increase.draws if change > 0), None)
+def _heard(fact: ClawBack, paid: Transaction, given: GivenBack) -> tuple[GivenBack, int]:
+    """What is known of a payment after one more fact, and the credits that this fact alone demands."""
+    if isinstance(fact, PaymentRefunded):
+        return given._replace(refunded=min(given.refunded + fact.credits, paid.amount)), fact.credits
+    assert isinstance(fact, PaymentDisputed | DisputeClosed)
+    known = next((one for one in given.disputes if one.id == fact.dispute_id), None)
+    others = tuple([one for one in given.disputes if one is not known])
+    if isinstance(fact, DisputeClosed):  # its outcome stands, also if it comes before its opening
+        credits = fact.credits if fact.credits is not None or known is None else known.credits
+        dispute = Dispute(fact.dispute_id, credits, fact.outcome)
+    elif known is None:
+        dispute = Dispute(fact.dispute_id, fact.credits, None)
+    else:
+        dispute = known._replace(credits=fact.credits if known.credits is None else known.credits)
+    said = _disputed(dispute, paid) - (0 if known is None else _disputed(known, paid))
+    return given._replace(disputes=(*others, dispute)), said
+
+
+def _disputed(dispute: Dispute, paid: Transaction) -> int:
+    if dispute.outcome == "won":
+        return 0
+    return paid.amount if dispute.credits is None else dispute.credits
+
+
+def _demanded(given: GivenBack, paid: Transaction) -> int:
+    return min(given.refunded + sum([_disputed(one, paid) for one in given.disputes]), paid.amount)
+
+
+def _grant_of(draft: Draft, increase: Transaction) -> Grant | None:
+    # It is the one that received credits. The other draws paid debts, or come from expiries before it.
+    return next((draft.grant(number) for number, change in increase.draws if change > 0), None)
+
+
+def take_back(draft: Draft, own: Grant | None, amount: int) -> tuple[Draw, ...]:
+    """Take credits: first the unspent ones of this grant, then others, if necessary into debt. Returns each taking."""
+    first, debt = len(draft.draws), draft.debt
     unspent = min(own.remaining, amount) if own else 0
     if own and unspent:
         draft.change_grant(own, -unspent)
     spend(draft, amount - unspent)
+    taken = [(number, -change) for number, change in draft.draws[first:]]
+    return (*taken, (DEBT, draft.debt - debt)) if draft.debt > debt else tuple(taken)
+
+
+def _return_demanded(
+    draft: Draft, fact: ClawBack, paid: Transaction, given: GivenBack, amount: int
+) -> Transaction | Refused:
+    """Return credits that were taken back, to where they were taken, the last taken first."""
+    if not draft.fits(INCREASE, amount):
+        return Refused(Refusal.OUT_OF_RANGE)
+    # Nothing can fail any more.
+    taken, left = list(given.taken), amount
+    while left:
+        number, credits = taken.pop()
+        share = min(credits, left)
+        left -= share
+        if share < credits:
+            taken.append((number, credits - share))
+        if number == DEBT:
+            _return_uncovered(draft, share)
+        else:
+            _return_to_grant(draft, number, share)
+    pay_debt(draft)
+    kept = given.credits - amount
+    waived = min(given.waived, _demanded(given, paid) - kept)
+    draft.given_back[given.key] = given._replace(credits=kept, waived=waived, taken=tuple(taken))
+    return draft.record(INCREASE, fact.type, amount, fact, reference=paid.reference)

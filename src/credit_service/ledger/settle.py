@@ -54,8 +54,7 @@ def settle(draft: Draft) -> None:
 def lapse(draft: Draft, grant: Grant, instant: int) -> None:
     """Take the remaining credits of an expired grant by one EXPIRY transaction that occurred at `instant`."""
     identifier = addresses.text(draft.account.number, addresses.GRANT, grant.number)
-    emptied = draft.change_grant(grant, -grant.remaining)
-    draft.count_lapse(emptied)
+    draft.remove(grant, grant.remaining, lapses=1)
     command = Settle(
         merchant_id=draft.account.merchant_id,
         key=f"{RESERVED_KEY_PREFIX}{identifier}:{grant.lapses + 1}",

@@ -20,6 +20,7 @@ TransactionType = Literal[
     "SUBSCRIPTION",
     "PAYMENT",
     "PAYMENT_REFUNDED",
+    "PAYMENT_DISPUTED",
     "ORDER_PAID",
     "ORDER_REFUNDED",
     "USAGE",
@@ -33,6 +34,7 @@ TRIAL: Final = "TRIAL"
 SUBSCRIPTION: Final = "SUBSCRIPTION"
 PAYMENT: Final = "PAYMENT"
 PAYMENT_REFUNDED: Final = "PAYMENT_REFUNDED"
+PAYMENT_DISPUTED: Final = "PAYMENT_DISPUTED"
 ORDER_PAID: Final = "ORDER_PAID"
 ORDER_REFUNDED: Final = "ORDER_REFUNDED"
 USAGE: Final = "USAGE"
@@ -46,6 +48,7 @@ CONSUMED: Final = "consumed"
 REFUNDED: Final = "refunded"
 ADJUSTED: Final = "adjusted"
 PAYMENT_TAKEN_BACK: Final = "payment_refunded"
+PAYMENT_IN_DISPUTE: Final = "payment_disputed"
 EXPIRED: Final = "expired"
 ORDER_REJECTED: Final = "order_rejected"
 GRANT_VOIDED: Final = "grant.voided"
@@ -56,6 +59,7 @@ ANNOUNCED: Final[Mapping[str, str]] = {
     REFUNDED: "A refund returned credits of an order.",
     ADJUSTED: "An administrator added or took credits.",
     PAYMENT_TAKEN_BACK: "A payment was refunded, and the ledger took its credits back.",
+    PAYMENT_IN_DISPUTE: "A dispute of a payment opened or closed: the ledger took its credits back, or returned them.",
     EXPIRED: "A grant expired with credits left in it.",
     ORDER_REJECTED: "The available credits did not cover an order, so it was rejected and took nothing.",
     GRANT_VOIDED: "An administrator took unspent credits of a grant.",
@@ -68,19 +72,20 @@ class TypeRow(NamedTuple):
 
     `operations`: whether it may add or take credits. `announcement`: each of its transactions has this one, or the one
     of `instead`. `category`: default category of the grant of an increase. `key`: natural key of its fact or event,
-    with the event's fields in braces; None if the caller chooses the key. `refunds`: the type that it refunds.
+    with the event's fields in braces; None if the caller chooses the key. `refunds`: the types that it refunds.
     `postable`: whether `POST /credits/transactions` accepts it. `by_time`: the ledger posts it when its time comes, so
-    a view of the past dates it by its own instant (L7).
+    a view of the past dates it by its own instant (L7). `early`: it may change a grant before that is effective.
     """
 
     operations: tuple[Operation, ...]
     announcement: str
     category: Category = PAID
     key: str | None = None
-    refunds: TransactionType | None = None
+    refunds: tuple[TransactionType, ...] = ()
     instead: str | None = None
     postable: bool = False
     by_time: bool = False
+    early: bool = False
 
 
 TYPES: Final[Mapping[TransactionType, TypeRow]] = {
@@ -88,21 +93,34 @@ TYPES: Final[Mapping[TransactionType, TypeRow]] = {
     SUBSCRIPTION: TypeRow((INCREASE,), RECHARGED, key="billing:subscription:{subscription_id}:{period}", postable=True),
     PAYMENT: TypeRow((INCREASE,), RECHARGED, key="billing:payment:{payment_id}", postable=True),
     PAYMENT_REFUNDED: TypeRow(
-        (DECREASE,), PAYMENT_TAKEN_BACK, key="billing:payment_refund:{refund_id}", refunds=PAYMENT
+        (DECREASE,),
+        PAYMENT_TAKEN_BACK,
+        key="billing:payment_refund:{refund_id}",
+        refunds=(PAYMENT, SUBSCRIPTION),
+        early=True,
+    ),
+    PAYMENT_DISPUTED: TypeRow(
+        (DECREASE, INCREASE),
+        PAYMENT_IN_DISPUTE,
+        key="billing:dispute:{dispute_id}",
+        refunds=(PAYMENT, SUBSCRIPTION),
+        early=True,
     ),
     ORDER_PAID: TypeRow((DECREASE,), CONSUMED, key="shopify:order:{order_id}", instead=ORDER_REJECTED, postable=True),
-    ORDER_REFUNDED: TypeRow((INCREASE,), REFUNDED, key="shopify:refund:{refund_id}", refunds=ORDER_PAID, postable=True),
+    ORDER_REFUNDED: TypeRow(
+        (INCREASE,), REFUNDED, key="shopify:refund:{refund_id}", refunds=(ORDER_PAID,), postable=True
+    ),
     USAGE: TypeRow((DECREASE,), CONSUMED, postable=True),
     MANUAL: TypeRow((INCREASE, DECREASE), ADJUSTED, PROMOTIONAL, key="manual:{adjustment_id}", postable=True),
     EXPIRY: TypeRow((DECREASE,), EXPIRED, by_time=True),
-    VOID: TypeRow((DECREASE,), GRANT_VOIDED),
+    VOID: TypeRow((DECREASE,), GRANT_VOIDED, early=True),
 }
 
-REFUNDABLE: Final = frozenset({row.refunds for row in TYPES.values() if row.refunds})
-"""Types that refunds may wait for (L8)."""
+REFUNDABLE: Final = frozenset({refunded for row in TYPES.values() for refunded in row.refunds})
+"""Types that refunds and disputes may wait for (L8, L19)."""
 
-CLAW_BACKS: Final = frozenset({name for name, row in TYPES.items() if row.refunds and DECREASE in row.operations})
-"""Types that take credits back from the grant of the refunded payment, even before the grant is effective."""
+EARLY: Final = frozenset({name for name, row in TYPES.items() if row.early})
+"""Types that may change a grant before it is effective."""
 
 BY_TIME: Final = frozenset({name for name, row in TYPES.items() if row.by_time})
 """Types that the ledger posts when their time comes (L7)."""

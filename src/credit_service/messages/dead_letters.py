@@ -47,7 +47,7 @@ def about(code: str | None, subject: str | None, *, unreplayed: bool = False) ->
 
 def subject_of(letter: Letter) -> str:
     """The subject of a dead letter's event."""
-    return letter.subject or _SUBJECTS[letter.fact.type.lower()]
+    return letter.subject or _SUBJECTS[letter.fact.kind]
 
 
 def original_of(letter: Letter) -> bytes:

@@ -5,7 +5,7 @@ fact for each order, and an invalid order does not stop the others.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 from pydantic import Field, ValidationError
@@ -13,10 +13,12 @@ from pydantic import Field, ValidationError
 from credit_service.ledger.account import Reference
 from credit_service.ledger.commands import (
     Command,
+    DisputeClosed,
     GrantTerms,
     OpenAccount,
     OrderPaid,
     OrderRefunded,
+    PaymentDisputed,
     PaymentRefunded,
     PaymentSucceeded,
     Post,
@@ -31,6 +33,7 @@ from credit_service.ledger.types import (
     ORDER_PAID,
     ORDER_REFUNDED,
     PAYMENT,
+    PAYMENT_DISPUTED,
     PAYMENT_REFUNDED,
     SUBSCRIPTION,
     TRIAL,
@@ -58,6 +61,9 @@ from credit_service.messages.fields import (
     uuid,
 )
 from credit_service.messages.patterns import PRINTABLE
+
+_CLOSED: Final = ":closed"
+"""The end of the natural key of a dispute's closing."""
 
 
 class _EventData(Body):
@@ -125,11 +131,31 @@ class PaymentSucceededEvent(_WithCredits):
     expires_at: Time | None = None
 
 
-class PaymentRefundedEvent(_WithCredits):
-    """A payment was refunded: takes its credits back, never more than it gave. Waits until the payment is known."""
+class _PaymentNamed(_WithCredits):
+    """A payment is named by its id, a renewal by its subscription and its period."""
 
-    payment_id: Id
+    payment_id: Id | None = None
+    subscription_id: Id | None = None
+    period: Id | None = None
+
+
+class PaymentRefundedEvent(_PaymentNamed):
+    """A payment or renewal was refunded: takes its credits back, at most all. Waits until the payment is known."""
+
     refund_id: Id
+
+
+class PaymentDisputedEvent(_PaymentNamed):
+    """A dispute of a payment or renewal opened: takes its credits back. Waits until the payment is known."""
+
+    dispute_id: Id
+
+
+class PaymentDisputeClosedEvent(_PaymentNamed):
+    """A dispute closed. If it was won, the credits return; if it was lost, they stay taken back."""
+
+    dispute_id: Id
+    outcome: Literal["won", "lost"]
 
 
 class SubscriptionRenewedEvent(_WithCredits):
@@ -323,9 +349,35 @@ def _payment_succeeded(event: PaymentSucceededEvent, context: EventContext) -> l
 
 
 def _payment_refunded(event: PaymentRefundedEvent, context: EventContext) -> list[Translated]:
-    credits, payment_id, refund_id = _required_credits(event), id_text(event.payment_id), id_text(event.refund_id)
-    common = _common(event, context, natural_key(PAYMENT_REFUNDED, refund_id=refund_id), credits, payment_id)
-    return [Translated(PaymentRefunded(**common, credits=credits, payment_id=payment_id, refund_id=refund_id))]
+    credits, refund_id, payment = _required_credits(event), id_text(event.refund_id), _payment_named(event)
+    key = natural_key(PAYMENT_REFUNDED, refund_id=refund_id)
+    common = _common(event, context, key, credits, *payment.values())
+    return [Translated(PaymentRefunded(**common, **payment, credits=credits, refund_id=refund_id))]
+
+
+def _payment_disputed(event: PaymentDisputedEvent, context: EventContext) -> list[Translated]:
+    credits, dispute_id, payment = _credits(event), id_text(event.dispute_id), _payment_named(event)
+    key = natural_key(PAYMENT_DISPUTED, dispute_id=dispute_id)
+    common = _common(event, context, key, credits, *payment.values())
+    return [Translated(PaymentDisputed(**common, **payment, credits=credits, dispute_id=dispute_id))]
+
+
+def _dispute_closed(event: PaymentDisputeClosedEvent, context: EventContext) -> list[Translated]:
+    credits, dispute_id, payment = _credits(event), id_text(event.dispute_id), _payment_named(event)
+    key = natural_key(PAYMENT_DISPUTED, dispute_id=dispute_id) + _CLOSED
+    common = _common(event, context, key, credits, event.outcome, *payment.values())
+    fact = DisputeClosed(**common, **payment, credits=credits, dispute_id=dispute_id, outcome=event.outcome)
+    return [Translated(fact)]
+
+
+def _payment_named(event: _PaymentNamed) -> dict[str, Any]:
+    """The payment or renewal that a refund or dispute names."""
+    said = {name: getattr(event, name) for name in ("payment_id", "subscription_id", "period")}
+    named = {name: id_text(value) for name, value in said.items() if value is not None}
+    if tuple(named) not in (("payment_id",), ("subscription_id", "period")):
+        message = "Name the payment by payment_id, or the renewal by subscription_id and period."
+        raise Invalid([Fault("/data/payment_id", "required", message)])
+    return named
 
 
 def _subscription_renewed(event: SubscriptionRenewedEvent, context: EventContext) -> list[Translated]:
@@ -375,8 +427,10 @@ class Kind(NamedTuple):
     scope: str
 
 
-def _kind(model: type[Body], commands: _Translator, type_: TransactionType, scope: str = "write") -> Kind:
-    return Kind(model, commands, str(TYPES[type_].key), decoder(model), scope)
+def _kind(
+    model: type[Body], commands: _Translator, type_: TransactionType, scope: str = "write", key_end: str = ""
+) -> Kind:
+    return Kind(model, commands, f"{TYPES[type_].key}{key_end}", decoder(model), scope)
 
 
 _ADJUSTMENT = _kind(ManualAdjustmentEvent, _manual_adjustment, MANUAL, "admin")
@@ -388,6 +442,10 @@ CATALOGUE: Mapping[str, Kind] = {
     "evt.shopify.webhook.order_refunded": _kind(OrderRefundedEvent, _order_refunded, ORDER_REFUNDED),
     "evt.billing.payment_succeeded": _kind(PaymentSucceededEvent, _payment_succeeded, PAYMENT),
     "evt.billing.payment_refunded": _kind(PaymentRefundedEvent, _payment_refunded, PAYMENT_REFUNDED),
+    "evt.billing.payment_disputed": _kind(PaymentDisputedEvent, _payment_disputed, PAYMENT_DISPUTED),
+    "evt.billing.payment_dispute_closed": _kind(
+        PaymentDisputeClosedEvent, _dispute_closed, PAYMENT_DISPUTED, key_end=_CLOSED
+    ),
     "evt.billing.subscription_renewed": _kind(SubscriptionRenewedEvent, _subscription_renewed, SUBSCRIPTION),
     "cmd.credits.manual_adjustment": _ADJUSTMENT,
     "evt.credits.manual_adjustment": _ADJUSTMENT,

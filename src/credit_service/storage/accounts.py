@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import LargeBinary, Select, bindparam, case, func, literal_column, or_, select
 
 from credit_service.ledger.account import GENESIS, Account, Grant, Parked
-from credit_service.ledger.types import BY_TIME, CLAW_BACKS
+from credit_service.ledger.types import BY_TIME, EARLY
 from credit_service.storage import rows, tables
 from credit_service.storage.engine import Engine
 from credit_service.storage.loading import open_grants
@@ -143,7 +143,7 @@ PENDING_THEN: Final = select(_grants.c.number, _grants.c.amount).where(
 CLAWED_BACK: Final = select(_transactions.c.draws).where(
     _transactions.c.account == value("account"),
     _transactions.c.sequence <= value("sequence"),
-    _transactions.c.type.in_(_literals(CLAW_BACKS)),
+    _transactions.c.type.in_(_literals(EARLY)),
 )
 
 

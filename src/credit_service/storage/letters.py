@@ -73,7 +73,7 @@ class Letter(NamedTuple):
     code: str
     reason: str
     at: int
-    fact: Any = None  # commands.OrderRefunded | commands.PaymentRefunded
+    fact: Any = None  # one of commands.REFUNDS
     subject: str | None = None
     original: bytes | None = None
     published_at: int | None = None

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import Table
 
-from credit_service.ledger.account import Account, Grant, Transaction
+from credit_service.ledger.account import Account, Draw, Grant, Transaction
 from credit_service.ledger.decide import Needs
 from credit_service.ledger.draft import burn_down_order
 from credit_service.storage import rows, tables
@@ -130,14 +130,18 @@ class Loading:
             self._by_number[row[0]].given_back[back.key] = back
 
     def drawn(self) -> Find:
-        """The question for the grants on which the sources drew."""
+        """The question for the grants on which the sources drew, or from which they were taken back."""
         places = {
             (source.account, number)
             for need in self._needs
             if need.source and (source := self.records[need.merchant_id].firsts.get(need.source)) is not None
-            for number, _ in source.draws
+            for number, _ in (*source.draws, *self._taken(need))
         }
         return Find(tables.grants, ("account", "number"), places)
+
+    def _taken(self, need: Needs) -> Sequence[Draw]:
+        given = self.records[need.merchant_id].given_back.get(need.source or "")
+        return () if given is None else given.taken
 
     def found_drawn(self, found: Iterable[Row]) -> None:
         """Take the rows of the grants of `drawn`."""

@@ -13,6 +13,7 @@ from credit_service.ledger.account import (
     Account,
     Announcement,
     DeadLetter,
+    Dispute,
     Draw,
     GivenBack,
     Grant,
@@ -30,6 +31,7 @@ T = TypeVar("T")
 
 draws: Final = msgspec.json.Decoder(tuple[Draw, ...]).decode
 _by_type: Final = msgspec.json.Decoder(dict[str, TypeTotal]).decode
+_disputes: Final = msgspec.json.Decoder(tuple[Dispute, ...]).decode
 _encoder: Final = msgspec.json.Encoder()
 
 
@@ -64,8 +66,8 @@ KEYS: Final = {"accounts": ("number",), "grants": ("account", "number"), "given_
 """The keys of the tables whose rows postings change."""
 CHANGES: Final = {
     "accounts": ACCOUNT[_part(ACCOUNT, "settled_at")],
-    "grants": ("remaining", "lapses", "open"),
-    "given_back": ("money_micros", "by_money", "credits"),
+    "grants": ("remaining", "lapses", "gone", "open"),
+    "given_back": columns_of(tables.given_back)[2:],
 }
 """The columns that postings change."""
 
@@ -149,13 +151,13 @@ def event_rows(announcements: Iterable[tuple[int, Announcement]], places: Iterab
 
 
 def given_back_row(account_number: int, given: GivenBack) -> Row:
-    return (account_number, *given)
+    values: Row = given
+    return (account_number, *values[:-2], _text(given.taken), _text(given.disputes))
 
 
 def given_back(row: Row) -> GivenBack:
-    """The refunds of one order or payment so far, from their row."""
-    _, *given = row
-    return GivenBack(*given)
+    _, *given, taken, disputes = row
+    return GivenBack._make((*given, draws(taken), _disputes(disputes)))
 
 
 def parked_row(account_number: int, parked: Parked) -> Row:
@@ -173,7 +175,7 @@ def dead_letter_row(account_number: int, letter: DeadLetter) -> Row:
 
 
 def _fact_columns(fact: Any) -> Row:
-    return (fact.type.lower(), fact_text(fact))
+    return (fact.kind, fact_text(fact))
 
 
 def fact_text(fact: Any) -> str:

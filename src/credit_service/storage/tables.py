@@ -155,11 +155,11 @@ grants = _table(
     _text("category"),
     *_bigs("priority", "effective_at"),
     _big("expires_at", null=True),
-    *_bigs("amount", "remaining", "lapses"),
+    *_bigs("amount", "remaining", "lapses", "gone"),
     # A separate column, so that drawing on an open grant changes no index.
     _big("open"),
     PrimaryKeyConstraint("account", "number"),
-    _check("remaining", "remaining BETWEEN 0 AND amount"),
+    _check("remaining", "remaining BETWEEN 0 AND amount AND gone >= 0"),
     _check("category", "category IN ('paid', 'promotional')"),
     _check("open", "open = CASE WHEN remaining > 0 THEN 1 ELSE 0 END"),
     postgresql_with=_ROOM,
@@ -173,9 +173,12 @@ given_back = _table(
     "given_back",
     _big("account"),
     _key(),
-    *_bigs("money_micros", "by_money", "credits"),
+    *_bigs("money_micros", "by_money", "credits", "refunded", "waived"),
+    _text("taken"),
+    _text("disputes"),
     PrimaryKeyConstraint("account", "key"),
     _check("not_negative", "money_micros >= 0 AND by_money >= 0 AND credits >= by_money"),
+    _check("of_payment", "refunded >= 0 AND waived >= 0"),
 )
 
 parked = _table(
