@@ -37,6 +37,8 @@ ONE_OF_EACH: dict[str, tuple[dict[str, Any], int]] = {
     REFUNDED: ({"refund_id": "r", "order_id": str(2**60), "refund_amount": 9.99, "currency": "EUR"}, 1),
     "evt.billing.payment_succeeded": ({"payment_id": 1, "credits": 50}, 50),
     "evt.billing.payment_refunded": ({"payment_id": "1", "refund_id": 1, "credits": 20}, -20),
+    "evt.billing.payment_disputed": ({"payment_id": 1, "dispute_id": 1}, -30),  # the other 20 were refunded
+    "evt.billing.payment_dispute_closed": ({"payment_id": 1, "dispute_id": 1, "outcome": "won"}, 30),
     "evt.billing.subscription_renewed": ({"subscription_id": "s", "period": "2026-01", "credits": 9}, 9),
     ADJUSTED: ({**ADJUSTMENT, "credits": 3}, -3),
     "evt.credits.manual_adjustment": ({**ADJUSTMENT, "adjustment_id": "b", "operation_type": "INCREASE"}, 1),

@@ -166,6 +166,13 @@ def test_refund_before_its_order_is_parked(shop: Shop) -> None:
     assert shop.outcome("refunds/create", refund(7, 1, moved("100"))) == "replayed"
 
 
+def test_refund_whose_money_is_pending_leaves_its_key_free(shop: Shop) -> None:
+    shop.outcome("orders/paid", order(1))
+    assert shop.outcome("refunds/create", refund(7, 1, moved("100", status="pending"))) == "ignored"
+    assert shop.outcome("refunds/create", refund(7, 1, moved("100"))) == "posted"
+    assert [transaction["amount"] for transaction in shop.history()] == [10, 10]
+
+
 def test_L11_each_period_of_a_subscription_counts_once(shop: Shop) -> None:
     times = ["2026-01-01T12:00:05Z", "2026-01-20T00:00:00Z", "2026-02-05T00:00:00Z", "2026-02-06T00:00:00Z"]
     taken = [shop.outcome("app_subscriptions/update", shop.bought(subscription(updated_at=at))) for at in times]

@@ -58,6 +58,9 @@ def back(amount: str, currency: str | None = "GBP") -> InboundEvent:
     return InboundEvent(REFUNDED, data, parse_time("2026-11-23T10:45:00Z"))
 
 
+NOT_RETURNED = Ignored("The money of this refund has not been returned.")
+
+
 def renewed(period: str, credits: int = 500, at: str = "2026-01-01T12:00:05Z") -> InboundEvent:
     data = {"subscription_id": "1029266977", "period": period, "credits": credits}
     return InboundEvent(RENEWED, data, parse_time(at), "gid://shopify/AppSubscription/1029266977")
@@ -74,7 +77,11 @@ MEANT = [
     ("refunds/create", refund(7, 1001, moved("41.94")), back("41.94")),
     ("refunds/create", refund(7, 1001, moved("41.90"), moved(0.04), moved(8)), back("49.94")),
     ("refunds/create", refund(7, 1001), back("0", None)),
-    ("refunds/create", refund(7, 1001, moved("9", status="pending"), moved("9", status="failure")), back("0", None)),
+    ("refunds/create", refund(7, 1001, moved("9", status="pending")), NOT_RETURNED),
+    ("refunds/create", refund(7, 1001, moved("9", status="pending"), moved("1")), NOT_RETURNED),
+    ("refunds/create", refund(7, 1001, moved("9", status="failure"), moved("9", status="error")), NOT_RETURNED),
+    ("refunds/create", refund(7, 1001, moved("9", status="failure"), moved("1")), back("1")),
+    ("refunds/create", refund(7, 1001, moved("9", kind="void", status="pending"), moved("1")), back("1")),
     ("refunds/create", refund(7, 1001, moved("9", kind="sale"), moved("9", kind="void"), moved("1")), back("1")),
     ("refunds/create", refund(7, 1001, moved("9", currency=None)), back("9", None)),
     ("refunds/create", refund(7, 1001, moved("9", currency=None), moved("1")), back("10")),

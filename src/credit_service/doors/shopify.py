@@ -130,7 +130,11 @@ def _order_paid(order: Order, credits: Credits) -> Meaning:
 
 
 def _refund_created(refund: Refund, credits: Credits) -> Meaning:
-    moved = [one for one in refund.transactions if (one.kind, one.status) == ("refund", "success")]
+    refunds = [one for one in refund.transactions if one.kind == "refund"]
+    moved = [one for one in refunds if one.status == "success"]
+    if any(one.status == "pending" for one in refunds) or (refunds and not moved):
+        # Its key stays free, because its money may still move (L8).
+        return Ignored("The money of this refund has not been returned.")
     if moved and all(one.test for one in moved):
         return Ignored("A refund of a test order gives nothing back.")
     currencies = {one.currency for one in moved if one.currency is not None}
