@@ -113,7 +113,10 @@ class Metrics:
         self._enabled = gauge("credits_plugin_status", "Merchants by their plugin status", ["status"])
         self._exhausted = gauge("credits_merchants_zero_balance", "Merchants with nothing available")
         self._low = gauge("credits_merchants_low_balance", "Merchants at or below their threshold, but not at zero")
-        self._parked = gauge("credits_parked_events", "Refunds that wait for their order or payment")
+        self._parked = gauge(
+            "credits_parked_events",
+            "Refunds that wait for their order or payment, deliveries that wait for a link",
+        )
         self._storage_up = gauge("credits_storage_up", "1 if the database could be read and written just now")
         self._lag = gauge("credits_outbox_lag_seconds", "How long the oldest event waits that NATS does not have yet")
         self.balances: list[tuple[str, int]] = []  # by merchant, asked for at each scrape and only where it is set

@@ -12,7 +12,7 @@ import pytest
 
 from credit_service.storage.engine import Engine
 from credit_service.storage.letters import LetterQuery, Letters, Undeliverable
-from credit_service.storage.shops import Shops
+from credit_service.storage.shops import KeptDelivery, Shops
 from tests.cli import events
 from tests.cli.ledgers import placed
 from tests.commands import Ran, command
@@ -154,16 +154,30 @@ def test_they_are_replayed_once_and_those_that_are_refused_again_stay(ledger: Le
     assert "(replayed)" in ledger.run("dead-letters", "list").out
 
 
+def test_shops_whose_deliveries_wait_for_a_link_are_listed(ledger: Ledger) -> None:
+    async def deliver(store: Engine) -> None:
+        for number, shop in enumerate(["b.myshopify.com", "a.myshopify.com", "b.myshopify.com"]):
+            await Shops(store).keep(KeptDelivery(shop, "orders/paid", f"{{{number}}}", "link", days(number)))
+        await Shops(store).keep(KeptDelivery("c.myshopify.com", "shop/redact", "{}", "merchant", days(0)))
+
+    ledger.do(deliver)
+    assert ledger.run("parked", "list", "--json").json["unlinked_shops"] == [
+        {"shop_domain": "b.myshopify.com", "deliveries": 2, "since": "2026-01-01T00:00:00.000000Z"},
+        {"shop_domain": "a.myshopify.com", "deliveries": 1, "since": "2026-01-02T00:00:00.000000Z"},
+    ]
+    assert "b.myshopify.com  deliveries that wait for a link: 2\n" in ledger.run("parked", "list").out
+
+
 def test_a_refund_whose_order_came_too_late_is_replayed_as_its_event(ledger: Ledger) -> None:
     async def early(store: Engine) -> None:
         await tell(store, refund("R", "O", money="1.50", order_total="3"), payment_refund("r", "P", 1))
 
     ledger.do(early)
     ran = ledger.run("parked", "list", "--json")
-    by_key = {one["idempotency_key"]: one for one in ran.json}
+    by_key = {one["idempotency_key"]: one for one in ran.json["refunds"]}
     assert by_key["shopify:refund:R"]["waits_for"] == "shopify:order:O"
     assert set(by_key) == {"shopify:refund:R", "billing:payment_refund:r"}
-    assert {one["until"] for one in ran.json} == {"2026-01-08T00:00:00.000000Z"}
+    assert {one["until"] for one in ran.json["refunds"]} == {"2026-01-08T00:00:00.000000Z"}
     assert "waits for shopify:order:O" in ledger.run("parked", "list").out
 
     async def too_late(store: Any) -> None:

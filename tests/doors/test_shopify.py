@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import httpx2
 import pytest
+from structlog.testing import capture_logs
 
 from credit_service.doors.shopify_inbox import Inbox
 from credit_service.ledger.proof import verify
@@ -494,6 +495,22 @@ def test_deliveries_before_the_link_are_applied_in_order(stranger: Shop) -> None
     assert stranger.keys() == ["shopify:order:3", "shopify:order:1", "shopify:order:2", "shopify:refund:7"]
     assert stranger.running.run(Shops(stranger.running.service.engine).kept(stranger.domain)) == []
     assert stranger.outcome("orders/paid", order(1)) == "replayed"
+
+
+def test_shop_without_a_link_is_logged_once_counted_and_shown(stranger: Shop) -> None:
+    with capture_logs() as logs:
+        for number in (1, 2, 2):
+            stranger.outcome("orders/paid", order(number))
+    (told,) = [entry for entry in logs if entry["event"] == "shopify_shop_unlinked"]
+    assert (told["shop"], told["log_level"]) == (stranger.domain, "warning")
+    running = stranger.running
+    assert "credits_parked_events 2.0" in running.client.get("/metrics").text
+    shown = running.get("/health/detailed").json()["data"]["components"]["shopify"]
+    assert shown == {"status": "ok", "waiting": 2, "unlinked_shops": [stranger.domain]}
+    stranger.link()
+    assert "credits_parked_events 0.0" in running.client.get("/metrics").text
+    shown = running.get("/health/detailed").json()["data"]["components"]["shopify"]
+    assert shown == {"status": "ok", "waiting": 0, "unlinked_shops": []}
 
 
 def test_crash_between_link_and_apply_loses_nothing(stranger: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

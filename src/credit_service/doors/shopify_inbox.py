@@ -118,7 +118,8 @@ class Inbox:
             case InboundEvent() if linked is not None:
                 return await self._apply(one, meaning, linked.merchant_id, correlation_id)
             case InboundEvent():
-                await self._shops.keep(one._replace(awaits="link"))
+                if await self._shops.keep(one._replace(awaits="link")) and await self._shops.waiting(one.shop) == 1:
+                    _log.warning("shopify_shop_unlinked", shop=one.shop, topic=one.topic)
                 return Taken("parked", "The shop is not linked to a merchant.")
             case Uninstalled():
                 await self._shops.uninstall(one.shop, one.received_at)

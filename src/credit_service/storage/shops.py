@@ -5,7 +5,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import delete, literal_column, or_, select, update
+from sqlalchemy import delete, func, literal_column, or_, select, update
 from sqlalchemy.dialects import postgresql
 
 from credit_service.storage import tables
@@ -40,6 +40,17 @@ KEEP: Final = (
 )
 DROP: Final = delete(_deliveries).where(_deliveries.c.digest == value("digest"))
 KEPT: Final = select(_deliveries).where(_deliveries.c.shop == value("shop")).order_by(_deliveries.c.received_at)
+_of_no_link = _deliveries.c.awaits == literal_column("'link'")
+_first, _count = func.min(_deliveries.c.received_at), func.count()
+UNLINKED: Final = (
+    select(_deliveries.c.shop, _count, _first)
+    .where(_of_no_link)
+    .group_by(_deliveries.c.shop)
+    .order_by(_first, _deliveries.c.shop)
+    .limit(number("limit"))
+)
+WAITING: Final = select(_count).select_from(_deliveries).where(_of_no_link)
+WAITING_OF: Final = WAITING.where(_deliveries.c.shop == value("shop"))
 # A delivery that erases data goes to the merchant of its shop also after the shop was unlinked.
 _known = _shops.c.unlinked_at.is_(None) | (_deliveries.c.awaits == literal_column("'merchant'"))
 DUE: Final = (
@@ -82,6 +93,14 @@ class KeptDelivery(NamedTuple):
     awaits: str | None
     received_at: int
     digest: bytes = b""  # of shop, topic and body, made when it is kept
+
+
+class UnlinkedShop(NamedTuple):
+    """A shop without a merchant whose deliveries wait for its link: how many, and since when."""
+
+    domain: str
+    deliveries: int
+    since: int
 
 
 class Shops:
@@ -131,6 +150,16 @@ class Shops:
     async def keep(self, one: KeptDelivery) -> bool:
         """Keep a delivery. False if it is kept already."""
         return await self._engine.write([Ask(KEEP, {**one._asdict(), "digest": _digest(one)})]) == 1
+
+    async def unlinked(self, limit: int) -> list[UnlinkedShop]:
+        """The shops whose deliveries wait for a link, those first that have waited longest."""
+        return [UnlinkedShop(*row) for row in await self._engine.read(asking(Ask(UNLINKED, {"limit": limit})))]
+
+    async def waiting(self, shop: str | None = None) -> int:
+        """How many deliveries wait for the link of their shop, or of this one."""
+        question = Ask(WAITING) if shop is None else Ask(WAITING_OF, {"shop": shop})
+        ((count,),) = await self._engine.read(asking(question))
+        return int(count)
 
     async def kept(self, shop: str) -> list[KeptDelivery]:
         """The kept deliveries of a shop, in order of arrival."""

@@ -9,7 +9,9 @@ from pydantic import BaseModel, Field
 from credit_service.doors.http import api
 from credit_service.doors.http.health.alive import HEALTH, TAG, named
 from credit_service.posting import Posting
+from credit_service.settings import Settings
 from credit_service.storage.engine import StorageError
+from credit_service.storage.shops import Shops
 from credit_service.supervision import Supervisor
 
 if TYPE_CHECKING:
@@ -46,6 +48,14 @@ class BackgroundShape(BaseModel):
     reason: Annotated[str | None, api.Unset] = None
 
 
+class ShopifyShape(BaseModel):
+    """Deliveries of Shopify that wait because their shop is not linked to a merchant, and ten of those shops."""
+
+    status: Literal["ok"]
+    waiting: Annotated[int, Field(ge=0)]
+    unlinked_shops: Annotated[list[str], Field(examples=[["example.myshopify.com"]])]
+
+
 class ComponentsShape(BaseModel):
     """Each component."""
 
@@ -55,6 +65,7 @@ class ComponentsShape(BaseModel):
     posting: QueueShape
     background: BackgroundShape
     redis: Annotated[ComponentShape | None, api.Unset] = None
+    shopify: Annotated[ShopifyShape | None, api.Unset] = None
 
 
 class DetailedHealthShape(BaseModel):
@@ -72,6 +83,8 @@ async def get_health_detailed(
     check_storage: api.Check,
     check_redis: api.Check | None,
     broker: Optional["Broker"],
+    shops: Shops,
+    settings: Settings,
     publishing: api.Publishing | None,
 ) -> api.Answer:
     """Each component, with its latency and state."""
@@ -85,6 +98,14 @@ async def get_health_detailed(
     components["posting"] = {"status": "ok", "queued": posting.queued}
     dead = supervisor.faults
     components["background"] = {"status": "unavailable", "reason": f"{named(dead)} died."} if dead else {"status": "ok"}
+    if settings.shopify_webhook_secret is not None:
+        with contextlib.suppress(StorageError):  # the database has a line of its own
+            unlinked = [one.domain for one in await shops.unlinked(10)]
+            components["shopify"] = {
+                "status": "ok",
+                "waiting": await shops.waiting() if unlinked else 0,
+                "unlinked_shops": unlinked,
+            }
     status = "ok" if all(component["status"] == "ok" for component in components.values()) else "degraded"
     return api.answer(call, time.time_ns() // 1000, {"status": status, "components": components})
 

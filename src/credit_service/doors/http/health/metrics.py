@@ -12,6 +12,7 @@ from credit_service.observability import Metrics
 from credit_service.settings import Settings
 from credit_service.storage.accounts import AccountQuery
 from credit_service.storage.engine import StorageError
+from credit_service.storage.shops import Shops
 
 _AT_ONCE = 1000  # accounts in one question to the store
 _EXAMPLE = "# TYPE credits_posting_queue_depth gauge\ncredits_posting_queue_depth 0.0\n"
@@ -30,6 +31,7 @@ async def get_metrics(
     metrics: Metrics,
     gate: Gate,
     ledger: api.Ledger,
+    shops: Shops,
     publishing: api.Publishing | None,
     check_storage: api.Check,
     settings: Settings,
@@ -37,7 +39,7 @@ async def get_metrics(
     """The metrics, in the text format of Prometheus."""
     if not settings.metrics_enabled:
         raise api.Problem("not_found", "Metrics are turned off (METRICS_ENABLED).")
-    body = await _scrape(metrics, gate, ledger, publishing, check_storage, settings)
+    body = await _scrape(metrics, gate, ledger, shops, publishing, check_storage, settings)
     return api.Answer(200, body, media_type=b"text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -46,6 +48,7 @@ async def _scrape(
     metrics: Metrics,
     gate: Gate,
     ledger: api.Ledger,
+    shops: Shops,
     publishing: api.Publishing | None,
     check_storage: api.Check,
     settings: Settings,
@@ -53,7 +56,7 @@ async def _scrape(
     """All metrics, read once for all callers that wait."""
     balances: list[tuple[str, int]] = []
     try:
-        metrics.stored(await gate.totals(), await ledger.accounts.parked_count())
+        metrics.stored(await gate.totals(), await ledger.accounts.parked_count() + await shops.waiting())
         if publishing is not None:
             metrics.lagging(await publishing.lag_seconds())
         if settings.metrics_balance_per_merchant:
