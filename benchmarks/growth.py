@@ -137,9 +137,8 @@ class Grown(Ledger):
     async def period(self) -> None:
         """Sum 200 transactions in the middle of the hot account's history."""
         number = self.hot_account.number
-        assert await Transactions(self.store).totals(
-            TransactionQuery(number, start_at=self.middle_at, end_at=self.later_at)
-        )
+        period = await Transactions(self.store).totals(number, self.middle_at, self.later_at)
+        assert period.totals
 
 
 async def each(times: int, ask: Callable[[], Awaitable[object]]) -> float:

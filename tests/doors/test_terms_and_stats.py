@@ -75,6 +75,8 @@ def test_stats_are_sums_by_direction_and_type(running: Running) -> None:
     stats = running.get(f"/credits/accounts/{merchant}/stats").json()["data"]
     assert stats == {
         "merchant_id": merchant,
+        "opening_balance": 0,
+        "closing_balance": 63,
         "total_increases": 105,
         "total_decreases": 42,
         "transaction_count": 4,
@@ -165,6 +167,34 @@ def test_totals_count_all_merchants(running: Running) -> None:
     assert after["enabled_count"] == before["enabled_count"] + 1
     assert after["disabled_count"] == after["zero_balance_count"] == before["zero_balance_count"] + 1
     assert after["enabled_percentage"] == round(100 * after["enabled_count"] / after["total_merchants"], 2)
+
+
+def test_L7_periods_that_meet_where_credits_expire_add_up(start: Any) -> None:
+    running = start(trial_credits=0, sweep_seconds=3600)
+    merchant = running.open()
+    cut = datetime.now(UTC) + timedelta(milliseconds=400)
+    grant = {"expires_at": cut.isoformat()}
+    more = {"operation_type": "INCREASE", "transaction_type": "SUBSCRIPTION", "amount": 100, "grant": grant}
+    running.transact(posting(merchant, **more))
+    running.spend(merchant, 30)
+    while running.balance(merchant):
+        pass
+    listed = running.get("/credits/transactions", params={"merchant_id": merchant}).json()["data"]
+    assert [one["transaction_type"] for one in listed] == ["EXPIRY", "USAGE", "SUBSCRIPTION"]
+
+    def period(**dates: datetime) -> dict[str, Any]:
+        dated = {name: date.isoformat() for name, date in dates.items()}
+        told: dict[str, Any] = running.get(f"/credits/accounts/{merchant}/stats", params=dated).json()["data"]
+        moved = told["total_increases"] - told["total_decreases"]
+        assert told["opening_balance"] + moved == told["closing_balance"]
+        return told
+
+    first, second = period(end_date=cut), period(start_date=cut, end_date=cut + timedelta(days=1))
+    assert (first["opening_balance"], first["closing_balance"]) == (0, 70)
+    assert (second["opening_balance"], second["closing_balance"]) == (70, 0)
+    assert (list(first["by_type"]), list(second["by_type"])) == (["SUBSCRIPTION", "USAGE"], ["EXPIRY"])
+    assert second["last_transaction_at"] == cut.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    assert period()["closing_balance"] == period(start_date=cut, end_date=cut - timedelta(days=1))["transaction_count"]
 
 
 def test_totals_count_expiries_before_the_sweep(start: Any) -> None:

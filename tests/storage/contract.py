@@ -5,10 +5,10 @@ A test of a law of the engine alone passes values to the engine directly. A test
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import Any, Protocol
 from uuid import UUID
@@ -18,7 +18,16 @@ from hypothesis import given, settings
 from sqlalchemy import CheckConstraint
 
 from credit_service.ledger import commands
-from credit_service.ledger.account import DeadLetter, GivenBack, Parked, Reference, Transaction
+from credit_service.ledger.account import (
+    Account,
+    DeadLetter,
+    GivenBack,
+    Parked,
+    Reference,
+    Transaction,
+    TypeTotal,
+    transaction_time,
+)
 from credit_service.ledger.addresses import ACCOUNT, GRANT, TRANSACTION, Address
 from credit_service.ledger.announcements import OF_A_TRANSACTION
 from credit_service.ledger.decide import Needs, Outcome, Replayed, Waiting
@@ -160,6 +169,16 @@ BESIDE = (
     "webhook_deliveries",
 )
 LEDGER = tuple(name for name in TABLES if name not in BESIDE)
+
+
+def _sums(history: Iterable[Transaction]) -> dict[str, TypeTotal]:
+    """The sums of some transactions by type, as (transactions, added, taken)."""
+    sums: dict[str, TypeTotal] = {}
+    for one in history:
+        count, added, taken = sums.get(one.type, (0, 0, 0))
+        is_increase = one.operation == "INCREASE"
+        sums[one.type] = (count + 1, added + one.amount * is_increase, taken + one.amount * (not is_increase))
+    return sums
 
 
 class EngineContract:
@@ -409,8 +428,26 @@ class EngineContract:
                 expected = shelf.answer(batch, harness.clock.now, numbers)
                 assert (outcomes if isinstance(outcomes, RefusedAt) else list(outcomes)) == expected
             await self._same_rows(harness, engine, shelf)
+            for book in shelf.books.values():
+                if book.account is not None:
+                    await self._periods(engine, book.account, book.transactions)
         finally:
             await posting.drain()
+
+    async def _periods(self, engine: Engine, account: Account, history: Sequence[Transaction]) -> None:
+        """L7: opening + movements = closing, wherever a history is cut, and each transaction is in one period."""
+        dates = sorted({transaction_time(one) for one in history})
+        cuts = {*dates[:12], *[date + 1 for date in dates[:12:3]]}
+        for start, end in pairwise(sorted(cuts)):
+            period = await Transactions(engine).totals(account.number, start, end)
+            inside = [one for one in history if start <= transaction_time(one) < end]
+            before = (await Accounts(engine).past(account.number, start - 1)).balance
+            after = (await Accounts(engine).past(account.number, end - 1)).balance
+            moved = sum(total.added - total.taken for total in period.totals.values())
+            assert (period.opening, period.opening + moved) == (before, after)
+            assert {type_: total[:3] for type_, total in period.totals.items()} == _sums(inside)
+        whole = await Transactions(engine).totals(account.number)
+        assert {type_: total[:3] for type_, total in whole.totals.items()} == account.by_type
 
     async def _same_rows(self, harness: Harness, engine: Engine, shelf: Shelf) -> None:
         open_books = sorted(
@@ -453,7 +490,7 @@ class EngineContract:
         await write(engine, writes(account(), transactions=[whole]))
         loaded = (await load(engine, need(whole.key))).records[MERCHANT].firsts[whole.key]
         read = await Transactions(engine).get(Address(NUMBER, TRANSACTION, whole.sequence))
-        ((_, listed),) = await Transactions(engine).page(TransactionQuery(account=NUMBER), None, 1)
+        ((_, listed, _),) = await Transactions(engine).page(TransactionQuery(account=NUMBER), None, 1)
         for found in (loaded, read, listed):
             assert found == whole
             assert [type(value) for value in found] == [type(value) for value in whole]

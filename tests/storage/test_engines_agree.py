@@ -79,7 +79,7 @@ class Side:
                 if account is not None:
                     read += [
                         await Transactions(engine).page(query, None, 5, 2),
-                        await Transactions(engine).totals(query),
+                        await Transactions(engine).totals(account),
                     ]
         for status in (None, "ACTIVE", "LOW", "EXHAUSTED"):
             read.append(await Accounts(engine).page(AccountQuery(now, 5, status, max_balance=1_000), None, 10))

@@ -719,7 +719,7 @@ async def test_recent_accounts_are_posted_at_the_time_of_the_database(harness: P
         engine.clock._offset += 10**12
         await tell(engine, use(1))
         assert engine.loads == 1
-        ((_, last),) = await Transactions(engine).page(TransactionQuery(), None, 1)
+        ((_, last, _),) = await Transactions(engine).page(TransactionQuery(), None, 1)
         assert 0 <= last.created_at - before < 10**10
 
 

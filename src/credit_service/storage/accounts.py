@@ -11,12 +11,12 @@ from uuid import UUID
 from sqlalchemy import LargeBinary, Select, bindparam, case, func, literal_column, or_, select
 
 from credit_service.ledger.account import GENESIS, Account, Grant, Parked
-from credit_service.ledger.types import BY_TIME, EARLY
+from credit_service.ledger.types import EARLY
 from credit_service.storage import rows, tables
 from credit_service.storage.engine import Engine
 from credit_service.storage.loading import open_grants
 from credit_service.storage.questions import ONE, ZERO, Ask, Find, Read, asked, asking, number, value
-from credit_service.storage.transactions import last_by
+from credit_service.storage.transactions import cut
 
 _accounts, _transactions, _grants, _parked = tables.accounts, tables.transactions, tables.grants, tables.parked
 
@@ -116,25 +116,6 @@ def _literals(types: Iterable[str]) -> list[Any]:
     return [literal_column(f"'{type_}'") for type_ in sorted(types)]
 
 
-_later = _transactions.alias("later")
-_next = (
-    select(_later.c.sequence)
-    .where(
-        _later.c.account == value("account"),
-        _later.c.sequence > value("sequence"),
-        _later.c.type.not_in(_literals(BY_TIME)),
-    )
-    .order_by(_later.c.sequence)
-    .limit(ONE)
-    .scalar_subquery()
-)
-# The first posting after an instant begins with all expiries up to then: none of those is behind anything else.
-LAPSED_SINCE: Final = select(func.coalesce(func.sum(_transactions.c.amount), ZERO)).where(
-    _transactions.c.account == value("account"),
-    _transactions.c.sequence > value("sequence"),
-    _transactions.c.sequence < func.coalesce(_next, literal_column(str(2**63 - 1))),
-    _transactions.c.occurred_at <= value("at"),
-)
 PENDING_THEN: Final = select(_grants.c.number, _grants.c.amount).where(
     _grants.c.account == value("account"),
     _grants.c.sequence <= value("sequence"),
@@ -233,16 +214,15 @@ class Accounts:
         """An account at an instant before its last posting: each expiry counts from its own instant (L7)."""
 
         def read() -> Read[Past]:
-            sequence, balance = yield from last_by(account, at)
+            sequence, balance, _ = yield from cut(account, at)
             values = {"account": account, "at": at, "sequence": sequence}
-            ((lapsed,),) = yield Ask(LAPSED_SINCE, values)
             pending: dict[int, int] = dict((yield Ask(PENDING_THEN, values)))
             if pending:  # before it begins, only a refund of its payment draws on a grant
                 for (draws,) in (yield Ask(CLAWED_BACK, values)):
                     for grant, change in rows.draws(draws):
                         if grant in pending:
                             pending[grant] += change
-            return Past(balance - int(lapsed), sum(pending.values()))
+            return Past(balance, sum(pending.values()))
 
         return await self._engine.read(read)
 

@@ -1,6 +1,6 @@
 """Transactions, as questions over any engine: one, pages of an account or of all accounts, sums."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from heapq import merge
 from operator import itemgetter
@@ -12,6 +12,7 @@ from sqlalchemy import BigInteger, Select, case, func, literal_column, select, u
 from credit_service.ledger.account import Transaction
 from credit_service.ledger.addresses import TRANSACTION, Address
 from credit_service.ledger.announcements import OF_A_TRANSACTION
+from credit_service.ledger.types import BY_TIME
 from credit_service.storage import rows, tables
 from credit_service.storage.engine import Engine
 from credit_service.storage.outbox import Position, by_lane
@@ -92,8 +93,8 @@ def _history(present: frozenset[str], *, counted: bool = False) -> Select[Any]:
     inside = [t.account == select(a.number).where(is_owner).scalar_subquery(), t.sequence > number("after"), *wanted]
     if counted:
         return select(func.count()).select_from(_transactions).where(*inside, t.sequence < end)
-    owner = select(a.merchant_id).where(is_owner).scalar_subquery()
-    page = select(_transactions, owner).order_by(t.sequence.desc()).limit(number("limit"))
+    due, owner = [select(column).where(is_owner).scalar_subquery() for column in (a.next_due_at, a.merchant_id)]
+    page = select(_transactions, due, owner).order_by(t.sequence.desc()).limit(number("limit"))
     if wanted:
         return page.where(*inside, t.sequence < end).offset(offset)
     return page.where(*inside, t.sequence < end - offset)
@@ -123,16 +124,35 @@ def _listing(present: frozenset[str], lanes: int, *, counted: bool = False) -> A
     return union_all(*[select(page.subquery()) for page in pages])
 
 
-def _totals() -> Select[Any]:
-    """The sums of an account's transactions between two sequences, by their type."""
-    t = _transactions.c
-    added = case((t.operation == literal_column("'INCREASE'"), t.amount), else_=ZERO)
-    sums = (func.count(), func.sum(added), func.sum(t.amount - added), func.max(t.created_at))
-    between = (t.account == value("account"), t.sequence > number("after"), t.sequence < number("before"))
-    return select(t.type, *sums).where(*between).group_by(t.type)
-
-
-TOTALS: Final = _totals()
+_t: Final = _transactions.c
+_by_time: Final = _t.type.in_([literal_column(f"'{type_}'") for type_ in sorted(BY_TIME)])
+_added: Final = case((_t.operation == literal_column("'INCREASE'"), _t.amount), else_=ZERO)
+_dated: Final = case((_by_time, _t.occurred_at), else_=_t.created_at)
+_sums: Final = select(_t.type, func.count(), func.sum(_added), func.sum(_t.amount - _added), func.max(_dated))
+TOTALS: Final = _sums.where(
+    _t.account == value("account"), _t.sequence > number("after"), _t.sequence < number("before")
+).group_by(_t.type)
+"""The sums of an account's transactions between two sequences, by their type."""
+_later: Final = _transactions.alias("later")
+_next: Final = (
+    select(_later.c.sequence)
+    .where(
+        _later.c.account == value("account"),
+        _later.c.sequence > value("sequence"),
+        _later.c.type.not_in([literal_column(f"'{type_}'") for type_ in sorted(BY_TIME)]),
+    )
+    .order_by(_later.c.sequence)
+    .limit(ONE)
+    .scalar_subquery()
+)
+# The first posting after an instant begins with what time did up to then: none of that is behind anything else.
+LATE: Final = _sums.where(
+    _t.account == value("account"),
+    _t.sequence > value("sequence"),
+    _t.sequence < func.coalesce(_next, literal_column(str(_NEWEST))),
+    _t.occurred_at <= value("at"),
+).group_by(_t.type)
+"""The sums of what time did to an account up to an instant, and the account's next posting wrote."""
 
 
 class TransactionQuery(NamedTuple):
@@ -152,7 +172,7 @@ class TransactionQuery(NamedTuple):
 
 
 class PeriodTotal(NamedTuple):
-    """The sums of one transaction type in a period."""
+    """The sums of one transaction type in a period; `last_at` is the date of the last one (L7)."""
 
     transactions: int
     added: int
@@ -160,11 +180,22 @@ class PeriodTotal(NamedTuple):
     last_at: int
 
 
+class Period(NamedTuple):
+    """The balance before a period, and the sums of its transactions by type."""
+
+    opening: int
+    totals: Mapping[str, PeriodTotal]
+
+
 class PositionedTransaction(NamedTuple):
-    """A transaction, and the position from which a listing goes on after it."""
+    """A transaction, and the position from which a listing goes on after it.
+
+    `due_at`: in the listing of one account, the next instant at which time changes that account.
+    """
 
     position: Position
     transaction: Transaction
+    due_at: int | None = None
 
 
 class Transactions:
@@ -199,7 +230,10 @@ class Transactions:
                 ((account,),) = (yield Ask(NUMBER, merchant)) or [(0,)]
             between = yield from _between(query, account, None if before is None else before[0], counting=offset > 0)
             found = yield Ask(_history(_filters(query).union(by)), values | between | {"account": account} | by)
-            return [PositionedTransaction((row[1],), _transaction(row)) for row in found]
+            return [
+                PositionedTransaction((row[1],), rows.transaction(_merchant(row[-1]), row[:-2]), row[-2])
+                for row in found
+            ]
 
         def of_all() -> Read[list[PositionedTransaction]]:
             start = before or (_NEWEST,) * self._engine.lanes
@@ -227,13 +261,21 @@ class Transactions:
 
         return await self._engine.read(of_all if query.account is None else of_account)
 
-    async def totals(self, query: TransactionQuery) -> dict[str, PeriodTotal]:
-        """The sums of the matching transactions of an account, by transaction type."""
+    async def totals(self, account: int, start_at: int | None = None, end_at: int | None = None) -> Period:
+        """The sums of what is dated from `start_at` on and before `end_at`: of time's doings by their instants (L7)."""
 
-        def read() -> Read[dict[str, PeriodTotal]]:
-            between = yield from _between(query, query.account, None)
-            found = yield Ask(TOTALS, between | {"account": query.account})
-            return {type_: PeriodTotal(*map(int, sums)) for type_, *sums in found}
+        def read() -> Read[Period]:
+            after, opening, end = 0, 0, _NEWEST
+            sums: Mapping[str, PeriodTotal] = {}
+            if end_at is not None:
+                last, _, sums = yield from cut(account, max(end_at, start_at or end_at) - 1)
+                end = last + 1
+            if start_at is not None:
+                after, opening, early = yield from cut(account, start_at - 1)
+                sums = _plus(sums, early, -1)
+            found = _period_totals((yield Ask(TOTALS, {"account": account, "after": after, "before": end})))
+            sums = _plus(sums, found, 1)
+            return Period(opening, {type_: total for type_, total in sums.items() if total.transactions})
 
         return await self._engine.read(read)
 
@@ -264,6 +306,34 @@ def _between(
         ((last,),) = yield Ask(LAST_SEQUENCE, {"account": account})
         end = min(end, last + 1)
     return {"after": after, "before": max(end, after + 1)}
+
+
+def cut(account: int, at: int) -> Read[tuple[int, int, dict[str, PeriodTotal]]]:
+    """An account after everything that is dated up to an instant (L7).
+
+    Returns the sequence of its last posting by then, the balance, and the sums of what time had done since.
+    """
+    sequence, balance = yield from last_by(account, at)
+    late = _period_totals((yield Ask(LATE, {"account": account, "sequence": sequence, "at": at})))
+    return sequence, balance + sum([total.added - total.taken for total in late.values()]), late
+
+
+def _period_totals(found: Iterable[Row]) -> dict[str, PeriodTotal]:
+    return {type_: PeriodTotal(*map(int, sums)) for type_, *sums in found}
+
+
+def _plus(some: Mapping[str, PeriodTotal], more: Mapping[str, PeriodTotal], sign: int) -> dict[str, PeriodTotal]:
+    sums = dict(some)
+    for type_, (count, added, taken, last_at) in more.items():
+        old = sums.get(type_, _NOTHING)
+        newest = max(old.last_at, last_at) if sign > 0 else old.last_at
+        sums[type_] = PeriodTotal(
+            old.transactions + sign * count, old.added + sign * added, old.taken + sign * taken, newest
+        )
+    return sums
+
+
+_NOTHING: Final = PeriodTotal(0, 0, 0, 0)
 
 
 def last_by(account: int | None, at: int) -> Read[tuple[int, int]]:

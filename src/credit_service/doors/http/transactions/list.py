@@ -7,10 +7,12 @@ from pydantic import Field
 
 from credit_service.doors.http import api
 from credit_service.doors.http.transactions.shared import TRANSACTIONS, TransactionShape
+from credit_service.ledger.commands import Settle
 from credit_service.ledger.types import Operation, TransactionType
 from credit_service.messages import patterns, shapes
 from credit_service.messages.faults import Fault
 from credit_service.messages.fields import MAX_KEY, parse_time, uuid
+from credit_service.posting import Posting
 from credit_service.storage.transactions import TransactionQuery
 
 PageNumber = Annotated[int, Field(ge=1, le=10**9), api.WHOLE]
@@ -27,6 +29,7 @@ PageNumber = Annotated[int, Field(ge=1, le=10**9), api.WHOLE]
 async def list_transactions(
     call: api.Call,
     ledger: api.Ledger,
+    posting: Posting,
     merchant_id: Annotated[str | None, Query(pattern=patterns.UUID)] = None,
     operation_type: Operation | None = None,
     transaction_type: TransactionType | None = None,
@@ -55,13 +58,17 @@ async def list_transactions(
     query = TransactionQuery(merchant_id=None if merchant_id is None else uuid(merchant_id), **filters)
     total, offset = None, 0
     if merchant_id is not None and page is not None:
-        account, skipped = (await ledger.load(merchant_id, now)).account, (page - 1) * pager.limit
+        account, skipped = await ledger.settled(posting, merchant_id, now), (page - 1) * pager.limit
         if all(one is None for one in filters.values()):
             # Sequences have no gaps, so the start of a page is arithmetic, and the last page costs what the first does.
             total, before = account.sequence, (account.sequence + 1 - skipped,)
         else:
             total, offset = await transactions.count(query._replace(account=account.number)), skipped
     found = await transactions.page(query, before, pager.limit + 1, offset)
+    if page is None and cursor is None and found and (due_at := found[0].due_at) is not None and due_at <= now:
+        # What time did is listed as soon as it counts, so that the list agrees with balance and stats (L7).
+        await posting.submit(Settle(merchant_id=uuid(str(merchant_id)), key=""))
+        found = await transactions.page(query, before, pager.limit + 1, offset)
     if merchant_id is not None and not found:
         await ledger.load(merchant_id, now)  # raises Problem if there is no account
     return pager.page(
