@@ -12,6 +12,7 @@ import httpx2
 import pytest
 from structlog.testing import capture_logs
 
+from credit_service.doors.shopify import Credits
 from credit_service.doors.shopify_inbox import Inbox
 from credit_service.ledger.proof import verify
 from credit_service.messages.dead_letters import published
@@ -184,6 +185,26 @@ def test_L11_each_period_of_a_subscription_counts_once(shop: Shop) -> None:
     ]
     assert {one["transaction_type"] for one in shop.history()} == {"SUBSCRIPTION"}
     assert shop.running.balance(shop.merchant) == 1000
+
+
+def test_L11_plans_of_one_billing_window_give_the_best_of_them(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shop.inbox, "_credits", Credits({"Pro": 500, "Basic": 100}))
+
+    def subscribe(number: int, plan: str, day: int) -> str:
+        at = f"2026-11-{day:02}T10:00:00Z"
+        gid = f"gid://shopify/AppSubscription/{shop.number}{number}"
+        more = {"admin_graphql_api_id": gid, "name": plan, "plan_handle": None, "created_at": at, "updated_at": at}
+        return shop.outcome("app_subscriptions/update", subscription(**more))
+
+    plans = [("Basic", 1), ("Pro", 1), ("Basic", 2), ("Pro", 15), ("Basic", 30)]
+    for number, (plan, day) in enumerate(plans):
+        if number == 3:  # the shop uninstalls the app, and installs it again
+            shop.outcome("app/uninstalled", uninstalled(shop.domain))
+            shop.link()
+        assert subscribe(number, plan, day) == "posted"
+    given = [(one["amount"], one["shortfall"]) for one in shop.history()]
+    assert given == [(100, 0), (400, 100), (0, 100), (0, 500), (0, 100)]
+    assert shop.running.balance(shop.merchant) == 500
 
 
 def test_purchase_is_posted_as_payment(shop: Shop) -> None:

@@ -21,8 +21,9 @@ from credit_service.doors.shopify import (
     read,
 )
 from credit_service.doors.shopify_bodies import shop_domain
+from credit_service.ledger.account import DAY
 from credit_service.messages.faults import Invalid
-from credit_service.messages.fields import parse_time
+from credit_service.messages.fields import format_time, parse_time
 from tests.doors.shopify_bodies import (
     PERSONAL,
     SHOP,
@@ -63,7 +64,8 @@ NOT_RETURNED = Ignored("The money of this refund has not been returned.")
 
 def renewed(period: str, credits: int = 500, at: str = "2026-01-01T12:00:05Z") -> InboundEvent:
     data = {"subscription_id": "1029266977", "period": period, "credits": credits}
-    return InboundEvent(RENEWED, data, parse_time(at), "gid://shopify/AppSubscription/1029266977")
+    window = (parse_time("2026-01-01T12:00:00Z"), parse_time("2026-01-31T12:00:00Z"))
+    return InboundEvent(RENEWED, data, parse_time(at), "gid://shopify/AppSubscription/1029266977", window)
 
 
 MEANT = [
@@ -161,8 +163,12 @@ def test_every_topic_is_tried() -> None:
     ],
 )
 def test_L11_period_is_named_by_its_first_day(updated_at: str, interval: str, period: str) -> None:
-    found = reading("app_subscriptions/update", subscription(updated_at=updated_at, interval=interval))
-    assert found.meaning == renewed(period, at=updated_at)
+    found = reading("app_subscriptions/update", subscription(updated_at=updated_at, interval=interval)).meaning
+    assert isinstance(found, InboundEvent)
+    assert found.window is not None
+    begins, ends = found.window
+    assert found == renewed(period, at=updated_at)._replace(window=(begins, ends))
+    assert (format_time(begins)[:10], ends - begins) == (period, (365 if interval.lower() == "annual" else 30) * DAY)
 
 
 def without(body: dict[str, Any], name: str) -> dict[str, Any]:

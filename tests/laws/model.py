@@ -134,6 +134,8 @@ class Model:
         self.parked: dict[str, tuple[str, int, Any]] = {}  # by key: the key it waits for, the end of the wait, the fact
         self.dead: list[tuple[str, str]] = []  # code, key of the fact
         self.debt = 0
+        self.window: tuple[int, int] | None = None  # the last billing window, and the credits of its best plan
+        self.best = 0
         self.own_terms: tuple[int | None, str | None, int | None] = (None, None, None)
         self.threshold_then = 0
         self.in_episode = False
@@ -252,7 +254,11 @@ class Model:
                 self._increase("PAYMENT", command.credits, command, "paid", expires_at=command.terms.expires_at)
                 self._apply_parked(command.key)
             case SubscriptionRenewed():
-                self._increase("SUBSCRIPTION", command.credits, command, "paid", expires_at=command.expires_at)
+                amount = command.credits - self._given_in_window(command)
+                self._increase(
+                    "SUBSCRIPTION", amount, command, "paid",
+                    expires_at=command.expires_at, shortfall=command.credits - amount,
+                )  # fmt: skip
                 self._apply_parked(command.key)
             case OrderPaid():
                 self._order(command)
@@ -300,6 +306,7 @@ class Model:
         priority: int = 100,
         effective_at: int | None = None,
         expires_at: int | None = None,
+        shortfall: int = 0,
     ) -> None:
         if self.balance + amount > LIMIT:
             raise No("amount_out_of_range")
@@ -310,9 +317,21 @@ class Model:
             over = expires_at is not None and expires_at <= self.clock
         self._pay_debt()
         # Credits that expired before they arrived never change the level.
-        self._enter(type_, amount, command.key, content_of(command), look=not over)
+        self._enter(type_, amount, command.key, content_of(command), look=not over, shortfall=shortfall)
         if over:
             self._expire(self.pots[-1])
+
+    def _given_in_window(self, fact: SubscriptionRenewed) -> int:
+        """The credits of this renewal that another plan gave in the same billing window."""
+        if fact.begins is None or fact.ends is None:
+            return 0
+        if self.window is None or self.window[1] <= fact.begins:
+            self.window, self.best = (fact.begins, fact.ends), 0
+        elif fact.ends <= self.window[0]:
+            return 0
+        given = min(self.best, fact.credits)
+        self.best = max(self.best, fact.credits)
+        return given
 
     def _decrease(self, type_: str, amount: int, command: Command, **more: Any) -> None:
         """Take credits one by one; credits that no grant pays become debt."""

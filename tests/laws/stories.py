@@ -74,6 +74,16 @@ openings = st.builds(telling.opening)
 trials = st.builds(telling.trial, worths)
 payments = st.builds(telling.payment, ids, worths, expiries)
 renewals = st.builds(telling.renewal, st.sampled_from("AB"), st.sampled_from(["2026-01", "2026-02"]), worths, expiries)
+begins = st.integers(-3, 3).map(lambda tens: days(10 * tens))
+switches = begins.flatmap(
+    lambda begin: st.builds(
+        lambda *said: telling.renewal(*said, begins=begin, ends=begin + 30 * DAY),
+        st.sampled_from("CDEF"),
+        st.just(str(begin)),
+        worths,
+        expiries,
+    )
+)
 paid_ids = ids | ids | st.sampled_from(["A:2026-01", "B:2026-02"])
 payment_refunds = st.builds(telling.payment_refund, refund_ids, paid_ids, worths)
 dispute_ids = st.sampled_from(["d1", "d2"])
@@ -89,6 +99,7 @@ facts = st.one_of(
     trials,
     payments,
     renewals,
+    switches,
     orders,
     orders,
     orders,

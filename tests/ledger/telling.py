@@ -146,7 +146,9 @@ def closed(dispute_id: str, payment_id: str, outcome: Any, credits: int | None =
     return with_content(dispute)
 
 
-def renewal(subscription: str, period: str, credits: int, expires_at: int | None = None) -> SubscriptionRenewed:
+def renewal(
+    subscription: str, period: str, credits: int, expires_at: int | None = None, **window: Any
+) -> SubscriptionRenewed:
     """A period of a subscription began."""
     return with_content(
         SubscriptionRenewed(
@@ -156,6 +158,7 @@ def renewal(subscription: str, period: str, credits: int, expires_at: int | None
             credits=credits,
             subscription_id=subscription,
             expires_at=expires_at,
+            **window,
         )
     )
 

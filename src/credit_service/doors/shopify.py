@@ -40,13 +40,15 @@ _PERIODS: Final = {"every_30_days": 30, "annual": 365}
 class InboundEvent(NamedTuple):
     """A delivery means this inbound event; its data lacks the merchant.
 
-    `purchase`: the global id of the purchase or subscription, which only one merchant can be credited for.
+    `purchase`: the global id of the purchase or subscription, which only one merchant can be credited for. `window`:
+    the begin and the end of a subscription's billing window.
     """
 
     type: str
     data: Mapping[str, Any]
     occurred_at: int | None
     purchase: str | None = None
+    window: tuple[int, int] | None = None
 
 
 class Uninstalled(NamedTuple):
@@ -157,20 +159,16 @@ def _subscription_updated(update: SubscriptionUpdate, credits: Credits) -> Meani
     given = credits.plans.get(bought.plan_handle or "", credits.plans.get(bought.name))
     if given is None:
         raise Invalid([Fault("/app_subscription/name", "not_allowed", "SHOPIFY_PLAN_CREDITS does not name this plan.")])
-    data = {
-        "subscription_id": id_text(bought.admin_graphql_api_id),
-        "period": _period(bought),
-        "credits": given,
-    }
-    return InboundEvent(
-        "evt.billing.subscription_renewed", data, parse_time(bought.updated_at), bought.admin_graphql_api_id
-    )
+    gid, window = bought.admin_graphql_api_id, _window(bought)
+    # The first day in UTC names the period (L11).
+    data = {"subscription_id": id_text(gid), "period": format_time(window[0])[:10], "credits": given}
+    return InboundEvent("evt.billing.subscription_renewed", data, parse_time(bought.updated_at), gid, window)
 
 
-def _period(bought: Subscription) -> str:
-    """The period of a subscription at the time of the update, named by its first day in UTC (L11).
+def _window(bought: Subscription) -> tuple[int, int]:
+    """The begin and the end of the period of a subscription at the time of the update.
 
-    Shopify does not name the period, so periods are counted from the creation of the subscription.
+    Shopify does not tell the period, so periods are counted from the creation of the subscription.
     """
     days = _PERIODS.get((bought.interval or "").lower())
     if days is None:
@@ -178,7 +176,7 @@ def _period(bought: Subscription) -> str:
         raise Invalid([Fault("/app_subscription/interval", "not_allowed", fault)])
     begun, length = parse_time(bought.created_at), days * 86_400 * MICROSECONDS
     passed = max(0, parse_time(bought.updated_at) - begun) // length
-    return format_time(begun + passed * length)[:10]
+    return begun + passed * length, begun + (passed + 1) * length
 
 
 def _purchase_updated(update: PurchaseUpdate, credits: Credits) -> Meaning:

@@ -7,6 +7,7 @@ answered it is durable: posted, kept, or a dead letter.
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from credit_service.doors import shopify
 from credit_service.doors.shopify import DataRequest, Delivery, Ignored, InboundEvent, Redaction, Uninstalled
 from credit_service.erasure import Erasure
 from credit_service.ledger.account import MICROSECONDS
+from credit_service.ledger.commands import SubscriptionRenewed
 from credit_service.ledger.decide import Replayed, Waiting
 from credit_service.ledger.refusals import Refused
 from credit_service.messages.content import Limits
@@ -144,6 +146,8 @@ class Inbox:
             if isinstance(translated.command, Invalid):
                 raise translated.command
             command = translated.command
+            if fact.window is not None and isinstance(command, SubscriptionRenewed):
+                command = replace(command, begins=fact.window[0], ends=fact.window[1])
             claimed = fact.purchase and not await self._shops.claim(fact.purchase, command.key, merchant_id, one.shop)
             outcome = None if claimed else await self._posting.submit(command)
         except Invalid as error:

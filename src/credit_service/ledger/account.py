@@ -72,6 +72,9 @@ class Account(NamedTuple):
     low_threshold: int | None = None  # the account's own; None: the default
     when_insufficient: str | None = None
     overdraft_limit: int | None = None
+    plan_begins: int | None = None  # the billing window of the merchant's last renewal that named one (L11)
+    plan_ends: int | None = None
+    plan_credits: int | None = None  # of the best plan in that window
     total_increases: int = 0
     total_decreases: int = 0
     by_type: Mapping[str, TypeTotal] = {}  # totals so far, by transaction type

@@ -140,12 +140,18 @@ class PaymentSucceeded(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionRenewed(Fact):
-    """A period of a subscription began. The key names the period, so each period counts exactly once (L11)."""
+    """A period of a subscription began. The key names the period, so each period counts exactly once (L11).
+
+    `begins`, `ends`: its billing window, if a merchant may change plans within one. Then renewals whose windows overlap
+    give together the credits of the best plan among them.
+    """
 
     type = SUBSCRIPTION
     credits: int
     subscription_id: str
     expires_at: int | None = None
+    begins: int | None = None
+    ends: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,7 +42,7 @@ from credit_service.ledger.commands import (
     VoidGrant,
     source_key,
 )
-from credit_service.ledger.draft import Draft, Posted
+from credit_service.ledger.draft import Draft, Plan, Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.pricing import order_price
 from credit_service.ledger.proof import is_repeat
@@ -219,6 +219,8 @@ def _increase(
     command: Command,
     reference: Reference | None,
     terms: GrantTerms = DEFAULT_TERMS,
+    *,
+    shortfall: int = 0,
 ) -> Refused | None:
     """Post credits as one grant, and pay the debt from it."""
     if not draft.fits(INCREASE, amount):
@@ -229,7 +231,9 @@ def _increase(
     grant = draft.new_grant(amount, category, terms.priority, effective_at, terms.expires_at) if amount else None
     expired = grant is not None and terms.expires_at is not None and terms.expires_at <= draft.now
     pay_debt(draft)
-    draft.own = draft.record(INCREASE, type_, amount, command, reference=reference, level_settles=not expired)
+    draft.own = draft.record(
+        INCREASE, type_, amount, command, shortfall=shortfall, reference=reference, level_settles=not expired
+    )
     if type_ == TRIAL:
         draft.trial = draft.sequence
     if expired:
@@ -253,8 +257,23 @@ def _payment_succeeded(draft: Draft, state: State, fact: PaymentSucceeded) -> Re
 
 
 def _subscription_renewed(draft: Draft, state: State, fact: SubscriptionRenewed) -> Refused | None:
-    reference = Reference("subscription", fact.subscription_id)
-    return _increase(draft, fact.type, fact.credits, fact, reference, GrantTerms(expires_at=fact.expires_at))
+    amount, plan = fact.credits, draft.plan
+    if fact.begins is not None and fact.ends is not None:
+        amount, plan = _of_window(fact.credits, fact.begins, fact.ends, draft.plan)
+    reference, terms = Reference("subscription", fact.subscription_id), GrantTerms(expires_at=fact.expires_at)
+    refused = _increase(draft, fact.type, amount, fact, reference, terms, shortfall=fact.credits - amount)
+    draft.plan = plan
+    return refused
+
+
+def _of_window(credits: int, begins: int, ends: int, plan: Plan) -> tuple[int, Plan]:
+    """What a renewal gives whose billing window may overlap the last one, and the window that is the last one then."""
+    last_begins, last_ends, best = plan
+    if last_begins is None or last_ends is None or best is None or begins >= last_ends:
+        return credits, (begins, ends, credits)
+    if ends <= last_begins:  # it comes late
+        return credits, plan
+    return max(credits - best, 0), (last_begins, last_ends, max(credits, best))
 
 
 def _order_paid(draft: Draft, state: State, fact: OrderPaid) -> Refused | None:

@@ -29,6 +29,8 @@ from credit_service.ledger.commands import Command
 from credit_service.ledger.policy import Policy, threshold_of
 from credit_service.ledger.types import INCREASE, PAID, TYPES, Category, Operation, TransactionType
 
+Plan = tuple[int | None, int | None, int | None]
+"""The billing window of an account's last renewal: its begin, its end, and the credits of its best plan."""
 WARNING = 7 * DAY
 """The time between the warning and the expiry of a grant, in microseconds."""
 
@@ -92,6 +94,7 @@ class Draft:
         "own",
         "parked",
         "pending",
+        "plan",
         "policy",
         "sequence",
         "terms",
@@ -126,6 +129,7 @@ class Draft:
         self.episode = account.episode
         self.threshold = threshold_of(account, policy)
         self.terms = (account.low_threshold, account.when_insufficient, account.overdraft_limit)
+        self.plan = (account.plan_begins, account.plan_ends, account.plan_credits)
         self.total_increases = account.total_increases
         self.total_decreases = account.total_decreases
         self.by_type = account.by_type
@@ -314,6 +318,7 @@ class Draft:
             low_threshold,
             when_insufficient,
             overdraft_limit,
+            *self.plan,
             self.total_increases,
             self.total_decreases,
             self.by_type,

@@ -84,6 +84,7 @@ accounts = _table(
     _big("low_threshold", null=True),
     _text("when_insufficient", null=True),
     _big("overdraft_limit", null=True),
+    *[_big(name, null=True) for name in ("plan_begins", "plan_ends", "plan_credits")],
     *_bigs("total_increases", "total_decreases"),
     _text("by_type"),
     _text("carried"),
