@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from itertools import accumulate
 from unittest.mock import patch
 from urllib.request import Request, urlopen
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from benchmarks.client import HOST, get, load, post
 from benchmarks.ledger import POLICY, folder
@@ -70,8 +70,8 @@ def _replicas() -> Iterator[tuple[Server, Server]]:
             yield here, there
 
 
-def _opened(replica: Server, number: int) -> Sequence[UUID]:
-    merchants = [uuid4() for _ in range(number)]
+def _opened(replica: Server, number: int) -> Sequence[str]:
+    merchants = [str(uuid4()) for _ in range(number)]
     for some in _portions(merchants):
         kind = {"specversion": "1.0", "source": "benchmark", "type": "evt.merchant.created"}
         events = [{**kind, "id": str(merchant), "data": {"merchant_id": str(merchant)}} for merchant in some]
@@ -79,12 +79,12 @@ def _opened(replica: Server, number: int) -> Sequence[UUID]:
     return merchants
 
 
-def _ask_for_all(replica: Server, merchants: Sequence[UUID]) -> None:
+def _ask_for_all(replica: Server, merchants: Sequence[str]) -> None:
     for some in _portions(merchants):
         _post(replica, f"{_STATUS}/batch", {"merchant_ids": [str(merchant) for merchant in some]})
 
 
-def _portions(merchants: Sequence[UUID]) -> Iterator[Sequence[UUID]]:
+def _portions(merchants: Sequence[str]) -> Iterator[Sequence[str]]:
     return (merchants[start : start + _AT_ONCE] for start in range(0, len(merchants), _AT_ONCE))
 
 
@@ -94,7 +94,7 @@ def _post(replica: Server, path: str, body: object, media_type: str = "applicati
         answer.read()
 
 
-def _change(replica: Server, merchant: UUID) -> None:
+def _change(replica: Server, merchant: str) -> None:
     """Change a merchant's plugin status: spend all its credits, or give them back."""
     body = {"merchant_id": str(merchant), "amount": POLICY.trial_credits}
     variants = (
@@ -118,7 +118,7 @@ def _change(replica: Server, merchant: UUID) -> None:
             return
 
 
-def _seen_after(here: Server, there: Server, merchant: UUID) -> float:
+def _seen_after(here: Server, there: Server, merchant: str) -> float:
     """Return the seconds from the answer to a posting until the other replica shows the change."""
     path = f"http://{HOST}:{there.port}{_STATUS}/{merchant}"
 

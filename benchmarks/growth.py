@@ -5,7 +5,6 @@ account with 1,000 transactions. The large ledger has 90 spends of each merchant
 transactions. For filtered pages, every tenth transaction of a hot account has a second type, and ten have a third type.
 """
 
-import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from uuid import UUID
+from uuid import uuid4
 
 from benchmarks.ledger import POLICY, Ledger, database, spend
 from benchmarks.measure import Figure, figure, interleaved, ratio
@@ -152,7 +151,7 @@ async def each(times: int, ask: Callable[[], Awaitable[object]]) -> float:
 
 @asynccontextmanager
 async def _grown(each: int, hot: int) -> AsyncIterator[Grown]:
-    merchants = [UUID(bytes=os.urandom(16), version=4) for _ in range(MERCHANTS)]
+    merchants = [str(uuid4()) for _ in range(MERCHANTS)]
     with database() as path:
         async with _opened(path, merchants) as ledger:
             await ledger.load(each, hot)
@@ -163,7 +162,7 @@ async def _grown(each: int, hot: int) -> AsyncIterator[Grown]:
 
 
 @asynccontextmanager
-async def _opened(path: Path, merchants: Sequence[UUID]) -> AsyncIterator[Grown]:
+async def _opened(path: Path, merchants: Sequence[str]) -> AsyncIterator[Grown]:
     store = SQLiteEngine(path)
     try:
         yield Grown(store, merchants)

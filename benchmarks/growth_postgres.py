@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
-from uuid import UUID
+from uuid import uuid4
 
 import asyncpg
 
@@ -108,7 +108,7 @@ async def _grown(url: str, each: int, hot: int, more: int) -> AsyncIterator[Grow
     """Load a ledger as `growth` does, and then post `more` transactions to its hot account."""
     store = await opened(url)
     try:
-        ledger = Grown(store, [UUID(bytes=os.urandom(16), version=4) for _ in range(MERCHANTS)])
+        ledger = Grown(store, [str(uuid4()) for _ in range(MERCHANTS)])
         await ledger.load(each, hot)
         for _ in range(more // 10_000):
             # Post the same kinds in batches of 100, so that a period and a filter match as much as in the small ledger.

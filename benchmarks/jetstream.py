@@ -17,7 +17,6 @@ from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.request import urlopen
-from uuid import UUID
 
 from nats.js.api import AckPolicy, ConsumerConfig
 
@@ -114,7 +113,7 @@ async def _fresh(engine: str, databases: Databases) -> AsyncIterator[Ledger]:
                 yield ledger
 
 
-async def _fill_stream(url: str, merchants: Sequence[UUID], number: int) -> None:
+async def _fill_stream(url: str, merchants: Sequence[str], number: int) -> None:
     """Fill the stream with orders, in turn for all merchants."""
     async with connected(url) as nats:
         streams = nats.jetstream()
@@ -213,7 +212,7 @@ async def _urgent_lags(url: str, source: str) -> list[float]:
     return lags
 
 
-async def _posted(server: Server, merchants: Sequence[UUID], number: int, seen: Seen) -> float:
+async def _posted(server: Server, merchants: Sequence[str], number: int, seen: Seen) -> float:
     """Return postings per second, and add the other measurements to `seen`."""
     exhausted = iter(open_accounts(server, number // 100 + 1))
     requests = [

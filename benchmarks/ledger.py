@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
 from statistics import median
-from uuid import UUID
+from uuid import uuid4
 
 from benchmarks.machine import DATA
 from credit_service.ledger.account import Reference
@@ -49,7 +49,7 @@ def database() -> Iterator[Path]:
 class Ledger:
     """A store with open accounts, and the posting path in front of it."""
 
-    def __init__(self, store: Engine, merchants: Sequence[UUID]) -> None:
+    def __init__(self, store: Engine, merchants: Sequence[str]) -> None:
         self.store = store
         self.merchants = merchants
 
@@ -96,7 +96,7 @@ class Ledger:
 
         Each process needs its own `prefix` for its keys.
         """
-        merchants: list[UUID] = []
+        merchants: list[str] = []
         while len(merchants) < number:
             merchants += random.sample(self.merchants, len(self.merchants))
         return [spend(merchant, prefix) for merchant in merchants[:number]]
@@ -106,7 +106,7 @@ class Ledger:
         return [spend(self.merchants[0]) for _ in range(number)]
 
 
-def spend(merchant: UUID, prefix: str = "usage") -> Post:
+def spend(merchant: str, prefix: str = "usage") -> Post:
     """Return a spend of one credit as a door makes it, under a new key."""
     number = next(_numbers)
     return Post(
@@ -134,7 +134,7 @@ async def open_ledger() -> AsyncIterator[Ledger]:
 async def with_accounts(store: Engine, number: int) -> AsyncIterator[Ledger]:
     """Open `number` new accounts in a store, and close the store at the end."""
     try:
-        ledger = Ledger(store, [UUID(bytes=os.urandom(16), version=4) for _ in range(number)])
+        ledger = Ledger(store, [str(uuid4()) for _ in range(number)])
         await ledger.rate(MERCHANTS, [OpenAccount(merchant_id=m, key=trial_key(m)) for m in ledger.merchants])
         yield ledger
     finally:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import count
-from uuid import UUID
 
 from benchmarks.client import HOST, Connection, post
 from benchmarks.http_spend import open_accounts
@@ -90,7 +89,7 @@ def _wait_for_events(listeners: Sequence[Listener], events: int) -> None:
                     del left[number]
 
 
-def _batch(server: Server, merchants: Sequence[UUID]) -> bytes:
+def _batch(server: Server, merchants: Sequence[str]) -> bytes:
     """Return a batch with one increase for each merchant. Each increase announces one event."""
     items = [
         {

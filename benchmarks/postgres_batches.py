@@ -9,7 +9,6 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
-from uuid import UUID
 
 import asyncpg
 import uvloop
@@ -133,14 +132,14 @@ async def _over_copy(name: str, merchants: int, databases: Databases, quick: boo
 
 
 def _copied_beside(
-    made: str, copy: str, merchants: int, known: Sequence[UUID] | None, number: int
-) -> tuple[Sequence[UUID], float]:
+    made: str, copy: str, merchants: int, known: Sequence[str] | None, number: int
+) -> tuple[Sequence[str], float]:
     """Post `number` spends in one database, and copy their rows into the other. Returns the merchants and the rate.
 
     `known`: the merchants, if an earlier call opened their accounts.
     """
 
-    async def run() -> tuple[Sequence[UUID], float]:
+    async def run() -> tuple[Sequence[str], float]:
         async with AsyncExitStack() as stack:
             connections = await stack.enter_async_context(pool(copy, STREAMS))
             if known is None:

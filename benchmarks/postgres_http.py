@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from statistics import median
-from uuid import UUID
 
 from benchmarks.client import load
 from benchmarks.http_spend import CONNECTIONS, open_accounts, spend
@@ -36,9 +35,9 @@ async def run(quick: bool) -> list[Figure]:
 async def _compared(
     name: str,
     ours: Server,
-    merchants: Sequence[UUID],
+    merchants: Sequence[str],
     plain: Mapping[int, Server],
-    theirs: Sequence[UUID],
+    theirs: Sequence[str],
     quick: bool,
 ) -> list[Figure]:
     rounds, number, slow = (3, 2_000, 500) if quick else (7, 15_000, 2_000)
@@ -67,7 +66,7 @@ async def _compared(
     ]
 
 
-async def _rate(asked: Server, merchants: Sequence[UUID], number: int, p99s: list[float], cpu: list[float]) -> float:
+async def _rate(asked: Server, merchants: Sequence[str], number: int, p99s: list[float], cpu: list[float]) -> float:
     requests = [spend(asked, merchants[index % len(merchants)]) for index in range(number)]
     before = asked.cpu_seconds()
     ran = load(asked.port, requests, CONNECTIONS, 201)

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
-from uuid import UUID
 
 import uvloop
 
@@ -71,7 +70,7 @@ async def _hot_callers(ledger: Ledger, each: int) -> float:
 
 
 async def _side_by_side(
-    processes: ProcessPoolExecutor, number: int, url: str, merchants: Sequence[UUID], postings: int
+    processes: ProcessPoolExecutor, number: int, url: str, merchants: Sequence[str], postings: int
 ) -> float:
     """Return postings per second of `number` processes together. They start at the same moment, after all connected."""
     loop = asyncio.get_running_loop()
@@ -85,7 +84,7 @@ def _prepare() -> None:
     quieten_garbage_collection()
 
 
-def _elsewhere(url: str, merchants: Sequence[UUID], number: int, begin_at: float, process: int) -> tuple[float, float]:
+def _elsewhere(url: str, merchants: Sequence[str], number: int, begin_at: float, process: int) -> tuple[float, float]:
     """Post in this process. Returns the times of its start and its end."""
 
     async def post() -> tuple[float, float]:

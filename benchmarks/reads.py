@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import cycle, islice
 from urllib.request import Request, urlopen
-from uuid import UUID
 
 from benchmarks.client import HOST, get, load, post
 from benchmarks.http_spend import CONNECTIONS, open_accounts, spend
@@ -87,7 +86,7 @@ def _requests(asked: Server) -> Mapping[str, Sequence[bytes]]:
     return made
 
 
-def _newest(asked: Server, merchant: UUID) -> str:
+def _newest(asked: Server, merchant: str) -> str:
     """Return the id of the last transaction of a merchant."""
     url = f"http://{HOST}:{asked.port}{PATHS['first page of 50'].format(merchant=merchant)}&limit=1"
     with urlopen(Request(url, headers={"Authorization": f"Bearer {asked.key}"})) as answer:
@@ -95,7 +94,7 @@ def _newest(asked: Server, merchant: UUID) -> str:
     return str((found if isinstance(found, list) else found["data"])[0]["id"])
 
 
-def _buy(asked: Server, merchant: UUID) -> None:
+def _buy(asked: Server, merchant: str) -> None:
     """Post two purchases, so that the account has several grants."""
     for number in range(2):
         body = {

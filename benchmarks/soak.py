@@ -202,7 +202,7 @@ class Load:
 
     def _status(self) -> None:
         for _ in range(3):
-            unknown = UUID(int=10**6 + self._random.randrange(2 * STATUSES))
+            unknown = str(UUID(int=10**6 + self._random.randrange(2 * STATUSES)))
             asked = unknown if self._random.random() < 0.2 else self._merchant()
             self._ask("GET", f"/credits/plugin-status/{asked}", 200)
         some = [self._merchant() for _ in range(50)]

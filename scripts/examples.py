@@ -2,7 +2,6 @@
 
 import json
 from typing import Any, Final
-from uuid import UUID
 
 from credit_service.ledger import addresses
 from credit_service.ledger.account import DAY, Announcement, Reference, Transaction
@@ -96,13 +95,13 @@ def _stored(word: str) -> StoredEvent:
     available = cause.balance_after if cause is not None else 0 if detail is None else detail["remaining"]
     number = 1 if word == ACCOUNT_CREATED else 7
     announcement = Announcement(number, word, None if cause is None else cause.sequence, available, _NOON, detail)
-    return StoredEvent(0, number, _ACCOUNT, UUID(_MERCHANT), announcement, cause)
+    return StoredEvent(0, number, _ACCOUNT, _MERCHANT, announcement, cause)
 
 
 def _transaction(type_: TransactionType, change: int, after: int, reference: Reference | None) -> Transaction:
     return Transaction(
         account=_ACCOUNT,
-        merchant_id=UUID(_MERCHANT),
+        merchant_id=_MERCHANT,
         sequence=4,
         operation="INCREASE" if change > 0 else "DECREASE",
         type=type_,

@@ -192,8 +192,8 @@ def _row(name: str, where: str, required: str, schema: dict[str, Any], descripti
 
 
 _REDUNDANT = (
-    "A UUID.",
-    "The merchant's UUID.",
+    "A str.",
+    "The merchant's str.",
     "An instant (RFC 3339).",
     "Whole credits.",
     "Whole credits, at least 1.",
@@ -211,7 +211,7 @@ def _kind(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return "one of " + ", ".join(f"`{value}`" for value in schema["enum"])
     if pattern == patterns.UUID:
-        return "UUID"
+        return "str"
     if pattern == patterns.TIME:
         return "time"
     match schema["type"]:

@@ -37,7 +37,7 @@ def event(**data: Any) -> dict[str, Any]:
     return {"specversion": "1.0", "type": "evt.x", "data": {"merchant_id": str(MERCHANT), **data}}
 
 
-def left(one: Letter, orders: frozenset[str] | None = ORDERS, merchant_id: UUID = MERCHANT) -> Any:
+def left(one: Letter, orders: frozenset[str] | None = ORDERS, merchant_id: str = MERCHANT) -> Any:
     """Return the erased letter's original as JSON, or None if erasure does not change the letter."""
     found = erased_letter(one, {SHOP}, merchant_id, orders)
     if found is None:
@@ -86,7 +86,7 @@ def test_erasure_keeps_other_letters_and_impersonal_letters(original: Any) -> No
 def test_erasure_without_orders_removes_all_metadata() -> None:
     assert left(letter(event(payment_id=1, **METADATA)), None) == event(payment_id=1)
     assert left(letter(event(payment_id=1)), None) is None
-    assert left(letter(event(payment_id=1, **METADATA)), None, UUID(int=5)) is None
+    assert left(letter(event(payment_id=1, **METADATA)), None, str(UUID(int=5))) is None
 
 
 def test_a_malformed_event_loses_its_whole_text() -> None:
@@ -107,7 +107,7 @@ def test_a_dead_refund_loses_its_metadata() -> None:
     whole = Letter(1, "order_unknown", "r", T0, FULL_REFUND)
     assert erased_letter(whole, {SHOP}, MERCHANT, ORDERS) == whole._replace(fact=without_metadata(FULL_REFUND))
     assert erased_letter(whole, {SHOP}, MERCHANT, frozenset({"2"})) is None
-    assert erased_letter(whole, {SHOP}, UUID(int=5), None) is None
+    assert erased_letter(whole, {SHOP}, str(UUID(int=5)), None) is None
     assert erased_letter(whole._replace(fact=PAYMENT_REFUND), {SHOP}, MERCHANT, None) is None
     assert erased_letter(whole._replace(fact=without_metadata(FULL_REFUND)), {SHOP}, MERCHANT, None) is None
 
@@ -150,7 +150,7 @@ async def url(new_ledger: Callable[[], str]) -> str:
 async def test_erasure_counts_its_finds_and_second_run_finds_nothing(url: str) -> None:
     engine = opened(url, clock=lambda: T0)
     try:
-        assert await Erasure(engine).erase(UUID(int=5)) == Erased(0, 0, 0, 0)
+        assert await Erasure(engine).erase(str(UUID(int=5))) == Erased(0, 0, 0, 0)
         assert await Erasure(engine).erase(MERCHANT) == Erased(transactions=2, parked=1, dead_letters=1, deliveries=1)
         assert await Erasure(engine).erase(MERCHANT) == Erased(0, 0, 0, 0)
     finally:
@@ -196,11 +196,6 @@ async def test_erase_command_erases_and_prints_counts(url: str, tmp_path: Path) 
     assert (ran.code, ran.json) == (0, {"merchant_id": str(MERCHANT), **found})
     again = await asyncio.to_thread(erase)
     assert (again.code, " ".join(again.out.split())) == (0, "0 transactions 0 parked 0 dead letters 0 deliveries")
-
-
-def test_erase_command_refuses_invalid_merchant(tmp_path: Path) -> None:
-    ran = command("erase", "ada", cwd=tmp_path)
-    assert (ran.code, ran.out, ran.err) == (2, "", "credit-service: ada is not a UUID.\n")
 
 
 @only_on("sqlite")

@@ -251,7 +251,7 @@ async def look(database: Path) -> tuple[int, int | None]:
 async def test_queued_commands_are_posted_before_the_store_closes(url: str) -> None:
     store = await database_of(settings(url)).opened()
     service = Service(store, settings(url))
-    merchants = [uuid4() for _ in range(2500)]
+    merchants = [str(uuid4()) for _ in range(2500)]
     async with service.running():
         commands = [OpenAccount(merchant_id=merchant, key=trial_key(merchant)) for merchant in merchants]
         submitted = [asyncio.ensure_future(service.posting.submit(command)) for command in commands]

@@ -38,7 +38,7 @@ def values(command: Post) -> Sequence[Any]:
     """Return the parameters of the statement."""
     reference_type, reference_id = command.reference or (None, None)
     return (
-        command.merchant_id.bytes, command.amount, command.type, command.key, command.content, reference_type,
+        command.merchant_id, command.amount, command.type, command.key, command.content, reference_type,
         reference_id, command.actor, command.correlation_id,
     )  # fmt: skip
 

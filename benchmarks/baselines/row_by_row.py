@@ -65,7 +65,7 @@ class Insufficient(Exception):
 async def spend(connection: Any, command: Post) -> int:
     """Post a spend. Returns the balance after it."""
     async with connection.transaction():
-        account = await connection.fetchrow(_ACCOUNT, command.merchant_id.bytes)
+        account = await connection.fetchrow(_ACCOUNT, command.merchant_id)
         number, now, before = account["number"], account["now"], account["balance"]
         if await connection.fetchval(_FIRST, number, command.key) is not None:
             raise AlreadyPosted

@@ -7,12 +7,12 @@ repeated request still replays (L3). Events that were published, and backups, ar
 
 from collections.abc import Collection
 from typing import Any, Final, NamedTuple
-from uuid import UUID
 
 import structlog
 
 from credit_service.messages import strict_json
 from credit_service.messages.faults import Invalid
+from credit_service.messages.fields import id_text
 from credit_service.messages.inbound import merchant_of
 from credit_service.messages.shapes import encode
 from credit_service.storage.engine import Engine
@@ -45,7 +45,7 @@ class Erasure:
         self._shops = Shops(engine)
 
     async def erase(
-        self, merchant_id: UUID, *, shop: str | None = None, orders: Collection[str] | None = None
+        self, merchant_id: str, *, shop: str | None = None, orders: Collection[str] | None = None
     ) -> Erased:
         """Erase all personal data of a merchant, or only that of these `orders` and their refunds.
 
@@ -68,10 +68,10 @@ class Erasure:
                 deliveries += len(kept)
         erased = Erased(transactions, parked, letters, deliveries)
         await self._engine.scrub()  # also if nothing was found: an erasure before may have failed here
-        _log.info("erased", merchant_id=str(merchant_id), shop=shop, **erased._asdict())
+        _log.info("erased", merchant_id=merchant_id, shop=shop, **erased._asdict())
         return erased
 
-    async def _erase_letters(self, shops: Collection[str], merchant_id: UUID, orders: frozenset[str] | None) -> int:
+    async def _erase_letters(self, shops: Collection[str], merchant_id: str, orders: frozenset[str] | None) -> int:
         rewritten, before = 0, None
         while page := await self._letters.page(LetterQuery(), before, AT_ONCE):
             for letter in page:
@@ -83,7 +83,7 @@ class Erasure:
 
 
 def erased_letter(
-    letter: Letter, shops: Collection[str], merchant_id: UUID, orders: frozenset[str] | None
+    letter: Letter, shops: Collection[str], merchant_id: str, orders: frozenset[str] | None
 ) -> Letter | None:
     """A dead letter without the personal data of these orders, or of all; None if it holds none of it."""
     fact = letter.fact
@@ -104,14 +104,14 @@ def erased_letter(
 
 
 def _without_metadata(
-    letter: Letter, told: dict[str, Any], merchant_id: UUID, orders: frozenset[str] | None
+    letter: Letter, told: dict[str, Any], merchant_id: str, orders: frozenset[str] | None
 ) -> Letter | None:
     data = told.get("data", told.get("payload"))
     if not isinstance(data, dict) or merchant_of(data) != merchant_id:
         return None
     listed = data.get("order_items")
     items = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
-    if orders is not None and not any(str(one.get("order_id")) in orders for one in (data, *items)):
+    if orders is not None and not any(id_text(one.get("order_id", "")) in orders for one in (data, *items)):
         return None
     if letter.code == "validation_failed":
         # A malformed event may hold personal data under any name, so none of it is kept.

@@ -161,6 +161,11 @@ class Settings(BaseSettings):
         "none",
         description="Who may ask for one plugin status: anybody, keys of scope status or read, Shopify's app proxy.",
     )
+    plugin_status_public: Literal["uuids", "all"] = Field(
+        "uuids",
+        description="Whose plugin status anybody may ask for. Ids that are no UUIDs can be guessed: they need a key of "
+        "scope status.",
+    )
     gate_stale_seconds: Annotated[float, Field(ge=0, le=604_800)] = Field(
         300, description="Seconds that the last known plugin status is valid while the database is away."
     )

@@ -3,10 +3,9 @@
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
-from uuid import UUID
 
-MERCHANT = UUID("6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11")
-OTHER = UUID("0b54d4c9-4b2f-4b38-8a3e-2f1a7f0d9e55")
+MERCHANT = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
+OTHER = "0b54d4c9-4b2f-4b38-8a3e-2f1a7f0d9e55"
 
 
 def event(type_: str, data: Mapping[str, Any], **attributes: Any) -> str:
@@ -15,19 +14,19 @@ def event(type_: str, data: Mapping[str, Any], **attributes: Any) -> str:
     return json.dumps(made | attributes)
 
 
-def paid(order_id: Any, merchant_id: UUID = MERCHANT, total: Any = "10.00", **more: Any) -> str:
+def paid(order_id: Any, merchant_id: str = MERCHANT, total: Any = "10.00", **more: Any) -> str:
     """An order was paid."""
     data = {"merchant_id": str(merchant_id), "order_id": order_id, "total": total} | more
     return event("evt.shopify.webhook.order_paid", data, id=f"paid {order_id}")
 
 
-def refunded(refund_id: Any, merchant_id: UUID = MERCHANT, **more: Any) -> str:
+def refunded(refund_id: Any, merchant_id: str = MERCHANT, **more: Any) -> str:
     """An order was refunded."""
     data = {"merchant_id": str(merchant_id), "refund_id": refund_id} | more
     return event("evt.shopify.webhook.order_refunded", data, id=f"refunded {refund_id}")
 
 
-def payment(payment_id: Any, credits: int, merchant_id: UUID = MERCHANT) -> str:
+def payment(payment_id: Any, credits: int, merchant_id: str = MERCHANT) -> str:
     """The merchant bought credits."""
     data = {"merchant_id": str(merchant_id), "payment_id": payment_id, "credits": credits}
     return event("evt.billing.payment_succeeded", data)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from tests.storage import engines
 
@@ -32,9 +31,9 @@ def change(database: Path, statement: str, *values: Any) -> None:
     engines.change(url_of(database), statement, *values)
 
 
-def balances(database: Path) -> dict[UUID, int]:
+def balances(database: Path) -> dict[str, int]:
     """Every merchant's balance."""
-    return {UUID(bytes=id_): balance for id_, balance in rows(database, "SELECT merchant_id, balance FROM accounts")}
+    return dict(rows(database, "SELECT merchant_id, balance FROM accounts"))
 
 
 def postings(database: Path) -> list[tuple[str, str, int]]:

@@ -140,10 +140,11 @@ def test_wrong_command_line_is_refused_in_one_line(asked: str, said: str, tmp_pa
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
 
 
-def test_merchant_must_be_a_uuid(tmp_path: Path) -> None:
-    ran = command("verify", "--merchant", "17850", cwd=tmp_path)
+@pytest.mark.parametrize("asked", ["verify --merchant", "erase"])
+def test_merchant_must_be_an_id(asked: str, tmp_path: Path) -> None:
+    ran = command(*asked.split(), "a/b", cwd=tmp_path)
     assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
-    assert "--merchant" in ran.err
+    assert ran.err.startswith("credit-service: a/b is no merchant's id: Must have 1 to 64 letters")
 
 
 @pytest.mark.parametrize("asked", ["migrate", "keys list", "verify", "replay events.jsonl"])

@@ -84,7 +84,7 @@ def test_erased_metadata_are_no_fault(database: Path) -> None:
 
 
 def test_a_fault_of_the_account_itself_has_no_sequence(database: Path) -> None:
-    change(database, "UPDATE accounts SET total_increases = total_increases + 1 WHERE merchant_id = ?", OTHER.bytes)
+    change(database, "UPDATE accounts SET total_increases = total_increases + 1 WHERE merchant_id = ?", OTHER)
     ran = _verify(database, "--json")
     assert ran.code == 1
     assert [(fault["merchant_id"], fault["sequence"]) for fault in ran.json["faults"]] == [(str(OTHER), None)]
@@ -96,7 +96,7 @@ def test_a_grant_that_was_topped_up_by_hand_is_found(database: Path) -> None:
         database,
         "UPDATE grants SET remaining = remaining + 1, amount = amount + 1 "
         "WHERE account = (SELECT number FROM accounts WHERE merchant_id = ?)",
-        OTHER.bytes,
+        OTHER,
     )
     ran = _verify(database, "--json")
     assert ran.code == 1

@@ -81,11 +81,11 @@ MERCHANT = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
 @pytest.mark.parametrize(
     ("changed", "fault"),
     [
-        ({"merchant_id": "17"}, ("/merchant_id", "malformed")),
+        ({"merchant_id": "-17"}, ("/merchant_id", "malformed")),
         ({"merchant_id": 17}, ("/merchant_id", "wrong_type")),
         ({"merchant_id": f"{{{MERCHANT}}}"}, ("/merchant_id", "malformed")),
-        ({"merchant_id": f"urn:uuid:{MERCHANT}"}, ("/merchant_id", "malformed")),
-        ({"merchant_id": MERCHANT.replace("-", "")}, ("/merchant_id", "malformed")),
+        ({"merchant_id": f"urn/{MERCHANT}"}, ("/merchant_id", "malformed")),
+        ({"merchant_id": "x" * 65}, ("/merchant_id", "malformed")),
         ({"merchant_id": f"{MERCHANT}\n"}, ("/merchant_id", "malformed")),
         ({"merchant_id": f" {MERCHANT}"}, ("/merchant_id", "malformed")),
         ({"operation_type": "decrease"}, ("/operation_type", "not_allowed")),

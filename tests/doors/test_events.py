@@ -179,7 +179,7 @@ def test_malformed_event_of_a_batch_is_refused_in_its_result(running: Running) -
     merchant = new_merchant()
     events: list[Any] = [
         cloud_event(CREATED, {"merchant_id": merchant}),
-        cloud_event(CREATED, {"merchant_id": "17"}),
+        cloud_event(CREATED, {"merchant_id": "-17"}),
         cloud_event("evt.unknown", {"merchant_id": merchant}),
         cloud_event(PAID, {"merchant_id": merchant, "order_id": 1, "total": 1}, specversion="0.3"),
         "nonsense",

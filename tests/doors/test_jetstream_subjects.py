@@ -1,7 +1,6 @@
 """The subjects of inbound events, remapping, and partitions."""
 
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 
@@ -11,7 +10,7 @@ from credit_service.settings import SettingsError
 from tests.commands import command
 
 CREATED = "evt.merchant.created"
-MERCHANT = UUID("6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11")
+MERCHANT = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
 
 
 @pytest.mark.parametrize(

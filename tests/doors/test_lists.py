@@ -3,7 +3,7 @@
 import base64
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
@@ -193,7 +193,7 @@ def test_changed_cursor_is_refused(running: Running, spender: str) -> None:
             bytes(8) + raw[8:],
             b"",
         ]
-        if path != "/credits/accounts":  # there a position is a UUID, of which each is one
+        if path != "/credits/accounts":  # there a position is a str, of which each is one
             forged.append(bound + b"\xff" * 8)
         texts = [base64.urlsafe_b64encode(text).decode() for text in forged]
         for text in [*texts, "é", "a", "***", cursor + "!", "\0"]:
@@ -215,8 +215,8 @@ def test_limit_out_of_range_is_invalid(running: Running, limit: str) -> None:
         ("/credits/transactions", {"page": "0"}),
         ("/credits/transactions", {"page": "1.0"}),
         ("/credits/transactions", {"page": str(10**9 + 1)}),
-        ("/credits/transactions", {"merchant_id": "17"}),
-        ("/credits/transactions", {"merchant_id": f"{uuid4()}\n"}),
+        ("/credits/transactions", {"merchant_id": "-17"}),
+        ("/credits/transactions", {"merchant_id": f"{uuid4()!s}\n"}),
         ("/credits/transactions", {"operation_type": "increase"}),
         ("/credits/transactions", {"transaction_type": "GIFT"}),
         ("/credits/transactions", {"start_date": "yesterday"}),
@@ -264,7 +264,7 @@ def test_cursors_lead_through_accounts_by_merchant_id(running: Running) -> None:
     mine = {running.open() for _ in range(5)}
     pages = walk(running, "/credits/accounts", limit=4)
     merchants = [entry["merchant_id"] for page in pages for entry in page]
-    assert merchants == sorted(merchants, key=lambda merchant: UUID(merchant).bytes)
+    assert merchants == sorted(merchants)
     assert mine <= set(merchants)
     assert len(merchants) == len(set(merchants))
 

@@ -41,6 +41,14 @@ def test_status_is_public_and_has_no_meta(running: Running) -> None:
     assert answer.headers["content-type"] == "application/json"
 
 
+def test_status_of_an_id_that_can_be_guessed_needs_a_key(running: Running, start: Callable[..., Running]) -> None:
+    merchant = running.open(f"cus_{uuid4().hex[:8]}")
+    assert running.get(f"{STATUS}/{merchant}", None).json()["code"] == "unauthenticated"
+    told = running.get(f"{STATUS}/{merchant}").json()["data"]
+    assert (told["merchant_id"], told["status"], told["reason"]) == (merchant, "enabled", "available")
+    assert status(start(plugin_status_public="all"), "cus_17") == ("disabled", "unknown_merchant")
+
+
 def test_merchant_id_ignores_case(running: Running) -> None:
     merchant = running.open()
     assert running.get(f"{STATUS}/{merchant.upper()}", None).json()["data"]["merchant_id"] == merchant
@@ -83,9 +91,9 @@ def test_other_paths_are_not_a_status(running: Running, path: str) -> None:
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
-@pytest.mark.parametrize("merchant", ["17", "{}%0A", "%20{}", "{}0", "x", "{{{}}}", "urn:uuid:{}", "%E2%80%AE"])
+@pytest.mark.parametrize("merchant", ["-17", "{}%0A", "%20{}", ".x", "{{{}}}", "urn@{}", "%E2%80%AE", "x" * 65])
 def test_malformed_merchant_of_a_status_is_invalid(running: Running, merchant: str) -> None:
-    answer = running.get(f"{STATUS}/{merchant.format(new_merchant())}", None)
+    answer = running.get(f"{STATUS}/{merchant.format(new_merchant())}")
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
     assert [fault["pointer"] for fault in answer.json()["errors"]] == ["/path/merchant_id"]
 
@@ -122,7 +130,7 @@ def test_batch_answers_by_the_ids_sent(running: Running) -> None:
     [
         ([], "/merchant_ids"),
         ([new_merchant() for _ in range(1001)], "/merchant_ids"),
-        (["17"], "/merchant_ids/0"),
+        (["-17"], "/merchant_ids/0"),
         ([17], "/merchant_ids/0"),
         (None, "/merchant_ids"),
         ({}, "/merchant_ids"),

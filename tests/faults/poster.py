@@ -21,7 +21,7 @@ from credit_service.storage.sqlite.engine import SQLiteEngine
 from tests.ledger.telling import add, use
 from tests.storage.values import of
 
-MERCHANTS = [UUID(int=index) for index in range(1, 6)]
+MERCHANTS = [str(UUID(int=index)) for index in range(1, 6)]
 CALLERS = 6
 _PR_SET_PDEATHSIG = 1
 

@@ -32,7 +32,7 @@ from tests.storage.engines import opened, rows
 
 ROUNDS = int(os.environ.get("FAULT_ROUNDS", "1"))
 SEED = int(os.environ.get("FAULT_SEED", random.SystemRandom().randrange(10**6)))
-MERCHANTS = [UUID(int=number + 1) for number in range(12)]
+MERCHANTS = [str(UUID(int=number + 1)) for number in range(12)]
 PATIENCE_SECONDS = 60.0
 BETWEEN_SECONDS = 1.5  # longest time between two faults
 PAUSE_SECONDS = 0.002  # pause of the platform between events; the test needs events in flight, not many events

@@ -18,7 +18,6 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 
@@ -59,7 +58,7 @@ async def at_work(path: Path, deadline_seconds: float = 5) -> AsyncIterator[tupl
         await store.close()
 
 
-async def books(store: SQLiteEngine) -> dict[UUID, list[str]]:
+async def books(store: SQLiteEngine) -> dict[str, list[str]]:
     """Verify the books, and return the keys of each merchant's transactions in order."""
     found = {}
     async for one in store.books():

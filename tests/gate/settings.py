@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
-from uuid import UUID
 
 from credit_service.gate.answers import StatusAnswer
 from credit_service.gate.status import Gate
@@ -14,10 +13,10 @@ from credit_service.storage.engine import StorageUnavailable
 
 SECOND = 1_000_000
 NOW = 1_000 * SECOND
-MERCHANT = UUID("6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11")
+MERCHANT = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
 
 
-def account(available: int, settled_at: int = NOW - SECOND, merchant_id: UUID = MERCHANT, **more: Any) -> Account:
+def account(available: int, settled_at: int = NOW - SECOND, merchant_id: str = MERCHANT, **more: Any) -> Account:
     return Account(1, merchant_id, opened_at=0, settled_at=settled_at, balance=available, sequence=1)._replace(**more)
 
 
@@ -26,15 +25,15 @@ class FakeStore:
 
     def __init__(self, *accounts: Account) -> None:
         self.accounts = {account.merchant_id: account for account in accounts}
-        self.grants: dict[UUID, tuple[Grant, ...]] = {}
-        self.policies: dict[UUID, str] = {}
-        self.asked: list[list[UUID]] = []
+        self.grants: dict[str, tuple[Grant, ...]] = {}
+        self.policies: dict[str, str] = {}
+        self.asked: list[list[str]] = []
         self.open = asyncio.Event()
         self.open.set()
         self.read = asyncio.Event()
         self.away = False
 
-    async def load(self, merchant_ids: Sequence[UUID], at: int) -> dict[UUID, LoadedAccount]:
+    async def load(self, merchant_ids: Sequence[str], at: int) -> dict[str, LoadedAccount]:
         """What is asked is read at once; the answer comes when the store is open."""
         self.asked.append(list(merchant_ids))
         found = {
@@ -48,7 +47,7 @@ class FakeStore:
             raise StorageUnavailable("gone")
         return found
 
-    async def all(self) -> dict[UUID, str]:
+    async def all(self) -> dict[str, str]:
         if self.away:
             raise StorageUnavailable("gone")
         return self.policies
@@ -66,13 +65,13 @@ class FakeLevel:
     """A shared level that keeps the latest version, as Redis does, and answers when it is told to."""
 
     def __init__(self) -> None:
-        self.kept: dict[UUID, StatusAnswer] = {}
-        self.asked: list[list[UUID]] = []
+        self.kept: dict[str, StatusAnswer] = {}
+        self.asked: list[list[str]] = []
         self.open = asyncio.Event()
         self.open.set()
         self.read = asyncio.Event()
 
-    async def get(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, StatusAnswer]:
+    async def get(self, merchant_ids: Collection[str], now: int) -> Mapping[str, StatusAnswer]:
         self.asked.append(list(merchant_ids))
         found = {merchant: self.kept[merchant] for merchant in merchant_ids if merchant in self.kept}
         self.read.set()
@@ -121,7 +120,7 @@ class Setting:
         store: Any = self.store
         self.gate = Gate(store, store, Policy(), clock=self.clock, **settings)
 
-    async def told(self, merchant_id: UUID = MERCHANT) -> tuple[str, str]:
+    async def told(self, merchant_id: str = MERCHANT) -> tuple[str, str]:
         known = self.gate.cached(merchant_id)
         answer = known or await self.gate.ask(merchant_id)
         return answer.status, answer.reason

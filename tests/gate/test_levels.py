@@ -53,14 +53,14 @@ async def test_unknown_merchant_is_shared_too() -> None:
 
 
 async def test_thousand_merchants_are_one_question_to_each_level() -> None:
-    shared, merchants = FakeLevel(), [uuid4() for _ in range(1000)]
+    shared, merchants = FakeLevel(), [str(uuid4()) for _ in range(1000)]
     setting = Setting(shared=shared)
     await setting.gate.ask_many(merchants)
     assert (shared.asked, setting.store.asked) == ([merchants], [merchants])
 
 
 async def test_concurrent_questions_are_one_question_to_each_level() -> None:
-    shared, merchants = FakeLevel(), [uuid4() for _ in range(50)]
+    shared, merchants = FakeLevel(), [str(uuid4()) for _ in range(50)]
     setting = Setting(shared=shared)
     await asyncio.gather(*[setting.gate.ask(merchant) for merchant in merchants])
     assert (shared.asked, setting.store.asked) == ([merchants], [merchants])
@@ -155,7 +155,7 @@ async def test_late_message_is_good_for_the_rest_of_its_ttl() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["", "x", f"{MERCHANT}", f"{MERCHANT} ", f"{MERCHANT} 1", "x" * 10_000, f"x {text_of(answer(0, NOW))}"]
+    ["", "x", f"{MERCHANT}", f"{MERCHANT} ", f"{MERCHANT} 1", "x" * 10_000]
     + [f"{MERCHANT} {text_of(answer(0, NOW))}{more}" for more in ("x", " ", "\n")],
 )
 async def test_malformed_message_is_ignored(line: str) -> None:
@@ -256,7 +256,7 @@ async def test_account_may_have_its_own_fail_policy(default: str, own: Any, stat
         setting.store.away = True
         other = {"closed": "disabled", "open": "enabled"}[default]
         assert await setting.told() == (status, "unavailable")
-        assert await setting.told(uuid4()) == (other, "unavailable")
+        assert await setting.told(str(uuid4())) == (other, "unavailable")
         setting.gate.set_fail(MERCHANT, None)
         assert await setting.told() == (other, "unavailable")
         setting.gate.set_fail(MERCHANT, own)
@@ -296,7 +296,7 @@ async def test_silent_store_is_waited_for_once(
         name = module if isinstance(module, str) else module.__name__
         monkeypatch.setattr(f"{name}.PATIENCE_SECONDS", 0.02)
     monkeypatch.setattr(breaker, "PAUSE_SECONDS", 3600)
-    first, second = uuid4(), uuid4()
+    first, second = str(uuid4()), str(uuid4())
     setting = Setting(account(5), account(5, merchant_id=first), account(5, merchant_id=second))
     await setting.told()
     setting.clock.now += TTL
@@ -400,4 +400,4 @@ def test_answer_survives_its_text_form() -> None:
 
 def test_gate_works_without_shared_level_and_channel() -> None:
     store: Any = None
-    assert Gate(store, store, store).cached(UUID(int=1)) is None
+    assert Gate(store, store, store).cached(str(UUID(int=1))) is None

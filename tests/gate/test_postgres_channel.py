@@ -15,7 +15,7 @@ from tests.servers.proxy import Proxy
 
 
 def some(number: int) -> list[StatusAnswer]:
-    return [of_unknown(uuid4(), 1, 1) for _ in range(number)]
+    return [of_unknown(str(uuid4()), 1, 1) for _ in range(number)]
 
 
 @asynccontextmanager

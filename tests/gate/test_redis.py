@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
@@ -35,28 +35,28 @@ async def level(redis_url: str) -> AsyncIterator[RedisLevel]:
     await made.close()
 
 
-def answer(available: int, sequence: int = 1, merchant_id: UUID | None = None, **more: Any) -> StatusAnswer:
-    held = account(available, now() - SECOND, merchant_id or uuid4(), sequence=sequence, **more)
+def answer(available: int, sequence: int = 1, merchant_id: str | None = None, **more: Any) -> StatusAnswer:
+    held = account(available, now() - SECOND, merchant_id or str(uuid4()), sequence=sequence, **more)
     return of_account(held._replace(settled_at=SECOND), now(), TTL)
 
 
-async def kept(level: RedisLevel, merchant_id: UUID) -> StatusAnswer | None:
+async def kept(level: RedisLevel, merchant_id: str) -> StatusAnswer | None:
     return (await level.get([merchant_id], now())).get(merchant_id)
 
 
-def key_of(level: RedisLevel, merchant_id: UUID) -> str:
+def key_of(level: RedisLevel, merchant_id: str) -> str:
     return level._key(merchant_id)
 
 
 async def test_kept_answers_are_returned(level: RedisLevel) -> None:
-    some = [answer(5), answer(0), of_unknown(uuid4(), now(), TTL)]
+    some = [answer(5), answer(0), of_unknown(str(uuid4()), now(), TTL)]
     await level.put(some)
-    found = await level.get([one.merchant_id for one in some] + [uuid4()], now())
+    found = await level.get([one.merchant_id for one in some] + [str(uuid4())], now())
     assert list(found.values()) == [one._replace(source="redis") for one in some]
 
 
 async def test_later_version_stays_and_the_same_is_replaced(level: RedisLevel) -> None:
-    merchant = uuid4()
+    merchant = str(uuid4())
     for sequence, available, told in ((2, 0, "disabled"), (1, 5, "disabled"), (2, 5, "enabled"), (10, 0, "disabled")):
         await level.put([answer(available, sequence, merchant)])
         found = await kept(level, merchant)
@@ -69,7 +69,7 @@ async def test_later_version_stays_and_the_same_is_replaced(level: RedisLevel) -
 
 async def test_late_fill_does_not_undo_a_message(level: RedisLevel) -> None:
     """The schedule: one reads the store, another posts and tells, and only then the first fills the shared level."""
-    merchant = uuid4()
+    merchant = str(uuid4())
     here = Setting(account(5, SECOND, merchant), shared=level)
     here.clock.now = now()
     here.store.open.clear()
@@ -87,7 +87,7 @@ async def test_late_fill_does_not_undo_a_message(level: RedisLevel) -> None:
 
 @pytest.mark.parametrize("spoilt", ["garbage", "empty", "cut", "number", "of another", "no seal", "list", "for ever"])
 async def test_foreign_value_is_a_miss_and_is_replaced(level: RedisLevel, redis_url: str, spoilt: str) -> None:
-    merchant, other = uuid4(), uuid4()
+    merchant, other = str(uuid4()), str(uuid4())
     await level.put([answer(5, 9, merchant), answer(5, 9, other)])
     key = key_of(level, merchant)
     with client(redis_url) as beside:
@@ -115,7 +115,7 @@ async def test_foreign_value_is_a_miss_and_is_replaced(level: RedisLevel, redis_
 
 
 async def test_answer_ends_at_its_due_instant_but_its_version_stays(level: RedisLevel, redis_url: str) -> None:
-    merchant = uuid4()
+    merchant = str(uuid4())
     due = now() + 3 * SECOND
     await level.put([answer(5, 2, merchant, next_due_at=due)])
     assert (await level.get([merchant], due - 1)) != {}
@@ -127,7 +127,7 @@ async def test_answer_ends_at_its_due_instant_but_its_version_stays(level: Redis
 
 
 async def test_ledgers_with_other_names_or_databases_are_separate(redis_url: str) -> None:
-    name, merchant = uuid4().hex, uuid4()
+    name, merchant = uuid4().hex, str(uuid4())
     urls = [redis_url, redis_url.rpartition("/")[0] + "/1"]
     one, of_another_name, in_another_database = (
         RedisLevel(url, name=called, ttl=TTL)

@@ -163,7 +163,7 @@ async def test_concurrent_misses_ask_the_store_once() -> None:
 
 
 async def test_batch_asks_only_for_missing_merchants_in_one_question() -> None:
-    known, asked, first, second = uuid4(), uuid4(), uuid4(), uuid4()
+    known, asked, first, second = str(uuid4()), str(uuid4()), str(uuid4()), str(uuid4())
     setting = Setting(account(1, merchant_id=known), account(1, merchant_id=asked), account(0, merchant_id=first))
     await setting.told(known)
     setting.store.open.clear()
@@ -253,7 +253,7 @@ async def test_unexpected_error_reaches_the_callers_once() -> None:
 
 
 async def test_cache_is_bounded_and_evicts_the_oldest() -> None:
-    merchants = [uuid4() for _ in range(5)]
+    merchants = [str(uuid4()) for _ in range(5)]
     setting = Setting(*(account(1, merchant_id=merchant) for merchant in merchants), size=3)
     for merchant in merchants:
         await setting.told(merchant)
@@ -267,7 +267,7 @@ async def test_flood_of_unknown_ids_leaves_answers_of_real_merchants() -> None:
     setting = Setting(account(5), size=100)
     await setting.told()
     for _ in range(201):
-        await setting.told(uuid4())
+        await setting.told(str(uuid4()))
     assert setting.gate.cached(MERCHANT) is not None
     setting.store.away = True
     setting.clock.now += 20 * SECOND
@@ -276,7 +276,7 @@ async def test_flood_of_unknown_ids_leaves_answers_of_real_merchants() -> None:
 
 async def test_unknown_merchants_are_cached_up_to_their_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "UNKNOWN_SIZE", 2)
-    merchants = [uuid4() for _ in range(3)]
+    merchants = [str(uuid4()) for _ in range(3)]
     setting = Setting(size=100)
     for merchant in merchants:
         await setting.told(merchant)

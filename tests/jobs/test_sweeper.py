@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
@@ -18,16 +18,16 @@ from tests.doors.running import Running, posting
 class Setting:
     """A store with merchants that are due, and a posting path that settles them or fails."""
 
-    def __init__(self, *due: UUID) -> None:
+    def __init__(self, *due: str) -> None:
         self.merchants = list(due)
-        self.settled: list[UUID] = []
+        self.settled: list[str] = []
         self.failures: list[Exception] = []
         self.sweeps = 0
 
     async def now(self) -> int:
         return 17
 
-    async def due(self, at: int, limit: int) -> list[UUID]:
+    async def due(self, at: int, limit: int) -> list[str]:
         assert at == 17
         self.sweeps += 1
         if self.failures:
@@ -41,7 +41,7 @@ class Setting:
 
 
 async def test_sweep_settles_due_accounts() -> None:
-    merchants = [uuid4(), uuid4()]
+    merchants = [str(uuid4()), str(uuid4())]
     setting: Any = Setting(*merchants)
     assert await sweeper.sweep(setting, setting) == 2
     assert setting.settled == merchants
@@ -49,7 +49,7 @@ async def test_sweep_settles_due_accounts() -> None:
 
 
 async def test_long_backlog_is_swept_without_pause() -> None:
-    setting: Any = Setting(*(uuid4() for _ in range(2 * sweeper.AT_ONCE + 1)))
+    setting: Any = Setting(*(str(uuid4()) for _ in range(2 * sweeper.AT_ONCE + 1)))
     task = asyncio.create_task(sweeper.keep_sweeping(setting, setting, 3600))
     while setting.sweeps < 3:  # noqa: ASYNC110
         await asyncio.sleep(0)
@@ -62,7 +62,7 @@ async def test_long_backlog_is_swept_without_pause() -> None:
     "failure", [StorageUnavailable("gone"), Overloaded(), DeadlineExceeded(), RuntimeError("a bug")], ids=repr
 )
 async def test_failed_sweep_is_retried(failure: Exception) -> None:
-    setting: Any = Setting(uuid4())
+    setting: Any = Setting(str(uuid4()))
     setting.failures = [failure, failure]
     task = asyncio.create_task(sweeper.keep_sweeping(setting, setting, 0.001))
     while not setting.settled:  # noqa: ASYNC110

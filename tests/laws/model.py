@@ -323,11 +323,11 @@ class Model:
 
     def _given_in_window(self, fact: SubscriptionRenewed) -> int:
         """The credits of this renewal that another plan gave in the same billing window."""
-        if fact.begins is None or fact.ends is None:
+        if fact.window is None:
             return 0
-        if self.window is None or self.window[1] <= fact.begins:
-            self.window, self.best = (fact.begins, fact.ends), 0
-        elif fact.ends <= self.window[0]:
+        if self.window is None or self.window[1] <= fact.window[0]:
+            self.window, self.best = fact.window, 0
+        elif fact.window[1] <= self.window[0]:
             return 0
         given = min(self.best, fact.credits)
         self.best = max(self.best, fact.credits)

@@ -77,11 +77,12 @@ renewals = st.builds(telling.renewal, st.sampled_from("AB"), st.sampled_from(["2
 begins = st.integers(-3, 3).map(lambda tens: days(10 * tens))
 switches = begins.flatmap(
     lambda begin: st.builds(
-        lambda *said: telling.renewal(*said, begins=begin, ends=begin + 30 * DAY),
+        telling.renewal,
         st.sampled_from("CDEF"),
         st.just(str(begin)),
         worths,
         expiries,
+        window=st.just((begin, begin + 30 * DAY)),
     )
 )
 paid_ids = ids | ids | st.sampled_from(["A:2026-01", "B:2026-02"])

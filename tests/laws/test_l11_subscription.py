@@ -59,7 +59,7 @@ def test_L11_plans_of_one_billing_window_give_the_best_of_them(switches: list[tu
 
 def switch(subscription: str, day: int, credits: int) -> SubscriptionRenewed:
     """A period of 30 days that begins on this day."""
-    return renewal(subscription, str(day), credits, begins=days(day), ends=days(day + 30))
+    return renewal(subscription, str(day), credits, window=(days(day), days(day + 30)))
 
 
 @pytest.mark.parametrize(

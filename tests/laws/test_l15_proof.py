@@ -164,6 +164,10 @@ def test_L15_a_grant_that_contradicts_the_draws_is_found() -> None:
         assert Discrepancy(None, "the grants are not what the transactions drew") in faults(
             book, grants=forged.values()
         )
+        forged = {**book.grants, number: grant._replace(gone=grant.gone + 1)}
+        assert faults(book, grants=forged.values()) == [
+            Discrepancy(None, "the grants did not lose what expired or was voided")
+        ]
     one_more = next(iter(book.grants.values()))._replace(number=99, remaining=5)
     assert faults(book, grants=[*book.grants.values(), one_more]) != []
     assert faults(book, grants=[]) != []

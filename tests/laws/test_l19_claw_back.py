@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from credit_service.ledger.account import Reference
 from credit_service.ledger.commands import Command
 from credit_service.ledger.decide import Replayed, Waiting
 from credit_service.ledger.policy import Policy
@@ -48,15 +49,20 @@ def posted(book: Book) -> list[tuple[str, int, int]]:
     ]
 
 
+def taken(book: Book) -> list[tuple[int, int]]:
+    """Where the credits of the payment P were taken: grants (0 is debt) and credits."""
+    return list(book.given["billing:payment:P"].taken)
+
+
 # ---- the amount
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.lists(st.integers(0, 30), min_size=1, max_size=5))
 def test_L19_refunds_take_at_most_the_payment(paid: int, spent: int, asked: list[int]) -> None:
     book = book_of(payment("1", paid), order("1", spent))
-    taken = [book.tell(payment_refund(str(number), "1", part)).transactions[-1] for number, part in enumerate(asked)]
-    assert sum(done.amount for done in taken) == min(paid, sum(asked))
-    assert [done.amount + done.shortfall for done in taken] == asked
+    done = [book.tell(payment_refund(str(number), "1", part)).transactions[-1] for number, part in enumerate(asked)]
+    assert sum(one.amount for one in done) == min(paid, sum(asked))
+    assert [one.amount + one.shortfall for one in done] == asked
     assert balance(book) == paid - spent - min(paid, sum(asked))
 
 
@@ -112,7 +118,7 @@ def test_L19_a_dispute_of_a_part_takes_that_part(part: int) -> None:
     assert balance(book) == 100
 
 
-@pytest.mark.parametrize(("opened", "lost", "taken"), [(None, 40, 40), (60, 40, 40), (40, 60, 60), (40, None, 40)])
+@pytest.mark.parametrize(("opened", "lost", "taken"), [(None, 40, 40), (41, 40, 40), (40, 60, 60), (40, None, 40)])
 @pytest.mark.parametrize("late", [True, False])
 def test_L19_a_lost_dispute_takes_what_was_lost(
     opened: int | None, lost: int | None, taken: int, *, late: bool
@@ -120,6 +126,7 @@ def test_L19_a_lost_dispute_takes_what_was_lost(
     steps = [disputed("d", "P", opened), closed("d", "P", "lost", lost)]
     book = book_of(payment("P", 100), *steps[:: -1 if late else 1])
     assert balance(book) == 100 - taken
+    assert [shortfall for _, _, shortfall in posted(book)] == [0, 0]
 
 
 def test_L19_refund_and_dispute_of_one_payment_take_it_once() -> None:
@@ -133,6 +140,11 @@ def test_L19_a_won_dispute_gives_back_once() -> None:
     assert isinstance(book.do(closed("d", "P", "won")), Replayed)
     assert isinstance(book.do(closed("d", "P", "lost")), Replayed)
     assert (posted(book)[-1], balance(book)) == (("INCREASE", 100, 0), 100)
+
+
+def test_L19_a_won_dispute_gives_back_what_no_refund_demands() -> None:
+    book = book_of(payment("P", 100), disputed("d", "P"), payment_refund("r", "P", 30), closed("d", "P", "won"))
+    assert (posted(book)[-1], taken(book)) == (("INCREASE", 70, 0), [(1, 30)])
 
 
 def test_L19_a_refund_after_a_won_dispute_takes_the_credits() -> None:
@@ -176,10 +188,11 @@ def test_L19_a_won_dispute_gives_back_to_the_same_grants() -> None:
 
 
 def test_L19_a_won_dispute_pays_the_debt_that_it_made() -> None:
-    book = book_of(payment("P", 10), order("1", 10), disputed("d", "P"))
-    assert balance(book) == -10
+    book = book_of(payment("P", 10), order("1", 15), disputed("d", "P"))
+    assert balance(book) == -15
+    assert taken(book) == [(0, 10)]
     book.tell(closed("d", "P", "won"))
-    assert (balance(book), book.remaining()) == (0, {})
+    assert (balance(book), book.remaining()) == (-5, {})
 
 
 def test_L19_a_debt_that_was_paid_meanwhile_returns_as_a_paid_grant() -> None:
@@ -200,8 +213,11 @@ def test_L19_two_disputes_that_are_won_give_all_back() -> None:
     assert posted(book)[-1] == ("DECREASE", 40, 20)
     book.tell(closed("b", "P", "won"))
     assert balance(book) == 40
+    assert taken(book) == [(1, 60)]
     book.tell(closed("a", "P", "won"))
     assert (balance(book), book.remaining()) == (100, {1: 100})
+    assert taken(book) == []
+    assert [done.reference for done in book.transactions[1:]] == [Reference("payment", "P")] * 4
 
 
 def test_L19_a_grant_that_expired_in_a_dispute_returns_for_the_days_of_grace() -> None:
@@ -258,9 +274,35 @@ def test_L19_clamp_takes_the_unspent_credits_and_never_the_rest() -> None:
     assert (posted(book)[-1], balance(book)) == (("DECREASE", 0, 10), 26)
 
 
+def test_L19_clamp_adds_up_what_it_never_takes() -> None:
+    book = book_of(payment("P", 10), order("1", 6), clawback="clamp")
+    book.tell(payment_refund("r", "P", 7), payment_refund("s", "P", 3), refund("o", "1", credits=6))
+    book.tell(payment_refund("t", "P", 10))
+    assert posted(book) == [("DECREASE", 4, 3), ("DECREASE", 0, 3), ("DECREASE", 0, 10)]
+
+
+def test_L19_clamp_takes_unspent_credits_part_by_part() -> None:
+    book = book_of(payment("P", 10), payment_refund("r", "P", 4), payment_refund("s", "P", 6), clawback="clamp")
+    assert posted(book) == [("DECREASE", 4, 0), ("DECREASE", 6, 0)]
+
+
+def test_L19_clamp_keeps_what_it_waived_for_a_refund_when_a_dispute_is_won() -> None:
+    book = book_of(payment("P", 10), order("1", 6), payment_refund("r", "P", 5), disputed("d", "P"), clawback="clamp")
+    book.tell(closed("d", "P", "won"), refund("o", "1", credits=6), payment_refund("s", "P", 5))
+    assert posted(book) == [("DECREASE", 4, 1), ("DECREASE", 0, 10), ("INCREASE", 0, 0), ("DECREASE", 5, 0)]
+
+
+def test_L19_clamp_waives_no_more_than_is_demanded() -> None:
+    book = book_of(payment("P", 10), order("1", 6), disputed("d", "P"), clawback="clamp")
+    book.tell(closed("d", "P", "lost", 7), refund("o", "1", credits=6), payment_refund("r", "P", 10))
+    assert posted(book) == [("DECREASE", 4, 6), ("DECREASE", 0, 0), ("DECREASE", 3, 7)]
+
+
 def test_L19_clamp_demands_again_after_a_won_dispute() -> None:
     book = book_of(payment("P", 10), order("1", 6), disputed("d", "P"), clawback="clamp")
-    book.tell(closed("d", "P", "won"), refund("o", "1", credits=6), payment_refund("r", "P", 10))
+    book.tell(closed("d", "P", "won"))
+    assert book.given["billing:payment:P"].waived == 0
+    book.tell(refund("o", "1", credits=6), payment_refund("r", "P", 10))
     assert (posted(book)[-1], balance(book)) == (("DECREASE", 10, 0), 0)
 
 

@@ -40,6 +40,13 @@ def test_L22_void_takes_a_part() -> None:
     book.tell(void(1, 40), void(1, 60))
     assert book.remaining() == {}
     assert [done.amount for done in book.transactions] == [100, 40, 60]
+    assert (book.grants[1].gone, book.grants[1].lapses, book.faults()) == (100, 0, [])
+
+
+def test_L22_void_counts_beside_earlier_losses() -> None:
+    book = book_of(100)
+    book.tell(void(1, 40), use(10), void(1, 20))
+    assert (book.grants[1].gone, book.remaining(), book.faults()) == (60, {1: 30}, [])
 
 
 def test_L22_credits_of_a_voided_grant_that_were_spent_return_to_it() -> None:

@@ -33,7 +33,7 @@ from credit_service.ledger.commands import (
 )
 from credit_service.ledger.types import DECREASE, INCREASE, Operation, TransactionType
 
-MERCHANT = UUID("7d9f7f0e-3c1b-4b8e-9a55-0f0e6d1c2b3a")
+MERCHANT = "7d9f7f0e-3c1b-4b8e-9a55-0f0e6d1c2b3a"
 BOOK_ACCOUNT = 0x1234_5678_9ABC_DEF0
 """The number of the account of every `Book`."""
 T0 = 1_767_225_600_000_000
@@ -147,7 +147,7 @@ def closed(dispute_id: str, payment_id: str, outcome: Any, credits: int | None =
 
 
 def renewal(
-    subscription: str, period: str, credits: int, expires_at: int | None = None, **window: Any
+    subscription: str, period: str, credits: int, expires_at: int | None = None, window: tuple[int, int] | None = None
 ) -> SubscriptionRenewed:
     """A period of a subscription began."""
     return with_content(
@@ -158,7 +158,7 @@ def renewal(
             credits=credits,
             subscription_id=subscription,
             expires_at=expires_at,
-            **window,
+            window=window,
         )
     )
 

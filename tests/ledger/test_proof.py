@@ -67,7 +67,7 @@ def read(said: dict[str, Any], hash_: str) -> Transaction:
     reference = said["reference"]
     return Transaction(
         account=address(said["id"]).account,
-        merchant_id=UUID(said["merchant_id"]),
+        merchant_id=said["merchant_id"],
         sequence=said["sequence"],
         operation=said["operation_type"],
         type=said["transaction_type"],

@@ -156,7 +156,7 @@ def test_the_older_envelope_is_validated_as_strictly() -> None:
         b"[]",
         b'{"specversion":"1.0","id":"","source":"s","type":"evt.merchant.created","data":{}}',
         b'{"specversion":"1.0","id":"1","source":"s","type":"evt.other","data":{}}',
-        b'{"specversion":"1.0","id":"1","source":"s","type":"evt.merchant.created","data":{"merchant_id":"17"}}',
+        b'{"specversion":"1.0","id":"1","source":"s","type":"evt.merchant.created","data":{"merchant_id":"-17"}}',
         b'{"specversion":"1.0","id":"1","source":"s","type":"evt.merchant.created","time":"now","data":{}}',
         b'{"specversion":"1.0","id":"1","source":"s","type":"evt.merchant.created","time":"2026-02-30T00:00:00Z"'
         b',"data":{"merchant_id":"6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"}}',

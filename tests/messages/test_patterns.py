@@ -16,6 +16,8 @@ ROOT = Path(__file__).parent.parent.parent / "src" / "credit_service"
 
 BY_PYDANTIC = {
     patterns.UUID: "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11",
+    patterns.MERCHANT: "cus_17:a",
+    patterns.ID: " gid://shopify/Order/17",
     patterns.TIME: "2026-11-22T10:45:00Z",
     patterns.MONEY: "149.90",
     patterns.CURRENCY: "GBP",

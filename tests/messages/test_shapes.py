@@ -2,7 +2,6 @@
 
 import json
 from typing import Any
-from uuid import UUID
 
 from credit_service.ledger import addresses
 from credit_service.ledger.account import Account, Grant, Reference, Transaction
@@ -10,7 +9,7 @@ from credit_service.ledger.policy import Policy
 from credit_service.ledger.settle import Standing
 from credit_service.messages import shapes
 
-MERCHANT = UUID("6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11")
+MERCHANT = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
 NUMBER = 0x1234_5678_9ABC_DEF0
 SECOND = 1_000_000
 

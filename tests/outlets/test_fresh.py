@@ -47,7 +47,7 @@ async def tell(store: Engine, wake: Wake, *told: Any) -> None:
 def writes(*ids: int, lane: int = 0, at: int = T0) -> Committed:
     """Announcements of an account that stand in the outbox under these ids."""
     made = Writes()
-    made.accounts[lane] = values.account(lane, UUID(int=lane))
+    made.accounts[lane] = values.account(lane, str(UUID(int=lane)))
     made.announcements = [(lane, Announcement(id_, "account.created", None, 0, at)) for id_ in ids]
     return Committed(made, [(lane, id_) for id_ in ids])
 

@@ -40,7 +40,7 @@ class FakeOutbox:
             self._last[lane] += 1
             self._announced[account] += 1
             told = Announcement(self._announced[account], "account.created", None, 0, T0 + len(self.stored))
-            self.stored.append(StoredEvent(lane, self._last[lane], account, UUID(int=account), told, None))
+            self.stored.append(StoredEvent(lane, self._last[lane], account, str(UUID(int=account)), told, None))
 
     async def events(self, after: Position, limit: int) -> list[StoredEvent]:
         """See `Outbox.events`."""
@@ -107,7 +107,7 @@ def streamed(outbox: FakeOutbox, wake: Wake, monkeypatch: pytest.MonkeyPatch) ->
         cast(Outbox, outbox),
         wake,
         "tests",
-        lambda merchant, position: f"{merchant and merchant.int}{position}",
+        lambda merchant, position: f"{merchant and UUID(merchant).int}{position}",
     )
     yield made
     made.close()

@@ -36,7 +36,7 @@ from tests.ledger.telling import (
 from tests.storage.values import of
 
 P = ParamSpec("P")
-OTHER = UUID(int=1)
+OTHER = str(UUID(int=1))
 
 
 # ---- a loop in which waiting takes no time
@@ -98,7 +98,7 @@ class MemoryStore:
     def __init__(self, streams: int = 1, *, ahead: int = 0) -> None:
         self.streams = streams
         self.ahead = ahead
-        self.records: dict[UUID, Record] = {}
+        self.records: dict[str, Record] = {}
         self.transactions: list[Transaction] = []
         self.writes: list[Writes] = []
         self.script: deque[Before | After] = deque()
@@ -110,8 +110,8 @@ class MemoryStore:
         self.free.set()
         self.numbers = count(1)
 
-    def stream_of(self, merchant_id: UUID) -> int:
-        return merchant_id.int % self.streams
+    def stream_of(self, merchant_id: str) -> int:
+        return UUID(merchant_id).int % self.streams
 
     async def post(self, needs: Sequence[Needs], work: Work, after: asyncio.Future[bool] | None = None) -> Committed:
         self.batches.append([need.key for need in needs])
@@ -122,7 +122,7 @@ class MemoryStore:
         await self.free.wait()
         if isinstance(step, Before):
             raise step.error
-        records: dict[UUID, Record] = {}
+        records: dict[str, Record] = {}
         for need in needs:
             known = self.records.get(need.merchant_id) or Record(None, next(self.numbers))
             records.setdefault(need.merchant_id, known.copy())
@@ -227,4 +227,4 @@ async def ahead(streams: int = 1, **settings: Any) -> Desk:
     return made
 
 
-OF_STREAMS = [UUID(int=number) for number in (2, 3)]  # one merchant of each of two streams
+OF_STREAMS = [str(UUID(int=number)) for number in (2, 3)]  # one merchant of each of two streams

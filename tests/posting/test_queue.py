@@ -332,7 +332,7 @@ async def test_draining_waits_for_every_stream():
     desk = Desk(store)
     desk.posting.start()
     store.free.clear()
-    tasks = await desk.hand_in(*[of(UUID(int=number), payment("P", 9)) for number in (2, 3)])
+    tasks = await desk.hand_in(*[of(str(UUID(int=number)), payment("P", 9)) for number in (2, 3)])
     draining = await desk.started(desk.posting.drain())
     assert not draining.done()
     store.free.set()

@@ -22,7 +22,7 @@ from tests.ledger.book import Book
 from tests.ledger.telling import T0
 from tests.storage.values import of
 
-MERCHANTS = [UUID(int=index) for index in (3, 1, 2)]
+MERCHANTS = [str(UUID(int=index)) for index in (3, 1, 2)]
 
 
 class Batch(NamedTuple):
@@ -123,7 +123,7 @@ class Shelf:
     def __init__(self, policy: Policy) -> None:
         self.books = {merchant_id: _OneBook(policy) for merchant_id in MERCHANTS}
 
-    def answer(self, batch: Batch, now: int, numbers: dict[UUID, int]) -> list[Outcome] | RefusedAt:
+    def answer(self, batch: Batch, now: int, numbers: dict[str, int]) -> list[Outcome] | RefusedAt:
         """Return the expected outcomes of a batch. `numbers` has the account numbers that exist after it."""
         for merchant_id, book in self.books.items():
             book.now = now

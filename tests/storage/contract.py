@@ -95,12 +95,12 @@ class Harness(Protocol):
         ...
 
 
-def merchant(index: int) -> UUID:
+def merchant(index: int) -> str:
     """Return one of many merchants. Their order is the order of `index`."""
-    return UUID(int=index + 1)
+    return str(UUID(int=index + 1))
 
 
-def need(key: str = "", merchant_id: UUID = MERCHANT, source: str | None = None, *, trial: bool = False) -> Needs:
+def need(key: str = "", merchant_id: str = MERCHANT, source: str | None = None, *, trial: bool = False) -> Needs:
     """Return the needs of a command."""
     return Needs(merchant_id, key, source, awaited=False, trial=trial, overdue=False)
 
@@ -937,7 +937,7 @@ class EngineContract:
             assert list(verify(found, grants, transactions)) == []
 
     async def test_books_of_some_merchants_name_each_once(self, engine: Engine, history: list[Transaction]):
-        async def of_these(*merchants: UUID) -> list[UUID]:
+        async def of_these(*merchants: str) -> list[str]:
             return [books.account.merchant_id async for books in engine.books(merchants)]
 
         assert await of_these(MERCHANT, merchant(99), MERCHANT) == [MERCHANT]
@@ -1159,7 +1159,7 @@ class EngineContract:
         for one in (late, order, erasure, asked):
             await Shops(engine).keep(one)
 
-        async def due(before: int = T0 - 1, limit: int = 10) -> list[tuple[str, UUID | None]]:
+        async def due(before: int = T0 - 1, limit: int = 10) -> list[tuple[str, str | None]]:
             return [(one.topic, merchant) for one, merchant in await Shops(engine).due(before, limit)]
 
         assert await due() == []
@@ -1193,14 +1193,14 @@ class EngineContract:
         ]
         await tell(engine, *posted_facts, *[of(OTHER, fact) for fact in posted_facts])
 
-        async def erase(merchant_id: UUID, orders: set[str] | None) -> int:
+        async def erase(merchant_id: str, orders: set[str] | None) -> int:
             erasing_ = Erasing(engine)
             parked = await erasing_.erase_parked(merchant_id, orders)
             return parked + await erasing_.erase_transactions(merchant_id, orders)
 
-        assert await erase(UUID(int=99), None) == 0
+        assert await erase(str(UUID(int=99)), None) == 0
 
-        async def kept(merchant_id: UUID = MERCHANT) -> list[str]:
+        async def kept(merchant_id: str = MERCHANT) -> list[str]:
             history: list[Transaction] = []
             async for books in engine.books([merchant_id]):
                 history = list(books.transactions)

@@ -21,7 +21,7 @@ from tests.servers.postgres import Databases
 from tests.storage.engines import template
 from tests.storage.values import of
 
-MERCHANTS = [UUID(int=number) for number in range(1, 21)]
+MERCHANTS = [str(UUID(int=number)) for number in range(1, 21)]
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ async def posting(engine: PostgresEngine) -> AsyncIterator[Posting]:
     await posting.drain()
 
 
-async def balances(engine: PostgresEngine) -> dict[UUID, int]:
+async def balances(engine: PostgresEngine) -> dict[str, int]:
     """Verify the books of all accounts, and return their balances."""
     found = {}
     async for books in engine.books():

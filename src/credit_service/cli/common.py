@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -124,6 +125,16 @@ def in_ledger(
 
     settings = settings_of(database_url=database_url)
     return asyncio.run(done())
+
+
+def merchant_named(merchant_id: str) -> str:
+    """A merchant's id as the ledger keeps it. Ends the command if it can be nobody's."""
+    from credit_service.messages.fields import merchant_text
+    from credit_service.messages.patterns import MERCHANT, SENTENCES
+
+    if not re.fullmatch(MERCHANT.removesuffix("$"), merchant_id):
+        raise wrong(f"{merchant_id} is no merchant's id: {SENTENCES[MERCHANT]}")
+    return merchant_text(merchant_id)
 
 
 def progress(*columns: Any) -> "Progress":

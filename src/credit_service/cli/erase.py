@@ -1,11 +1,10 @@
 """`credit-service erase`: erase the personal data of a merchant."""
 
 from typing import Annotated
-from uuid import UUID
 
 import typer
 
-from credit_service.cli.common import DatabaseUrl, Json, in_ledger, show, show_json, wrong
+from credit_service.cli.common import DatabaseUrl, Json, in_ledger, merchant_named, show, show_json
 
 
 def erase(
@@ -16,13 +15,10 @@ def erase(
     """Erase a merchant's personal data for good; balances, hashes and idempotency keys stay."""
     from credit_service.erasure import Erasure
 
-    try:
-        merchant = UUID(merchant_id)
-    except ValueError:
-        raise wrong(f"{merchant_id} is not a UUID.") from None
+    merchant = merchant_named(merchant_id)
     erased = in_ledger(database_url, lambda engine: Erasure(engine).erase(merchant), "write")._asdict()
     if json_:
-        show_json({"merchant_id": str(merchant), **erased})
+        show_json({"merchant_id": merchant, **erased})
         return
     for name, count in erased.items():
         show(f"{count:6} {name.replace('_', ' ')}")

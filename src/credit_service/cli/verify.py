@@ -2,11 +2,21 @@
 
 import asyncio
 from typing import TYPE_CHECKING, Annotated, NamedTuple
-from uuid import UUID
 
 import typer
 
-from credit_service.cli.common import DatabaseUrl, Json, opened, progress, say, settings_of, show, show_json, wrong
+from credit_service.cli.common import (
+    DatabaseUrl,
+    Json,
+    merchant_named,
+    opened,
+    progress,
+    say,
+    settings_of,
+    show,
+    show_json,
+    wrong,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,14 +43,15 @@ class Verified(NamedTuple):
 
 def verify(
     merchant: Annotated[
-        list[UUID] | None, typer.Option(help="Only this merchant's account; may be said several times.")
+        list[str] | None, typer.Option(help="Only this merchant's account; may be said several times.")
     ] = None,
     json_: Json = False,
     database_url: DatabaseUrl = None,
 ) -> None:
     """Recompute the ledger from its transactions: hash chain, sums, grants, debt. Exit code 1 if anything is wrong."""
     settings = settings_of(database_url=database_url)
-    accounts, transactions, faults = asyncio.run(_verify(settings, merchant))
+    merchants = None if merchant is None else list(map(merchant_named, merchant))
+    accounts, transactions, faults = asyncio.run(_verify(settings, merchants))
     if json_:
         found = [fault._asdict() for fault in faults]
         show_json({"accounts": accounts, "transactions": transactions, "faults": found})
@@ -54,7 +65,7 @@ def verify(
         raise typer.Exit(1)
 
 
-async def _verify(settings: "Settings", merchants: list[UUID] | None) -> Verified:
+async def _verify(settings: "Settings", merchants: list[str] | None) -> Verified:
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
     from credit_service.ledger import proof

@@ -9,7 +9,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
-from uuid import UUID
 
 import structlog
 
@@ -136,10 +135,10 @@ class Inbox:
         return Taken("noted")
 
     async def _apply(
-        self, one: KeptDelivery, fact: InboundEvent, merchant_id: UUID, correlation_id: str | None
+        self, one: KeptDelivery, fact: InboundEvent, merchant_id: str, correlation_id: str | None
     ) -> Taken:
         said = {name: value for name, value in fact.data.items() if value is not None}
-        data = {"merchant_id": str(merchant_id), "metadata": {"shop": one.shop}, **said}
+        data = {"merchant_id": merchant_id, "metadata": {"shop": one.shop}, **said}
         source = EventContext(_ACTOR, correlation_id, fact.occurred_at, self._limits)
         try:
             (translated,) = translate(fact.type, data, source)
@@ -147,7 +146,7 @@ class Inbox:
                 raise translated.command
             command = translated.command
             if fact.window is not None and isinstance(command, SubscriptionRenewed):
-                command = replace(command, begins=fact.window[0], ends=fact.window[1])
+                command = replace(command, window=fact.window)
             claimed = fact.purchase and not await self._shops.claim(fact.purchase, command.key, merchant_id, one.shop)
             outcome = None if claimed else await self._posting.submit(command)
         except Invalid as error:
@@ -208,7 +207,7 @@ class Inbox:
             raise failures[0]
         return len(due) == AT_ONCE
 
-    async def _settle(self, one: KeptDelivery, merchant_id: UUID | None) -> None:
+    async def _settle(self, one: KeptDelivery, merchant_id: str | None) -> None:
         if merchant_id is None:
             await self._give_up(one, [("shop_not_found", "The shop was not linked to a merchant in time.")])
             return

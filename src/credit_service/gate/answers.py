@@ -5,7 +5,6 @@ An answer carries the version of its account, so that of two answers the later o
 
 import re
 from typing import Any, Final, Literal, NamedTuple
-from uuid import UUID
 
 from credit_service.ledger.account import Account
 from credit_service.ledger.announcements import plugin_status
@@ -31,7 +30,7 @@ class StatusAnswer(NamedTuple):
     a door sends.
     """
 
-    merchant_id: UUID
+    merchant_id: str
     status: str
     reason: Reason
     as_of: int
@@ -51,7 +50,7 @@ def of_account(account: Account, now: int, ttl: int, version: Version | None = N
     return StatusAnswer(account.merchant_id, status, reason, now, until, version or version_of(account))
 
 
-def of_unknown(merchant_id: UUID, now: int, ttl: int) -> StatusAnswer:
+def of_unknown(merchant_id: str, now: int, ttl: int) -> StatusAnswer:
     """The answer for a merchant without an account; good for a TTL in microseconds."""
     return StatusAnswer(merchant_id, "disabled", "unknown_merchant", now, now + ttl, NO_ACCOUNT)
 
@@ -66,7 +65,7 @@ def text_of(answer: StatusAnswer) -> str:
     return "".join([f"{number:016d}" for number in (*answer.version, answer.as_of, answer.until)]) + answer.reason
 
 
-def answer_of(merchant_id: UUID, text: str, now: int, ttl: int) -> StatusAnswer | None:
+def answer_of(merchant_id: str, text: str, now: int, ttl: int) -> StatusAnswer | None:
     """Read the text form of an answer; None if it is not one.
 
     The answer is good for as long as for its writer, and never longer than a TTL from now, because the writer's clock
@@ -90,10 +89,7 @@ def line_of(answer: StatusAnswer) -> str:
 def answer_in(line: str, now: int, ttl: int) -> StatusAnswer | None:
     """Read the message of another process; None if it holds no answer."""
     merchant_id, _, text = line.partition(" ")
-    try:
-        return answer_of(UUID(merchant_id), text, now, ttl)
-    except ValueError:
-        return None
+    return answer_of(merchant_id, text, now, ttl)
 
 
 def shape(answer: StatusAnswer) -> dict[str, Any]:

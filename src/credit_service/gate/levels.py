@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 from typing import Final, Protocol
-from uuid import UUID
 
 from credit_service.breaker import ProbedBreaker
 from credit_service.gate.answers import StatusAnswer, of_account, of_unknown, version_of
@@ -14,13 +13,14 @@ from credit_service.storage.engine import StorageUnavailable
 
 PATIENCE_SECONDS: Final = 2.0
 """The longest wait for the store: after that, the page has given up."""
-_NOBODY: Final = UUID(int=0)
+_NOBODY: Final = ""
+"""No merchant has this id."""
 
 
 class Level(Protocol):
     """A cache that may know the answers."""
 
-    async def get(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, StatusAnswer]:
+    async def get(self, merchant_ids: Collection[str], now: int) -> Mapping[str, StatusAnswer]:
         """The known answers that are good at `now` (microseconds)."""
         ...
 
@@ -53,7 +53,7 @@ class Storage:
         self._ttl = ttl
         self.breaker = ProbedBreaker("storage", lambda: accounts.load([_NOBODY], 0))
 
-    async def get(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, StatusAnswer]:
+    async def get(self, merchant_ids: Collection[str], now: int) -> Mapping[str, StatusAnswer]:
         """The answers for all of these merchants. Raises StorageError."""
         if self.breaker.is_open():
             raise StorageUnavailable("The database did not answer a moment ago.")
@@ -63,7 +63,7 @@ class Storage:
         finally:
             silent.cancel()
         self.breaker.close()
-        found: dict[UUID, StatusAnswer] = {}
+        found: dict[str, StatusAnswer] = {}
         for merchant_id in merchant_ids:
             entry = held.get(merchant_id)
             if entry is None:

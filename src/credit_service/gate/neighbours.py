@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from typing import Final
-from uuid import UUID
 
 import structlog
 
@@ -28,7 +27,7 @@ class Neighbours:
         self._channel = channel
         self._lost_touch = lost_touch
         self._heard = heard
-        self._to_tell: dict[UUID, StatusAnswer] = {}
+        self._to_tell: dict[str, StatusAnswer] = {}
         self._something_to_tell = asyncio.Event()
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha1
 from typing import Any, Final
-from uuid import UUID
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -86,7 +85,7 @@ class RedisLevel:
                 told = await self._redis.info("server")
         return told.get("server_name", "redis"), tuple(map(int, told["redis_version"].split(".")))
 
-    async def get(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, StatusAnswer]:
+    async def get(self, merchant_ids: Collection[str], now: int) -> Mapping[str, StatusAnswer]:
         if self.breaker.is_open():
             return {}
         keys = [self._key(merchant_id) for merchant_id in merchant_ids]
@@ -94,7 +93,7 @@ class RedisLevel:
         with self._watched():
             async with asyncio.timeout(PATIENCE_SECONDS):
                 values = await self._redis.mget(keys)
-        found: dict[UUID, StatusAnswer] = {}
+        found: dict[str, StatusAnswer] = {}
         for merchant_id, key, value in zip(merchant_ids, keys, values, strict=False):
             answer = None if value is None else self._unsealed(merchant_id, key, value, now)
             if answer is not None and answer.until > now:
@@ -136,7 +135,7 @@ class RedisLevel:
         await self._redis.aclose()
         await self._pool.disconnect()
 
-    def _key(self, merchant_id: UUID) -> str:
+    def _key(self, merchant_id: str) -> str:
         return f"{self._prefix}{merchant_id}"
 
     def _newest(self, answers: Collection[StatusAnswer]) -> list[Any]:
@@ -144,7 +143,7 @@ class RedisLevel:
         keys = [self._key(answer.merchant_id) for answer in answers]
         return [_NEWEST, len(keys), *keys, max(1, self._ttl // 1000), *map(text_of, answers)]
 
-    def _unsealed(self, merchant_id: UUID, key: str, value: bytes, now: int) -> StatusAnswer | None:
+    def _unsealed(self, merchant_id: str, key: str, value: bytes, now: int) -> StatusAnswer | None:
         seal, text = value[:_SEAL_LENGTH], value[_SEAL_LENGTH:]
         if sha1(key.encode() + text, usedforsecurity=False).hexdigest()[:_SEAL_LENGTH].encode() != seal:
             return None

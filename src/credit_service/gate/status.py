@@ -11,7 +11,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
-from uuid import UUID
 
 import structlog
 
@@ -44,10 +43,10 @@ class _Load:
     """Merchants that are loaded together, and those with a posting meanwhile."""
 
     def __init__(self, deadline: float) -> None:
-        self.merchants: list[UUID] = []
-        self.told: set[UUID] = set()
+        self.merchants: list[str] = []
+        self.told: set[str] = set()
         self.deadline = deadline
-        self.task: asyncio.Task[Mapping[UUID, StatusAnswer]]
+        self.task: asyncio.Task[Mapping[str, StatusAnswer]]
 
 
 class Gate:
@@ -82,33 +81,33 @@ class Gate:
         self._ttl = int(ttl_seconds * MICROSECONDS)
         self._stale = int(stale_seconds * MICROSECONDS)
         self._fail: FailPolicy = fail
-        self._fails: Mapping[UUID, str] = {}  # accounts with a policy of their own
+        self._fails: Mapping[str, str] = {}  # accounts with a policy of their own
         self._size = size
         self._render = render
         self._shared = shared
         self._storage = Storage(accounts, policy, self._ttl)
         self._counting = Counting(accounts, policy, clock)
-        self._known: OrderedDict[UUID, StatusAnswer] = OrderedDict()
-        self._unknown: OrderedDict[UUID, StatusAnswer] = OrderedDict()  # merchants without an account
+        self._known: OrderedDict[str, StatusAnswer] = OrderedDict()
+        self._unknown: OrderedDict[str, StatusAnswer] = OrderedDict()  # merchants without an account
         self._trust = 0  # raised when messages may have been missed: earlier answers are asked for again
-        self._asking: dict[UUID, _Load] = {}
+        self._asking: dict[str, _Load] = {}
         self._gathering: _Load | None = None
         self._neighbours = None if channel is None else Neighbours(channel, self.distrust, self.heard)
         self._beside: set[asyncio.Task[None]] = set()
 
     # ---- questions
 
-    def cached(self, merchant_id: UUID) -> StatusAnswer | None:
+    def cached(self, merchant_id: str) -> StatusAnswer | None:
         """The answer, if it is cached and still good."""
         known = self._known.get(merchant_id) or self._unknown.get(merchant_id)  # `_last`, without the cost of a call
         return known if known is not None and known.until > self._clock() and known.trust == self._trust else None
 
-    async def ask(self, merchant_id: UUID) -> StatusAnswer:
+    async def ask(self, merchant_id: str) -> StatusAnswer:
         """The answer for one merchant, also while other levels are away."""
         (answer,) = await self.ask_many([merchant_id])
         return answer
 
-    async def ask_many(self, merchant_ids: Sequence[UUID]) -> list[StatusAnswer]:
+    async def ask_many(self, merchant_ids: Sequence[str]) -> list[StatusAnswer]:
         """The answers for many merchants, in their order; each level is asked once for all missing answers."""
         found = {merchant_id: self.cached(merchant_id) for merchant_id in merchant_ids}
         loads = {merchant_id: self._load_of(merchant_id) for merchant_id, answer in found.items() if answer is None}
@@ -162,7 +161,7 @@ class Gate:
         """Ask again for all cached answers, since messages may have been missed; they stay the last known ones."""
         self._trust += 1
 
-    def set_fail(self, merchant_id: UUID, fail: FailPolicy | None) -> None:
+    def set_fail(self, merchant_id: str, fail: FailPolicy | None) -> None:
         """Set an account's own fail policy, or remove it (None)."""
         others = {merchant: policy for merchant, policy in self._fails.items() if merchant != merchant_id}
         self._fails = others if fail is None else {**others, merchant_id: fail}
@@ -205,7 +204,7 @@ class Gate:
 
     # ---- loading
 
-    def _load_of(self, merchant_id: UUID) -> _Load:
+    def _load_of(self, merchant_id: str) -> _Load:
         """The load that answers for a merchant: the one under way, or the next one."""
         load = self._asking.get(merchant_id)
         if load is None:
@@ -218,7 +217,7 @@ class Gate:
             self._asking[merchant_id] = load
         return load
 
-    async def _load(self, load: _Load) -> Mapping[UUID, StatusAnswer]:
+    async def _load(self, load: _Load) -> Mapping[str, StatusAnswer]:
         self._gathering = None  # it contains every merchant that was asked for before this task began
         now, trust = self._clock(), self._trust
         try:
@@ -234,7 +233,7 @@ class Gate:
             for merchant_id in load.merchants:
                 del self._asking[merchant_id]
 
-    async def _from_shared(self, merchant_ids: Collection[UUID], now: int) -> dict[UUID, StatusAnswer]:
+    async def _from_shared(self, merchant_ids: Collection[str], now: int) -> dict[str, StatusAnswer]:
         if self._shared is None:
             return {}
         found = await self._shared.get(merchant_ids, now)
@@ -245,7 +244,7 @@ class Gate:
             if (known := self._last(merchant_id)) is None or answer.version >= known.version
         }
 
-    async def _from_storage(self, merchant_ids: Collection[UUID], now: int) -> Mapping[UUID, StatusAnswer]:
+    async def _from_storage(self, merchant_ids: Collection[str], now: int) -> Mapping[str, StatusAnswer]:
         try:
             return await self._storage.get(merchant_ids, now)
         except StorageError:
@@ -282,14 +281,14 @@ class Gate:
             kept.popitem(last=False)
         return answer
 
-    def _last(self, merchant_id: UUID) -> StatusAnswer | None:
+    def _last(self, merchant_id: str) -> StatusAnswer | None:
         """The last known answer, good or not."""
         return self._known.get(merchant_id) or self._unknown.get(merchant_id)
 
     def _rendered(self, answer: StatusAnswer) -> StatusAnswer:
         return answer._replace(rendered=self._render(answer))
 
-    def _without_storage(self, merchant_id: UUID) -> StatusAnswer:
+    def _without_storage(self, merchant_id: str) -> StatusAnswer:
         """The answer while the store is away: the last known one, or the fail policy's."""
         now = self._clock()
         known = self._last(merchant_id)

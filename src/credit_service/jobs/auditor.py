@@ -5,7 +5,6 @@ run beside the service.
 """
 
 from typing import NoReturn
-from uuid import UUID
 
 import structlog
 
@@ -20,9 +19,9 @@ class Auditor:
 
     def __init__(self, accounts: Accounts) -> None:
         self._accounts = accounts
-        self._after: UUID | None = None
-        self._before: set[UUID] = set()  # found in the last complete pass
-        self._found: set[UUID] = set()  # found so far in this pass
+        self._after: str | None = None
+        self._before: set[str] = set()  # found in the last complete pass
+        self._found: set[str] = set()  # found so far in this pass
 
     @property
     def drifting(self) -> int:
@@ -34,7 +33,7 @@ class Auditor:
         drifting, self._after = await self._accounts.drifting(self._after, accounts)
         for merchant_id in drifting:
             if merchant_id not in self._before:  # the last pass has logged the others
-                _log.error("ledger_drift", merchant_id=str(merchant_id))
+                _log.error("ledger_drift", merchant_id=merchant_id)
         self._found.update(drifting)
         if self._after is None:
             self._before, self._found = self._found, set()

@@ -6,7 +6,6 @@ are whole microseconds since 1970 UTC. Money (`_micros`) is a whole number of mi
 
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
-from uuid import UUID
 
 from credit_service.ledger.types import BY_TIME, Category, Operation, TransactionType
 
@@ -48,6 +47,14 @@ TypeTotal = tuple[int, int, int]
 """Totals of one transaction type: (transactions, credits added, credits taken)."""
 
 
+class Plan(NamedTuple):
+    """A billing window, and the credits of its best plan (L11)."""
+
+    begins: int
+    ends: int
+    credits: int
+
+
 class Account(NamedTuple):
     """One merchant's credits after the account's last posting (at `settled_at`).
 
@@ -56,7 +63,7 @@ class Account(NamedTuple):
     """
 
     number: int  # 62 bits; part of the ids of the account, its transactions and grants (addresses.py)
-    merchant_id: UUID
+    merchant_id: str
     opened_at: int
     settled_at: int
     balance: int = 0
@@ -72,12 +79,10 @@ class Account(NamedTuple):
     low_threshold: int | None = None  # the account's own; None: the default
     when_insufficient: str | None = None
     overdraft_limit: int | None = None
-    plan_begins: int | None = None  # the billing window of the merchant's last renewal that named one (L11)
-    plan_ends: int | None = None
-    plan_credits: int | None = None  # of the best plan in that window
     total_increases: int = 0
     total_decreases: int = 0
     by_type: Mapping[str, TypeTotal] = {}  # totals so far, by transaction type
+    plan: Plan | None = None  # of the merchant's last renewal that named its billing window (L11)
     carried: tuple[Draw, ...] = ()  # changes of grants since the last transaction; the next one lists them (L6)
     next_due_at: int | None = None  # next instant at which a grant begins, expires or needs its warning
     last_transaction_at: int | None = None
@@ -108,7 +113,7 @@ class Transaction(NamedTuple):
     """One immutable, numbered entry in an account's history."""
 
     account: int
-    merchant_id: UUID
+    merchant_id: str
     sequence: int
     operation: Operation
     type: TransactionType

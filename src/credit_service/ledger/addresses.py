@@ -33,12 +33,6 @@ def prefix(account: int, kind: int) -> str:
     )
 
 
-@lru_cache(maxsize=20_000)
-def merchant_text(number: int) -> str:
-    """A merchant's id (a `UUID.int`) as text; cached, because each transaction needs it for its hash and its events."""
-    return str(UUID(int=number))
-
-
 def text(account: int, kind: int, number: int) -> str:
     return f"{prefix(account, kind)}{number:012x}"
 

@@ -39,7 +39,7 @@ class Command:
     `metadata`: canonical JSON. `salt`: 16 random bytes for the hash of the metadata (L15).
     """
 
-    merchant_id: UUID
+    merchant_id: str
     key: str
     content: bytes = b""
     actor: str = "system"
@@ -142,16 +142,15 @@ class PaymentSucceeded(Fact):
 class SubscriptionRenewed(Fact):
     """A period of a subscription began. The key names the period, so each period counts exactly once (L11).
 
-    `begins`, `ends`: its billing window, if a merchant may change plans within one. Then renewals whose windows overlap
-    give together the credits of the best plan among them.
+    `window`: its billing window (begin, end), if a merchant may change plans within one. Then renewals whose windows
+    overlap give together the credits of the best plan among them.
     """
 
     type = SUBSCRIPTION
     credits: int
     subscription_id: str
     expires_at: int | None = None
-    begins: int | None = None
-    ends: int | None = None
+    window: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +226,7 @@ REFUNDS: Final[Mapping[str, type[OrderRefunded | ClawBack]]] = {
 """The facts that may wait for their order or payment (L8), by name. Storage keeps the name; the event ends with it."""
 
 
-def trial_key(merchant_id: UUID) -> str:
+def trial_key(merchant_id: str) -> str:
     """The natural key of the merchant's one trial."""
     return natural_key(TRIAL, merchant_id=merchant_id)
 

@@ -15,6 +15,7 @@ from credit_service.ledger.account import (
     GivenBack,
     Grant,
     Parked,
+    Plan,
     Reference,
     Transaction,
 )
@@ -42,7 +43,7 @@ from credit_service.ledger.commands import (
     VoidGrant,
     source_key,
 )
-from credit_service.ledger.draft import Draft, Plan, Posted
+from credit_service.ledger.draft import Draft, Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.pricing import order_price
 from credit_service.ledger.proof import is_repeat
@@ -258,22 +259,21 @@ def _payment_succeeded(draft: Draft, state: State, fact: PaymentSucceeded) -> Re
 
 def _subscription_renewed(draft: Draft, state: State, fact: SubscriptionRenewed) -> Refused | None:
     amount, plan = fact.credits, draft.plan
-    if fact.begins is not None and fact.ends is not None:
-        amount, plan = _of_window(fact.credits, fact.begins, fact.ends, draft.plan)
+    if fact.window is not None:
+        amount, plan = _of_window(Plan(*fact.window, fact.credits), draft.plan)
     reference, terms = Reference("subscription", fact.subscription_id), GrantTerms(expires_at=fact.expires_at)
     refused = _increase(draft, fact.type, amount, fact, reference, terms, shortfall=fact.credits - amount)
     draft.plan = plan
     return refused
 
 
-def _of_window(credits: int, begins: int, ends: int, plan: Plan) -> tuple[int, Plan]:
-    """What a renewal gives whose billing window may overlap the last one, and the window that is the last one then."""
-    last_begins, last_ends, best = plan
-    if last_begins is None or last_ends is None or best is None or begins >= last_ends:
-        return credits, (begins, ends, credits)
-    if ends <= last_begins:  # it comes late
-        return credits, plan
-    return max(credits - best, 0), (last_begins, last_ends, max(credits, best))
+def _of_window(told: Plan, last: Plan | None) -> tuple[int, Plan]:
+    """What a renewal gives whose billing window may overlap the last one, and the plan that is the last one then."""
+    if last is None or told.begins >= last.ends:
+        return told.credits, told
+    if told.ends <= last.begins:  # it comes late
+        return told.credits, last
+    return max(told.credits - last.credits, 0), last._replace(credits=max(told.credits, last.credits))
 
 
 def _order_paid(draft: Draft, state: State, fact: OrderPaid) -> Refused | None:

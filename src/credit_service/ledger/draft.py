@@ -29,8 +29,6 @@ from credit_service.ledger.commands import Command
 from credit_service.ledger.policy import Policy, threshold_of
 from credit_service.ledger.types import INCREASE, PAID, TYPES, Category, Operation, TransactionType
 
-Plan = tuple[int | None, int | None, int | None]
-"""The billing window of an account's last renewal: its begin, its end, and the credits of its best plan."""
 WARNING = 7 * DAY
 """The time between the warning and the expiry of a grant, in microseconds."""
 
@@ -129,7 +127,7 @@ class Draft:
         self.episode = account.episode
         self.threshold = threshold_of(account, policy)
         self.terms = (account.low_threshold, account.when_insufficient, account.overdraft_limit)
-        self.plan = (account.plan_begins, account.plan_ends, account.plan_credits)
+        self.plan = account.plan
         self.total_increases = account.total_increases
         self.total_decreases = account.total_decreases
         self.by_type = account.by_type
@@ -318,10 +316,10 @@ class Draft:
             low_threshold,
             when_insufficient,
             overdraft_limit,
-            *self.plan,
             self.total_increases,
             self.total_decreases,
             self.by_type,
+            self.plan,
             tuple(self.draws),
             due,
             self.now if self.transactions else account.last_transaction_at,

@@ -48,11 +48,10 @@ def canonical(fields: tuple[Any, ...]) -> bytes:
     ) = fields  # fmt: skip
     transaction_ids = addresses.prefix(account, addresses.TRANSACTION)
     grant_ids = addresses.prefix(account, addresses.GRANT)
-    merchant = addresses.merchant_text(merchant_id.int)
     reference_type, reference_id = reference or ("", "")
     changes = ",".join([f"{grant_ids}{number:012x}:{change}" for number, change in draws])
     return (
-        f"credit-service/2\n{transaction_ids}{sequence:012x}\n{merchant}\n{sequence}\n"
+        f"credit-service/2\n{transaction_ids}{sequence:012x}\n{merchant_id}\n{sequence}\n"
         f"{operation}\n{type_}\n{amount}\n{shortfall}\n{balance_before}\n{balance_after}\n{debt_after}\n"
         f"{key}\n{content.hex()}\n{reference_type}\n{reference_id}\n{personal.hex() if personal else ''}\n"
         f"{'' if total_micros is None else total_micros}\n{currency or ''}\n{changes}\n"

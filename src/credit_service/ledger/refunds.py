@@ -127,9 +127,9 @@ def claw_back(draft: Draft, fact: ClawBack, paid: Transaction, given: GivenBack)
     # What expired of its grant, or was voided, is gone: nobody else's credits pay for it.
     waived = min(given.waived, demanded - given.credits)
     amount = min(demanded - given.credits - waived, max(paid.amount - gone - given.credits, 0))
-    if draft.policy.clawback == "clamp" and amount > unspent:
-        waived += amount - unspent
-        amount = unspent
+    if draft.policy.clawback == "clamp":
+        waived += max(amount - unspent, 0)
+        amount = min(amount, unspent)
     if not draft.fits(DECREASE, amount):
         return Refused(Refusal.OUT_OF_RANGE)
     # Nothing can fail any more.
@@ -181,7 +181,7 @@ def take_back(draft: Draft, own: Grant | None, amount: int) -> tuple[Draw, ...]:
         draft.change_grant(own, -unspent)
     spend(draft, amount - unspent)
     taken = [(number, -change) for number, change in draft.draws[first:]]
-    return (*taken, (DEBT, draft.debt - debt)) if draft.debt > debt else tuple(taken)
+    return tuple([one for one in (*taken, (DEBT, draft.debt - debt)) if one[1]])
 
 
 def _return_demanded(

@@ -71,5 +71,5 @@ def of_errors(errors: Iterable[Mapping[str, Any]], prefix: Sequence[str | int] =
     return list(faults.values())
 
 
-_BRANCHES = {"int", "str", "decimal", "constrained-str"}
+_BRANCHES = {"int", "str", "decimal", "constrained-str", "constrained-int"}
 """The names of a union's branches, which pydantic adds to a path; the message has no such places."""

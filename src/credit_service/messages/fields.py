@@ -19,6 +19,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MONEY = re.compile(patterns.MONEY)
 _MAX_MONEY = 10**12
 _MICRO = Decimal("0.000001")
+_UUID = re.compile(patterns.UUID)
 _SHOPIFY_ID = re.compile(r"gid://shopify/[A-Za-z]+/([0-9]+)")
 _EXACT = Context(prec=20, traps=[Inexact])
 
@@ -41,6 +42,14 @@ def _money(value: Any) -> Any:
 
 Uuid = Annotated[
     str, Field(pattern=patterns.UUID, description="A UUID.", examples=["6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"])
+]
+MerchantId = Annotated[
+    str,
+    Field(
+        pattern=patterns.MERCHANT,
+        description="The merchant, by the platform's own id.",
+        examples=["6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"],
+    ),
 ]
 Time = Annotated[
     str,
@@ -122,7 +131,12 @@ def money_micros(value: str | int | Decimal) -> int:
         raise ValueError("Money is a decimal number of at most 6 decimals.") from None
 
 
-@lru_cache(maxsize=10_000)
+def merchant_text(value: str | int) -> str:
+    """A merchant's id as the ledger keeps it: a UUID in lower case, any other id exactly, a number as its digits."""
+    text = str(value)
+    return text.lower() if len(text) == 36 and _UUID.fullmatch(text) else text
+
+
 def uuid(text: str) -> UUID:
-    """A UUID from its validated text; cached, because the same merchants come again and again."""
+    """A UUID from its validated text."""
     return UUID(hex=text)

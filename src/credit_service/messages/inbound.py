@@ -6,7 +6,6 @@ fact for each order, and an invalid order does not stop the others.
 
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple
-from uuid import UUID
 
 from pydantic import Field, ValidationError
 
@@ -49,16 +48,16 @@ from credit_service.messages.fields import (
     Credits,
     Currency,
     Id,
+    MerchantId,
     Metadata,
     Money,
     PositiveCredits,
     Reason,
     Time,
-    Uuid,
     id_text,
+    merchant_text,
     money_micros,
     parse_time,
-    uuid,
 )
 from credit_service.messages.patterns import PRINTABLE
 
@@ -67,7 +66,7 @@ _CLOSED: Final = ":closed"
 
 
 class _EventData(Body):
-    merchant_id: Uuid
+    merchant_id: MerchantId | Annotated[int, Field(ge=0, description="A number means its digits.")]
     metadata: Metadata | None = None
 
 
@@ -228,7 +227,7 @@ def _common(event: Any, context: EventContext, key: str, *content: str | int | N
         raise Invalid([Fault("/data", "too_long", f"The ids make a key longer than {most} characters.")])
     metadata, salt = metadata_text(event.metadata, context.limits, "/data/metadata")
     return {
-        "merchant_id": uuid(event.merchant_id),
+        "merchant_id": _merchant(event),
         "key": key,
         "content": fingerprint(*content, context.occurred_at),
         "actor": context.actor,
@@ -238,6 +237,13 @@ def _common(event: Any, context: EventContext, key: str, *content: str | int | N
         "salt": salt,
         "opens": True,
     }
+
+
+def _merchant(event: Any) -> str:
+    merchant_id = merchant_text(event.merchant_id)
+    if len(merchant_id) > 64:
+        raise Invalid([Fault("/data/merchant_id", "too_long", "A merchant's id has at most 64 characters.")])
+    return merchant_id
 
 
 def _credits(event: Any) -> int | None:
@@ -261,13 +267,12 @@ def _micros(money: Any) -> int | None:
 
 
 def _merchant_created(event: MerchantCreated, context: EventContext) -> list[Translated]:
-    merchant_id = uuid(event.merchant_id)
-    return [Translated(OpenAccount(**_common(event, context, trial_key(merchant_id))))]
+    return [Translated(OpenAccount(**_common(event, context, trial_key(_merchant(event)))))]
 
 
 def _trial_started(event: TrialStartedEvent, context: EventContext) -> list[Translated]:
     credits, trial_id = _required_credits(event), id_text(event.trial_id)
-    common = _common(event, context, trial_key(uuid(event.merchant_id)), credits, trial_id)
+    common = _common(event, context, trial_key(_merchant(event)), credits, trial_id)
     return [Translated(TrialStarted(**common, credits=credits, trial_id=trial_id))]
 
 
@@ -303,7 +308,7 @@ def _order_item(event: OrderPaidEvent, index: int, item: Any, context: EventCont
         return Translated(Invalid(faults), order_id)
 
 
-def _order(order: Any, merchant_id: str, event: OrderPaidEvent, context: EventContext) -> OrderPaid:
+def _order(order: Any, merchant_id: str | int, event: OrderPaidEvent, context: EventContext) -> OrderPaid:
     credits, total, order_id = _credits(order), _micros(order.total), id_text(order.order_id)
     if credits is None and total is None:
         raise Invalid([Fault("/data/total", "required", "An order needs its total or its credits.")])
@@ -313,7 +318,7 @@ def _order(order: Any, merchant_id: str, event: OrderPaidEvent, context: EventCo
 
 
 class _Ordered(NamedTuple):
-    merchant_id: str
+    merchant_id: str | int
     metadata: Mapping[str, Any] | None
 
 
@@ -453,10 +458,9 @@ CATALOGUE: Mapping[str, Kind] = {
 """Every inbound event type, by its subject."""
 
 
-def merchant_of(data: Any) -> UUID | None:
+def merchant_of(data: Any) -> str | None:
     """The merchant of an event, if its data names one."""
     merchant_id = data.get("merchant_id") if isinstance(data, dict) else None
-    try:
-        return UUID(merchant_id) if isinstance(merchant_id, str) else None
-    except ValueError:
+    if isinstance(merchant_id, bool) or not isinstance(merchant_id, str | int):
         return None
+    return merchant_text(merchant_id)

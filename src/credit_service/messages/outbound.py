@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 from credit_service.ledger import addresses, announcements
 from credit_service.ledger.types import ANNOUNCED, TransactionType, announced_by
 from credit_service.messages.fields import format_time
+from credit_service.messages.patterns import MERCHANT
 from credit_service.messages.shapes import encode as as_json
 from credit_service.storage.outbox import StoredEvent
 
@@ -37,7 +38,7 @@ class EventReference(Struct, frozen=True):
 class Payload(Struct, frozen=True):
     """The data of every event. The fields of its transaction are null if no transaction caused it."""
 
-    merchant_id: Annotated[Uuid, Meta(description="The owner of the account.")]
+    merchant_id: Annotated[str, Meta(description="The owner of the account.", pattern=MERCHANT)]
     account_id: Uuid
     transaction_id: Annotated[Uuid | None, Meta(description="The transaction that caused it.")]
     transaction_sequence: Annotated[int, Meta(description="The transaction's number in its account.", ge=1)] | None
@@ -138,7 +139,7 @@ class OutboundEvent(Struct, Generic[Data], frozen=True, kw_only=True):
     id: Annotated[Uuid, Meta(description="The id of the event; a repeated delivery has the same id.")]
     source: Annotated[str, Meta(description="The service that sends it (SERVICE_SOURCE).", min_length=1)]
     type: Annotated[str, Meta(description="The event type; over NATS it is also the subject.")]
-    subject: Annotated[Uuid, Meta(description="The merchant of the account.")]
+    subject: Annotated[str, Meta(description="The merchant of the account.", pattern=MERCHANT)]
     time: Annotated[Time, Meta(description="When it was posted, in UTC (RFC 3339).")]
     sequence: Annotated[str, Meta(description="Its number among the account's events.", pattern="^[1-9][0-9]*$")]
     correlationid: Annotated[str, Meta(description="The correlation id of its transaction.")] | UnsetType = UNSET

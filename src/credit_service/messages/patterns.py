@@ -3,6 +3,7 @@
 from typing import Final
 
 UUID: Final = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
+MERCHANT: Final = r"^[A-Za-z0-9][A-Za-z0-9_.:~-]{0,63}$"
 TIME: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
 MONEY: Final = r"^[0-9]{1,13}(\.[0-9]{1,6})?$"
 CURRENCY: Final = r"^[A-Z]{3}$"
@@ -20,6 +21,7 @@ JSON_TYPE: Final = r"^application/([a-z0-9.+-]+\+)?json\b"
 
 SENTENCES: Final = {
     UUID: "Must be a UUID, like 6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11.",
+    MERCHANT: "Must have 1 to 64 letters, digits or _ . : ~ -, and begin with a letter or digit.",
     TIME: "Must be a time with its zone (RFC 3339), like 2026-11-22T10:45:00Z.",
     MONEY: "Must be a decimal number with at most 6 decimals, like 149.90.",
     CURRENCY: "Must be a currency code of three capital letters, like GBP.",

@@ -63,7 +63,7 @@ def transaction(value: Transaction) -> TransactionJson:
     created_at = format_time(value.created_at)
     return TransactionJson(
         f"{ids}{value.sequence:012x}",
-        addresses.merchant_text(value.merchant_id.int),
+        value.merchant_id,
         addresses.account_text(account),
         value.sequence,
         value.operation,

@@ -10,7 +10,6 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
-from uuid import UUID
 
 import structlog
 
@@ -31,7 +30,7 @@ _KEPT: Final = 50
 _CATCH_UP_AT_ONCE: Final = 4
 _log = structlog.get_logger()
 
-Cursor = Callable[[UUID | None, Position], str]
+Cursor = Callable[[str | None, Position], str]
 """Encodes a listener's position as the text it resumes with: in a merchant's events, or in all."""
 
 
@@ -42,7 +41,7 @@ class _Event(NamedTuple):
     id: int
     account: int
     number: int
-    merchant_id: UUID
+    merchant_id: str
     told: bytes
 
 

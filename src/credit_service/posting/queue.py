@@ -273,7 +273,7 @@ class Posting:
         """Whether the next batch is decided while this one is in the store: only if no other stream keeps us busy."""
         if not self._engine.ahead or any(other.batches for other in self._streams if other not in batch.streams):
             return False
-        return len({unit.commands[0].merchant_id.int for unit in batch.units}) <= self._engine.ahead
+        return len({unit.commands[0].merchant_id for unit in batch.units}) <= self._engine.ahead
 
     def _halves(self, batch: _Batch) -> tuple[_Batch, _Batch | None]:
         """Split a batch in two if that pays; the units of one submission stay together."""

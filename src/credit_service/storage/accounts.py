@@ -6,7 +6,6 @@ An account's history is in `transactions`.
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
-from uuid import UUID
 
 from sqlalchemy import LargeBinary, Select, bindparam, case, func, literal_column, or_, select
 
@@ -166,7 +165,7 @@ class PositionedParked(NamedTuple):
     """A parked refund, its merchant, and the position from which a listing goes on after it."""
 
     position: tuple[int, int, str]
-    merchant_id: UUID
+    merchant_id: str
     parked: Parked
 
 
@@ -177,21 +176,19 @@ class Accounts:
         self._engine = engine
         self.now = engine.now
 
-    async def load(self, merchant_ids: Sequence[UUID], at: int) -> dict[UUID, LoadedAccount]:
+    async def load(self, merchant_ids: Sequence[str], at: int) -> dict[str, LoadedAccount]:
         """The accounts of these merchants, as far as they have one; with grants only if something is due by `at`."""
 
-        def read() -> Read[dict[UUID, LoadedAccount]]:
-            wanted = {merchant_id.bytes: merchant_id for merchant_id in merchant_ids}
-            found = yield Find(_accounts, ("merchant_id",), [(place,) for place in wanted])
-            accounts = [rows.account(row, wanted[row[1]]) for row in found]
-            loaded = yield from _with_due_grants(accounts, at)
+        def read() -> Read[dict[str, LoadedAccount]]:
+            found = yield Find(_accounts, ("merchant_id",), [(merchant_id,) for merchant_id in set(merchant_ids)])
+            loaded = yield from _with_due_grants(map(rows.account, found), at)
             return {one.account.merchant_id: one for one in loaded}
 
         return await self._engine.read(read) if merchant_ids else {}
 
-    async def page(self, query: AccountQuery, after: UUID | None, limit: int) -> list[LoadedAccount]:
+    async def page(self, query: AccountQuery, after: str | None, limit: int) -> list[LoadedAccount]:
         """Accounts that may match, by merchant id, from the one after `after`."""
-        values = asked(query) | {"limit": limit} | ({} if after is None else {"after": after.bytes})
+        values = asked(query) | {"limit": limit} | ({} if after is None else {"after": after})
 
         def read() -> Read[list[LoadedAccount]]:
             found = yield Ask(_listing(frozenset(values)), values)
@@ -199,14 +196,14 @@ class Accounts:
 
         return await self._engine.read(read)
 
-    async def with_grants(self, merchant_id: UUID) -> LoadedAccount | None:
+    async def with_grants(self, merchant_id: str) -> LoadedAccount | None:
         """A merchant's account with its open grants, None if there is none."""
 
-        found = await self._engine.read(asking(Ask(WITH_GRANTS, {"merchant_id": merchant_id.bytes})))
+        found = await self._engine.read(asking(Ask(WITH_GRANTS, {"merchant_id": merchant_id})))
         if not found:
             return None
         width = len(_accounts.columns)
-        account = rows.account(found[0][:width], merchant_id)
+        account = rows.account(found[0][:width])
         grants = open_grants([row[width:] for row in found if row[width] is not None])
         return LoadedAccount(account, grants.get(account.number, ()))
 
@@ -241,27 +238,27 @@ class Accounts:
 
         return await self._engine.read(read)
 
-    async def due(self, at: int, limit: int) -> list[UUID]:
+    async def due(self, at: int, limit: int) -> list[str]:
         """Merchants whose account or parked refunds are due by `at` and not settled yet, longest due first."""
         values = {"at": at, "limit": limit}
 
-        def read() -> Read[list[UUID]]:
+        def read() -> Read[list[str]]:
             found = sorted([*(yield Ask(DUE, values)), *(yield Ask(OVERDUE, values))])
             merchants = dict.fromkeys([merchant for _, merchant in found])
-            return [UUID(bytes=merchant) for merchant in merchants][:limit]
+            return list(merchants)[:limit]
 
         return await self._engine.read(read)
 
-    async def drifting(self, after: UUID | None, limit: int) -> tuple[list[UUID], UUID | None]:
+    async def drifting(self, after: str | None, limit: int) -> tuple[list[str], str | None]:
         """Check the next `limit` accounts by merchant id, from the one after `after`.
 
         Returns the merchants whose account disagrees with its last transaction or with its open grants, and the
         merchant after which to go on: None after the last account.
         """
-        values = {"after": b"" if after is None else after.bytes, "limit": limit, "genesis": GENESIS}
+        values = {"after": after or "", "limit": limit, "genesis": GENESIS}
         found = await self._engine.read(asking(Ask(DRIFT, values)))
-        drifting = [UUID(bytes=merchant) for merchant, disagrees in found if disagrees]
-        return drifting, UUID(bytes=found[-1][0]) if len(found) == limit else None
+        drifting = [merchant for merchant, disagrees in found if disagrees]
+        return drifting, found[-1][0] if len(found) == limit else None
 
     async def parked_count(self) -> int:
         """How many refunds wait for their order or payment."""
@@ -273,7 +270,7 @@ class Accounts:
         place = {} if after is None else dict(zip(("end", "after", "key"), after, strict=True))
         question = Ask(_parked_listing(further=bool(place)), {**place, "limit": limit})
         found = await self._engine.read(asking(question))
-        parked = [(UUID(bytes=merchant), row[0], rows.parked(tuple(row))) for merchant, *row in found]
+        parked = [(merchant, row[0], rows.parked(tuple(row))) for merchant, *row in found]
         return [PositionedParked((one.until, account, one.key), merchant, one) for merchant, account, one in parked]
 
 

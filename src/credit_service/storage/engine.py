@@ -8,7 +8,6 @@ of an engine stand once, as tests, in `tests/storage/contract.py`; each engine p
 from asyncio import Future
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
-from uuid import UUID
 
 from credit_service.ledger.account import (
     Account,
@@ -87,7 +86,7 @@ class Loaded(NamedTuple):
     """What a batch is decided on: the records of its merchants, and one instant for all, by the database's clock."""
 
     now: int
-    records: Mapping[UUID, Record]
+    records: Mapping[str, Record]
 
 
 class Writes:
@@ -160,7 +159,7 @@ class Engine(Protocol):
         """The clock of postings, which tells their time without waiting, and whether it jumped."""
         ...
 
-    def stream_of(self, merchant_id: UUID) -> int:
+    def stream_of(self, merchant_id: str) -> int:
         """The stream of a merchant's postings, which keeps their order: 0 to `streams` - 1."""
         ...
 
@@ -182,7 +181,7 @@ class Engine(Protocol):
         """
         ...
 
-    async def write(self, asks: Sequence[Ask], merchant_id: UUID | None = None, *, guarded: bool = False) -> int:
+    async def write(self, asks: Sequence[Ask], merchant_id: str | None = None, *, guarded: bool = False) -> int:
         """Carry out statements in one transaction of their own; returns how many rows they changed.
 
         With a `merchant_id`, nothing is posted to that merchant meanwhile. `guarded`: if the first changes no row,
@@ -190,7 +189,7 @@ class Engine(Protocol):
         """
         ...
 
-    def books(self, merchant_ids: Sequence[UUID] | None = None) -> AsyncIterator[Books]:
+    def books(self, merchant_ids: Sequence[str] | None = None) -> AsyncIterator[Books]:
         """Accounts with all that belongs to them, one at a time, by merchant id."""
         ...
 

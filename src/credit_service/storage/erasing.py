@@ -6,7 +6,6 @@ The personal hash stays, so the chain still verifies; without the salt, no guess
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Final
-from uuid import UUID
 
 from sqlalchemy import select, update
 
@@ -45,7 +44,7 @@ class Erasing:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def erase_parked(self, merchant_id: UUID, orders: Collection[str] | None) -> int:
+    async def erase_parked(self, merchant_id: str, orders: Collection[str] | None) -> int:
         """Erase the metadata of parked refunds, of these orders or of all; returns of how many refunds.
 
         While it writes, no posting can apply one of them.
@@ -63,7 +62,7 @@ class Erasing:
         asks = [Ask(ERASE_PARKED, {"a": number, "k": one.key, "f": rows.fact_text(without(one.fact))}) for one in some]
         return await self._engine.write(asks, merchant_id) if asks else 0
 
-    async def erase_transactions(self, merchant_id: UUID, orders: Collection[str] | None) -> int:
+    async def erase_transactions(self, merchant_id: str, orders: Collection[str] | None) -> int:
         """Erase metadata and salt of transactions, of these orders and their refunds or of all; returns of how many."""
         number = await self._number(merchant_id)
 
@@ -84,9 +83,9 @@ class Erasing:
                 erased += await self._engine.write([Ask(ERASE, {"a": number, "s": sequence}) for sequence in sequences])
         return erased
 
-    async def _number(self, merchant_id: UUID) -> int | None:
+    async def _number(self, merchant_id: str) -> int | None:
         """The number of the merchant's account, if there is one."""
-        found = await self._engine.read(asking(Find(tables.accounts, ("merchant_id",), [(merchant_id.bytes,)])))
+        found = await self._engine.read(asking(Find(tables.accounts, ("merchant_id",), [(merchant_id,)])))
         return next((int(row[0]) for row in found), None)
 
 

@@ -6,7 +6,6 @@ they become the records on which `decide` works is the same for all engines.
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Final
-from uuid import UUID
 
 from sqlalchemy import Table
 
@@ -18,7 +17,7 @@ from credit_service.storage.engine import Loaded, Record
 from credit_service.storage.questions import Find, Row
 from credit_service.storage.recent import CommitState, RecentAccount
 
-_NONE: Final[Mapping[int, RecentAccount]] = {}
+_NONE: Final[Mapping[str, RecentAccount]] = {}
 
 
 class Loading:
@@ -28,21 +27,21 @@ class Loading:
     look up in another way.
     """
 
-    def __init__(self, needs: Sequence[Needs], recent: Mapping[int, RecentAccount] = _NONE) -> None:
+    def __init__(self, needs: Sequence[Needs], recent: Mapping[str, RecentAccount] = _NONE) -> None:
         self._needs = needs
-        self.accounts: dict[UUID, Account] = {}
+        self.accounts: dict[str, Account] = {}
         self._by_number: dict[int, Record] = {}
-        self.records: dict[UUID, Record] = {}
+        self.records: dict[str, Record] = {}
         self.commits: dict[int, CommitState] = {}  # by account number: the posting that wrote its row, if known
         self.unseen: list[tuple[int, str]] = []  # of recent accounts: account number and key
         if recent:
             self._take_recent(recent)
-        self.merchants = {need.merchant_id.bytes: need.merchant_id for need in self._needs}
+        self.merchants = list(dict.fromkeys([need.merchant_id for need in self._needs]))
 
-    def _take_recent(self, recent: Mapping[int, RecentAccount]) -> None:
+    def _take_recent(self, recent: Mapping[str, RecentAccount]) -> None:
         rest: list[Needs] = []
         for need in self._needs:
-            if (known := recent.get(need.merchant_id.int)) is None:
+            if (known := recent.get(need.merchant_id)) is None:
                 rest.append(need)
             else:
                 self.unseen.append((known.account.number, need.key))
@@ -60,9 +59,9 @@ class Loading:
         self.found_accounts((yield Find(tables.accounts, ("merchant_id",), merchants)), draw_number)
         if not self.accounts:
             return
-        numbers = {one: self.accounts[one].number for one in self.merchants.values() if one in self.accounts}
+        numbers = {one: self.accounts[one].number for one in self.merchants if one in self.accounts}
 
-        def of_key(table: Table, some: set[tuple[UUID, str]], more: Sequence[tuple[int, str]] = ()) -> Find:
+        def of_key(table: Table, some: set[tuple[str, str]], more: Sequence[tuple[int, str]] = ()) -> Find:
             places = [(numbers[merchant], key) for merchant, key in some if merchant in numbers]
             return Find(table, ("account", "key"), [*places, *more])
 
@@ -81,23 +80,22 @@ class Loading:
         """Take the rows of accounts of `merchants`; a merchant without one gets a number for a new one."""
         accounts = self.accounts
         for row in found:
-            merchant = self.merchants[row[1]]
-            accounts[merchant] = rows.account(row, merchant)
-        for merchant in self.merchants.values():
+            accounts[row[1]] = rows.account(row)
+        for merchant in self.merchants:
             if (account := accounts.get(merchant)) is None:
                 self.records[merchant] = Record(None, draw_number())
             else:
                 self.records[merchant] = self._by_number[account.number] = Record(account, account.number)
 
-    def keys(self) -> set[tuple[UUID, str]]:
+    def keys(self) -> set[tuple[str, str]]:
         """The keys under which a transaction may be recorded, with their merchants."""
         return {(need.merchant_id, key) for need in self._needs for key in (need.key, need.source) if key}
 
-    def sources(self) -> set[tuple[UUID, str]]:
+    def sources(self) -> set[tuple[str, str]]:
         """The keys of the orders and payments that are refunded, with their merchants."""
         return {(need.merchant_id, need.source) for need in self._needs if need.source}
 
-    def trials(self) -> set[UUID]:
+    def trials(self) -> set[str]:
         """The merchants whose trial is needed: it may have been granted under any key."""
         return {need.merchant_id for need in self._needs if need.trial}
 

@@ -6,7 +6,6 @@ from heapq import merge
 from itertools import islice
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeVar
-from uuid import UUID
 
 import msgspec
 from sqlalchemy import Select, func, insert, literal_column, or_, select, union_all, update
@@ -76,7 +75,7 @@ class StoredEvent(NamedTuple):
     lane: int
     id: int
     account: int
-    merchant_id: UUID
+    merchant_id: str
     announcement: Announcement
     transaction: Transaction | None
 
@@ -227,14 +226,14 @@ def events_from(found: Sequence[Row]) -> Read[list[StoredEvent]]:
     if not found:
         return []
     accounts = yield Find(tables.accounts, ("number",), [(account,) for account in {row[2] for row in found}])
-    merchants = {row[0]: UUID(bytes=row[1]) for row in accounts}
+    merchants = {row[0]: row[1] for row in accounts}
     causes = {(row[2], row[5]) for row in found if row[5] is not None}
     stored = (yield Find(tables.transactions, ("account", "sequence"), list(causes))) if causes else []
     transactions = {(row[0], row[1]): rows.transaction(merchants[row[0]], row) for row in stored}
     return [_stored_event(row, merchants[row[2]], transactions.get((row[2], row[5]))) for row in found]
 
 
-def _stored_event(row: Row, merchant_id: UUID, cause: Transaction | None) -> StoredEvent:
+def _stored_event(row: Row, merchant_id: str, cause: Transaction | None) -> StoredEvent:
     lane, id_, account, *announced, detail = row
     details = None if detail is None else msgspec.json.decode(detail)
     return StoredEvent(lane, id_, account, merchant_id, Announcement._make((*announced, details)), cause)

@@ -1,7 +1,6 @@
 """The merchants with a fail policy of their own: the plugin status to answer while the database is away."""
 
 from typing import Final
-from uuid import UUID
 
 from sqlalchemy import delete, insert, select
 
@@ -21,14 +20,14 @@ class FailPolicies:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def all(self) -> dict[UUID, str]:
+    async def all(self) -> dict[str, str]:
         """The merchants that have a fail policy of their own, and which."""
         found = await self._engine.read(asking(Ask(GATE_POLICIES)))
-        return {UUID(bytes=merchant): fail for merchant, fail in found}
+        return dict(map(tuple, found))
 
-    async def set(self, merchant_id: UUID, fail: str | None) -> None:
+    async def set(self, merchant_id: str, fail: str | None) -> None:
         """Give a merchant a fail policy of its own, or remove it (None)."""
-        asks = [Ask(DROP_GATE_POLICY, {"of": merchant_id.bytes})]
+        asks = [Ask(DROP_GATE_POLICY, {"of": merchant_id})]
         if fail is not None:
-            asks.append(Ask(INSERT_GATE_POLICY, {"merchant_id": merchant_id.bytes, "fail": fail}))
+            asks.append(Ask(INSERT_GATE_POLICY, {"merchant_id": merchant_id, "fail": fail}))
         await self._engine.write(asks)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeVar
-from uuid import UUID
 
 import msgspec
 from sqlalchemy import Table
@@ -18,6 +17,7 @@ from credit_service.ledger.account import (
     GivenBack,
     Grant,
     Parked,
+    Plan,
     Reference,
     Transaction,
     TypeTotal,
@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 draws: Final = msgspec.json.Decoder(tuple[Draw, ...]).decode
 _by_type: Final = msgspec.json.Decoder(dict[str, TypeTotal]).decode
+_plan: Final = msgspec.json.Decoder(Plan).decode
 _disputes: Final = msgspec.json.Decoder(tuple[Dispute, ...]).decode
 _encoder: Final = msgspec.json.Encoder()
 
@@ -59,7 +60,7 @@ def _part(names: Sequence[str], first: str, end: str | None = None) -> slice:
 ACCOUNT: Final = columns_of(tables.accounts)
 readable: Final = by_name((*ACCOUNT, "by_type", "carried"), ACCOUNT)
 """An account's row with other JSON, which is given behind it."""
-_merchant_and_json: Final = by_name(ACCOUNT, ("merchant_id", "by_type", "carried"))
+_json: Final = by_name(ACCOUNT, ("by_type", "plan", "carried"))
 _grant: Final = by_name(columns_of(tables.grants), Grant._fields)
 
 KEYS: Final = {"accounts": ("number",), "grants": ("account", "number"), "given_back": ("account", "key")}
@@ -73,7 +74,7 @@ CHANGES: Final = {
 
 # Columns and fields have the same order, except for those that are named here. Slices between names take half the time
 # of picking each value by its name, and a posting makes several rows.
-_TO_JSON: Final = _part(ACCOUNT, "opened_at", "by_type")
+_TO_JSON: Final = _part(ACCOUNT, "number", "by_type")
 _FROM_JSON: Final = _part(ACCOUNT, "next_due_at")
 _TRANSACTION: Final = columns_of(tables.transactions)
 _reference_and_draws: Final = by_name(_TRANSACTION, ("reference_type", "reference_id", "draws"))
@@ -92,20 +93,18 @@ _COLUMNS: Final = [
 def account_row(account: Account) -> Row:
     values: Row = account
     return (
-        account.number,
-        account.merchant_id.bytes,
         *values[_TO_JSON],
         _text(account.by_type),
+        None if account.plan is None else _text(account.plan),
         _text(account.carried) if account.carried else "[]",  # nearly always empty, and encoded at each posting
         *values[_FROM_JSON],
     )
 
 
-def account(row: Row, merchant_id: UUID | None = None) -> Account:
-    """An account from its row. `merchant_id` saves decoding the id if the caller has it."""
-    id_, by_type, carried = _merchant_and_json(row)
-    merchant_id = merchant_id or UUID(bytes=id_)
-    return Account._make((row[0], merchant_id, *row[_TO_JSON], _by_type(by_type), draws(carried), *row[_FROM_JSON]))
+def account(row: Row) -> Account:
+    by_type, plan, carried = _json(row)
+    read = (_by_type(by_type), None if plan is None else _plan(plan), draws(carried))
+    return Account._make((*row[_TO_JSON], *read, *row[_FROM_JSON]))
 
 
 def transaction_row(transaction: Transaction) -> Row:
@@ -116,7 +115,7 @@ def transaction_row(transaction: Transaction) -> Row:
     return (transaction.account, *values[amounts], *reference, *values[terms], drawn, *values[rest])
 
 
-def transaction(merchant_id: UUID, row: Row) -> Transaction:
+def transaction(merchant_id: str, row: Row) -> Transaction:
     """A transaction from its row and its account's merchant."""
     amounts, terms, rest = _COLUMNS
     reference_type, reference_id, drawn = _reference_and_draws(row)

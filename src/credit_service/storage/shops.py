@@ -3,7 +3,6 @@
 from collections.abc import Collection
 from hashlib import blake2b
 from typing import Final, NamedTuple
-from uuid import UUID
 
 from sqlalchemy import delete, func, literal_column, or_, select, update
 from sqlalchemy.dialects import postgresql
@@ -75,7 +74,7 @@ class Shop(NamedTuple):
     """A shop on Shopify, and the merchant to which it is linked, or was until it was unlinked."""
 
     domain: str  # example.myshopify.com
-    merchant_id: UUID
+    merchant_id: str
     linked_at: int
     unlinked_at: int | None = None
     uninstalled_at: int | None = None  # when the app was uninstalled
@@ -114,14 +113,14 @@ class Shops:
         """One shop by its domain, in lower case; also one that was unlinked."""
         return next(map(_shop, await self._engine.read(asking(Ask(SHOP, {"domain": domain})))), None)
 
-    async def of(self, merchant_id: UUID) -> set[str]:
+    async def of(self, merchant_id: str) -> set[str]:
         """The domains of a merchant's shops, also of unlinked ones."""
-        found = await self._engine.read(asking(Ask(OF_MERCHANT, {"merchant_id": merchant_id.bytes})))
+        found = await self._engine.read(asking(Ask(OF_MERCHANT, {"merchant_id": merchant_id})))
         return {row[0] for row in found}
 
-    async def link(self, domain: str, merchant_id: UUID, at: int) -> None:
+    async def link(self, domain: str, merchant_id: str, at: int) -> None:
         """Link a shop to this merchant from now on, whatever it was linked to before."""
-        values = {"domain": domain, "merchant_id": merchant_id.bytes, "linked_at": at}
+        values = {"domain": domain, "merchant_id": merchant_id, "linked_at": at}
         await self._engine.write([Ask(LINK, values)])
 
     async def unlink(self, domain: str, at: int) -> bool:
@@ -132,7 +131,7 @@ class Shops:
         """Note that a linked shop uninstalled the app. False if it is not linked, or was linked after `at`."""
         return await self._engine.write([Ask(UNINSTALL, {"key": domain, "at": at})]) == 1
 
-    async def claim(self, purchase: str, key: str, merchant_id: UUID, shop: str) -> bool:
+    async def claim(self, purchase: str, key: str, merchant_id: str, shop: str) -> bool:
         """Note the merchant to whom a purchase or subscription of Shopify's is credited; the first one keeps it.
 
         `purchase`: its global id. `key`: the natural key of the posting, which also names the period. False if another
@@ -140,10 +139,10 @@ class Shops:
         anew brings its subscription along, from the next period on.
         """
         for name in (purchase, key):
-            row = {"name": name, "merchant_id": merchant_id.bytes, "shop": shop}
+            row = {"name": name, "merchant_id": merchant_id, "shop": shop}
             await self._engine.write([Ask(CLAIM, row)])
             ((_, holder, through),) = await self._engine.read(asking(Ask(CLAIMED, {"name": name})))
-            if holder != merchant_id.bytes and (name == key or through != shop):
+            if holder != merchant_id and (name == key or through != shop):
                 return False
         return True
 
@@ -165,13 +164,13 @@ class Shops:
         """The kept deliveries of a shop, in order of arrival."""
         return list(map(_kept, await self._engine.read(asking(Ask(KEPT, {"shop": shop})))))
 
-    async def due(self, before: int, limit: int) -> list[tuple[KeptDelivery, UUID | None]]:
+    async def due(self, before: int, limit: int) -> list[tuple[KeptDelivery, str | None]]:
         """Deliveries that can be applied or have waited long enough, in order of arrival, each with its merchant.
 
         Those that were received by `before` have waited long enough; their merchant is None if there is none.
         """
         found = await self._engine.read(asking(Ask(DUE, {"before": before, "limit": limit})))
-        return [(_kept(row), None if row[6] is None else UUID(bytes=row[6])) for row in found]
+        return [(_kept(row), None if row[6] is None else row[6]) for row in found]
 
     async def drop(self, some: Collection[KeptDelivery]) -> None:
         """Delete deliveries that were applied or put aside."""
@@ -181,7 +180,7 @@ class Shops:
 
 def _shop(row: Row) -> Shop:
     domain, merchant_id, *more = row
-    return Shop(domain, UUID(bytes=merchant_id), *more)
+    return Shop(domain, merchant_id, *more)
 
 
 def _kept(row: Row) -> KeptDelivery:

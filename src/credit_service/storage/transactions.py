@@ -5,7 +5,6 @@ from functools import lru_cache
 from heapq import merge
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
-from uuid import UUID
 
 from sqlalchemy import BigInteger, Select, case, func, literal_column, select, union_all
 
@@ -162,7 +161,7 @@ class TransactionQuery(NamedTuple):
     """
 
     account: int | None = None
-    merchant_id: UUID | None = None
+    merchant_id: str | None = None
     operation: str | None = None
     type: str | None = None
     start_at: int | None = None
@@ -221,7 +220,7 @@ class Transactions:
         Of all accounts: those of one lane come in the order of their commits, and lanes are merged by time.
         """
         values = asked(query) | {"limit": limit, "offset": offset}
-        merchant = {} if query.merchant_id is None else {"merchant_id": query.merchant_id.bytes}
+        merchant = {} if query.merchant_id is None else {"merchant_id": query.merchant_id}
 
         def of_account() -> Read[list[PositionedTransaction]]:
             by, account = merchant, query.account
@@ -230,10 +229,7 @@ class Transactions:
                 ((account,),) = (yield Ask(NUMBER, merchant)) or [(0,)]
             between = yield from _between(query, account, None if before is None else before[0], counting=offset > 0)
             found = yield Ask(_history(_filters(query).union(by)), values | between | {"account": account} | by)
-            return [
-                PositionedTransaction((row[1],), rows.transaction(_merchant(row[-1]), row[:-2]), row[-2])
-                for row in found
-            ]
+            return [PositionedTransaction((row[1],), rows.transaction(row[-1], row[:-2]), row[-2]) for row in found]
 
         def of_all() -> Read[list[PositionedTransaction]]:
             start = before or (_NEWEST,) * self._engine.lanes
@@ -344,13 +340,7 @@ def last_by(account: int | None, at: int) -> Read[tuple[int, int]]:
 
 def _transaction(row: Row) -> Transaction:
     """A transaction from its row, which ends with its merchant."""
-    return rows.transaction(_merchant(row[-1]), row[:-1])
-
-
-@lru_cache(maxsize=1024)
-def _merchant(merchant_id: bytes) -> UUID:
-    """A merchant's id; cached, because a page has mostly one."""
-    return UUID(bytes=merchant_id)
+    return rows.transaction(row[-1], row[:-1])
 
 
 def _newest_first(found: Sequence[Row], start: Position) -> Iterator[tuple[Position, Row]]:

@@ -19,7 +19,7 @@ def text(example: str, form: str | None = None) -> Any:
 
 MERCHANT: Final = "6f1c2a54-8d0e-4c0b-9c55-0c7a8c1f2b11"
 """The merchant of every example."""
-MerchantText = Annotated[str, text(MERCHANT, "uuid")]
+MerchantText = Annotated[str, text(MERCHANT)]
 AccountText = Annotated[str, text("a7800de5-8bd6-8a69-9000-000000000000", "uuid")]
 TransactionText = Annotated[str, text("a7800de5-8bd6-8a69-9100-000000000002", "uuid")]
 GrantText = Annotated[str, text("a7800de5-8bd6-8a69-9200-000000000001", "uuid")]

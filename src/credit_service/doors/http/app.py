@@ -1,5 +1,6 @@
 """The HTTP application: every endpoint, and the shell around them. FastAPI describes them and serves the pages."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from functools import cache, partial
@@ -32,6 +33,7 @@ from credit_service.doors.http.plugin_status.get import get_plugin_status, neede
 from credit_service.doors.http.problems import ERRORS
 from credit_service.doors.http.route_table import Route, RouteTable
 from credit_service.doors.http.shell import Shell
+from credit_service.messages import patterns
 from credit_service.messages.shapes import encode
 from credit_service.settings import Settings
 
@@ -67,7 +69,7 @@ def _own_routes(parts: Parts) -> Iterator[Route]:
     # Plugin status is asked for most, so its pattern is tried first.
     for endpoint in sorted(ENDPOINTS, key=lambda one: one is not get_plugin_status):
         is_status = endpoint is get_plugin_status
-        yield Route(
+        route = Route(
             template=endpoint.path,
             method=endpoint.method,
             pattern=compile_path(endpoint.path)[0],
@@ -77,6 +79,10 @@ def _own_routes(parts: Parts) -> Iterator[Route]:
             is_counted=endpoint is not livez,
             stale_seconds=settings.gate_stale_seconds if is_status else 0,
         )
+        if is_status and settings.plugin_status_auth == "none" and settings.plugin_status_public == "uuids":
+            yield route._replace(pattern=re.compile(endpoint.path.format(merchant_id=f"({patterns.UUID[1:-1]})")))
+            route = route._replace(scope="status")  # other ids can be guessed
+        yield route
 
 
 def _pages(app: FastAPI, settings: Settings) -> Iterator[Route]:

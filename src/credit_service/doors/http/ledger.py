@@ -8,7 +8,7 @@ from credit_service.ledger.account import Account
 from credit_service.ledger.commands import Settle
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.settle import Standing, standing_at
-from credit_service.messages.fields import uuid
+from credit_service.messages.fields import merchant_text
 from credit_service.posting import Posting
 from credit_service.storage.accounts import Accounts, LoadedAccount
 from credit_service.storage.transactions import Transactions
@@ -24,7 +24,7 @@ class Ledger(NamedTuple):
 
     async def load(self, merchant_id: str, at: int) -> LoadedAccount:
         """A merchant's account, with its grants if something is due by `at`. Raises Problem if there is none."""
-        merchant = uuid(merchant_id)
+        merchant = merchant_text(merchant_id)
         loaded = (await self.accounts.load([merchant], at)).get(merchant)
         if loaded is None:
             raise no_account()

@@ -21,7 +21,7 @@ class Named(NamedTuple):
 
     type: str
     base: str
-    merchant_id: UUID | None
+    merchant_id: str | None
 
 
 class Subjects:
@@ -57,9 +57,9 @@ def _parents(subjects: Iterable[str]) -> list[str]:
     return [subject.rpartition(".")[0] for subject in subjects]
 
 
-def _merchant(token: str) -> UUID | None:
+def _merchant(token: str) -> str | None:
     try:
-        return UUID(token) if len(token) == 36 else None
+        return str(UUID(token)) if len(token) == 36 else None
     except ValueError:
         return None  # the sender partitions by something else
 

@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext, suppres
 from functools import partial
 from threading import Thread
 from typing import Any, Final, TypeVar
-from uuid import UUID
 
 from credit_service.ledger.decide import Needs
 from credit_service.storage import books, tables
@@ -91,7 +90,7 @@ class PostgresEngine:
             self.optimistic = OptimisticPosting(self.name, self.locked, self.clock, streams, timeout_seconds)
         self.ahead = 0 if self.optimistic is None else AHEAD
 
-    def stream_of(self, merchant_id: UUID) -> int:
+    def stream_of(self, merchant_id: str) -> int:
         """See `Engine.stream_of`: a stream is a fixed share of the lanes."""
         return lane_of(merchant_id) % self.streams
 
@@ -183,12 +182,12 @@ class PostgresEngine:
             async with self._read_connection() as connection:
                 return await ask(connection)
 
-    async def write(self, asks: Sequence[Ask], merchant_id: UUID | None = None, *, guarded: bool = False) -> int:
+    async def write(self, asks: Sequence[Ask], merchant_id: str | None = None, *, guarded: bool = False) -> int:
         changed = 0
         async with self._read_connection() as connection:
             await connection.execute("BEGIN" if merchant_id is None else sql.begin([lane_of(merchant_id)], {}))
             if merchant_id is not None:  # gives its row another version, which an optimistic posting must notice
-                await connection.execute(sql.TOUCH, merchant_id.bytes)
+                await connection.execute(sql.TOUCH, merchant_id)
             for question in asks:
                 made = sql.compiled(question.statement)
                 status = await connection.execute(made.sql, *made.bound(question.values))
@@ -204,10 +203,10 @@ class PostgresEngine:
             async with asyncio.timeout(self._timeout), self._reads.acquired() as connection:
                 yield connection
 
-    def books(self, merchant_ids: Sequence[UUID] | None = None) -> AsyncIterator[Books]:
+    def books(self, merchant_ids: Sequence[str] | None = None) -> AsyncIterator[Books]:
         return books.in_a_thread(self._books(merchant_ids))
 
-    def _books(self, merchant_ids: Sequence[UUID] | None) -> Generator[Books]:
+    def _books(self, merchant_ids: Sequence[str] | None) -> Generator[Books]:
         with translated(self.name), _loop_in_a_thread() as run:
             connection = run(self._connect())
             try:
@@ -226,7 +225,7 @@ class PostgresEngine:
 
                 accounts: Iterable[Row] = asked(Ask(books.ALL_ACCOUNTS))
                 if merchant_ids is not None:
-                    places = [(merchant_id.bytes,) for merchant_id in sorted(set(merchant_ids))]
+                    places = [(merchant_id,) for merchant_id in sorted(set(merchant_ids))]
                     accounts = run(answer(connection, Find(tables.accounts, ("merchant_id",), places)))
                 for row in accounts:
                     values = {"account": row[0]}

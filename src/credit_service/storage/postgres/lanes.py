@@ -3,22 +3,17 @@
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
-from uuid import UUID
 from zlib import crc32
 
 LANES: Final = 16
 
 
-def lane_of(merchant_id: UUID) -> int:
-    """The lane of a merchant's postings and events. The database stores it, so it may never change."""
-    return _lane_of(merchant_id.int)
-
-
 @lru_cache(maxsize=20_000)  # each posting asks three times
-def _lane_of(number: int) -> int:
-    return crc32(number.to_bytes(16)) % LANES
+def lane_of(merchant_id: str) -> int:
+    """The lane of a merchant's postings and events. The database stores it, so it may never change."""
+    return crc32(merchant_id.encode()) % LANES
 
 
-def lanes_of(merchant_ids: Iterable[UUID]) -> list[int]:
+def lanes_of(merchant_ids: Iterable[str]) -> list[int]:
     """The lanes of these merchants, ascending."""
     return sorted({lane_of(merchant_id) for merchant_id in merchant_ids})

@@ -7,7 +7,6 @@ to the server, whatever the size of the batch (docs/decisions/0009).
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
-from uuid import UUID
 
 import asyncpg
 
@@ -87,11 +86,11 @@ class LockedPosting:
     ) -> tuple[int, dict[int, LastEvent]]:
         """Load in one message, so that a lone caller waits once; returns the time and the lanes' last events."""
         keys, sources, trials = loading.keys(), loading.sources(), loading.trials()
-        places = [[*loading.merchants], lanes, *_by_merchant(keys)]
+        places = [loading.merchants, lanes, *_by_merchant(keys)]
         if sources:
             places += _by_merchant(sources)
         if trials:
-            places.append([merchant.bytes for merchant in trials])
+            places.append([*trials])
         asked_at = steady_micros()
         now, ids, *found = await connection.fetchrow(sql.load(bool(sources), bool(trials)), *places)
         now = self._clock.measured(now, asked_at)
@@ -166,5 +165,5 @@ def statement_of(
     return tuple(found), values
 
 
-def _by_merchant(some: Iterable[tuple[UUID, str]]) -> tuple[list[bytes], list[str]]:
-    return [merchant.bytes for merchant, _ in some], [key for _, key in some]
+def _by_merchant(some: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    return [merchant for merchant, _ in some], [key for _, key in some]

@@ -232,7 +232,7 @@ def _is_alone(batch: DecidedBatch) -> bool:
 
 
 def _lanes(loading: Loading) -> list[int]:
-    return lanes_of((*loading.merchants.values(), *loading.accounts))
+    return lanes_of((*loading.merchants, *loading.accounts))
 
 
 def _known(loading: Loading) -> tuple[list[int], list[int | None], list[int]]:

@@ -81,7 +81,7 @@ def _of_account(table: Table, where: str, name: str) -> str:
 _ACCOUNT: Final = LOOK_UP.format(
     what="number, trial", table="accounts", where="merchant_id = place.merchant_id", name="mine"
 )
-_ALL: Final = "unnest($1::bytea[]) place(merchant_id)"
+_ALL: Final = "unnest($1::text[]) place(merchant_id)"
 _MATCHING: Final = "account = mine.number AND key = place.key"
 
 
@@ -107,15 +107,15 @@ def load(sources: bool, trials: bool) -> str:
         "grants": _of_account(tables.grants, f"account = mine.number AND {tables.OPEN}", "open").format(places=_ALL),
         "parked": _of_account(tables.parked, "account = mine.number", "waiting").format(places=_ALL),
         "firsts": _of_account(tables.transactions, _MATCHING, "first").format(
-            places="unnest($3::bytea[], $4::text[]) place(merchant_id, key)"
+            places="unnest($3::text[], $4::text[]) place(merchant_id, key)"
         ),
     }
     if sources:
-        places = f"unnest(${next(number)}::bytea[], ${next(number)}::text[]) place(merchant_id, key)"
+        places = f"unnest(${next(number)}::text[], ${next(number)}::text[]) place(merchant_id, key)"
         found["given_back"] = _of_account(tables.given_back, _MATCHING, "back").format(places=places)
     if trials:
         where = "account = mine.number AND sequence = mine.trial"
-        places = f"unnest(${next(number)}::bytea[]) place(merchant_id)"
+        places = f"unnest(${next(number)}::text[]) place(merchant_id)"
         found["trials"] = _of_account(tables.transactions, where, "trial").format(places=places)
     return f"SELECT {_state('$2')}, {', '.join([found.get(name, 'NULL') for name in _LOADED])}"
 

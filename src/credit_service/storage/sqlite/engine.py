@@ -16,7 +16,6 @@ from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Final, Literal, TypeVar
-from uuid import UUID
 
 from credit_service.ledger.decide import Needs
 from credit_service.storage import books, rows, tables
@@ -91,7 +90,7 @@ class SQLiteEngine:
                 self._lock.close()
             raise
 
-    def stream_of(self, merchant_id: UUID) -> int:
+    def stream_of(self, merchant_id: str) -> int:
         """See `Engine.stream_of`: there is one writer."""
         return 0
 
@@ -110,7 +109,7 @@ class SQLiteEngine:
         self._recent.note(loading.records.items(), writes.accounts, STORED)
         return Committed(writes, places)
 
-    def _recent_of(self, needs: Sequence[Needs]) -> Mapping[int, RecentAccount]:
+    def _recent_of(self, needs: Sequence[Needs]) -> Mapping[str, RecentAccount]:
         """What need not be loaded; nothing after another process has written to the file."""
         version = self._data_version()
         if version != self._version:
@@ -174,10 +173,10 @@ class SQLiteEngine:
     async def now(self) -> int:
         return self.clock.estimate()
 
-    def books(self, merchant_ids: Sequence[UUID] | None = None) -> AsyncIterator[Books]:
+    def books(self, merchant_ids: Sequence[str] | None = None) -> AsyncIterator[Books]:
         return books.in_a_thread(self._books(merchant_ids))
 
-    def _books(self, merchant_ids: Sequence[UUID] | None) -> Generator[Books]:
+    def _books(self, merchant_ids: Sequence[str] | None) -> Generator[Books]:
         with closing(self._connect(*_READER)) as connection, translated():
             # Text that was damaged must not stop the verification that is to find it.
             connection.text_factory = lambda text: text.decode(errors="backslashreplace")
@@ -185,7 +184,7 @@ class SQLiteEngine:
             if merchant_ids is None:
                 found: Iterable[Row] = sql.ask(connection, Ask(books.ALL_ACCOUNTS))
             else:
-                places = [(merchant_id.bytes,) for merchant_id in set(merchant_ids)]
+                places = [(merchant_id,) for merchant_id in set(merchant_ids)]
                 found = sorted(sql.find(connection, Find(tables.accounts, ("merchant_id",), places)), key=itemgetter(1))
             for row in found:
                 values = {"account": row[0]}
@@ -235,7 +234,7 @@ class SQLiteEngine:
 
         return await asyncio.get_running_loop().run_in_executor(self._writing, run)
 
-    async def write(self, asks: Sequence[Ask], merchant_id: UUID | None = None, *, guarded: bool = False) -> int:
+    async def write(self, asks: Sequence[Ask], merchant_id: str | None = None, *, guarded: bool = False) -> int:
 
         def run() -> int:
             changed = 0

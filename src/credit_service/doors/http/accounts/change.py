@@ -8,7 +8,7 @@ from credit_service.doors.http import api
 from credit_service.doors.http.accounts.shared import ACCOUNT, MISSING, AccountShape, MerchantId, answer_account
 from credit_service.ledger.commands import ChangeTerms
 from credit_service.ledger.refusals import Refused
-from credit_service.messages.fields import Body, Credits, uuid
+from credit_service.messages.fields import Body, Credits, merchant_text
 from credit_service.posting import Posting
 
 
@@ -37,7 +37,11 @@ async def change_terms(
 ) -> api.Answer:
     """Change an account's own low threshold, policy for orders that it cannot cover, and overdraft limit."""
     command = ChangeTerms(
-        merchant_id=uuid(merchant_id), key="", actor=call.actor, correlation_id=call.correlation_id, **api.changes(body)
+        merchant_id=merchant_text(merchant_id),
+        key="",
+        actor=call.actor,
+        correlation_id=call.correlation_id,
+        **api.changes(body),
     )
     outcome = await posting.submit(command)
     if isinstance(outcome, Refused):

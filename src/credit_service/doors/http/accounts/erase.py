@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from credit_service.doors.http import api
 from credit_service.doors.http.accounts.shared import ACCOUNT, MISSING, MerchantId
 from credit_service.erasure import Erasure
-from credit_service.messages.fields import uuid
+from credit_service.messages.fields import merchant_text
 
 Found = Annotated[int, Field(ge=0, examples=[1])]
 
@@ -27,5 +27,5 @@ async def erase_merchant(merchant_id: MerchantId, call: api.Call, ledger: api.Le
     """Erase a merchant's personal data for good; balances, hashes and idempotency keys stay. Again finds nothing."""
     now = await ledger.now()
     await ledger.load(merchant_id, now)
-    erased = await erasure.erase(uuid(merchant_id))
-    return api.answer(call, now, {"merchant_id": merchant_id.lower(), **erased._asdict()})
+    erased = await erasure.erase(merchant_text(merchant_id))
+    return api.answer(call, now, {"merchant_id": merchant_text(merchant_id), **erased._asdict()})

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from credit_service.doors.http import api
 from credit_service.doors.http.accounts.shared import ACCOUNT, MISSING, MerchantId
 from credit_service.gate.status import FailPolicy, Gate
-from credit_service.messages.fields import Body, uuid
+from credit_service.messages.fields import Body, merchant_text
 from credit_service.settings import Settings
 from credit_service.storage.policies import FailPolicies
 
@@ -41,8 +41,8 @@ async def get_fail_policy(
     """Read an account's fail policy: its plugin status while it is unknown."""
     now = await ledger.now()
     await ledger.load(merchant_id, now)
-    own = (await fail_policies.all()).get(uuid(merchant_id))
-    shape = {"merchant_id": merchant_id.lower(), "fail": own or settings.gate_fail, "own": own is not None}
+    own = (await fail_policies.all()).get(merchant_text(merchant_id))
+    shape = {"merchant_id": merchant_text(merchant_id), "fail": own or settings.gate_fail, "own": own is not None}
     return api.answer(call, now, shape)
 
 
@@ -57,7 +57,7 @@ async def set_fail_policy(
 ) -> api.Answer:
     """Give an account a fail policy of its own. It is in force everywhere within 10 seconds."""
     now = await _set(merchant_id, body.fail, ledger, fail_policies, gate)
-    return api.answer(call, now, {"merchant_id": merchant_id.lower(), "fail": body.fail, "own": True})
+    return api.answer(call, now, {"merchant_id": merchant_text(merchant_id), "fail": body.fail, "own": True})
 
 
 @api.endpoint("DELETE", PATH, scope="admin", tag=TAG, answers=_answers, problems=MISSING)
@@ -71,7 +71,7 @@ async def drop_fail_policy(
 ) -> api.Answer:
     """Put an account back to the default fail policy."""
     now = await _set(merchant_id, None, ledger, fail_policies, gate)
-    return api.answer(call, now, {"merchant_id": merchant_id.lower(), "fail": settings.gate_fail, "own": False})
+    return api.answer(call, now, {"merchant_id": merchant_text(merchant_id), "fail": settings.gate_fail, "own": False})
 
 
 async def _set(
@@ -80,6 +80,6 @@ async def _set(
     """Set the fail policy of an account; returns the time."""
     now = await ledger.now()
     await ledger.load(merchant_id, now)
-    await fail_policies.set(uuid(merchant_id), fail)
-    gate.set_fail(uuid(merchant_id), fail)
+    await fail_policies.set(merchant_text(merchant_id), fail)
+    gate.set_fail(merchant_text(merchant_id), fail)
     return now

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from credit_service.doors.http import api
 from credit_service.doors.http.accounts.shared import ACCOUNT, MISSING, Left, MerchantId
 from credit_service.messages import shapes
-from credit_service.messages.fields import uuid
+from credit_service.messages.fields import merchant_text
 
 
 class GrantShape(BaseModel):
@@ -36,8 +36,8 @@ async def list_grants(
     merchant_id: MerchantId, call: api.Call, ledger: api.Ledger, limit: api.Limit = None, cursor: api.Cursor = None
 ) -> api.Answer:
     """List the open grants, in the order in which they will be spent."""
-    pager = api.Pager(call, limit, list="grants", merchant=merchant_id.lower())
-    now, loaded = await ledger.now(), await ledger.accounts.with_grants(uuid(merchant_id))
+    pager = api.Pager(call, limit, list="grants", merchant=merchant_text(merchant_id))
+    now, loaded = await ledger.now(), await ledger.accounts.with_grants(merchant_text(merchant_id))
     if loaded is None:
         raise api.no_account()
     shape = partial(shapes.grant, loaded.account)

@@ -1,7 +1,6 @@
 """List accounts."""
 
 from typing import Annotated, Any
-from uuid import UUID
 
 from pydantic import Field
 
@@ -11,7 +10,8 @@ from credit_service.ledger.account import MAX_CREDITS, Status
 from credit_service.storage.accounts import AccountQuery
 
 Balance = Annotated[int, Field(ge=-MAX_CREDITS, le=MAX_CREDITS), api.WHOLE]
-_BITS = 44  # of each of the three numbers in the place of a merchant
+_PARTS, _BYTES = 10, 7
+"""The numbers in the place of a merchant, and the bytes of its id in each of them."""
 
 
 @api.endpoint(
@@ -28,7 +28,7 @@ async def list_accounts(
 ) -> api.Answer:
     """List accounts by merchant_id."""
     pager = api.Pager(call, limit, list="accounts", status=status, min=min_balance, max=max_balance)
-    place = pager.place(cursor, 3)
+    place = pager.place(cursor, _PARTS)
     after = None if place is None else _merchant(place)
     now = await ledger.now()
     query = AccountQuery(now, ledger.policy.default_threshold, status, min_balance, max_balance)
@@ -52,10 +52,9 @@ def _matches(shape: dict[str, Any], query: AccountQuery) -> bool:
 
 
 def _place(shape: dict[str, Any]) -> api.Place:
-    merchant = UUID(shape["merchant_id"]).int
-    return tuple([merchant >> shift & (1 << _BITS) - 1 for shift in (2 * _BITS, _BITS, 0)])
+    merchant = shape["merchant_id"].encode().ljust(_PARTS * _BYTES, b"\0")
+    return tuple([int.from_bytes(merchant[start : start + _BYTES], "big") for start in range(0, len(merchant), _BYTES)])
 
 
-def _merchant(place: api.Place) -> UUID | None:
-    high, middle, low = place
-    return UUID(int=(high << 2 * _BITS | middle << _BITS | low) & (1 << 128) - 1)
+def _merchant(place: api.Place) -> str:
+    return b"".join([part.to_bytes(8, "big")[-_BYTES:] for part in place]).rstrip(b"\0").decode("latin-1")

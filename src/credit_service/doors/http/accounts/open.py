@@ -8,14 +8,14 @@ from credit_service.ledger.commands import OpenAccount
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.refusals import Refused
 from credit_service.ledger.types import TRIAL, natural_key
-from credit_service.messages.fields import Body, Uuid, uuid
+from credit_service.messages.fields import Body, MerchantId, merchant_text
 from credit_service.posting import Posting
 
 
 class OpenBody(Body):
     """The merchant whose account is opened."""
 
-    merchant_id: Uuid
+    merchant_id: MerchantId
 
 
 @api.endpoint(
@@ -35,7 +35,7 @@ async def open_account(
     ledger: api.Ledger,
 ) -> api.Answer:
     """Open a merchant's account and grant the trial. Again is the same account, with the trial if it had none."""
-    merchant_id = uuid(body.merchant_id)
+    merchant_id = merchant_text(body.merchant_id)
     command = OpenAccount(
         merchant_id=merchant_id,
         key=natural_key(TRIAL, merchant_id=merchant_id),

@@ -13,7 +13,7 @@ from credit_service.storage.accounts import LoadedAccount
 ACCOUNTS = api.PREFIX + "/credits/accounts"
 ACCOUNT = ACCOUNTS + "/{merchant_id}"
 MISSING = ("account_not_found",)
-MerchantId = Annotated[str, Path(pattern=patterns.UUID, description="The merchant's UUID.", examples=[api.MERCHANT])]
+MerchantId = Annotated[str, Path(pattern=patterns.MERCHANT, description="The merchant's id.", examples=[api.MERCHANT])]
 Left = Annotated[int, Field(examples=[75])]
 
 

@@ -12,7 +12,7 @@ from credit_service.ledger.commands import VoidGrant
 from credit_service.ledger.types import VOID
 from credit_service.messages import patterns
 from credit_service.messages.content import fingerprint, metadata_text
-from credit_service.messages.fields import Body, PositiveCredits, Reason, uuid
+from credit_service.messages.fields import Body, PositiveCredits, Reason, merchant_text, uuid
 from credit_service.posting import Posting
 
 
@@ -54,7 +54,7 @@ async def void_grant(
     grant = uuid(grant_id)
     metadata, salt = metadata_text({"reason": body.reason}, call.limits)
     command = VoidGrant(
-        merchant_id=uuid(merchant_id),
+        merchant_id=merchant_text(merchant_id),
         key=key,
         content=fingerprint(VOID, str(grant), body.amount),
         actor=call.actor,

@@ -1,7 +1,6 @@
 """List the announcements of all accounts or of one, oldest first, or begin to stream them."""
 
 from typing import Annotated, Any, Literal
-from uuid import UUID
 
 from fastapi import Header, Query
 from pydantic import BaseModel, Field
@@ -14,7 +13,7 @@ from credit_service.ledger.account import MAX_CREDITS
 from credit_service.messages import patterns
 from credit_service.messages.catalogue import OUT
 from credit_service.messages.faults import Fault
-from credit_service.messages.fields import uuid
+from credit_service.messages.fields import merchant_text
 from credit_service.messages.outbound import cloud_event
 from credit_service.settings import Settings
 from credit_service.storage.outbox import Outbox, StoredEvent
@@ -36,7 +35,7 @@ class EventShape(BaseModel):
 
 
 MerchantFilter = Annotated[
-    str | None, Query(pattern=patterns.UUID, description="Of this merchant alone.", examples=[api.MERCHANT])
+    str | None, Query(pattern=patterns.MERCHANT, description="Of this merchant alone.", examples=[api.MERCHANT])
 ]
 After = Annotated[
     Annotated[int, Field(ge=0, le=MAX_CREDITS), api.WHOLE] | None,
@@ -83,7 +82,7 @@ async def list_events(
     last_event_id: LastEventId = None,
 ) -> api.Result:
     """List events, oldest first, or follow them, with `Accept: text/event-stream`. Each page has a `next_cursor`."""
-    merchant = None if merchant_id is None else uuid(merchant_id)
+    merchant = None if merchant_id is None else merchant_text(merchant_id)
     pager = api.Pager(call, limit, **_bound(merchant))
     _check_start(merchant, after, start, cursor)
     is_streamed = _asks_for_stream(call)
@@ -119,12 +118,12 @@ async def list_events(
     )
 
 
-def cursor_at(merchant_id: UUID | None, place: api.Place) -> str:
+def cursor_at(merchant_id: str | None, place: api.Place) -> str:
     """The cursor of a place in the events of a merchant, or of all."""
     return api.cursor_of(place, **_bound(merchant_id))
 
 
-def _bound(merchant_id: UUID | None) -> dict[str, Any]:
+def _bound(merchant_id: str | None) -> dict[str, Any]:
     return {"list": "events", "merchant": merchant_id}
 
 
@@ -134,7 +133,7 @@ def _asks_for_stream(call: api.Call) -> bool:
     return STREAM.encode() in accepted and b"application/json" not in accepted and not call.is_head
 
 
-def _check_start(merchant: UUID | None, after: int | None, start: str | None, cursor: str | None) -> None:
+def _check_start(merchant: str | None, after: int | None, start: str | None, cursor: str | None) -> None:
     """Raise Problem unless there is one place to begin at."""
     given = {"after": after, "start": start, "cursor": cursor}
     names = [name for name, value in given.items() if value is not None]

@@ -9,7 +9,7 @@ from credit_service.doors.http.plugin_status.shared import STATUS, TAG, Reason
 from credit_service.gate.answers import shape
 from credit_service.gate.status import Gate
 from credit_service.messages.faults import Fault
-from credit_service.messages.fields import Body, Uuid, uuid
+from credit_service.messages.fields import Body, MerchantId, merchant_text
 from credit_service.messages.shapes import encode
 from credit_service.observability import Metrics
 
@@ -17,7 +17,7 @@ from credit_service.observability import Metrics
 class StatusesBody(Body):
     """The merchants to ask for."""
 
-    merchant_ids: Annotated[list[Uuid], Field(min_length=1, max_length=1000)]
+    merchant_ids: Annotated[list[MerchantId], Field(min_length=1, max_length=1000)]
 
 
 class ShortStatus(BaseModel):
@@ -52,7 +52,7 @@ async def get_plugin_statuses(
     most = call.limits.batch
     if len(body.merchant_ids) > most:
         raise api.of_faults([Fault("/merchant_ids", "too_long", f"Ask for {most} merchants at most.")])
-    found = await gate.ask_many([uuid(merchant_id) for merchant_id in body.merchant_ids])
+    found = await gate.ask_many([merchant_text(merchant_id) for merchant_id in body.merchant_ids])
     metrics.status_checks.update([(status.status, status.source) for status in found])
     statuses = {merchant_id: shape(status) for merchant_id, status in zip(body.merchant_ids, found, strict=True)}
     return api.Answer(200, encode({"data": {"statuses": statuses}}))

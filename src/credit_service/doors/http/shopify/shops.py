@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from credit_service.doors.http import api
 from credit_service.doors.shopify_inbox import Inbox
 from credit_service.messages import patterns, shapes
-from credit_service.messages.fields import Body, Uuid, uuid
+from credit_service.messages.fields import Body, MerchantId, merchant_text
 from credit_service.posting import DeadlineExceeded, Overloaded
 from credit_service.storage.engine import StorageError
 from credit_service.storage.shops import Shops
@@ -25,7 +25,7 @@ ShopDomain = Annotated[
 class ShopBody(Body):
     """The merchant of the shop."""
 
-    merchant_id: Uuid
+    merchant_id: MerchantId
 
 
 class DataRequestShape(BaseModel):
@@ -55,7 +55,7 @@ async def link_shop(
     inbox: Inbox,
 ) -> api.Answer:
     """Link a Shopify shop to a merchant, instead of the one before. Deliveries of the shop that waited are applied."""
-    domain, merchant_id = shop_domain.lower(), uuid(body.merchant_id)
+    domain, merchant_id = shop_domain.lower(), merchant_text(body.merchant_id)
     found = await shops.get(domain)
     linked = None if found is None else (found.merchant_id, found.unlinked_at, found.uninstalled_at)
     if linked != (merchant_id, None, None):

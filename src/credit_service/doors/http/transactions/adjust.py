@@ -6,14 +6,14 @@ from credit_service.doors.http import api
 from credit_service.doors.http.transactions.posting import PostingBody, command_of, idempotency_key, post_one
 from credit_service.doors.http.transactions.shared import REPLAYED, TransactionShape, key_header
 from credit_service.ledger.types import MANUAL, Operation
-from credit_service.messages.fields import Body, PositiveCredits, Reason, Uuid
+from credit_service.messages.fields import Body, MerchantId, PositiveCredits, Reason
 from credit_service.posting import Posting
 
 
 class AdjustmentBody(Body):
     """The credits to add or take, and why."""
 
-    merchant_id: Uuid
+    merchant_id: MerchantId
     operation_type: Operation
     amount: PositiveCredits
     reason: Reason

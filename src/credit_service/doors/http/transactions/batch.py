@@ -24,7 +24,7 @@ from credit_service.ledger.draft import Posted
 from credit_service.ledger.refusals import Refused
 from credit_service.ledger.types import ORDER_PAID
 from credit_service.messages.faults import Fault, Invalid
-from credit_service.messages.fields import Body, Key
+from credit_service.messages.fields import Body, Key, merchant_text
 from credit_service.posting import Posting, RefusedAt
 
 _HAS_KEY: dict[str, Any] = {
@@ -128,7 +128,7 @@ def _commands(body: Any, call: api.Call) -> list[Command]:
             commands.append(command_of(item, item.idempotency_key, call, f"/items/{index}"))
         except Invalid as error:
             faults += error.faults
-        if body.atomic and item.merchant_id.lower() != body.items[0].merchant_id.lower():
+        if body.atomic and merchant_text(item.merchant_id) != merchant_text(body.items[0].merchant_id):
             sentence = "An atomic batch is of one merchant."
             faults.append(Fault(f"/items/{index}/merchant_id", "not_allowed", sentence))
     if faults:

@@ -13,7 +13,7 @@ from credit_service.ledger.draft import Posted
 from credit_service.ledger.refusals import Refusal, Refused
 from credit_service.ledger.types import DECREASE, USAGE
 from credit_service.messages import shapes
-from credit_service.messages.fields import Body, Metadata, PositiveCredits, Uuid, uuid
+from credit_service.messages.fields import Body, MerchantId, Metadata, PositiveCredits, merchant_text
 from credit_service.posting import Posting
 
 _NOT_ALLOWED = (Refusal.ACCOUNT_NOT_FOUND, Refusal.INSUFFICIENT_CREDITS)
@@ -22,7 +22,7 @@ _NOT_ALLOWED = (Refusal.ACCOUNT_NOT_FOUND, Refusal.INSUFFICIENT_CREDITS)
 class CheckBody(Body):
     """The spend to check. With `consume`, the transaction keeps `reference` and `metadata`."""
 
-    merchant_id: Uuid
+    merchant_id: MerchantId
     amount: PositiveCredits
     consume: bool = False
     reference: ReferenceBody | None = None
@@ -99,7 +99,7 @@ async def _consume(body: CheckBody, key: str, call: api.Call, posting: Posting, 
 
 async def _available(body: CheckBody, ledger: api.Ledger) -> int | None:
     """The credits that a merchant can spend now, None without an account."""
-    merchant_id, now = uuid(body.merchant_id), await ledger.now()
+    merchant_id, now = merchant_text(body.merchant_id), await ledger.now()
     loaded = (await ledger.accounts.load([merchant_id], now)).get(merchant_id)
     return None if loaded is None else ledger.standing(loaded, now).account.available
 

@@ -11,7 +11,7 @@ from credit_service.ledger.commands import Settle
 from credit_service.ledger.types import Operation, TransactionType
 from credit_service.messages import patterns, shapes
 from credit_service.messages.faults import Fault
-from credit_service.messages.fields import MAX_KEY, parse_time, uuid
+from credit_service.messages.fields import MAX_KEY, merchant_text, parse_time
 from credit_service.posting import Posting
 from credit_service.storage.transactions import TransactionQuery
 
@@ -30,7 +30,7 @@ async def list_transactions(
     call: api.Call,
     ledger: api.Ledger,
     posting: Posting,
-    merchant_id: Annotated[str | None, Query(pattern=patterns.UUID)] = None,
+    merchant_id: Annotated[str | None, Query(pattern=patterns.MERCHANT)] = None,
     operation_type: Operation | None = None,
     transaction_type: TransactionType | None = None,
     start_date: api.Since = None,
@@ -51,11 +51,12 @@ async def list_transactions(
         "reference_type": reference_type,
         "reference_id": reference_id,
     }
-    pager = api.Pager(call, limit, list="transactions", merchant=merchant_id and merchant_id.lower(), **filters)
+    merchant = None if merchant_id is None else merchant_text(merchant_id)
+    pager = api.Pager(call, limit, list="transactions", merchant=merchant, **filters)
     transactions = ledger.transactions
     before = pager.place(cursor, 1 if merchant_id else transactions.lanes)
     now = await ledger.now()
-    query = TransactionQuery(merchant_id=None if merchant_id is None else uuid(merchant_id), **filters)
+    query = TransactionQuery(merchant_id=merchant, **filters)
     total, offset = None, 0
     if merchant_id is not None and page is not None:
         account, skipped = await ledger.settled(posting, merchant_id, now), (page - 1) * pager.limit
@@ -67,7 +68,7 @@ async def list_transactions(
     found = await transactions.page(query, before, pager.limit + 1, offset)
     if page is None and cursor is None and found and (due_at := found[0].due_at) is not None and due_at <= now:
         # What time did is listed as soon as it counts, so that the list agrees with balance and stats (L7).
-        await posting.submit(Settle(merchant_id=uuid(str(merchant_id)), key=""))
+        await posting.submit(Settle(merchant_id=found[0].transaction.merchant_id, key=""))
         found = await transactions.page(query, before, pager.limit + 1, offset)
     if merchant_id is not None and not found:
         await ledger.load(merchant_id, now)  # raises Problem if there is no account

@@ -40,13 +40,13 @@ from credit_service.messages.fields import (
     Body,
     Credits,
     Key,
+    MerchantId,
     Metadata,
     Reason,
     Time,
-    Uuid,
     id_text,
+    merchant_text,
     parse_time,
-    uuid,
 )
 from credit_service.messages.patterns import ID
 from credit_service.messages.strict_json import canonical
@@ -112,7 +112,7 @@ class PostingBody(Body):
 
     model_config = ConfigDict(json_schema_extra={"allOf": list(HOW_FIELDS_FIT)})
 
-    merchant_id: Uuid
+    merchant_id: MerchantId
     operation_type: Operation
     transaction_type: PostableType
     amount: Credits
@@ -141,7 +141,7 @@ def command_of(body: Any, key: str | None, call: api.Call, prefix: str = "") -> 
     metadata, salt = metadata_text(sent, call.limits, f"{prefix}/metadata")
     grant, terms = _terms(body.grant)
     common: dict[str, Any] = {
-        "merchant_id": uuid(body.merchant_id),
+        "merchant_id": merchant_text(body.merchant_id),
         "key": _key(body.transaction_type, reference, key, prefix),
         "content": command_content(body.operation_type, body.transaction_type, body.amount, reference, grant),
         "actor": call.actor,
