@@ -52,6 +52,9 @@ _BOUGHT: Final[_Posted] = ("PAYMENT", 500, 600, Reference("payment", "p-42"))
 
 _OUT: Final[dict[str, tuple[_Posted | None, dict[str, Any] | None]]] = {
     "account.created": (None, None),
+    "account.frozen": (None, {"reason": "card reported stolen, ticket 4712", "actor": "key:vzphnrglpgkp"}),
+    "account.thawed": (None, {"reason": "the card was found", "actor": "key:vzphnrglpgkp"}),
+    "account.closed": (None, {"reason": "contract ended", "actor": "key:vzphnrglpgkp"}),
     "recharged": (_BOUGHT, None),
     "consumed": (("ORDER_PAID", -25, 75, _ORDER), None),
     "refunded": (("ORDER_REFUNDED", 25, 100, _ORDER), None),
@@ -92,7 +95,7 @@ def _stored(word: str) -> StoredEvent:
     """Return an announcement as the outbox stores it."""
     posted, detail = _OUT[word]
     cause = None if posted is None else _transaction(*posted)
-    available = cause.balance_after if cause is not None else 0 if detail is None else detail["remaining"]
+    available = cause.balance_after if cause is not None else 0 if detail is None else detail.get("remaining", 100)
     number = 1 if word == ACCOUNT_CREATED else 7
     announcement = Announcement(number, word, None if cause is None else cause.sequence, available, _NOON, detail)
     return StoredEvent(0, number, _ACCOUNT, _MERCHANT, announcement, cause)

@@ -1,8 +1,9 @@
 """Erasing personal data of a merchant, as the law asks: where it is kept, and how each place forgets it (L15).
 
-Personal data is the metadata that callers send. It is in transactions, in refunds that wait, in dead letters, and in
-Shopify's requests about customers. Erasure leaves every balance and hash as it was: each chain still verifies, and a
-repeated request still replays (L3). Events that were published, and backups, are outside of this service's reach.
+Personal data is the metadata that callers send. It is in transactions, in refunds that wait, in dead letters, in
+Shopify's requests about customers, and in the reasons of freezing and closing. Erasure leaves every balance and hash as
+it was: each chain still verifies, and a repeated request still replays (L3). Events that were published, and backups,
+are outside of this service's reach.
 """
 
 from collections.abc import Collection
@@ -33,6 +34,7 @@ class Erased(NamedTuple):
     parked: int
     dead_letters: int
     deliveries: int
+    reasons: int
 
 
 class Erasure:
@@ -60,13 +62,15 @@ class Erasure:
         parked = await self._erasing.erase_parked(merchant_id, wanted)
         transactions = await self._erasing.erase_transactions(merchant_id, wanted)
         letters = await self._erase_letters(shops, merchant_id, wanted)
-        deliveries = 0
-        if wanted is None:  # requests about customers are done with: their data is gone
+        deliveries = reasons = 0
+        if wanted is None:
+            reasons = await self._erasing.erase_reasons(merchant_id)
+            # Requests about customers are done with: their data is gone.
             for one in shops:
                 kept = [delivery for delivery in await self._shops.kept(one) if delivery.awaits is None]
                 await self._shops.drop(kept)
                 deliveries += len(kept)
-        erased = Erased(transactions, parked, letters, deliveries)
+        erased = Erased(transactions, parked, letters, deliveries, reasons)
         await self._engine.scrub()  # also if nothing was found: an erasure before may have failed here
         _log.info("erased", merchant_id=merchant_id, shop=shop, **erased._asdict())
         return erased

@@ -180,7 +180,7 @@ class Metrics:
     def stored(self, totals: Totals, parked: int) -> None:
         """Note how many merchants there are of each kind, and refunds that wait, as asked of the store just now."""
         self._enabled.labels("enabled").set(totals.enabled)
-        self._enabled.labels("disabled").set(totals.exhausted)
+        self._enabled.labels("disabled").set(totals.merchants - totals.enabled)
         self._exhausted.set(totals.exhausted)
         self._low.set(totals.low)
         self._parked.set(parked)

@@ -135,9 +135,10 @@ class Settings(BaseSettings):
     refunds_grace_days: Days = Field(
         30, description="Days until credits expire that a refund gives back to an expired grant."
     )
-    clawback_policy: Literal["debt", "clamp"] = Field(
+    clawback_policy: Literal["debt", "clamp", "freeze"] = Field(
         "debt",
-        description="What happens to credits of a refunded or disputed payment that are spent: debt, or never taken.",
+        description="What happens if the credits of a refunded or disputed payment are spent: they become a debt, are "
+        "never taken (clamp), or become a debt and freeze the account.",
     )
     refunds_wait_days: Days = Field(7, description="Days that a refund waits for its order or payment.")
     accounts_auto_create: bool = Field(True, description="Whether an event opens the account of an unknown merchant.")

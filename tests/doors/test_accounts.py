@@ -11,6 +11,7 @@ from tests.doors.running import Running, new_merchant, posting
 ACCOUNT = [
     "id",
     "merchant_id",
+    "state",
     "balance",
     "held",
     "pending",
@@ -41,6 +42,7 @@ def test_account_is_opened_with_the_trial(running: Running) -> None:
     assert UUID(told.pop("id")).version == 8
     assert told == {
         "merchant_id": merchant,
+        "state": "open",
         "balance": 100,
         "held": 0,
         "pending": 0,

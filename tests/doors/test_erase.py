@@ -15,7 +15,14 @@ def test_erasing_says_what_it_found_and_finds_nothing_twice(running: Running) ->
     body = posting(merchant, metadata={"email": EMAIL})
     posted = running.transact(body, "k").json()["data"]
     assert posted["metadata"] == {"email": EMAIL}
-    nothing = {"merchant_id": merchant, "transactions": 0, "parked": 0, "dead_letters": 0, "deliveries": 0}
+    nothing = {
+        "merchant_id": merchant,
+        "transactions": 0,
+        "parked": 0,
+        "dead_letters": 0,
+        "deliveries": 0,
+        "reasons": 0,
+    }
     status, told = _erase(running, merchant)
     assert (status, told["data"]) == (200, nothing | {"transactions": 1})
     assert _erase(running, merchant)[1]["data"] == nothing

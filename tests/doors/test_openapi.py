@@ -137,8 +137,14 @@ def test_example_requests_succeed(document: dict[str, Any], start: Callable[...,
         for media_type, content in operation.get("requestBody", {}).get("content", {}).items()
         for example in examples(document, content)
     ]
-    # A shop is linked first, and the trial is voided last, because other examples spend it.
-    asked.sort(key=lambda one: (one[1] not in (OPEN, f"{API}/credits/shops/{SHOP}"), one[1].endswith("/void")))
+    # A shop is linked first. The trial is voided and the account frozen last, because other examples spend it.
+    last = ["void", "freeze", "thaw", "close"]
+
+    def place(path: str) -> int:
+        end = path.rpartition("/")[2]
+        return -1 if path in (OPEN, f"{API}/credits/shops/{SHOP}") else last.index(end) + 1 if end in last else 0
+
+    asked.sort(key=lambda one: place(one[1]))
     for count, (method, path, media_type, example) in enumerate(asked):
         body = example.encode()
         headers = {"content-type": media_type, "idempotency-key": f"example-{count}"}

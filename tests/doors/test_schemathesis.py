@@ -34,6 +34,9 @@ NOBODY = "http://127.0.0.1:1"
 """The target of webhooks, which has no listener."""
 
 REFUSED_FOR_ITS_STATE = {
+    "account_closed",
+    "account_frozen",
+    "account_not_empty",
     "account_not_found",
     "amount_out_of_range",
     "cursor_invalid",

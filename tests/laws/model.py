@@ -12,6 +12,7 @@ from math import floor, inf
 from typing import Any
 
 from credit_service.ledger.commands import (
+    ChangeState,
     ChangeTerms,
     ClawBack,
     Command,
@@ -125,6 +126,7 @@ class Model:
     def __init__(self, settings: Policy) -> None:
         self.settings = settings
         self.open = False
+        self.state = "open"  # or frozen, or closed
         self.clock = 0
         self.pots: list[Pot] = []
         self.entries: list[Entry] = []
@@ -140,6 +142,7 @@ class Model:
         self.threshold_then = 0
         self.in_episode = False
         self.said: set[str] = set()
+        self.runs = False  # whether the plugin runs, as told
         self.level = 0  # available credits when the model last checked the level
 
     # ---- the questions
@@ -204,6 +207,8 @@ class Model:
         else:
             self.open, self.clock, self.threshold_then = True, now, self.threshold
             self._tell("account.created", None)
+        if self.state == "closed" and type(command) in TYPE_OF_FACT:
+            self._change_state("frozen")
         answer = self._rule(command)
         return REPLAYED if answer == POSTED and before == self._traces() else answer
 
@@ -228,11 +233,15 @@ class Model:
         pots = [(pot.number, pot.credits, pot.begun) for pot in self.pots]
         return (
             self.open, len(self.entries), len(self.told), len(self.dead), pots, self.debt, self.own_terms,
-            self.threshold_then, self.in_episode, sorted(self.parked),
+            self.threshold_then, self.in_episode, sorted(self.parked), self.state,
         )  # fmt: skip
 
     def _rule(self, command: Command) -> str:
         match command:
+            case Post() | ChangeTerms() if self.state == "closed":
+                raise No("account_closed")
+            case Post(operation="DECREASE") if self.state == "frozen" and command.type != "MANUAL":
+                raise No("account_frozen")
             case Post(operation="INCREASE"):
                 self._check_terms(command)
                 given = command.terms
@@ -283,6 +292,8 @@ class Model:
                 self._look_at_threshold()
             case VoidGrant():
                 self._void(command)
+            case ChangeState():
+                self._close_or_freeze(command)
             case Settle():
                 for key in [key for key, (_, until, _) in self.parked.items() if until <= self.clock]:
                     self._give_up(key)
@@ -473,6 +484,8 @@ class Model:
         claims.waived = min(claims.waived, demanded - len(claims.taken))
         taken: list[int | None] = []
         debt = 0
+        if self.settings.clawback == "freeze" and self.state != "frozen" and self._beyond(source, own, demanded):
+            self._change_state("frozen")
         for _ in range(demanded - len(claims.taken) - claims.waived):
             if own is None or own.gone + len(claims.taken) + len(taken) + debt >= source.signed:
                 break
@@ -491,6 +504,14 @@ class Model:
             raise No("amount_out_of_range")
         claims.taken += taken
         self._enter(type_, -len(taken), fact.key, content_of(fact), shortfall=max(after - before - len(taken), 0))
+
+    def _beyond(self, source: Entry, own: Pot | None, demanded: int) -> bool:
+        """Whether more is taken now than the payment's own grant has."""
+        claims = self.claims[source.key]
+        if own is None:
+            return False
+        left = source.signed - own.gone - len(claims.taken)
+        return min(demanded - len(claims.taken) - claims.waived, left) > own.credits
 
     @staticmethod
     def _claimed(facts: list[ClawBack], source: Entry) -> int:
@@ -511,12 +532,35 @@ class Model:
         pot = next((pot for pot in self.pots if pot.number == command.grant_id.int & 0xFFFF_FFFF_FFFF), None)
         if pot is None:
             raise No("grant_not_found")
+        if self.state == "closed":
+            raise No("account_closed")
         amount = pot.credits if command.amount is None else command.amount
         if not 0 < amount <= pot.credits:
             raise No("insufficient_credits")
         pot.credits -= amount
         pot.gone += amount
         self._enter("VOID", -amount, command.key, content_of(command))
+
+    def _close_or_freeze(self, command: ChangeState) -> None:
+        if command.state == self.state:
+            return
+        if self.state == "closed":
+            raise No("account_closed")
+        if command.state == "closed":
+            left = sum(pot.credits for pot in self.pots)
+            if self.debt or (left and not command.forfeit):
+                raise No("account_not_empty")
+            if left:
+                for pot in self.pots:
+                    pot.gone += pot.credits
+                    pot.credits = 0
+                self._enter("VOID", -left, command.key, content_of(command))
+        self._change_state(command.state)
+
+    def _change_state(self, state: str) -> None:
+        self.state = state
+        self._tell({"frozen": "account.frozen", "open": "account.thawed", "closed": "account.closed"}[state], None)
+        self._look_at_plugin(None)
 
     # ---- grants
 
@@ -633,5 +677,10 @@ class Model:
             if now > self.threshold:
                 self.in_episode = False
                 self._tell("balance_restored", cause)
-        if (now > 0) != (before > 0):
+        self._look_at_plugin(cause)
+
+    def _look_at_plugin(self, cause: int | None) -> None:
+        runs = self.state == "open" and self.available > 0
+        if runs != self.runs:
+            self.runs = runs
             self._tell("plugin_status_changed", cause)

@@ -50,7 +50,7 @@ policies = st.builds(
     refund_grace_days=st.sampled_from([1, 7, 30]),
     refund_wait_days=st.sampled_from([1, 7]),
     auto_create=st.sampled_from([True] * 7 + [False]),
-    clawback=st.sampled_from(["debt", "debt", "clamp"]),
+    clawback=st.sampled_from(["debt", "debt", "clamp", "freeze"]),
 )
 
 grant_terms = st.builds(
@@ -116,9 +116,10 @@ changes_of_terms = st.builds(
     st.sampled_from([UNCHANGED, None, "overdraft", "partial", "reject"]),
     st.sampled_from([UNCHANGED, None, 0, 10]),
 )
+states = st.builds(telling.state, st.sampled_from(["frozen", "open", "open", "closed"]), st.booleans())
 voids = st.builds(telling.void, st.integers(1, 6), st.none() | amounts, keys)
 commands = st.one_of(
-    *[facts] * 4, orders, increases, increases, decreases, voids, changes_of_terms, st.builds(telling.sweep)
+    *[facts] * 4, orders, increases, increases, decreases, voids, states, changes_of_terms, st.builds(telling.sweep)
 )
 
 steps = st.builds(Step, waits, st.one_of(*[commands] * 12, policies))
@@ -145,6 +146,10 @@ grant_steps = st.builds(
 )
 opened = st.builds(Step, st.just(0), st.just(telling.trial(3)))
 grant_stories = st.builds(lambda first, rest: [first, *rest], opened, st.lists(grant_steps, min_size=1, max_size=15))
+
+
+THAWED = [Step(0, telling.order("reopens", 0)), Step(0, telling.state("open"))]
+"""Opens the account again, whether a story froze or closed it."""
 
 
 def play(book: Book, story: list[Step]) -> Book:

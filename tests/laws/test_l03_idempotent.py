@@ -10,7 +10,7 @@ from credit_service.ledger.commands import Command, Fact, OpenAccount, OrderPaid
 from credit_service.ledger.decide import Outcome, Replayed, Waiting
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.refusals import Refusal, Refused
-from tests.laws.stories import Step, play, policies, stories
+from tests.laws.stories import THAWED, Step, play, policies, stories
 from tests.ledger.book import Book
 from tests.ledger.telling import add, fresh_key, opening, order, payment, refund, trial, use
 
@@ -64,7 +64,7 @@ def _reused() -> Refused:
 
 @given(policies, stories)
 def test_L3_a_refused_command_leaves_its_key_free(policy: Policy, story: list[Step]) -> None:
-    book = play(Book(replace(policy, auto_create=True)), [*story, Step(0, opening())])
+    book = play(Book(replace(policy, auto_create=True)), [*story, Step(0, opening()), *THAWED])
     assert book.account is not None
     too_much = use(max(book.standing().account.available, 0) + 1, key="late")
     before = book.written()

@@ -13,7 +13,7 @@ from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.refusals import Refusal, Refused
 from credit_service.ledger.types import ORDER_REFUNDED, PAYMENT_DISPUTED, PAYMENT_REFUNDED, SUBSCRIPTION
-from tests.laws.stories import Step, amounts, play, policies, stories
+from tests.laws.stories import THAWED, Step, amounts, play, policies, stories
 from tests.ledger.book import Book
 from tests.ledger.telling import add, days, opening, order, sweep, terms, trial, use
 
@@ -42,7 +42,7 @@ def test_L5_a_posted_fact_leaves_one_transaction_of_its_own(policy: Policy, stor
 
 @given(policies, stories, amounts)
 def test_L5_a_spend_posts_everything_or_is_refused(policy: Policy, story: list[Step], amount: int) -> None:
-    book = play(Book(policy), [*story, Step(0, opening())])
+    book = play(Book(policy), [*story, Step(0, opening()), *THAWED])
     if book.account is None:
         return
     available = book.standing().account.available

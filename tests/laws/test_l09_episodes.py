@@ -30,7 +30,7 @@ def levels(book: Book, since: int = 0) -> list[str]:
 @given(policies, stories | grant_stories)
 def test_L9_an_episode_announces_each_level_once(policy: Policy, story: list[Step]) -> None:
     book = play(Book(policy), story)
-    in_episode, exhausted, enabled = False, False, False
+    in_episode, exhausted, enabled, is_open = False, False, False, True
     for told in book.announcements:
         match told.type:
             case "low_balance_reached":
@@ -45,18 +45,20 @@ def test_L9_an_episode_announces_each_level_once(policy: Policy, story: list[Ste
                 assert in_episode
                 assert told.available > 0
                 in_episode = False
+            case "account.frozen" | "account.closed" | "account.thawed":
+                is_open = told.type == "account.thawed"
             case "plugin_status_changed":
                 assert told.detail is not None
-                assert (told.available > 0) != enabled
-                enabled = told.available > 0
+                assert (told.available > 0 and is_open) != enabled
+                enabled = told.available > 0 and is_open
                 assert told.detail == {
                     "previous_status": "disabled" if enabled else "enabled",
                     "current_status": "enabled" if enabled else "disabled",
-                    "reason": "available" if enabled else "exhausted",
+                    "reason": "available" if enabled else "exhausted" if is_open else "frozen",
                 }
     if book.account is not None:
         assert in_episode == (book.account.episode != NO_EPISODE)
-        assert enabled == (book.account.available > 0)
+        assert enabled == (book.account.available > 0 and is_open)
 
 
 @given(st.integers(0, 30), st.lists(st.integers(-25, 25), max_size=20))

@@ -45,6 +45,7 @@ def _told_by_book(book: Book) -> dict[str, Any]:
         return {"open": False}
     return {
         "open": True,
+        "state": account.state,
         "balance": account.balance,
         "pending": account.pending,
         "available": account.available,
@@ -76,6 +77,7 @@ def _told_by_model(judge: Model) -> dict[str, Any]:
         return {"open": False}
     return {
         "open": True,
+        "state": judge.state,
         "balance": judge.balance,
         "pending": judge.pending,
         "available": judge.available,

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from credit_service.ledger import addresses
-from credit_service.ledger.account import DAY
+from credit_service.ledger.account import DAY, AccountState
 from credit_service.ledger.commands import (
     DEFAULT_TERMS,
+    ChangeState,
     ChangeTerms,
     Command,
     DisputeClosed,
@@ -209,6 +210,12 @@ def refund(
             currency=currency,
         )
     )
+
+
+def state(state: AccountState, forfeit: bool = False, key: str | None = None) -> ChangeState:
+    """Freeze, thaw or close the account; closing with `forfeit` has a key."""
+    key = (key or fresh_key()) if forfeit else ""
+    return with_content(ChangeState(merchant_id=MERCHANT, key=key, state=state, reason="why", forfeit=forfeit))
 
 
 def terms(

@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from credit_service.ledger.announcements import plugin_status
+from credit_service.ledger.announcements import plugin_reason
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.types import ANNOUNCED, TYPES, PostableType, TransactionType, announced_by
@@ -139,7 +139,7 @@ def test_the_plugin_is_enabled_until_the_last_credit(left: int, words: list[str]
     book.tell(opening())
     posted = book.tell(use(10 - left))
     assert [said.type for said in posted.announcements[1:]] == words
-    assert plugin_status(posted.account.available) == ("enabled" if left else "disabled")
+    assert plugin_reason(posted.account.available, "open") == ("available" if left else "exhausted")
 
 
 def test_the_first_credit_enables_the_plugin() -> None:

@@ -149,6 +149,9 @@ def test_refusals_are_listed_in_order_of_precedence() -> None:
         "grant_not_found",
         "order_unknown",
         "payment_unknown",
+        "account_closed",
+        "account_frozen",
+        "account_not_empty",
         "trial_already_granted",
         "currency_mismatch",
         "validation_failed",  # the order has no total

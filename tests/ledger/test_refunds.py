@@ -5,7 +5,7 @@ import pytest
 from credit_service.ledger.account import Draw, GivenBack
 from credit_service.ledger.commands import Command
 from credit_service.ledger.policy import Policy
-from credit_service.ledger.refunds import own_draws
+from credit_service.ledger.proof import own_draws
 from tests.ledger.book import Book
 from tests.ledger.telling import add, days, opening, order, payment, payment_refund, refund, sweep, use
 
@@ -42,6 +42,13 @@ def test_own_draws_excludes_draws_that_paid_an_earlier_debt() -> None:
     (done,) = book.wait(days=1).tell(order("1", 6)).transactions
     assert done.draws == ((1, -5), (1, -4), (2, -2))
     assert own_draws(done) == (0, ((1, -4), (2, -2)))
+
+
+def test_own_draws_of_an_order_in_debt_are_none() -> None:
+    book = opened(order("debt", 9), add(4, effective_at=days(1)))
+    (done,) = book.wait(days=1).tell(order("1", 5)).transactions
+    assert done.draws == ((1, -4),)
+    assert own_draws(done) == (5, ())
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ def schema_of(type_: str) -> Any:
 
 def test_each_announcement_of_the_ledger_has_one_payload() -> None:
     constants = {value for name, value in vars(announcements).items() if name.isupper() and isinstance(value, str)}
+    constants -= {"open", "frozen", "closed"}
     assert set(PAYLOADS) == constants | set(ANNOUNCED)
 
 

@@ -563,6 +563,7 @@ class EngineContract:
         "ck_accounts_not_negative": writes(account(held=-1)),
         "ck_accounts_no_debt_with_credits": writes(account(debt=1)),
         "ck_accounts_policy": writes(account(when_insufficient="forgive")),
+        "ck_accounts_state": writes(account(state="melted")),
         "ck_accounts_trial_is_one_of_its_own": writes(account(trial=1)),
         "ck_accounts_hash_length": writes(account(last_hash=bytes(31))),
         "uq_accounts_merchant_id": writes(account(1), account(2)),

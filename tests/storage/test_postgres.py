@@ -160,7 +160,8 @@ class TestPostgresLocked(EngineContract):
 
 
 LARGE = """
-INSERT INTO accounts SELECT n, {n16}, 0, 0, 0, 0, 0, 0, 8, 8, 0, NULL, 0, 0, NULL, NULL, NULL, 0, 0, '{{}}', NULL, '[]',
+INSERT INTO accounts SELECT n, {n16}, 0, 0, 0, 0, 0, 0, 8, 8, 0, NULL, 0, 0, NULL, NULL, NULL, 'open',
+    0, 0, '{{}}', NULL, '[]',
     CASE WHEN n % 50 = 0 THEN n END, 0, {zero} FROM generate_series(1, 4000) n;
 INSERT INTO transactions SELECT account, n, 'INCREASE', 'PAYMENT', 0, 0, 0, 0, 0, 'k' || n, '', NULL, NULL, NULL,
     NULL, NULL, NULL, NULL, '[]', NULL, 'a', NULL, 0, 0, {zero}

@@ -7,9 +7,9 @@ import re
 from typing import Any, Final, Literal, NamedTuple
 
 from credit_service.ledger.account import Account
-from credit_service.ledger.announcements import plugin_status
+from credit_service.ledger.announcements import plugin_reason, plugin_status
 
-Reason = Literal["available", "exhausted", "unknown_merchant", "unavailable"]
+Reason = Literal["available", "exhausted", "frozen", "unknown_merchant", "unavailable"]
 Source = Literal["near", "redis", "storage", "stale", "fail"]
 """The source of an answer: a level of the gate, the last known answer, or the fail policy."""
 
@@ -18,7 +18,7 @@ Version = tuple[int, int, int]
 
 NO_ACCOUNT: Final[Version] = (0, 0, 0)
 
-_TEXT: Final = re.compile(r"(\d{16})(\d{16})(\d{16})(\d{16})(\d{16})(available|exhausted|unknown_merchant)")
+_TEXT: Final = re.compile(r"(\d{16})(\d{16})(\d{16})(\d{16})(\d{16})(available|exhausted|frozen|unknown_merchant)")
 VERSION_LENGTH: Final = 48
 """Characters at the start of a text that are its version; of two versions the greater one is later."""
 
@@ -44,10 +44,8 @@ class StatusAnswer(NamedTuple):
 def of_account(account: Account, now: int, ttl: int, version: Version | None = None) -> StatusAnswer:
     """The answer for an account; good for a TTL in microseconds, or until time changes the account."""
     until = now + ttl if account.next_due_at is None else min(now + ttl, account.next_due_at)
-    available = account.available
-    reason: Reason = "available" if available > 0 else "exhausted"
-    status = plugin_status(available)
-    return StatusAnswer(account.merchant_id, status, reason, now, until, version or version_of(account))
+    reason = plugin_reason(account.available, account.state)
+    return StatusAnswer(account.merchant_id, plugin_status(reason), reason, now, until, version or version_of(account))
 
 
 def of_unknown(merchant_id: str, now: int, ttl: int) -> StatusAnswer:
@@ -76,9 +74,9 @@ def answer_of(merchant_id: str, text: str, now: int, ttl: int) -> StatusAnswer |
         return None
     settled_at, sequence, announced, as_of, until = [int(number) for number in match.groups()[:5]]
     reason: Any = match[6]
-    status = "enabled" if reason == "available" else "disabled"
     good_until = min(now, as_of) + min(until - as_of, ttl)
-    return StatusAnswer(merchant_id, status, reason, as_of, good_until, (settled_at, sequence, announced))
+    version = (settled_at, sequence, announced)
+    return StatusAnswer(merchant_id, plugin_status(reason), reason, as_of, good_until, version)
 
 
 def line_of(answer: StatusAnswer) -> str:

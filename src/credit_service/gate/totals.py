@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from credit_service.ledger.account import OPEN
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.settle import standing_at
 from credit_service.storage.accounts import Accounts
@@ -25,7 +26,7 @@ SHARE: Final = 30
 
 
 class Totals(NamedTuple):
-    """Totals over all merchants. `low`: enabled merchants at or below their threshold."""
+    """Totals over all merchants. `exhausted`: with nothing available. `low`: others at or below their threshold."""
 
     merchants: int
     enabled: int
@@ -92,8 +93,10 @@ class Counting:
         balances = settled.average_balance * settled.accounts + sum(standing.account.balance for standing in due)
         statuses = Counter(standing.status for standing in due)
         exhausted = settled.exhausted + statuses["EXHAUSTED"]
+        open_ones = [one.account for one in due if one.account.state == OPEN]
+        enabled = settled.enabled + sum([account.available > 0 for account in open_ones])
         average = balances / count if count else 0
-        self._last = Totals(count, count - exhausted, exhausted, settled.low + statuses["LOW"], average)
+        self._last = Totals(count, enabled, exhausted, settled.low + statuses["LOW"], average)
         ended = self._timer()
         self._good_until = ended + SHARE * (ended - begun) if count >= MANY else None
         return self._last

@@ -24,6 +24,11 @@ DAY: Final = 24 * 3600 * MICROSECONDS
 
 Status = Literal["EXHAUSTED", "LOW", "ACTIVE"]
 
+AccountState = Literal["open", "frozen", "closed"]
+OPEN: Final = "open"
+FROZEN: Final = "frozen"
+CLOSED: Final = "closed"
+
 Draw = tuple[int, int]
 """A change of one grant: (number of the grant in its account, signed credits)."""
 
@@ -79,6 +84,7 @@ class Account(NamedTuple):
     low_threshold: int | None = None  # the account's own; None: the default
     when_insufficient: str | None = None
     overdraft_limit: int | None = None
+    state: AccountState = OPEN
     total_increases: int = 0
     total_decreases: int = 0
     by_type: Mapping[str, TypeTotal] = {}  # totals so far, by transaction type

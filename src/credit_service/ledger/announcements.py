@@ -1,19 +1,37 @@
 """Announcements of accounts, grants and episodes of low credits (L9). `types.py` has those of transaction types."""
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, Literal
 
-from credit_service.ledger.account import EXHAUSTED_ANNOUNCED, LOW_ANNOUNCED, NO_EPISODE, Status
+from credit_service.ledger.account import (
+    CLOSED,
+    EXHAUSTED_ANNOUNCED,
+    FROZEN,
+    LOW_ANNOUNCED,
+    NO_EPISODE,
+    OPEN,
+    AccountState,
+    Status,
+)
 from credit_service.ledger.types import ANNOUNCED
 
 if TYPE_CHECKING:
     from credit_service.ledger.draft import Draft
 
+PluginReason = Literal["available", "exhausted", "frozen"]
+
 ACCOUNT_CREATED: Final = "account.created"
+ACCOUNT_FROZEN: Final = "account.frozen"
+ACCOUNT_THAWED: Final = "account.thawed"
+ACCOUNT_CLOSED: Final = "account.closed"
 EXPIRING_SOON: Final = "expiring_soon"
 LOW_BALANCE_REACHED: Final = "low_balance_reached"
 BALANCE_EXHAUSTED: Final = "balance_exhausted"
 BALANCE_RESTORED: Final = "balance_restored"
 PLUGIN_STATUS_CHANGED: Final = "plugin_status_changed"
+
+OF_A_STATE: Final[Mapping[AccountState, str]] = {FROZEN: ACCOUNT_FROZEN, OPEN: ACCOUNT_THAWED, CLOSED: ACCOUNT_CLOSED}
+"""The announcement of each state that an account may change to (L22)."""
 
 OF_A_TRANSACTION: Final = frozenset(ANNOUNCED)
 """Every transaction has exactly one of these announcements."""
@@ -26,9 +44,16 @@ def status_of(available: int, threshold: int) -> Status:
     return "LOW" if available <= threshold else "ACTIVE"
 
 
-def plugin_status(available: int) -> str:
-    """Whether the plugin may run."""
-    return "enabled" if available > 0 else "disabled"
+def plugin_reason(available: int, state: AccountState) -> PluginReason:
+    """Why the plugin may run (`available`), or why not: it runs while there are credits and the account is open."""
+    if state != OPEN:
+        return "frozen"
+    return "available" if available > 0 else "exhausted"
+
+
+def plugin_status(reason: str) -> str:
+    """Whether the plugin may run, for this reason."""
+    return "enabled" if reason == "available" else "disabled"
 
 
 def announce_level(draft: "Draft", cause: int | None = None, *, threshold_moved: bool = False) -> None:
@@ -51,14 +76,15 @@ def announce_level(draft: "Draft", cause: int | None = None, *, threshold_moved:
         if available <= 0 and draft.episode < EXHAUSTED_ANNOUNCED:
             draft.episode = EXHAUSTED_ANNOUNCED
             draft.announce(BALANCE_EXHAUSTED, cause)
-    if (before > 0) != (available > 0):
-        draft.announce(
-            PLUGIN_STATUS_CHANGED,
-            cause,
-            {
-                "previous_status": plugin_status(before),
-                "current_status": plugin_status(available),
-                "reason": "available" if available > 0 else "exhausted",
-            },
-        )
     draft.announced_available = available
+    announce_plugin_status(draft, cause)
+
+
+def announce_plugin_status(draft: "Draft", cause: int | None = None) -> None:
+    """Announce the plugin status if it has changed."""
+    reason = plugin_reason(draft.available, draft.state)
+    status, before = plugin_status(reason), draft.announced_status
+    if status != before:
+        detail = {"previous_status": before, "current_status": status, "reason": reason}
+        draft.announce(PLUGIN_STATUS_CHANGED, cause, detail)
+        draft.announced_status = status

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import ClassVar, Final, Literal
 from uuid import UUID
 
-from credit_service.ledger.account import Reference
+from credit_service.ledger.account import AccountState, Reference
 from credit_service.ledger.types import (
     ORDER_PAID,
     ORDER_REFUNDED,
@@ -98,6 +98,18 @@ class VoidGrant(Command):
 
     grant_id: UUID
     amount: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeState(Command):
+    """Command: freeze, thaw (to `open`) or close the account (L22). Its key is stored only if it forfeits credits.
+
+    `forfeit`: whether closing takes the credits that are left.
+    """
+
+    state: AccountState
+    reason: str
+    forfeit: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

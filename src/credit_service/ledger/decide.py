@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from credit_service.ledger import addresses
 from credit_service.ledger.account import (
+    CLOSED,
+    FROZEN,
     MAX_CREDITS,
     Account,
     DeadLetter,
@@ -24,6 +26,7 @@ from credit_service.ledger.burn_down import pay_debt, spend
 from credit_service.ledger.commands import (
     DEFAULT_TERMS,
     UNCHANGED,
+    ChangeState,
     ChangeTerms,
     ClawBack,
     Command,
@@ -54,6 +57,7 @@ from credit_service.ledger.types import (
     CONSUMED,
     DECREASE,
     INCREASE,
+    MANUAL,
     ORDER_PAID,
     ORDER_REJECTED,
     REFUNDABLE,
@@ -137,6 +141,8 @@ def decide(state: State, command: Command, policy: Policy, now: int) -> Outcome:
     if (seen := _seen_before(state, command)) is not None:
         return seen
     draft = _open(state, command, policy, now) if account is None else _settled(state, account, policy, now)
+    if draft.state == CLOSED and isinstance(command, Fact):  # it has happened, and somebody must look at it
+        draft.change_state(FROZEN, "A fact came after the account was closed.", command.actor)
     refused = _RULES[type(command)](draft, state, command)
     if refused is not None:
         return refused
@@ -190,6 +196,10 @@ def _changed_nothing(posted: Posted, account: Account) -> bool:
 
 
 def _post(draft: Draft, state: State, command: Post) -> Refused | None:
+    if draft.state == CLOSED:
+        return Refused(Refusal.ACCOUNT_CLOSED)
+    if draft.state == FROZEN and command.operation == DECREASE and command.type != MANUAL:
+        return Refused(Refusal.ACCOUNT_FROZEN)
     if command.operation == INCREASE:
         return _granted(draft, command)
     if draft.available < command.amount:
@@ -372,6 +382,8 @@ def _dead_letter(draft: Draft, parked: Parked, refusal: Refusal) -> None:
 
 
 def _change_terms(draft: Draft, state: State, command: ChangeTerms) -> Refused | None:
+    if draft.state == CLOSED:
+        return Refused(Refusal.ACCOUNT_CLOSED)
     low_threshold, when_insufficient, overdraft_limit = draft.terms
     if command.low_threshold is not UNCHANGED:
         low_threshold = command.low_threshold
@@ -393,6 +405,8 @@ def _void_grant(draft: Draft, state: State, command: VoidGrant) -> Refused | Non
         return Refused(Refusal.GRANT_NOT_FOUND)
     if not 1 <= address.number <= draft.granted:
         return Refused(Refusal.GRANT_NOT_FOUND)
+    if draft.state == CLOSED:
+        return Refused(Refusal.ACCOUNT_CLOSED)
     grant = next((grant for grant in draft.grants if grant.number == address.number), None)
     remaining = 0 if grant is None else grant.remaining
     amount = max(remaining, 1) if command.amount is None else command.amount
@@ -404,10 +418,28 @@ def _void_grant(draft: Draft, state: State, command: VoidGrant) -> Refused | Non
     return None
 
 
+def _change_state(draft: Draft, state: State, command: ChangeState) -> Refused | None:
+    if command.state == draft.state:
+        return None
+    if draft.state == CLOSED:
+        return Refused(Refusal.ACCOUNT_CLOSED)
+    if command.state == CLOSED and (draft.debt or draft.account.held or (draft.grants and not command.forfeit)):
+        return Refused(Refusal.ACCOUNT_NOT_EMPTY, {"balance": draft.balance, "held": draft.account.held})
+    # Nothing can fail any more.
+    if command.state == CLOSED and draft.grants:
+        amount = draft.balance
+        for grant in tuple(draft.grants):
+            draft.remove(grant, grant.remaining)
+        draft.own = draft.record(DECREASE, VOID, amount, command)
+    draft.change_state(command.state, command.reason, command.actor)
+    return None
+
+
 _RULES: Mapping[type[Command], Callable[[Draft, State, Any], Refused | None]] = {
     Post: _post,
     OpenAccount: _open_account,
     ChangeTerms: _change_terms,
+    ChangeState: _change_state,
     VoidGrant: _void_grant,
     Settle: _settle,
     TrialStarted: _trial_started,

@@ -15,6 +15,7 @@ from credit_service.ledger.account import (
     MAX_CREDITS,
     MAX_TOTAL,
     Account,
+    AccountState,
     Announcement,
     DeadLetter,
     Draw,
@@ -24,7 +25,13 @@ from credit_service.ledger.account import (
     Reference,
     Transaction,
 )
-from credit_service.ledger.announcements import announce_level
+from credit_service.ledger.announcements import (
+    OF_A_STATE,
+    announce_level,
+    announce_plugin_status,
+    plugin_reason,
+    plugin_status,
+)
 from credit_service.ledger.commands import Command
 from credit_service.ledger.policy import Policy, threshold_of
 from credit_service.ledger.types import INCREASE, PAID, TYPES, Category, Operation, TransactionType
@@ -72,6 +79,7 @@ class Draft:
     __slots__ = (
         "account",
         "announced_available",
+        "announced_status",
         "announcements",
         "at",
         "balance",
@@ -95,6 +103,7 @@ class Draft:
         "plan",
         "policy",
         "sequence",
+        "state",
         "terms",
         "threshold",
         "total_decreases",
@@ -137,7 +146,9 @@ class Draft:
         self.closed = closed
         self.changed: dict[int, Grant] = {}
         self.dates_moved = False
+        self.state = account.state
         self.announced_available = account.available
+        self.announced_status = plugin_status(plugin_reason(account.available, account.state))
         self.transactions: list[Transaction] = []
         self.announcements: list[Announcement] = []
         self.own: Transaction | None = None
@@ -212,6 +223,12 @@ class Draft:
         """Add an announcement; `cause` is the sequence of its transaction, None if no transaction caused it."""
         number = self.account.announced + len(self.announcements) + 1
         self.announcements.append(Announcement(number, type_, cause, self.available, self.now, detail))
+
+    def change_state(self, state: AccountState, reason: str, actor: str) -> None:
+        """Freeze, thaw or close the account, and announce it (L22)."""
+        self.state = state
+        self.announce(OF_A_STATE[state], None, {"reason": reason, "actor": actor})
+        announce_plugin_status(self)
 
     # ---- transactions
 
@@ -316,6 +333,7 @@ class Draft:
             low_threshold,
             when_insufficient,
             overdraft_limit,
+            self.state,
             self.total_increases,
             self.total_decreases,
             self.by_type,

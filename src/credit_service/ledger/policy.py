@@ -8,7 +8,7 @@ from typing import Literal
 from credit_service.ledger.account import DAY, Account
 
 WhenInsufficient = Literal["overdraft", "partial", "reject"]
-ClawbackPolicy = Literal["debt", "clamp"]
+ClawbackPolicy = Literal["debt", "clamp", "freeze"]
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,26 @@ def chain(previous: bytes, fields: tuple[Any, ...]) -> bytes:
     return sha256(previous + canonical(fields)).digest()
 
 
+def own_draws(decrease: Transaction) -> tuple[int, tuple[Draw, ...]]:
+    """The uncovered credits of a spend, and its own draws.
+
+    An account in debt has no credits to draw, so after a spend the debt equals the uncovered part, or it exceeds the
+    amount.
+    """
+    uncovered = min(decrease.amount, decrease.debt_after)
+    return uncovered, _last_draws(decrease, decrease.amount - uncovered)
+
+
+def _last_draws(decrease: Transaction, covered: int) -> tuple[Draw, ...]:
+    # The draws of a transaction begin with the changes since the transaction before it. Its own come last.
+    first = len(decrease.draws)
+    while covered > 0 and first:  # a forged transaction has any draws
+        first -= 1
+        _, change = decrease.draws[first]
+        covered += change
+    return decrease.draws[first:]
+
+
 class Discrepancy(NamedTuple):
     """A contradiction in an account's books, and the sequence of the transaction that shows it, if one does."""
 
@@ -90,9 +110,9 @@ def verify(account: Account, grants: Iterable[Grant], transactions: Iterable[Tra
             taken += transaction.amount
         by_type[transaction.type] = (count + 1, added, taken)
         _draw(remaining, transaction.draws)
-        if transaction.type in (EXPIRY, VOID) and transaction.draws:
-            number = transaction.draws[-1][0]
-            gone[number] = gone.get(number, 0) + transaction.amount
+        if transaction.type in (EXPIRY, VOID):
+            for number, change in _last_draws(transaction, transaction.amount):
+                gone[number] = gone.get(number, 0) - change
         if any(left < 0 for left in remaining.values()):
             yield Discrepancy(transaction.sequence, "a grant is drawn below zero")
         if sum(remaining.values()) - transaction.debt_after != transaction.balance_after:

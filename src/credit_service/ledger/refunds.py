@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
-from credit_service.ledger.account import MAX_MONEY_MICROS, Dispute, Draw, GivenBack, Grant, Transaction
+from credit_service.ledger.account import FROZEN, MAX_MONEY_MICROS, Dispute, Draw, GivenBack, Grant, Transaction
 from credit_service.ledger.burn_down import pay_debt, spend
 from credit_service.ledger.commands import ClawBack, DisputeClosed, OrderRefunded, PaymentDisputed, PaymentRefunded
 from credit_service.ledger.draft import Draft
+from credit_service.ledger.proof import own_draws
 from credit_service.ledger.refusals import Refusal, Refused
 from credit_service.ledger.types import DECREASE, INCREASE, ORDER_REFUNDED, PAID
 
@@ -79,23 +80,6 @@ def _segments(order: Transaction, skip: int, amount: int) -> Iterator[tuple[int 
             yield number, part
 
 
-def own_draws(decrease: Transaction) -> tuple[int, tuple[Draw, ...]]:
-    """The uncovered credits of a decrease, and its own draws.
-
-    The draws of a transaction begin with the changes since the transaction before it. Its own draws are the last ones;
-    they sum to the covered part of its amount. An account in debt has no credits to draw, so after a decrease the debt
-    equals the uncovered part, or it exceeds the amount.
-    """
-    uncovered = min(decrease.amount, decrease.debt_after)
-    covered = decrease.amount - uncovered
-    first = len(decrease.draws)
-    while covered:
-        first -= 1
-        _, change = decrease.draws[first]
-        covered += change
-    return uncovered, decrease.draws[first:]
-
-
 def _return_uncovered(draft: Draft, share: int) -> None:
     paid = min(share, draft.debt)
     draft.debt -= paid
@@ -133,6 +117,8 @@ def claw_back(draft: Draft, fact: ClawBack, paid: Transaction, given: GivenBack)
     if not draft.fits(DECREASE, amount):
         return Refused(Refusal.OUT_OF_RANGE)
     # Nothing can fail any more.
+    if draft.policy.clawback == "freeze" and amount > unspent and draft.state != FROZEN:
+        draft.change_state(FROZEN, "A payment was taken back whose credits were spent.", fact.actor)
     taken = take_back(draft, own, amount)
     draft.given_back[given.key] = after._replace(
         credits=given.credits + amount, waived=waived, taken=given.taken + taken

@@ -20,6 +20,9 @@ class Refusal(Enum):
     ORDER_UNKNOWN = ("order_unknown", "The refund waited for an order that never arrived.")
     PAYMENT_UNKNOWN = ("payment_unknown", "The refund waited for a payment that never arrived.")
     # state
+    ACCOUNT_CLOSED = ("account_closed", "This account is closed.")
+    ACCOUNT_FROZEN = ("account_frozen", "This account is frozen: nothing can be spent until it is thawed.")
+    ACCOUNT_NOT_EMPTY = ("account_not_empty", "The account has credits or a debt. Credits can be forfeited.")
     TRIAL_ALREADY_GRANTED = ("trial_already_granted", "A merchant has one trial, and this one was granted before.")
     CURRENCY_MISMATCH = ("currency_mismatch", "The refund is in another currency than the order it refunds.")
     ORDER_HAS_NO_TOTAL = (

@@ -112,11 +112,33 @@ class PluginStatusChanged(Payload, frozen=True):
 
     previous_status: PluginStatus
     current_status: PluginStatus
-    reason: Literal["available", "exhausted"]
+    reason: Literal["available", "exhausted", "frozen"]
+
+
+class AccountStateChanged(Payload, frozen=True):
+    """An account changed its state. `reason` is null once it was erased."""
+
+    reason: str | None
+    actor: str
+
+
+class AccountFrozen(AccountStateChanged, frozen=True):
+    """An account was frozen: nothing can be spent, and its plugin is disabled."""
+
+
+class AccountThawed(AccountStateChanged, frozen=True):
+    """A frozen account was opened again."""
+
+
+class AccountClosed(AccountStateChanged, frozen=True):
+    """An account was closed."""
 
 
 PAYLOADS: Final[Mapping[str, type[Payload]]] = {
     announcements.ACCOUNT_CREATED: AccountCreated,
+    announcements.ACCOUNT_FROZEN: AccountFrozen,
+    announcements.ACCOUNT_THAWED: AccountThawed,
+    announcements.ACCOUNT_CLOSED: AccountClosed,
     announcements.EXPIRING_SOON: ExpiringSoon,
     announcements.LOW_BALANCE_REACHED: LowBalanceReached,
     announcements.BALANCE_EXHAUSTED: BalanceExhausted,

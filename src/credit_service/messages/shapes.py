@@ -92,7 +92,8 @@ def account(standing: Standing, policy: Policy, updated_at: int) -> dict[str, An
     last = value.sequence
     return {
         "id": addresses.account_text(value.number),
-        "merchant_id": str(value.merchant_id),
+        "merchant_id": value.merchant_id,
+        "state": value.state,
         "balance": value.balance,
         "held": value.held,
         "pending": value.pending,

@@ -21,9 +21,11 @@ _accounts, _transactions, _grants, _parked = tables.accounts, tables.transaction
 
 _available = _accounts.c.balance - _accounts.c.held - _accounts.c.pending
 _threshold = func.coalesce(_accounts.c.low_threshold, number("default_threshold"))
+_is_open = _accounts.c.state == literal_column("'open'")
 SUMMARY: Final = select(
     func.count(),
-    func.coalesce(func.sum(case((_available > ZERO, ONE), else_=ZERO)), ZERO),
+    func.coalesce(func.sum(case(((_available > ZERO) & _is_open, ONE), else_=ZERO)), ZERO),
+    func.coalesce(func.sum(case((_available > ZERO, ZERO), else_=ONE)), ZERO),
     func.coalesce(
         func.sum(case((_available <= ZERO, ZERO), (_available <= _threshold, ONE), else_=ZERO)),
         ZERO,
@@ -91,6 +93,8 @@ def _listing(present: frozenset[str]) -> Select[Any]:
         "max_balance": a.balance <= value("max_balance"),
     }
     statement = select(_accounts)
+    if "state" in present:  # time does not change it
+        statement = statement.where(a.state == value("state"))
     for name, condition in conditions.items():
         if name in present:
             statement = statement.where(or_(condition, a.next_due_at <= value("at")))
@@ -142,6 +146,7 @@ class AccountQuery(NamedTuple):
     status: str | None = None
     min_balance: int | None = None
     max_balance: int | None = None
+    state: str | None = None
 
 
 class Past(NamedTuple):
@@ -156,7 +161,7 @@ class AccountsSummary(NamedTuple):
 
     accounts: int
     enabled: int
-    exhausted: int
+    exhausted: int  # with nothing available
     low: int
     average_balance: float
 
@@ -226,8 +231,8 @@ class Accounts:
     async def summary(self, at: int, default_threshold: int) -> AccountsSummary:
         """All accounts in sum, without those that are due by `at`."""
         values = {"at": at, "default_threshold": default_threshold}
-        ((count, enabled, low, average),) = await self._engine.read(asking(Ask(SUMMARY, values)), long=True)
-        return AccountsSummary(count, enabled, count - enabled, low, float(average or 0))
+        ((count, enabled, exhausted, low, average),) = await self._engine.read(asking(Ask(SUMMARY, values)), long=True)
+        return AccountsSummary(count, enabled, exhausted, low, float(average or 0))
 
     async def due_accounts(self, at: int) -> list[LoadedAccount]:
         """The accounts that `summary` leaves out."""

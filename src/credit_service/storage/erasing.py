@@ -7,8 +7,10 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Final
 
-from sqlalchemy import select, update
+import msgspec
+from sqlalchemy import literal_column, select, update
 
+from credit_service.ledger.announcements import OF_A_STATE
 from credit_service.ledger.commands import Fact, order_key
 from credit_service.storage import rows, tables
 from credit_service.storage.engine import Engine
@@ -19,7 +21,8 @@ AT_ONCE: Final = 2000
 """How many transactions one step reads and erases."""
 
 
-_transactions, _parked = tables.transactions, tables.parked
+_transactions, _parked, _events = tables.transactions, tables.parked, tables.events
+_WITH_REASON: Final = sorted(OF_A_STATE.values())
 WITH_METADATA: Final = select(
     _transactions.c.sequence, _transactions.c.reference_type, _transactions.c.reference_id
 ).where(
@@ -36,6 +39,13 @@ ERASE: Final = (
 ERASE_PARKED: Final = (
     update(_parked).where(_parked.c.account == value("a"), _parked.c.key == value("k")).values(fact=value("f"))
 )
+
+
+REASONS: Final = select(_events.c.lane, _events.c.id, _events.c.detail).where(
+    _events.c.account == value("account"), _events.c.type.in_([literal_column(f"'{name}'") for name in _WITH_REASON])
+)
+_of_event = (_events.c.lane == value("of_lane"), _events.c.id == value("of_id"))
+REWRITE: Final = update(_events).where(*_of_event).values(detail=value("told"))
 
 
 class Erasing:
@@ -82,6 +92,18 @@ class Erasing:
             if sequences := await self._engine.read(some):
                 erased += await self._engine.write([Ask(ERASE, {"a": number, "s": sequence}) for sequence in sequences])
         return erased
+
+    async def erase_reasons(self, merchant_id: str) -> int:
+        """Erase why the account was frozen, thawed or closed; returns how many reasons."""
+        number = await self._number(merchant_id)
+        found = [] if number is None else await self._engine.read(asking(Ask(REASONS, {"account": number})))
+        asks = []
+        for lane, id_, text in found:
+            detail = msgspec.json.decode(text)
+            if detail["reason"] is not None:
+                told = msgspec.json.encode({**detail, "reason": None}).decode()
+                asks.append(Ask(REWRITE, {"of_lane": lane, "of_id": id_, "told": told}))
+        return await self._engine.write(asks) if asks else 0
 
     async def _number(self, merchant_id: str) -> int | None:
         """The number of the merchant's account, if there is one."""

@@ -58,6 +58,9 @@ CODES: dict[str, Code] = {
     "currency_mismatch": Code(422, "The currencies differ"),
     "order_unknown": Code(422, "The order never arrived"),
     "payment_unknown": Code(422, "The payment never arrived"),
+    "account_frozen": Code(403, "The account is frozen"),
+    "account_closed": Code(403, "The account is closed"),
+    "account_not_empty": Code(409, "The account is not empty"),
     "insufficient_credits": Code(402, "Not enough credits"),
     "amount_out_of_range": Code(422, "The amount is out of range"),
     # the service

@@ -20,6 +20,7 @@ class ErasedShape(BaseModel):
     parked: Found
     dead_letters: Found
     deliveries: Found
+    reasons: Found
 
 
 @api.endpoint("POST", ACCOUNT + "/erase", scope="admin", tag="accounts", answers=api.one(ErasedShape), problems=MISSING)

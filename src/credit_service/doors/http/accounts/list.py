@@ -6,7 +6,7 @@ from pydantic import Field
 
 from credit_service.doors.http import api
 from credit_service.doors.http.accounts.shared import ACCOUNTS, AccountShape, account_shape
-from credit_service.ledger.account import MAX_CREDITS, Status
+from credit_service.ledger.account import MAX_CREDITS, AccountState, Status
 from credit_service.storage.accounts import AccountQuery
 
 Balance = Annotated[int, Field(ge=-MAX_CREDITS, le=MAX_CREDITS), api.WHOLE]
@@ -21,17 +21,18 @@ async def list_accounts(
     call: api.Call,
     ledger: api.Ledger,
     status: Status | None = None,
+    state: AccountState | None = None,
     min_balance: Balance | None = None,
     max_balance: Balance | None = None,
     limit: api.Limit = None,
     cursor: api.Cursor = None,
 ) -> api.Answer:
     """List accounts by merchant_id."""
-    pager = api.Pager(call, limit, list="accounts", status=status, min=min_balance, max=max_balance)
+    pager = api.Pager(call, limit, list="accounts", status=status, state=state, min=min_balance, max=max_balance)
     place = pager.place(cursor, _PARTS)
     after = None if place is None else _merchant(place)
     now = await ledger.now()
-    query = AccountQuery(now, ledger.policy.default_threshold, status, min_balance, max_balance)
+    query = AccountQuery(now, ledger.policy.default_threshold, status, min_balance, max_balance, state)
     found: list[dict[str, Any]] = []
     while len(found) <= pager.limit:
         some = await ledger.accounts.page(query, after, pager.limit + 1)

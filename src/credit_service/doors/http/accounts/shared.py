@@ -6,7 +6,7 @@ from fastapi import Path
 from pydantic import BaseModel, Field
 
 from credit_service.doors.http import api
-from credit_service.ledger.account import Status
+from credit_service.ledger.account import AccountState, Status
 from credit_service.messages import patterns, shapes
 from credit_service.storage.accounts import LoadedAccount
 
@@ -22,6 +22,7 @@ class AccountShape(BaseModel):
 
     id: api.AccountText
     merchant_id: api.MerchantText
+    state: Annotated[AccountState, Field(examples=["open"])]
     balance: Left
     held: int
     pending: int

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from credit_service.doors.http import api
-from credit_service.doors.http.plugin_status.shared import STATUS, TAG, Reason
-from credit_service.gate.answers import shape
+from credit_service.doors.http.plugin_status.shared import STATUS, TAG
+from credit_service.gate.answers import Reason, shape
 from credit_service.gate.status import Gate
 from credit_service.messages.faults import Fault
 from credit_service.messages.fields import Body, MerchantId, merchant_text

@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from credit_service.doors.http import api
 from credit_service.doors.http.accounts.shared import MerchantId
 from credit_service.doors.http.plugin_status import app_proxy
-from credit_service.doors.http.plugin_status.shared import STATUS, TAG, Reason, Rendered
+from credit_service.doors.http.plugin_status.shared import STATUS, TAG, Rendered
+from credit_service.gate.answers import Reason
 from credit_service.gate.status import Gate
 from credit_service.messages.fields import merchant_text
 from credit_service.observability import Metrics

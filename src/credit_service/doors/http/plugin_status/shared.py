@@ -1,7 +1,7 @@
 """The paths of plugin status, and how one is answered."""
 
 from hashlib import blake2b
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from credit_service.doors.http import api
 from credit_service.gate.answers import StatusAnswer
@@ -10,7 +10,6 @@ from credit_service.messages.shapes import encode
 
 STATUS: Final = api.PREFIX + "/credits/plugin-status"
 TAG: Final = "plugin status"
-Reason = Literal["available", "exhausted", "unknown_merchant", "unavailable"]
 
 
 class Rendered(NamedTuple):

@@ -35,7 +35,7 @@ async def get_plugin_status_totals(gate: Gate) -> api.Answer:
     shape = {
         "total_merchants": totals.merchants,
         "enabled_count": totals.enabled,
-        "disabled_count": totals.exhausted,
+        "disabled_count": totals.merchants - totals.enabled,
         "enabled_percentage": round(share, 2),
         "average_balance": round(totals.average_balance, 2),
         "zero_balance_count": totals.exhausted,

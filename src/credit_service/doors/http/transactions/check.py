@@ -8,6 +8,7 @@ from credit_service.doors.http import api
 from credit_service.doors.http.transactions.adjust import KEY_PROBLEMS
 from credit_service.doors.http.transactions.posting import PostingBody, ReferenceBody, command_of, idempotency_key
 from credit_service.doors.http.transactions.shared import TransactionShape, key_header
+from credit_service.ledger.account import Account
 from credit_service.ledger.decide import Replayed
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.refusals import Refusal, Refused
@@ -16,7 +17,14 @@ from credit_service.messages import shapes
 from credit_service.messages.fields import Body, MerchantId, Metadata, PositiveCredits, merchant_text
 from credit_service.posting import Posting
 
-_NOT_ALLOWED = (Refusal.ACCOUNT_NOT_FOUND, Refusal.INSUFFICIENT_CREDITS)
+Why = Literal["insufficient_credits", "account_not_found", "account_frozen", "account_closed"]
+_NOT_ALLOWED = {
+    Refusal.ACCOUNT_NOT_FOUND,
+    Refusal.ACCOUNT_CLOSED,
+    Refusal.ACCOUNT_FROZEN,
+    Refusal.INSUFFICIENT_CREDITS,
+}
+_NO_SPENDS = {"frozen": Refusal.ACCOUNT_FROZEN, "closed": Refusal.ACCOUNT_CLOSED}
 
 
 class CheckBody(Body):
@@ -33,7 +41,7 @@ class CheckShape(BaseModel):
     """Whether the spend is allowed; with `consume`, its transaction."""
 
     allowed: Annotated[bool, Field(examples=[True])]
-    reason: Annotated[Literal["insufficient_credits", "account_not_found"] | None, api.Unset]
+    reason: Annotated[Why | None, api.Unset]
     available: Annotated[int, Field(examples=[75])]
     required: Annotated[int, Field(examples=[25])]
     transaction: Annotated[TransactionShape | None, api.Unset]
@@ -67,10 +75,11 @@ async def check_credits(
 
 
 async def _look(body: CheckBody, ledger: api.Ledger) -> dict[str, Any]:
-    available = await _available(body, ledger)
-    if available is None:
+    account = await _account(body, ledger)
+    if account is None:
         return _shape(body, 0, Refusal.ACCOUNT_NOT_FOUND)
-    return _shape(body, available, None if available >= body.amount else Refusal.INSUFFICIENT_CREDITS)
+    refusal = None if account.available >= body.amount else Refusal.INSUFFICIENT_CREDITS
+    return _shape(body, account.available, _NO_SPENDS.get(account.state, refusal))
 
 
 async def _consume(body: CheckBody, key: str, call: api.Call, posting: Posting, ledger: api.Ledger) -> dict[str, Any]:
@@ -88,20 +97,24 @@ async def _consume(body: CheckBody, key: str, call: api.Call, posting: Posting, 
         case Posted(transaction=transaction, account=account) if transaction is not None:
             return _shape(body, account.available, None) | {"transaction": shapes.transaction(transaction)}
         case Replayed(first=first) if first is not None:
-            available = await _available(body, ledger)
-            return _shape(body, available or 0, None) | {"transaction": shapes.transaction(first)}
-        case Refused(refusal=refusal, detail=detail) if refusal in _NOT_ALLOWED:
-            return _shape(body, detail.get("available", 0), refusal)
+            standing = await _account(body, ledger)
+            return _shape(body, _available(standing), None) | {"transaction": shapes.transaction(first)}
+        case Refused(refusal=refusal) if refusal in _NOT_ALLOWED:
+            return _shape(body, _available(await _account(body, ledger)), refusal)
         case Refused():
             raise api.of_refusal(outcome)
     raise AssertionError(f"a spend cannot come to {outcome}")
 
 
-async def _available(body: CheckBody, ledger: api.Ledger) -> int | None:
-    """The credits that a merchant can spend now, None without an account."""
+async def _account(body: CheckBody, ledger: api.Ledger) -> Account | None:
+    """The account as it stands now, if there is one."""
     merchant_id, now = merchant_text(body.merchant_id), await ledger.now()
     loaded = (await ledger.accounts.load([merchant_id], now)).get(merchant_id)
-    return None if loaded is None else ledger.standing(loaded, now).account.available
+    return None if loaded is None else ledger.standing(loaded, now).account
+
+
+def _available(account: Account | None) -> int:
+    return 0 if account is None else account.available
 
 
 def _shape(body: CheckBody, available: int, refusal: Refusal | None) -> dict[str, Any]:

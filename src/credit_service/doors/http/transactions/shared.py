@@ -15,8 +15,14 @@ from credit_service.messages.fields import MAX_KEY
 
 TRANSACTIONS = api.PREFIX + "/credits/transactions"
 REPLAYED: Final[dict[str, Any]] = {"description": "Replayed", "headers": api.headers("Idempotency-Replayed")}
-POSTED: Final = ("idempotency_key_invalid", "idempotency_key_reused", "account_not_found", "insufficient_credits")
-REFUSED: Final = (*POSTED, "trial_already_granted", "amount_out_of_range", *api.QUEUED)
+POSTED: Final = (
+    "idempotency_key_invalid",
+    "idempotency_key_reused",
+    "account_not_found",
+    "account_closed",
+    "insufficient_credits",
+)
+REFUSED: Final = (*POSTED, "account_frozen", "trial_already_granted", "amount_out_of_range", *api.QUEUED)
 KEY_OR_NATURAL: Final = (
     "The caller's name for this posting, kept for ever. ORDER_PAID and PAYMENT may leave it out: their key is made"
     " from their reference."
