@@ -82,9 +82,12 @@ def announce_level(draft: "Draft", cause: int | None = None, *, threshold_moved:
 
 def announce_plugin_status(draft: "Draft", cause: int | None = None) -> None:
     """Announce the plugin status if it has changed."""
-    reason = plugin_reason(draft.available, draft.state)
-    status, before = plugin_status(reason), draft.announced_status
-    if status != before:
-        detail = {"previous_status": before, "current_status": status, "reason": reason}
+    before, running = draft.announced_running, draft.available > 0 and draft.state == OPEN
+    if running != before:
+        detail = {
+            "previous_status": "enabled" if before else "disabled",
+            "current_status": "enabled" if running else "disabled",
+            "reason": plugin_reason(draft.available, draft.state),
+        }
         draft.announce(PLUGIN_STATUS_CHANGED, cause, detail)
-        draft.announced_status = status
+        draft.announced_running = running

@@ -14,6 +14,7 @@ from credit_service.ledger.account import (
     DAY,
     MAX_CREDITS,
     MAX_TOTAL,
+    OPEN,
     Account,
     AccountState,
     Announcement,
@@ -25,13 +26,7 @@ from credit_service.ledger.account import (
     Reference,
     Transaction,
 )
-from credit_service.ledger.announcements import (
-    OF_A_STATE,
-    announce_level,
-    announce_plugin_status,
-    plugin_reason,
-    plugin_status,
-)
+from credit_service.ledger.announcements import OF_A_STATE, announce_level, announce_plugin_status
 from credit_service.ledger.commands import Command
 from credit_service.ledger.policy import Policy, threshold_of
 from credit_service.ledger.types import INCREASE, PAID, TYPES, Category, Operation, TransactionType
@@ -79,7 +74,7 @@ class Draft:
     __slots__ = (
         "account",
         "announced_available",
-        "announced_status",
+        "announced_running",
         "announcements",
         "at",
         "balance",
@@ -147,8 +142,8 @@ class Draft:
         self.changed: dict[int, Grant] = {}
         self.dates_moved = False
         self.state = account.state
-        self.announced_available = account.available
-        self.announced_status = plugin_status(plugin_reason(account.available, account.state))
+        self.announced_available = available = account.available
+        self.announced_running = available > 0 and account.state == OPEN
         self.transactions: list[Transaction] = []
         self.announcements: list[Announcement] = []
         self.own: Transaction | None = None
