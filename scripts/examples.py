@@ -70,6 +70,7 @@ _OUT: Final[dict[str, tuple[_Posted | None, dict[str, Any] | None]]] = {
         _LAST,
         {"previous_status": "enabled", "current_status": "disabled", "reason": "exhausted"},
     ),
+    "reversed": (("REVERSAL", 25, 100, _ORDER), None),
     "grant.voided": (("VOID", -40, 60, Reference("grant", _GRANT)), None),
     "order_rejected": (("ORDER_PAID", 0, 10, _ORDER), None),
 }

@@ -123,6 +123,7 @@ def test_example_requests_succeed(document: dict[str, Any], start: Callable[...,
     named = {
         "{merchant_id}": MERCHANT,
         "{grant_id}": trial["id"],
+        "{transaction_id}": trial["transaction_id"],
         "{shop_domain}": SHOP,
         "{endpoint_id}": endpoint,
     }
@@ -138,7 +139,7 @@ def test_example_requests_succeed(document: dict[str, Any], start: Callable[...,
         for example in examples(document, content)
     ]
     # A shop is linked first. The trial is voided and the account frozen last, because other examples spend it.
-    last = ["void", "freeze", "thaw", "close"]
+    last = ["void", "reverse", "freeze", "thaw", "close"]
 
     def place(path: str) -> int:
         end = path.rpartition("/")[2]

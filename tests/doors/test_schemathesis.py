@@ -35,6 +35,8 @@ NOBODY = "http://127.0.0.1:1"
 
 REFUSED_FOR_ITS_STATE = {
     "account_closed",
+    "already_reversed",
+    "not_reversible",
     "account_frozen",
     "account_not_empty",
     "account_not_found",

@@ -6,7 +6,7 @@ the Policy and the names with the ledger.
 """
 
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import floor, inf
 from typing import Any
@@ -24,6 +24,7 @@ from credit_service.ledger.commands import (
     PaymentRefunded,
     PaymentSucceeded,
     Post,
+    Reverse,
     Settle,
     SubscriptionRenewed,
     TrialStarted,
@@ -48,6 +49,7 @@ OWN = {
     "PAYMENT_DISPUTED": "payment_disputed",
     "EXPIRY": "expired",
     "VOID": "grant.voided",
+    "REVERSAL": "reversed",
 }
 TYPE_OF_FACT = {
     OpenAccount: "TRIAL",
@@ -102,7 +104,7 @@ class Entry:
 class Claims:
     """What was told about one payment, and each credit that was taken back for it: the pot that lost it, or None."""
 
-    facts: list[ClawBack] = field(default_factory=list)
+    facts: list[ClawBack | Reverse] = field(default_factory=list)
     taken: list[int | None] = field(default_factory=list)
     waived: int = 0
 
@@ -294,6 +296,8 @@ class Model:
                 self._void(command)
             case ChangeState():
                 self._close_or_freeze(command)
+            case Reverse():
+                self._reverse(command)
             case Settle():
                 for key in [key for key, (_, until, _) in self.parked.items() if until <= self.clock]:
                     self._give_up(key)
@@ -440,7 +444,7 @@ class Model:
         self._enter("ORDER_REFUNDED", amount, fact.key, content_of(fact), shortfall=worth - amount)
         self.refunds.append(GaveBack(source.key, money, amount))
 
-    def _return(self, payers: list[int | None]) -> None:
+    def _return(self, payers: list[int | None], *, voided: bool = False) -> None:
         """Return a credit to each of these pots; None stands for debt."""
         fresh: dict[int | None, Pot] = {}
         for payer in payers:
@@ -457,19 +461,21 @@ class Model:
                         ends = self.clock + self.settings.refund_grace_days * DAY
                         fresh[payer] = self._pot(pot.category, pot.priority, self.clock, ends)
                     pot = fresh[payer]
+                elif voided:
+                    pot.gone -= 1
             pot.credits += 1
         self._pay_debt()
 
     # ---- payments that are refunded or disputed
 
-    def _claw_back(self, source: Entry, fact: ClawBack) -> None:
+    def _claw_back(self, source: Entry, fact: ClawBack | Reverse) -> None:
         """Take what is demanded and not taken yet, or return what is demanded no more (L19)."""
         claims = self.claims.setdefault(source.key, Claims())
         before = self._claimed(claims.facts, source)
         claims.facts.append(fact)
         after = self._claimed(claims.facts, source)
         demanded = min(after, source.signed)
-        type_ = TYPE_OF_FACT[type(fact)]
+        type_ = "REVERSAL" if isinstance(fact, Reverse) else TYPE_OF_FACT[type(fact)]
         surplus = len(claims.taken) - demanded
         if surplus > 0 or (isinstance(fact, DisputeClosed) and fact.outcome == "won"):
             surplus = max(surplus, 0)
@@ -514,9 +520,10 @@ class Model:
         return min(demanded - len(claims.taken) - claims.waived, left) > own.credits
 
     @staticmethod
-    def _claimed(facts: list[ClawBack], source: Entry) -> int:
+    def _claimed(facts: list[ClawBack | Reverse], source: Entry) -> int:
         """The credits that these facts demand, in whatever order they came."""
         claimed = sum(fact.credits for fact in facts if isinstance(fact, PaymentRefunded))
+        claimed += sum(fact.amount or 0 for fact in facts if isinstance(fact, Reverse))
         opened = {fact.dispute_id: fact for fact in facts if isinstance(fact, PaymentDisputed)}
         closed = {fact.dispute_id: fact for fact in facts if isinstance(fact, DisputeClosed)}
         for dispute in {*opened, *closed}:
@@ -539,7 +546,36 @@ class Model:
             raise No("insufficient_credits")
         pot.credits -= amount
         pot.gone += amount
-        self._enter("VOID", -amount, command.key, content_of(command))
+        lost: list[int | None] = [pot.number] * amount
+        self._enter("VOID", -amount, command.key, content_of(command), paid_by=lost)
+
+    def _reverse(self, command: Reverse) -> None:
+        if not 1 <= command.sequence <= len(self.entries):
+            raise No("transaction_not_found")
+        target = self.entries[command.sequence - 1]
+        if self.state == "closed":
+            raise No("account_closed")
+        if target.type not in ("TRIAL", "SUBSCRIPTION", "PAYMENT", "MANUAL", "USAGE", "ORDER_PAID", "VOID"):
+            raise No("not_reversible")
+        whole = abs(target.signed)
+        if target.signed < 0 or target.paid_by:
+            back = sum(refund.credits for refund in self.refunds if refund.source == target.key)
+        else:
+            claims = self.claims.get(target.key, Claims())
+            back = min(self._claimed(claims.facts, target), whole)
+        amount = whole - back if command.amount is None else command.amount
+        if not 0 < amount <= whole - back:
+            raise No("already_reversed")
+        if not target.paid_by:
+            self._claw_back(target, replace(command, amount=amount))
+            return
+        if self.balance + amount > LIMIT:
+            raise No("amount_out_of_range")
+        covered = [payer for payer in target.paid_by if payer is not None]
+        payers = [None] * (whole - len(covered)) + covered[::-1]
+        self._return(payers[back : back + amount], voided=target.type == "VOID")
+        self._enter("REVERSAL", amount, command.key, content_of(command))
+        self.refunds.append(GaveBack(target.key, None, amount))
 
     def _close_or_freeze(self, command: ChangeState) -> None:
         if command.state == self.state:
@@ -551,10 +587,12 @@ class Model:
             if self.debt or (left and not command.forfeit):
                 raise No("account_not_empty")
             if left:
-                for pot in self.pots:
+                lost: list[int | None] = []
+                for pot in sorted(self.pots, key=self._place):
+                    lost += [pot.number] * pot.credits
                     pot.gone += pot.credits
                     pot.credits = 0
-                self._enter("VOID", -left, command.key, content_of(command))
+                self._enter("VOID", -left, command.key, content_of(command), paid_by=lost)
         self._change_state(command.state)
 
     def _change_state(self, state: str) -> None:
@@ -579,19 +617,16 @@ class Model:
         ]
         if not able:
             return None
-        first = min(
-            able,
-            key=lambda pot: (
-                pot.priority,
-                inf if pot.expires_at is None else pot.expires_at,
-                pot.category != "promotional",
-                pot.effective_at,
-                pot.made_by,
-                pot.number,
-            ),
-        )
+        first = min(able, key=self._place)
         first.credits -= 1
         return first.number
+
+    @staticmethod
+    def _place(pot: Pot) -> tuple[Any, ...]:
+        """The place of a grant in burn-down order."""
+        expires_at = inf if pot.expires_at is None else pot.expires_at
+        is_paid = pot.category != "promotional"
+        return (pot.priority, expires_at, is_paid, pot.effective_at, pot.made_by, pot.number)
 
     def _pay_debt(self) -> None:
         while self.debt and self._pay_one() is not None:

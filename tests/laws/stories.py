@@ -117,9 +117,19 @@ changes_of_terms = st.builds(
     st.sampled_from([UNCHANGED, None, 0, 10]),
 )
 states = st.builds(telling.state, st.sampled_from(["frozen", "open", "open", "closed"]), st.booleans())
+reversals = st.builds(telling.reversal, st.integers(1, 9), st.none() | amounts, keys)
 voids = st.builds(telling.void, st.integers(1, 6), st.none() | amounts, keys)
 commands = st.one_of(
-    *[facts] * 4, orders, increases, increases, decreases, voids, states, changes_of_terms, st.builds(telling.sweep)
+    *[facts] * 4,
+    orders,
+    increases,
+    increases,
+    decreases,
+    voids,
+    reversals,
+    states,
+    changes_of_terms,
+    st.builds(telling.sweep),
 )
 
 steps = st.builds(Step, waits, st.one_of(*[commands] * 12, policies))

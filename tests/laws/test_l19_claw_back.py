@@ -169,7 +169,7 @@ def test_L19_the_closing_of_an_older_dispute_does_not_close_a_newer_one() -> Non
 
 def test_L19_the_unspent_credits_of_the_payment_are_taken_first() -> None:
     book = book_of(payment("P", 10), add(10, priority=1), payment_refund("r", "P", 4))
-    assert book.remaining() == {1: 6, 2: 10}
+    assert (book.remaining(), book.transactions[-1].reverses) == ({1: 6, 2: 10}, None)
 
 
 def test_L19_spent_credits_are_taken_from_others_and_then_become_debt() -> None:

@@ -4,10 +4,11 @@ The clock is a number that tests move (`wait`). Tests may replace the settings b
 """
 
 from copy import copy
+from dataclasses import replace
 from typing import Self
 
 from credit_service.ledger.account import DAY, Account, Announcement, DeadLetter, GivenBack, Grant, Parked, Transaction
-from credit_service.ledger.commands import Command
+from credit_service.ledger.commands import Command, Reverse
 from credit_service.ledger.decide import Outcome, State, Waiting, decide, needs
 from credit_service.ledger.draft import Posted
 from credit_service.ledger.policy import Policy
@@ -64,7 +65,9 @@ class Book:
         )
 
     def ask(self, command: Command) -> Outcome:
-        """Decide a command; write nothing."""
+        """Decide a command; write nothing. A reversal is told the key of its transaction, as a door does."""
+        if isinstance(command, Reverse) and command.sequence <= len(self.transactions):
+            command = replace(command, target=self.transactions[command.sequence - 1].key)
         return decide(self.state(command), command, self.policy, self.now)
 
     def do(self, command: Command) -> Outcome:

@@ -23,6 +23,7 @@ from credit_service.ledger.commands import (
     PaymentRefunded,
     PaymentSucceeded,
     Post,
+    Reverse,
     Settle,
     SubscriptionRenewed,
     TrialStarted,
@@ -216,6 +217,13 @@ def state(state: AccountState, forfeit: bool = False, key: str | None = None) ->
     """Freeze, thaw or close the account; closing with `forfeit` has a key."""
     key = (key or fresh_key()) if forfeit else ""
     return with_content(ChangeState(merchant_id=MERCHANT, key=key, state=state, reason="why", forfeit=forfeit))
+
+
+def reversal(sequence: int, amount: int | None = None, key: str | None = None) -> Reverse:
+    """Undo a transaction; the book finds its key."""
+    return with_content(
+        Reverse(merchant_id=MERCHANT, key=key or fresh_key(), sequence=sequence, target="", amount=amount)
+    )
 
 
 def terms(

@@ -146,12 +146,15 @@ def test_refusals_are_listed_in_order_of_precedence() -> None:
     assert [refusal.code for refusal in Refusal] == [
         "account_not_found",
         "idempotency_key_reused",
+        "transaction_not_found",
         "grant_not_found",
         "order_unknown",
         "payment_unknown",
         "account_closed",
         "account_frozen",
         "account_not_empty",
+        "not_reversible",
+        "already_reversed",
         "trial_already_granted",
         "currency_mismatch",
         "validation_failed",  # the order has no total

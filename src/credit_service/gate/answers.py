@@ -7,7 +7,7 @@ import re
 from typing import Any, Final, Literal, NamedTuple
 
 from credit_service.ledger.account import Account
-from credit_service.ledger.announcements import plugin_reason, plugin_status
+from credit_service.ledger.announcements import plugin_reason
 
 Reason = Literal["available", "exhausted", "frozen", "unknown_merchant", "unavailable"]
 Source = Literal["near", "redis", "storage", "stale", "fail"]
@@ -45,7 +45,11 @@ def of_account(account: Account, now: int, ttl: int, version: Version | None = N
     """The answer for an account; good for a TTL in microseconds, or until time changes the account."""
     until = now + ttl if account.next_due_at is None else min(now + ttl, account.next_due_at)
     reason = plugin_reason(account.available, account.state)
-    return StatusAnswer(account.merchant_id, plugin_status(reason), reason, now, until, version or version_of(account))
+    return StatusAnswer(account.merchant_id, _status(reason), reason, now, until, version or version_of(account))
+
+
+def _status(reason: Reason) -> str:
+    return "enabled" if reason == "available" else "disabled"
 
 
 def of_unknown(merchant_id: str, now: int, ttl: int) -> StatusAnswer:
@@ -76,7 +80,7 @@ def answer_of(merchant_id: str, text: str, now: int, ttl: int) -> StatusAnswer |
     reason: Any = match[6]
     good_until = min(now, as_of) + min(until - as_of, ttl)
     version = (settled_at, sequence, announced)
-    return StatusAnswer(merchant_id, plugin_status(reason), reason, as_of, good_until, version)
+    return StatusAnswer(merchant_id, _status(reason), reason, as_of, good_until, version)
 
 
 def line_of(answer: StatusAnswer) -> str:

@@ -51,11 +51,6 @@ def plugin_reason(available: int, state: AccountState) -> PluginReason:
     return "available" if available > 0 else "exhausted"
 
 
-def plugin_status(reason: str) -> str:
-    """Whether the plugin may run, for this reason."""
-    return "enabled" if reason == "available" else "disabled"
-
-
 def announce_level(draft: "Draft", cause: int | None = None, *, threshold_moved: bool = False) -> None:
     """Announce the effect of the last change on the level of available credits (L9).
 

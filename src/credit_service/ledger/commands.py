@@ -17,6 +17,7 @@ from credit_service.ledger.types import (
     PAYMENT,
     PAYMENT_DISPUTED,
     PAYMENT_REFUNDED,
+    REVERSAL,
     SUBSCRIPTION,
     TRIAL,
     TYPES,
@@ -97,6 +98,16 @@ class VoidGrant(Command):
     """Command: take `amount` of the unspent credits of a grant, or all if it is None (L22)."""
 
     grant_id: UUID
+    amount: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reverse(Command):
+    """Command: undo a transaction, or `amount` of it (L18). `target` is its key, by which storage finds it."""
+
+    type: ClassVar[TransactionType] = REVERSAL
+    sequence: int
+    target: str
     amount: int | None = None
 
 
@@ -254,9 +265,11 @@ def payment_key(payment_id: str) -> str:
 
 
 def source_key(command: Command) -> str | None:
-    """The natural key of the order, payment or renewal that a refund or dispute names, if it names one."""
+    """The key of what a refund, dispute or reversal is about, if it names it."""
     if isinstance(command, OrderRefunded):
         return None if command.order_id is None else order_key(command.order_id)
+    if isinstance(command, Reverse):
+        return command.target
     if not isinstance(command, ClawBack):
         return None
     if command.payment_id is not None:

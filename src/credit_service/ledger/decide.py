@@ -40,6 +40,7 @@ from credit_service.ledger.commands import (
     PaymentRefunded,
     PaymentSucceeded,
     Post,
+    Reverse,
     Settle,
     SubscriptionRenewed,
     TrialStarted,
@@ -50,7 +51,7 @@ from credit_service.ledger.draft import Draft, Posted
 from credit_service.ledger.policy import Policy
 from credit_service.ledger.pricing import order_price
 from credit_service.ledger.proof import is_repeat
-from credit_service.ledger.refunds import claw_back, refund_order
+from credit_service.ledger.refunds import claw_back, refund_order, reverse
 from credit_service.ledger.refusals import Refusal, Refused
 from credit_service.ledger.settle import lapse, settle
 from credit_service.ledger.types import (
@@ -418,6 +419,21 @@ def _void_grant(draft: Draft, state: State, command: VoidGrant) -> Refused | Non
     return None
 
 
+def _reverse(draft: Draft, state: State, command: Reverse) -> Refused | None:
+    target = state.source
+    if target is None or target.sequence != command.sequence:
+        return Refused(Refusal.TRANSACTION_NOT_FOUND)
+    if draft.state == CLOSED:
+        return Refused(Refusal.ACCOUNT_CLOSED)
+    if not TYPES[target.type].reversible:
+        return Refused(Refusal.NOT_REVERSIBLE)
+    result = reverse(draft, command, target, state.given or GivenBack(target.key))
+    if isinstance(result, Refused):
+        return result
+    draft.own = result
+    return None
+
+
 def _change_state(draft: Draft, state: State, command: ChangeState) -> Refused | None:
     if command.state == draft.state:
         return None
@@ -440,6 +456,7 @@ _RULES: Mapping[type[Command], Callable[[Draft, State, Any], Refused | None]] = 
     OpenAccount: _open_account,
     ChangeTerms: _change_terms,
     ChangeState: _change_state,
+    Reverse: _reverse,
     VoidGrant: _void_grant,
     Settle: _settle,
     TrialStarted: _trial_started,

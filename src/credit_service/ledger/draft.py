@@ -199,6 +199,11 @@ class Draft:
         after = self.change_grant(grant, -amount)
         self._keep(after, after._replace(lapses=grant.lapses + lapses, gone=grant.gone + amount))
 
+    def restore(self, grant: Grant, amount: int) -> None:
+        """Return credits to a grant of which they were voided."""
+        after = self.change_grant(grant, amount)
+        self._keep(after, after._replace(gone=grant.gone - amount))
+
     def _keep(self, before: Grant, after: Grant) -> None:
         if before.remaining:
             index = self.grants.index(before)

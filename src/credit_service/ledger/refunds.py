@@ -1,14 +1,22 @@
 """Refunds of orders: how many credits return, and to which grants (L8). Claw-back of payments: what is taken (L19)."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from credit_service.ledger.account import FROZEN, MAX_MONEY_MICROS, Dispute, Draw, GivenBack, Grant, Transaction
 from credit_service.ledger.burn_down import pay_debt, spend
-from credit_service.ledger.commands import ClawBack, DisputeClosed, OrderRefunded, PaymentDisputed, PaymentRefunded
+from credit_service.ledger.commands import (
+    ClawBack,
+    DisputeClosed,
+    OrderRefunded,
+    PaymentDisputed,
+    PaymentRefunded,
+    Reverse,
+)
 from credit_service.ledger.draft import Draft
 from credit_service.ledger.proof import own_draws
 from credit_service.ledger.refusals import Refusal, Refused
-from credit_service.ledger.types import DECREASE, INCREASE, ORDER_REFUNDED, PAID
+from credit_service.ledger.types import DECREASE, INCREASE, ORDER_REFUNDED, PAID, VOID
 
 DEBT = 0
 """Stands for debt where a grant is named: grants are numbered from 1."""
@@ -60,6 +68,8 @@ def return_credits(draft: Draft, decrease: Transaction, returned_before: int, am
     for grant_number, share in _segments(decrease, returned_before, amount):
         if grant_number is None:
             _return_uncovered(draft, share)
+        elif decrease.type == VOID and not _is_over(draft, grant := draft.grant(grant_number)):
+            draft.restore(grant, share)
         else:
             _return_to_grant(draft, grant_number, share)
     pay_debt(draft)
@@ -87,15 +97,39 @@ def _return_uncovered(draft: Draft, share: int) -> None:
         draft.new_grant(share - paid, PAID, 100, draft.now, None)
 
 
+def _is_over(draft: Draft, grant: Grant) -> bool:
+    return grant.expires_at is not None and grant.expires_at <= draft.now
+
+
 def _return_to_grant(draft: Draft, number: int, share: int) -> None:
     grant = draft.grant(number)
-    if grant.expires_at is not None and grant.expires_at <= draft.now:
+    if _is_over(draft, grant):
         draft.new_grant(share, grant.category, grant.priority, draft.now, draft.now + draft.policy.refund_grace)
     else:
         draft.change_grant(grant, share)
 
 
-def claw_back(draft: Draft, fact: ClawBack, paid: Transaction, given: GivenBack) -> Transaction | Refused:
+def reverse(draft: Draft, command: Reverse, target: Transaction, given: GivenBack) -> Transaction | Refused:
+    """Undo a transaction, all or part, at most the whole together with its refunds (L18).
+
+    The credits of a decrease return as those of a refund do; those of an increase are taken back as those of a payment.
+    """
+    back = given.credits if target.operation == DECREASE else _demanded(given, target)
+    left = target.amount - back
+    amount = left if command.amount is None else command.amount
+    if not 0 < amount <= left:
+        return Refused(Refusal.ALREADY_REVERSED, {"left": left})
+    if target.operation == INCREASE:
+        return claw_back(draft, replace(command, amount=amount), target, given)
+    if not draft.fits(INCREASE, amount):
+        return Refused(Refusal.OUT_OF_RANGE)
+    # Nothing can fail any more.
+    return_credits(draft, target, given.credits, amount)
+    draft.given_back[given.key] = given._replace(credits=given.credits + amount)
+    return draft.record(INCREASE, command.type, amount, command, reference=target.reference, reverses=target.sequence)
+
+
+def claw_back(draft: Draft, fact: ClawBack | Reverse, paid: Transaction, given: GivenBack) -> Transaction | Refused:
     """Take back what is now demanded for a payment or renewal, or return what is demanded no more (L19).
 
     Its refunds, and its disputes that are open or lost, demand credits: together at most what it gave. So the order,
@@ -123,13 +157,23 @@ def claw_back(draft: Draft, fact: ClawBack, paid: Transaction, given: GivenBack)
     draft.given_back[given.key] = after._replace(
         credits=given.credits + amount, waived=waived, taken=given.taken + taken
     )
-    return draft.record(DECREASE, fact.type, amount, fact, shortfall=max(said - amount, 0), reference=paid.reference)
+    return draft.record(
+        DECREASE,
+        fact.type,
+        amount,
+        fact,
+        shortfall=max(said - amount, 0),
+        reference=paid.reference,
+        reverses=paid.sequence if isinstance(fact, Reverse) else None,
+    )
 
 
-def _heard(fact: ClawBack, paid: Transaction, given: GivenBack) -> tuple[GivenBack, int]:
+def _heard(fact: ClawBack | Reverse, paid: Transaction, given: GivenBack) -> tuple[GivenBack, int]:
     """What is known of a payment after one more fact, and the credits that this fact alone demands."""
-    if isinstance(fact, PaymentRefunded):
-        return given._replace(refunded=min(given.refunded + fact.credits, paid.amount)), fact.credits
+    if isinstance(fact, PaymentRefunded | Reverse):
+        asked = fact.credits if isinstance(fact, PaymentRefunded) else fact.amount
+        assert asked is not None  # `reverse` says how many
+        return given._replace(refunded=min(given.refunded + asked, paid.amount)), asked
     assert isinstance(fact, PaymentDisputed | DisputeClosed)
     known = next((one for one in given.disputes if one.id == fact.dispute_id), None)
     others = tuple([one for one in given.disputes if one is not known])
@@ -171,7 +215,7 @@ def take_back(draft: Draft, own: Grant | None, amount: int) -> tuple[Draw, ...]:
 
 
 def _return_demanded(
-    draft: Draft, fact: ClawBack, paid: Transaction, given: GivenBack, amount: int
+    draft: Draft, fact: ClawBack | Reverse, paid: Transaction, given: GivenBack, amount: int
 ) -> Transaction | Refused:
     """Return credits that were taken back, to where they were taken, the last taken first."""
     if not draft.fits(INCREASE, amount):

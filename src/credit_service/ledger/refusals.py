@@ -16,6 +16,7 @@ class Refusal(Enum):
     # key
     KEY_REUSED = ("idempotency_key_reused", "This idempotency key was used before, with other content.")
     # existence; the last two are for a refund whose wait is over
+    TRANSACTION_NOT_FOUND = ("transaction_not_found", "There is no transaction of this id.")
     GRANT_NOT_FOUND = ("grant_not_found", "This merchant has no such grant.")
     ORDER_UNKNOWN = ("order_unknown", "The refund waited for an order that never arrived.")
     PAYMENT_UNKNOWN = ("payment_unknown", "The refund waited for a payment that never arrived.")
@@ -23,6 +24,8 @@ class Refusal(Enum):
     ACCOUNT_CLOSED = ("account_closed", "This account is closed.")
     ACCOUNT_FROZEN = ("account_frozen", "This account is frozen: nothing can be spent until it is thawed.")
     ACCOUNT_NOT_EMPTY = ("account_not_empty", "The account has credits or a debt. Credits can be forfeited.")
+    NOT_REVERSIBLE = ("not_reversible", "A transaction of this type cannot be reversed.")
+    ALREADY_REVERSED = ("already_reversed", "The transaction has fewer credits left to reverse, or none.")
     TRIAL_ALREADY_GRANTED = ("trial_already_granted", "A merchant has one trial, and this one was granted before.")
     CURRENCY_MISMATCH = ("currency_mismatch", "The refund is in another currency than the order it refunds.")
     ORDER_HAS_NO_TOTAL = (

@@ -27,6 +27,7 @@ TransactionType = Literal[
     "MANUAL",
     "EXPIRY",
     "VOID",
+    "REVERSAL",
 ]
 PostableType = Literal["TRIAL", "SUBSCRIPTION", "PAYMENT", "MANUAL", "ORDER_REFUNDED", "USAGE", "ORDER_PAID"]
 """The types with a `postable` row, for type checkers and schemas."""
@@ -41,6 +42,7 @@ USAGE: Final = "USAGE"
 MANUAL: Final = "MANUAL"
 EXPIRY: Final = "EXPIRY"
 VOID: Final = "VOID"
+REVERSAL: Final = "REVERSAL"
 
 # Announcements of transactions. `ANNOUNCED` explains each.
 RECHARGED: Final = "recharged"
@@ -52,6 +54,7 @@ PAYMENT_IN_DISPUTE: Final = "payment_disputed"
 EXPIRED: Final = "expired"
 ORDER_REJECTED: Final = "order_rejected"
 GRANT_VOIDED: Final = "grant.voided"
+REVERSED: Final = "reversed"
 
 ANNOUNCED: Final[Mapping[str, str]] = {
     RECHARGED: "A trial, a period of a subscription or a payment added credits.",
@@ -62,6 +65,7 @@ ANNOUNCED: Final[Mapping[str, str]] = {
     PAYMENT_IN_DISPUTE: "A dispute of a payment opened or closed: the ledger took its credits back, or returned them.",
     EXPIRED: "A grant expired with credits left in it.",
     ORDER_REJECTED: "The available credits did not cover an order, so it was rejected and took nothing.",
+    REVERSED: "An administrator undid a transaction, or a part of it.",
     GRANT_VOIDED: "An administrator took unspent credits of a grant.",
 }
 """The meaning of each announcement, for the documents of the events."""
@@ -75,6 +79,7 @@ class TypeRow(NamedTuple):
     with the event's fields in braces; None if the caller chooses the key. `refunds`: the types that it refunds.
     `postable`: whether `POST /credits/transactions` accepts it. `by_time`: the ledger posts it when its time comes, so
     a view of the past dates it by its own instant (L7). `early`: it may change a grant before that is effective.
+    `reversible`: an administrator may undo it (L18); refunds and disputes are undone by facts.
     """
 
     operations: tuple[Operation, ...]
@@ -86,12 +91,19 @@ class TypeRow(NamedTuple):
     postable: bool = False
     by_time: bool = False
     early: bool = False
+    reversible: bool = False
 
 
 TYPES: Final[Mapping[TransactionType, TypeRow]] = {
-    TRIAL: TypeRow((INCREASE,), RECHARGED, PROMOTIONAL, key="trial:{merchant_id}", postable=True),
-    SUBSCRIPTION: TypeRow((INCREASE,), RECHARGED, key="billing:subscription:{subscription_id}:{period}", postable=True),
-    PAYMENT: TypeRow((INCREASE,), RECHARGED, key="billing:payment:{payment_id}", postable=True),
+    TRIAL: TypeRow((INCREASE,), RECHARGED, PROMOTIONAL, key="trial:{merchant_id}", postable=True, reversible=True),
+    SUBSCRIPTION: TypeRow(
+        (INCREASE,),
+        RECHARGED,
+        key="billing:subscription:{subscription_id}:{period}",
+        postable=True,
+        reversible=True,
+    ),
+    PAYMENT: TypeRow((INCREASE,), RECHARGED, key="billing:payment:{payment_id}", postable=True, reversible=True),
     PAYMENT_REFUNDED: TypeRow(
         (DECREASE,),
         PAYMENT_TAKEN_BACK,
@@ -106,14 +118,24 @@ TYPES: Final[Mapping[TransactionType, TypeRow]] = {
         refunds=(PAYMENT, SUBSCRIPTION),
         early=True,
     ),
-    ORDER_PAID: TypeRow((DECREASE,), CONSUMED, key="shopify:order:{order_id}", instead=ORDER_REJECTED, postable=True),
+    ORDER_PAID: TypeRow(
+        (DECREASE,),
+        CONSUMED,
+        key="shopify:order:{order_id}",
+        instead=ORDER_REJECTED,
+        postable=True,
+        reversible=True,
+    ),
     ORDER_REFUNDED: TypeRow(
         (INCREASE,), REFUNDED, key="shopify:refund:{refund_id}", refunds=(ORDER_PAID,), postable=True
     ),
-    USAGE: TypeRow((DECREASE,), CONSUMED, postable=True),
-    MANUAL: TypeRow((INCREASE, DECREASE), ADJUSTED, PROMOTIONAL, key="manual:{adjustment_id}", postable=True),
+    USAGE: TypeRow((DECREASE,), CONSUMED, postable=True, reversible=True),
+    MANUAL: TypeRow(
+        (INCREASE, DECREASE), ADJUSTED, PROMOTIONAL, key="manual:{adjustment_id}", postable=True, reversible=True
+    ),
     EXPIRY: TypeRow((DECREASE,), EXPIRED, by_time=True),
-    VOID: TypeRow((DECREASE,), GRANT_VOIDED, early=True),
+    VOID: TypeRow((DECREASE,), GRANT_VOIDED, early=True, reversible=True),
+    REVERSAL: TypeRow((INCREASE, DECREASE), REVERSED, early=True),
 }
 
 REFUNDABLE: Final = frozenset({refunded for row in TYPES.values() for refunded in row.refunds})

@@ -58,6 +58,8 @@ CODES: dict[str, Code] = {
     "currency_mismatch": Code(422, "The currencies differ"),
     "order_unknown": Code(422, "The order never arrived"),
     "payment_unknown": Code(422, "The payment never arrived"),
+    "not_reversible": Code(409, "The transaction cannot be reversed"),
+    "already_reversed": Code(409, "The transaction is reversed already"),
     "account_frozen": Code(403, "The account is frozen"),
     "account_closed": Code(403, "The account is closed"),
     "account_not_empty": Code(409, "The account is not empty"),
