@@ -39,6 +39,7 @@ OUTPUT = {
         *METRICS,
     ],
     "docs/quickstart.md": ['"status":"enabled"', '"balance":569', '"scope":"write"'],
+    "docs/refunds.md": ['"balance":585', '"balance":485', '"transaction_type":"REVERSAL"', '"state":"frozen"'],
     "docs/shopify.md": ['"shop_domain":"example.myshopify.com"'],
     "docs/webhooks.md": [
         '"secret":"whsec_',
@@ -128,9 +129,9 @@ def _run_blocks(blocks: list[str], folder: Path) -> Iterator[str]:
 
 
 def _run_block(variables: str, block: str, folder: Path, url: str) -> tuple[str, str]:
-    # A status of 400 or more is a failure. The next block gets the variables of this block.
+    # A status of 400 or more is a failure. The next block gets the variables and functions of this one.
     shell = 'curl() { command curl --fail-with-body "$@"; }\nset -a\n'
-    script = f"{shell}{variables}\n{block}\nexport -p > variables".replace(DOCUMENTED_URL, url)
+    script = f"{shell}{variables}\n{block}\n{{ export -p; declare -f; }} > variables".replace(DOCUMENTED_URL, url)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     ran = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
