@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from credit_service.storage.engine import StorageUnavailable
 from tests.doors.running import Running, new_merchant, posting
 
 
@@ -196,6 +197,23 @@ def test_L7_periods_that_meet_where_credits_expire_add_up(start: Any) -> None:
     assert (list(first["by_type"]), list(second["by_type"])) == (["SUBSCRIPTION", "USAGE"], ["EXPIRY"])
     assert second["last_transaction_at"] == cut.isoformat(timespec="microseconds").replace("+00:00", "Z")
     assert period()["closing_balance"] == period(start_date=cut, end_date=cut - timedelta(days=1))["transaction_count"]
+
+
+def test_list_and_stats_are_read_while_nothing_can_be_posted(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuses(command: Any) -> Any:
+        raise StorageUnavailable("The disk is full.")
+
+    running = start(trial_credits=0, sweep_seconds=3600)
+    merchant = running.open()
+    grant = {"expires_at": (datetime.now(UTC) + timedelta(milliseconds=200)).isoformat()}
+    more = {"operation_type": "INCREASE", "transaction_type": "SUBSCRIPTION", "amount": 5, "grant": grant}
+    running.transact(posting(merchant, **more))
+    while running.balance(merchant):
+        pass
+    monkeypatch.setattr(running.service.posting, "submit", refuses)
+    listed = running.get("/credits/transactions", params={"merchant_id": merchant}).json()["data"]
+    assert [one["transaction_type"] for one in listed] == ["SUBSCRIPTION"]
+    assert running.get(f"/credits/accounts/{merchant}/stats").json()["data"]["closing_balance"] == 5
 
 
 def test_totals_count_expiries_before_the_sweep(start: Any) -> None:

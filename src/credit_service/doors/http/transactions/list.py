@@ -7,7 +7,6 @@ from pydantic import Field
 
 from credit_service.doors.http import api
 from credit_service.doors.http.transactions.shared import TRANSACTIONS, TransactionShape
-from credit_service.ledger.commands import Settle
 from credit_service.ledger.types import Operation, TransactionType
 from credit_service.messages import patterns, shapes
 from credit_service.messages.faults import Fault
@@ -66,9 +65,9 @@ async def list_transactions(
         else:
             total, offset = await transactions.count(query._replace(account=account.number)), skipped
     found = await transactions.page(query, before, pager.limit + 1, offset)
-    if page is None and cursor is None and found and (due_at := found[0].due_at) is not None and due_at <= now:
-        # What time did is listed as soon as it counts, so that the list agrees with balance and stats (L7).
-        await posting.submit(Settle(merchant_id=found[0].transaction.merchant_id, key=""))
+    # What time did is listed as soon as it counts, so that the list agrees with balance and stats (L7).
+    first = found[0] if found and page is None and cursor is None else None
+    if first is not None and await api.settle_due(posting, first.transaction.merchant_id, first.due_at, now):
         found = await transactions.page(query, before, pager.limit + 1, offset)
     if merchant_id is not None and not found:
         await ledger.load(merchant_id, now)  # raises Problem if there is no account
