@@ -56,7 +56,7 @@ def workers(postgres_url: str, tmp_path: Path, unused_tcp_port: int) -> Iterator
     settings = {
         "DATABASE_URL": postgres_url,
         "DATABASE_ALLOW_UNSAFE": "true",  # tests need no fsync
-        "METRICS_PORT": str(unused_tcp_port % 60_000 + 2_000),
+        "METRICS_PORT": str(10_000 + unused_tcp_port % 20_000),  # no client is given such a port meanwhile
         "SHUTDOWN_DELAY_SECONDS": "1",
     }
     log = tmp_path / "log"
