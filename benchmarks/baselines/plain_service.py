@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Any, Literal
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import uvicorn
 from fastapi import Depends, FastAPI, Header, HTTPException, Request
@@ -36,8 +36,8 @@ class Account(Base):
 
     __tablename__ = "plain_accounts"
 
-    id: Mapped[str] = mapped_column(primary_key=True, default=uuid4)
-    merchant_id: Mapped[str] = mapped_column(unique=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    merchant_id: Mapped[UUID] = mapped_column(unique=True)
     balance: Mapped[int] = mapped_column(BigInteger, default=0)
     total_increases: Mapped[int] = mapped_column(BigInteger, default=0)
     total_decreases: Mapped[int] = mapped_column(BigInteger, default=0)
@@ -54,8 +54,8 @@ class Transaction(Base):
         Index(None, "account_id", "created_at"),
     )
 
-    id: Mapped[str] = mapped_column(primary_key=True, default=uuid4)
-    account_id: Mapped[str] = mapped_column(ForeignKey(Account.id))
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    account_id: Mapped[UUID] = mapped_column(ForeignKey(Account.id))
     operation_type: Mapped[str]
     transaction_type: Mapped[str]
     amount: Mapped[int] = mapped_column(BigInteger)
@@ -71,7 +71,7 @@ class Transaction(Base):
 class NewAccount(BaseModel):
     """The body of a request that opens an account."""
 
-    merchant_id: str
+    merchant_id: UUID
 
 
 class ReferenceIn(BaseModel):
@@ -84,7 +84,7 @@ class ReferenceIn(BaseModel):
 class NewTransaction(BaseModel):
     """The body of a posting."""
 
-    merchant_id: str
+    merchant_id: UUID
     operation_type: Literal["INCREASE", "DECREASE"]
     transaction_type: Literal["USAGE", "MANUAL", "ORDER_PAID"]
     amount: int = Field(gt=0)
@@ -97,8 +97,8 @@ class AccountOut(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
-    id: str
-    merchant_id: str
+    id: UUID
+    merchant_id: UUID
     balance: int
     created_at: datetime
 
@@ -108,7 +108,7 @@ class BalanceOut(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
-    merchant_id: str
+    merchant_id: UUID
     balance: int
 
 
@@ -117,8 +117,8 @@ class TransactionOut(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
-    id: str
-    account_id: str
+    id: UUID
+    account_id: UUID
     operation_type: str
     transaction_type: str
     amount: int
@@ -208,7 +208,7 @@ async def post_transaction(
     return transaction
 
 
-async def _account(merchant_id: str, session: AsyncSession) -> Account:
+async def _account(merchant_id: UUID, session: AsyncSession) -> Account:
     account = await session.scalar(select(Account).where(Account.merchant_id == merchant_id))
     if account is None:
         raise HTTPException(404, "There is no such account")
@@ -216,19 +216,19 @@ async def _account(merchant_id: str, session: AsyncSession) -> Account:
 
 
 @app.get("/api/v1/credits/accounts/{merchant_id}", response_model=AccountOut, dependencies=[Depends(_known)])
-async def get_account(merchant_id: str, session: Session) -> Account:
+async def get_account(merchant_id: UUID, session: Session) -> Account:
     """Read an account."""
     return await _account(merchant_id, session)
 
 
 @app.get("/api/v1/credits/accounts/{merchant_id}/balance", response_model=BalanceOut, dependencies=[Depends(_known)])
-async def get_balance(merchant_id: str, session: Session) -> Account:
+async def get_balance(merchant_id: UUID, session: Session) -> Account:
     """Read a balance."""
     return await _account(merchant_id, session)
 
 
 @app.get("/api/v1/credits/transactions/{id_}", response_model=TransactionOut, dependencies=[Depends(_known)])
-async def get_transaction(id_: str, session: Session) -> Transaction:
+async def get_transaction(id_: UUID, session: Session) -> Transaction:
     """Read one transaction."""
     found = await session.get(Transaction, id_)
     if found is None:
@@ -237,7 +237,7 @@ async def get_transaction(id_: str, session: Session) -> Transaction:
 
 
 @app.get("/api/v1/credits/transactions", response_model=list[TransactionOut], dependencies=[Depends(_known)])
-async def list_transactions(merchant_id: str, session: Session, limit: int = 50) -> Sequence[Transaction]:
+async def list_transactions(merchant_id: UUID, session: Session, limit: int = 50) -> Sequence[Transaction]:
     """List the last transactions of a merchant."""
     account = await _account(merchant_id, session)
     newest = select(Transaction).where(Transaction.account_id == account.id).order_by(Transaction.created_at.desc())
