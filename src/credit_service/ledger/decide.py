@@ -2,6 +2,8 @@
 
 `decide` judges in a fixed order (L3): account, key, then existence, state, time, balance, range. Each rule below
 receives a draft of the account that is settled up to now (L7). It changes the draft, or returns a refusal.
+
+This file is longer than 400 lines because the rule of every command and fact stands here, in one place to look.
 """
 
 from collections.abc import Callable, Mapping

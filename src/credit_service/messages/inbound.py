@@ -2,6 +2,8 @@
 
 `CATALOGUE` lists them by type. An event is one command or fact, except an order event with several orders: it is one
 fact for each order, and an invalid order does not stop the others.
+
+This file is longer than 400 lines because the data and the meaning of every event stand together.
 """
 
 from collections.abc import Callable, Mapping
