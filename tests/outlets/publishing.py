@@ -4,10 +4,11 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 from nats.js.api import AckPolicy, ConsumerConfig, Header, StreamConfig
+from nats.js.errors import ServiceUnavailableError
 
 from credit_service.broker import Broker
 from credit_service.messages.outbound import event_id
@@ -76,7 +77,15 @@ async def create(url: str, name: str = STREAM, subjects: list[str] | None = None
 
 
 async def stream(url: str) -> list[Message]:
-    """All that the stream holds, in its order."""
+    """All that the stream holds, in its order. A new leader may not answer at once, so this asks for some seconds."""
+    for _ in range(50):
+        with suppress(ServiceUnavailableError):
+            return await _stream(url)
+        await asyncio.sleep(0.1)
+    raise TimeoutError("The stream has no leader.")
+
+
+async def _stream(url: str) -> list[Message]:
     found: list[Message] = []
     async with connected(url) as nats:
         streams = nats.jetstream()
