@@ -14,7 +14,7 @@ from credit_service.ledger.types import EARLY
 from credit_service.storage import rows, tables
 from credit_service.storage.engine import Engine
 from credit_service.storage.loading import open_grants
-from credit_service.storage.questions import ONE, ZERO, Ask, Find, Read, asked, asking, number, value
+from credit_service.storage.questions import ONE, ZERO, Ask, Find, Read, asked, asking, literals, number, value
 from credit_service.storage.transactions import cut
 
 _accounts, _transactions, _grants, _parked = tables.accounts, tables.transactions, tables.grants, tables.parked
@@ -115,10 +115,6 @@ def _parked_listing(*, further: bool) -> Select[Any]:
     return statement.limit(number("limit"))
 
 
-def _literals(types: Iterable[str]) -> list[Any]:
-    return [literal_column(f"'{type_}'") for type_ in sorted(types)]
-
-
 PENDING_THEN: Final = select(_grants.c.number, _grants.c.amount).where(
     _grants.c.account == value("account"),
     _grants.c.sequence <= value("sequence"),
@@ -127,7 +123,7 @@ PENDING_THEN: Final = select(_grants.c.number, _grants.c.amount).where(
 CLAWED_BACK: Final = select(_transactions.c.draws).where(
     _transactions.c.account == value("account"),
     _transactions.c.sequence <= value("sequence"),
-    _transactions.c.type.in_(_literals(EARLY)),
+    _transactions.c.type.in_(literals(EARLY)),
 )
 
 

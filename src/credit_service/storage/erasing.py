@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Final
 
 import msgspec
-from sqlalchemy import literal_column, select, update
+from sqlalchemy import select, update
 
 from credit_service.ledger.announcements import OF_A_STATE
 from credit_service.ledger.commands import Fact, order_key
 from credit_service.storage import rows, tables
 from credit_service.storage.engine import Engine
-from credit_service.storage.questions import Ask, Find, Read, Row, asking, value
+from credit_service.storage.questions import Ask, Find, Read, Row, asking, literals, value
 from credit_service.storage.transactions import LAST_SEQUENCE
 
 AT_ONCE: Final = 2000
@@ -22,7 +22,6 @@ AT_ONCE: Final = 2000
 
 
 _transactions, _parked, _events = tables.transactions, tables.parked, tables.events
-_WITH_REASON: Final = sorted(OF_A_STATE.values())
 WITH_METADATA: Final = select(
     _transactions.c.sequence, _transactions.c.reference_type, _transactions.c.reference_id
 ).where(
@@ -42,7 +41,7 @@ ERASE_PARKED: Final = (
 
 
 REASONS: Final = select(_events.c.lane, _events.c.id, _events.c.detail).where(
-    _events.c.account == value("account"), _events.c.type.in_([literal_column(f"'{name}'") for name in _WITH_REASON])
+    _events.c.account == value("account"), _events.c.type.in_(literals(OF_A_STATE.values()))
 )
 _of_event = (_events.c.lane == value("of_lane"), _events.c.id == value("of_id"))
 REWRITE: Final = update(_events).where(*_of_event).values(detail=value("told"))

@@ -4,7 +4,7 @@ A read is a generator that yields questions and receives their rows. So subjects
 subject. The statements of a subject stand beside it; how rows are written and looked up in bulk is each engine's own.
 """
 
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import BigInteger, ClauseElement, Dialect, Table, bindparam, literal_column
@@ -87,6 +87,11 @@ def number(name: str) -> Any:
 
 ZERO: Final[Any] = literal_column("0")
 ONE: Final[Any] = literal_column("1")
+
+
+def literals(names: Iterable[str]) -> list[Any]:
+    """Our own words, such as transaction types, written into a statement: never what a caller sent."""
+    return [literal_column(f"'{name}'") for name in sorted(names)]
 
 
 def asked(query: Any) -> dict[str, Any]:

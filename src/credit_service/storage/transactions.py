@@ -15,7 +15,7 @@ from credit_service.ledger.types import BY_TIME
 from credit_service.storage import rows, tables
 from credit_service.storage.engine import Engine
 from credit_service.storage.outbox import Position, by_lane
-from credit_service.storage.questions import ONE, ZERO, Ask, Read, Row, asked, asking, number, value
+from credit_service.storage.questions import ONE, ZERO, Ask, Read, Row, asked, asking, literals, number, value
 
 _NEWEST: Final = 2**63 - 1
 _PLACE: Final = ("lane", "id", "at")
@@ -107,7 +107,7 @@ def _listing(present: frozenset[str], lanes: int, *, counted: bool = False) -> A
     order of their commits. Each row begins with the lane, the position in it, and the instant.
     """
     t, e = _transactions.c, _events.c
-    own = e.type.in_([literal_column(f"'{type_}'") for type_ in sorted(OF_A_TRANSACTION)])
+    own = e.type.in_(literals(OF_A_TRANSACTION))
     joined = _events.join(_transactions, (t.account == e.account) & (t.sequence == e.sequence))
     wanted = [own, *_matching(present)]
     if counted:
@@ -124,7 +124,7 @@ def _listing(present: frozenset[str], lanes: int, *, counted: bool = False) -> A
 
 
 _t: Final = _transactions.c
-_by_time: Final = _t.type.in_([literal_column(f"'{type_}'") for type_ in sorted(BY_TIME)])
+_by_time: Final = _t.type.in_(literals(BY_TIME))
 _added: Final = case((_t.operation == literal_column("'INCREASE'"), _t.amount), else_=ZERO)
 _dated: Final = case((_by_time, _t.occurred_at), else_=_t.created_at)
 _sums: Final = select(_t.type, func.count(), func.sum(_added), func.sum(_t.amount - _added), func.max(_dated))
@@ -138,7 +138,7 @@ _next: Final = (
     .where(
         _later.c.account == value("account"),
         _later.c.sequence > value("sequence"),
-        _later.c.type.not_in([literal_column(f"'{type_}'") for type_ in sorted(BY_TIME)]),
+        _later.c.type.not_in(literals(BY_TIME)),
     )
     .order_by(_later.c.sequence)
     .limit(ONE)
@@ -151,7 +151,7 @@ LATE: Final = _sums.where(
     _t.sequence < func.coalesce(_next, literal_column(str(_NEWEST))),
     _t.occurred_at <= value("at"),
 ).group_by(_t.type)
-"""The sums of what time did to an account up to an instant, and the account's next posting wrote."""
+"""What time did to an account by an instant, in sums: the account's next posting wrote those transactions."""
 
 
 class TransactionQuery(NamedTuple):
@@ -258,7 +258,7 @@ class Transactions:
         return await self._engine.read(of_all if query.account is None else of_account)
 
     async def totals(self, account: int, start_at: int | None = None, end_at: int | None = None) -> Period:
-        """The sums of what is dated from `start_at` on and before `end_at`: of time's doings by their instants (L7)."""
+        """The sums of a period. What time did counts at the instant when it was due (L7), not when it was written."""
 
         def read() -> Read[Period]:
             after, opening, end = 0, 0, _NEWEST
@@ -307,7 +307,8 @@ def _between(
 def cut(account: int, at: int) -> Read[tuple[int, int, dict[str, PeriodTotal]]]:
     """An account after everything that is dated up to an instant (L7).
 
-    Returns the sequence of its last posting by then, the balance, and the sums of what time had done since.
+    Returns the sequence of the last transaction written by then, the balance at `at`, and the sums of what time did
+    between the two.
     """
     sequence, balance = yield from last_by(account, at)
     late = _period_totals((yield Ask(LATE, {"account": account, "sequence": sequence, "at": at})))
