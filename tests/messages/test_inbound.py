@@ -189,7 +189,8 @@ def test_an_id_may_be_a_text_or_a_number(type_: str, field: str, prefix: str, va
 def test_L03_spellings_of_one_id_are_the_same(order_id: int | str) -> None:
     assert one(PAID, order_id=order_id).key == "shopify:order:17"
     (item,) = translate(PAID, {"merchant_id": MERCHANT, "order_items": [{"order_id": order_id, "total": "1"}]}, CONTEXT)
-    assert (item.order_id, item.command.key) == ("17", "shopify:order:17")  # type: ignore[union-attr]
+    command: Any = item.command
+    assert (item.order_id, command.key) == ("17", "shopify:order:17")
     assert one(REFUNDED, order_id=order_id).order_id == "17"
     assert one(PAYMENT_REFUNDED, payment_id=order_id).payment_id == "17"
     assert one(RENEWED, subscription_id=order_id).subscription_id == "17"

@@ -265,7 +265,7 @@ def payment_key(payment_id: str) -> str:
 
 
 def source_key(command: Command) -> str | None:
-    """The key of what a refund, dispute or reversal is about, if it names it."""
+    """The key of the transaction that a command refunds, disputes or reverses; None if it names none."""
     if isinstance(command, OrderRefunded):
         return None if command.order_id is None else order_key(command.order_id)
     if isinstance(command, Reverse):

@@ -63,7 +63,7 @@ async def thaw_account(
         "idempotency_key_invalid",
         "idempotency_key_reused",
     ),
-    openapi_extra=key_header("With forfeit: the caller's name for the VOID of what is left.", is_required=False),
+    openapi_extra=key_header("With `forfeit`, required: the key of the VOID of what is left.", is_required=False),
 )
 async def close_account(
     merchant_id: MerchantId,
